@@ -1,0 +1,312 @@
+"""The schema of conf/: one dataclass a config group, one comment a field, registered with Hydra.
+
+These classes are mutable because Hydra merges into them; `src.resolve` turns them into frozen plan values, and no
+module that acts ever sees them. Heavy imports are forbidden here: `--help` and `--cfg job` pay for this module.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+
+class TaskName(Enum):
+    upsample = "upsample"
+    plan = "plan"
+    attach = "attach"
+    status = "status"
+    cancel = "cancel"
+    clean = "clean"
+    trust = "trust"
+    doctor = "doctor"
+
+
+class SizeRule(Enum):
+    fixed_width = "fixed_width"
+    native = "native"
+    category = "category"
+    best_fit = "best_fit"
+
+
+class FrameRule(Enum):
+    head = "head"
+    ends = "ends"
+    uniform = "uniform"
+
+
+class EngineName(Enum):
+    offline = "offline"
+    vllm = "vllm"
+    endpoint = "endpoint"
+    cosmos = "cosmos"
+
+
+class HostKind(Enum):
+    local = "local"
+    ssh = "ssh"
+
+
+class BadVideo(Enum):
+    keep = "keep"
+    text_only = "text_only"
+
+
+class SpecOutput(Enum):
+    beside = "beside"
+    in_place = "in_place"
+    none = "none"
+
+
+class ProgressMode(Enum):
+    auto = "auto"
+    bars = "bars"
+    lines = "lines"
+    none = "none"
+
+
+class LogLevel(Enum):
+    debug = "debug"
+    info = "info"
+    warning = "warning"
+    error = "error"
+
+
+@dataclass
+class TaskConf:
+    name: TaskName = MISSING  # what this run does
+
+
+@dataclass
+class UpsampleConf:
+    """The recipe: by which rule the frames that the model sees are sized."""
+
+    name: str = MISSING  # name of the recipe, for tables and reports
+    rule: SizeRule = MISSING  # fixed_width, native, category or best_fit
+    width_px: int = 320  # width for rule=fixed_width; the height follows the aspect, even
+    shrink: bool = True  # a hint that does not fit goes down in size until it does; false: it is refused
+
+
+@dataclass
+class FramesConf:
+    """How many frames the model sees, and from where in the clip."""
+
+    rule: FrameRule = MISSING  # head (as ffmpeg's fps filter), ends (first to last), uniform (middles of equal parts)
+    count: int = MISSING  # frames a prompt, 1 to 8
+    fps: float = 2.0  # slots a second for rule=head; frame rate of the hint video
+
+
+@dataclass
+class ResolutionConf:
+    """Cosmos resolution category, for upsample=category."""
+
+    name: str = MISSING  # 256, 480, 512, 720 or 1080
+
+
+@dataclass
+class BudgetConf:
+    """The token budget of one request: prompt + reserved output <= max_model_len."""
+
+    max_model_len: int = MISSING  # tokens of context that the engine is started with
+    max_output_tokens: int = 300  # tokens reserved for the answer inside max_model_len (NVIDIA's default)
+    text_margin: int = 0  # tokens left free on top, for a template or prompt that still grows
+    max_batch_size: int = 32  # items staged together at most
+    max_batch_tokens: int = 131072  # prompt + reserved tokens staged together at most
+
+
+@dataclass
+class ModelConf:
+    """The checkpoint, and what the engine is started with for it."""
+
+    name: str = MISSING  # checkpoint, as named in reports and in requests
+    checkpoint: str = ""  # folder of the checkpoint on the host; for engine=cosmos the folder above nvidia/
+    tiny_random: bool = False  # no checkpoint: the worker makes a tiny Pixtral with random weights
+    tokenizer: str = "tekken_240911.json"  # tokenizer file inside the mistral-common wheel, or a path
+    max_images: int = 8  # images a prompt that the engine is configured for
+    dtype: str = "bfloat16"  # type of the weights
+    load_format: str = "auto"  # dummy: random weights of the real size
+    gpu_memory_utilization: float = 0.92  # share of the GPU's memory that the engine may take
+    max_num_seqs: int = 64  # requests that the engine works on at the same time
+    tensor_parallel_size: int = 1  # GPUs that share one copy of the model
+    data_parallel_size: int = 1  # copies of the model
+    prefix_caching: bool = True  # reuse what requests share; always off for vLLM before 0.9 (CVE-2025-46722)
+    extra_args: list[str] = field(default_factory=list)  # further arguments for the vLLM server, as they are
+
+
+@dataclass
+class EngineConf:
+    """Where answers come from, and with how much patience."""
+
+    name: EngineName = MISSING  # offline, vllm, endpoint or cosmos
+    max_attempts: int = 3  # tries for one item before its original prompt is kept
+    in_flight: int = 0  # requests in flight; 0: chosen by the engine
+    item_delay_s: float = 0.0  # offline only: wait before each answer, to rehearse a slow engine
+    base_url: str = ""  # endpoint only: address of the server, up to and with /v1
+    api_key_env: str = ""  # endpoint only: NAME of the environment variable that holds the key
+    api_key_file: str = ""  # endpoint only: file that holds the key
+    start_timeout_s: float = 1800.0  # vllm only: patience until the server is healthy
+    request_timeout_s: float = 600.0  # patience for one answer
+    grace_s: float = 30.0  # patience for answers in flight when asked to stop
+    time_limit_s: float = 0.0  # a worker that has run for so long stops by itself, resumable; 0: no limit
+    offload: bool = False  # cosmos only: NVIDIA's offloading, which loads the model again for every prompt
+
+
+@dataclass
+class WorkerConf:
+    python: str = "python3"  # interpreter on the host that has vLLM; see docs/engines.md
+
+
+@dataclass
+class ChecksConf:
+    """What makes an answer be asked again, and its prompt be kept in the end."""
+
+    cut_off: bool = True  # an answer that the token limit cut off is flagged
+    script: str = ""  # latin: an answer that is mostly in another script is flagged; "": any
+
+
+@dataclass
+class TemplateConf:
+    """The message around a prompt; jinja2, with prompt and name as variables."""
+
+    name: str = MISSING  # name of the template, for reports
+    system: str = ""  # system message; "": none
+    user: str = "{{ prompt }}"  # user message, after the images
+
+
+@dataclass
+class SamplingConf:
+    temperature: float = 0.6  # NVIDIA's default
+    seed: int = 0  # mixed with each item's identity, so that a run can be repeated
+
+
+@dataclass
+class HostConf:
+    """Where the worker runs. Secrets stay outside: keys in their files, a password in an environment variable."""
+
+    name: str = MISSING  # name of the host, for reports
+    kind: HostKind = MISSING  # local: this machine; ssh: another one
+    address: str = ""  # ssh only: a name from ~/.ssh/config, or the name or address of a machine
+    user: str = ""  # ssh only: user there; "": as ~/.ssh/config says
+    port: int = 0  # ssh only: port; 0: as ~/.ssh/config says
+    key_file: str = ""  # ssh only: private key; "": as ~/.ssh/config and the agent say
+    password_env: str = ""  # ssh only: NAME of the environment variable that holds the password
+    known_hosts: str = "~/.config/prompt-upsampler/known_hosts"  # host keys that task=trust accepted, beside ssh's own
+    root: str = "~/.cache/prompt-upsampler"  # folder on the host for jobs, frames and compiled kernels
+    docker: list[str] = field(default_factory=lambda: ["docker"])  # the docker command there, as in [sudo, docker]
+    gpus: str = "all"  # GPUs for the container: all, a count, device=0,2 or none
+    patience_s: float = 3600.0  # how long a lost link is tried again before the run is left alone
+    keep_job: bool = False  # leave a finished job's folder on the host
+
+
+@dataclass
+class ImageConf:
+    """The Docker container around the worker."""
+
+    name: str = MISSING  # for reports; none: no container, the worker runs as a plain process
+    reference: str = ""  # image as the host's Docker knows it, best by digest
+    python: str = "python3"  # interpreter inside the image that has vLLM
+    pull: bool = False  # whether an image that the host lacks may be pulled
+    network: str = ""  # Docker network; "": none, or the host's for engine=endpoint
+    shm_size: str = "16g"  # shared memory for the engine's processes
+    user: str = ""  # uid:gid inside; "": the user's own on the host
+    mounts: list[str] = field(default_factory=list)  # further folders: PATH or SOURCE:TARGET, read-only unless :rw
+    env: list[str] = field(default_factory=list)  # further variables: NAME=VALUE, or NAME to take the host's
+
+
+@dataclass
+class VideoConf:
+    on_bad_video: BadVideo = BadVideo.keep  # keep the original prompt, or upsample it from its text only
+    max_bytes: int = 20_000_000_000  # larger files are refused unread
+    max_pixels: int = 8192 * 8192  # larger pictures are refused (Pillow warns at 89 megapixels)
+    max_duration_s: float = 86_400.0  # longer clips are refused
+
+
+@dataclass
+class HintsConf:
+    video: bool = True  # also write the hint video (H.264, crf 18) beside the frames
+    workers: int = 0  # clips rendered at the same time; 0: one a CPU core
+
+
+@dataclass
+class OutputConf:
+    specs: SpecOutput = SpecOutput.beside  # updated specs in the run folder, in place (a backup is kept), or not at all
+    report: bool = True  # write report.html
+
+
+@dataclass
+class ConsoleConf:
+    progress: ProgressMode = ProgressMode.auto  # auto: bars on a terminal, lines elsewhere
+    level: LogLevel = LogLevel.info  # least level shown on the console; log.jsonl has everything
+    traceback: bool = False  # show tracebacks of unexpected errors here too; log.jsonl always has them
+
+
+@dataclass
+class Config:
+    """The whole configuration; every node is a config group or a plain block below."""
+
+    prompts: str = "examples/prompts.json"  # file, folder or glob with prompts
+    resume: str | None = None  # run folder to take up again
+    run: str | None = None  # run folder for task=attach, status and cancel
+    log: bool = False  # task=status: also show the end of the engine's log
+    yes: bool = False  # task=clean and trust: do not ask
+    probe: bool = False  # task=doctor: also send one real prompt through
+    reuse: bool = False  # take answers already paid for in earlier runs from the cache
+    aspect: str | None = None  # 16:9, 9:16, 4:3, 3:4 or 1:1 for upsample=category; null: found from each video
+    cache_dir: str = "outputs/.cache"  # rendered hints, answers and tokenizer tables, kept over runs
+    task: TaskConf = field(default_factory=TaskConf)
+    upsample: UpsampleConf = field(default_factory=UpsampleConf)
+    frames: FramesConf = field(default_factory=FramesConf)
+    resolution: ResolutionConf = field(default_factory=ResolutionConf)
+    budget: BudgetConf = field(default_factory=BudgetConf)
+    model: ModelConf = field(default_factory=ModelConf)
+    engine: EngineConf = field(default_factory=EngineConf)
+    template: TemplateConf = field(default_factory=TemplateConf)
+    worker: WorkerConf = field(default_factory=WorkerConf)
+    checks: ChecksConf = field(default_factory=ChecksConf)
+    sampling: SamplingConf = field(default_factory=SamplingConf)
+    host: HostConf = field(default_factory=HostConf)
+    image: ImageConf = field(default_factory=ImageConf)
+    video: VideoConf = field(default_factory=VideoConf)
+    hints: HintsConf = field(default_factory=HintsConf)
+    output: OutputConf = field(default_factory=OutputConf)
+    console: ConsoleConf = field(default_factory=ConsoleConf)
+
+
+# Tasks that make no run.
+_KEEP_NO_RECORD = (TaskName.status, TaskName.cancel, TaskName.clean, TaskName.trust, TaskName.doctor)
+
+
+def run_folder(resume: str | None, run: str | None, task: TaskName, pattern: str) -> str:
+    """Folder of this run: the one to take up again, or a new one named by the clock, made here so that no other run
+    gets it. Tasks that make no run share one."""
+    if task in _KEEP_NO_RECORD:
+        return "outputs/.tasks"
+    if existing := resume or run:
+        return existing
+    folder = datetime.now().strftime(pattern)
+    candidate, n = folder, 1
+    while True:
+        try:
+            os.makedirs(candidate)
+            return candidate
+        except FileExistsError:
+            n += 1
+            candidate = f"{folder}-{n}"
+
+
+def hydra_subdir(resume: str | None, run: str | None, task: TaskName) -> str | None:
+    """Where Hydra keeps its record: a resumed run must not overwrite the record of the first start."""
+    if task in _KEEP_NO_RECORD:
+        return None
+    return f".hydra/resumed-{datetime.now():%Y%m%d-%H%M%S}" if resume or run else ".hydra"
+
+
+def register() -> None:
+    """Make the schema and the resolvers known to Hydra; called once, before `hydra.main`."""
+    ConfigStore.instance().store(name="schema", node=Config)
+    OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("hydra_subdir", hydra_subdir, use_cache=True, replace=True)

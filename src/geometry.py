@@ -1,0 +1,108 @@
+"""Sizes: the Cosmos table, the size rules, and the exact search for the largest size that fits. Pure arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+PATCH_PX = 16  # edge of one patch of Pixtral's image encoder
+MAX_SIDE_PX = 1024  # the encoder scales larger images down to this; pixels beyond it are never seen
+
+# Width and height by resolution category and aspect. Source: NVIDIA cosmos-transfer1 (Apache-2.0),
+# cosmos_transfer1/diffusion/datasets/augmentors/control_input.py, VIDEO_RES_SIZE_INFO.
+COSMOS_SIZES: dict[str, dict[str, tuple[int, int]]] = {
+    "1080": {"1:1": (1024, 1024), "4:3": (1440, 1056), "3:4": (1056, 1440), "16:9": (1920, 1056), "9:16": (1056, 1920)},
+    "720": {"1:1": (960, 960), "4:3": (960, 704), "3:4": (704, 960), "16:9": (1280, 704), "9:16": (704, 1280)},
+    "512": {"1:1": (512, 512), "4:3": (640, 512), "3:4": (512, 640), "16:9": (640, 384), "9:16": (384, 640)},
+    "480": {"1:1": (480, 480), "4:3": (640, 480), "3:4": (480, 640), "16:9": (768, 432), "9:16": (432, 768)},
+    "256": {"1:1": (256, 256), "4:3": (320, 256), "3:4": (256, 320), "16:9": (320, 192), "9:16": (192, 320)},
+}
+
+ASPECTS = ("16:9", "4:3", "1:1", "3:4", "9:16")  # in NVIDIA's order, which settles ties
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Width and height in pixels."""
+
+    width_px: int
+    height_px: int
+
+    def __str__(self) -> str:
+        return f"{self.width_px}x{self.height_px}"
+
+
+def detect_aspect_ratio(size: Size) -> str:
+    """The Cosmos aspect nearest to width / height, by squared difference, as NVIDIA's `detect_aspect_ratio` does."""
+    ratio = size.width_px / size.height_px
+
+    def squared_difference(aspect: str) -> float:
+        w, h = aspect.split(":")
+        return (ratio - int(w) / int(h)) ** 2
+
+    return min(ASPECTS, key=squared_difference)
+
+
+def category_size(category: str, aspect: str) -> Size:
+    """Size of a Cosmos category ("720") for an aspect ("16:9")."""
+    return Size(*COSMOS_SIZES[category][aspect])
+
+
+def _nearest_even(numerator: int, denominator: int) -> int:
+    """`numerator / denominator` to the nearest even number, half away from zero, at least 2.
+
+    This is how ffmpeg's scale filter resolves -2 (`av_rescale` by the factor, rounding half away from zero).
+    """
+    return max(2, (numerator + denominator) // (2 * denominator) * 2)
+
+
+def at_width(source: Size, width_px: int) -> Size:
+    """`source` scaled to a width, aspect kept, even height (ffmpeg `scale=WIDTH:-2`)."""
+    return Size(width_px, _nearest_even(width_px * source.height_px, source.width_px))
+
+
+def at_height(source: Size, height_px: int) -> Size:
+    """`source` scaled to a height, aspect kept, even width (ffmpeg `scale=-2:HEIGHT`)."""
+    return Size(_nearest_even(height_px * source.width_px, source.height_px), height_px)
+
+
+def visible(source: Size) -> Size:
+    """The largest even size of this aspect that the encoder does not scale down; as large as the source at most, but for
+    the pixel that makes a side even."""
+    if source.width_px >= source.height_px:
+        return at_width(source, min(max(2, source.width_px // 2 * 2), MAX_SIDE_PX))
+    return at_height(source, min(max(2, source.height_px // 2 * 2), MAX_SIDE_PX))
+
+
+def fixed_width(source: Size, width_px: int) -> Size:
+    """`scale=WIDTH:-2`, but never larger than the source, and no side beyond what the encoder sees."""
+    limit = visible(source)
+    size = at_width(source, width_px)
+    return size if size.width_px <= limit.width_px and size.height_px <= limit.height_px else limit
+
+
+@lru_cache(maxsize=4096)
+def aligned_sizes(source: Size) -> tuple[Size, ...]:
+    """All aspect-true even sizes that the encoder sees in full, largest area first.
+
+    Growing a size until a side reaches the next multiple of a patch costs no token, so the first of these that fits
+    a number of tokens wastes no patch: the next larger one would cost more.
+    """
+    limit = visible(source)
+    sizes = {limit}
+    sizes.update(at_width(source, width) for width in range(2, limit.width_px + 1, 2))
+    sizes.update(at_height(source, height) for height in range(2, limit.height_px + 1, 2))
+    inside = [s for s in sizes if s.width_px <= limit.width_px and s.height_px <= limit.height_px]
+    return tuple(sorted(inside, key=lambda s: (s.width_px * s.height_px, s.width_px), reverse=True))
+
+
+def best_fit(source: Size, fits: Callable[[Size], bool]) -> Size | None:
+    """The largest aligned size for which `fits` holds; None when not even the smallest does."""
+    return next((size for size in aligned_sizes(source) if fits(size)), None)
+
+
+def step_down(source: Size, current: Size, fits: Callable[[Size], bool]) -> Size | None:
+    """The largest aligned size smaller than `current` for which `fits` holds."""
+    area = current.width_px * current.height_px
+    return best_fit(source, lambda size: size.width_px * size.height_px < area and fits(size))

@@ -1,0 +1,135 @@
+"""The run report: one HTML page that opens from disk, needs nothing beside it and loads nothing.
+
+It holds its data as JSON, which report.html.j2 draws, and small copies of the frames, each once; it is written as a stream.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from src.outcomes import STATES
+from src.paths import appearing, safe_name
+
+COMMAND = "command"  # label (in any case) of the fact that is shown in a box to copy from
+MAX_WIDTH_PX, MIN_WIDTH_PX = 360, 64
+FULL_WIDTH_FRAMES = 1000  # as many thumbnails of full width take 8 MB (drawn clips) to 18 MB (busy ones) as base64
+
+# What a card shows of a row as it stands; `page_item` adds the texts and the frames.
+_SHOWN = ["name", "state", "reason", "note", "attempts", "engine", "tokens", "finish_reason", "seconds"]
+_SHOWN += ["source", "hint", "shrunk_from"]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the page says.
+
+    facts: (label, value) pairs about the run; the one labelled COMMAND is shown in a box to copy from.
+    rows: rows of results.json in input order, each with `source`, `hint` (as in plan.json, or None) and `frame_files`
+    (absolute PNG paths in order; a file that is missing or damaged leads to a placeholder).
+    """
+
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    max_model_len: int
+    max_output_tokens: int
+    rows: Sequence[Mapping[str, Any]]
+
+
+def write_report(report: Report, out: Path) -> None:
+    """Write the page aside, then rename it to `out`; makes the folder. Same report and frames: same bytes."""
+    number_of, pictures = distinct_frames(file for row in report.rows for file in row["frame_files"])
+    width_px = thumbnail_width(len(pictures))
+    states = Counter(row["state"] for row in report.rows)
+    loader = FileSystemLoader(Path(__file__).parent)
+    env = Environment(autoescape=True, loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    env.filters |= {"script_json": script_json, "script_hash": script_hash}
+    page = env.get_template("report.html.j2").generate(
+        title=report.title,
+        facts=[fact for fact in report.facts if fact[0].casefold() != COMMAND],
+        commands=[value for label, value in report.facts if label.casefold() == COMMAND],
+        counts=[(state, states[state]) for state in STATES],
+        offline=any(row["engine"] == "offline" for row in report.rows),
+        thumbnail_px=width_px,
+        budget={"max_model_len": report.max_model_len, "max_output_tokens": report.max_output_tokens},
+        items=(page_item(row, [number_of[file] for file in row["frame_files"]]) for row in report.rows),
+        frames=thumbnails(pictures, width_px),
+    )
+    with appearing(out, errors="replace") as f:  # half a surrogate pair in a text must not cost the report
+        f.writelines(page)
+
+
+def distinct_frames(files: Iterable[str]) -> tuple[dict[str, int | None], list[str]]:
+    """The number of the picture in each file, by content (None: cannot be read), and one file for each picture."""
+    number_of: dict[str, int | None] = {}
+    by_content: dict[bytes, int] = {}
+    pictures: list[str] = []
+    for file in dict.fromkeys(files):
+        try:
+            content = hashlib.sha256(Path(file).read_bytes()).digest()
+        except OSError:
+            number_of[file] = None
+            continue
+        number_of[file] = by_content.setdefault(content, len(pictures))
+        if number_of[file] == len(pictures):
+            pictures.append(file)
+    return number_of, pictures
+
+
+def thumbnail_width(distinct_frames: int) -> int:
+    """Width in pixels that keeps all thumbnails within about 18 MB; from 10,000 frames on they stay as small as is of use.
+
+    The exponent is measured: a WebP grows as width ** 1.33, for small pictures have more detail in a pixel.
+    """
+    width_px = int(MAX_WIDTH_PX * (FULL_WIDTH_FRAMES / max(1, distinct_frames)) ** 0.75)
+    return max(MIN_WIDTH_PX, min(MAX_WIDTH_PX, width_px))
+
+
+def thumbnails(files: Sequence[str], width_px: int) -> Iterator[str | None]:
+    """Base64 WebP of each file in order, at most `width_px` wide and high; None where there is no picture in it."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow lets go of the interpreter lock while it encodes
+        yield from pool.map(lambda file: _thumbnail(file, width_px), files)
+
+
+def _thumbnail(file: str, width_px: int) -> str | None:
+    buffer = io.BytesIO()
+    try:
+        with Image.open(file) as image:
+            picture = image.convert("RGB")
+        picture.thumbnail((width_px, width_px), Image.Resampling.LANCZOS)
+        picture.save(buffer, "WEBP", quality=75)
+    except Exception:  # whatever Pillow meets in a damaged file: the page has a placeholder for it
+        return None
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def page_item(row: Mapping[str, Any], frames: Sequence[int | None]) -> dict[str, Any]:
+    """What the page needs of a row. `quoted`: `after` is only what was added behind the original prompt."""
+    before, after = row["original_prompt"], row["upsampled_prompt"]
+    quoted = bool(before) and after is not None and after.startswith(before)
+    texts = {"before": before, "after": after[len(before) :] if quoted else after, "quoted": quoted}
+    return {"slug": safe_name(row["name"]), **{key: row[key] for key in _SHOWN}, **texts, "frames": frames}
+
+
+def script_json(value: Any) -> Markup:
+    """JSON that can stand inside <script>: there is no `<` in it, so neither `</script` nor `<!--`."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c"))
+
+
+def script_hash(text: str) -> str:
+    """The hash by which the page's content security policy knows its one script; any other is refused."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,157 @@
+"""The entry point: `python -m src.run`. Hydra composes the config, a task carries it out, the exit code tells how.
+
+Home of Hydra, together with src.config. What is heavy is imported inside the task, so that --help and --cfg are fast.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast, get_type_hints
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from src.config import Config, register
+from src.errors import ExitCode, HostError, UpsamplerError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+register()
+_codes: list[ExitCode] = []  # how the jobs of this process ended; a sweep has several
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+def _job(raw: DictConfig) -> None:
+    """One run. Errors end here, as a message and an exit code, so that a bad point does not stop a sweep."""
+    from rich.console import Console
+
+    from src import log
+
+    config = cast(Config, OmegaConf.to_object(raw))
+    if added := _added(raw, Config):
+        print(f"error: the config has no field {', '.join(added)}", file=sys.stderr)
+        _codes.append(ExitCode.INPUT)
+        return
+    root = Path(HydraConfig.get().runtime.output_dir)
+    out, err = Console(soft_wrap=False), Console(stderr=True)
+    log.configure(err, root / "log.jsonl", config.console.level.value)
+    try:
+        _codes.append(_carry_out(config, root, out, err))
+    except UpsamplerError as e:
+        log.get().debug("run_failed", exit_code=int(e.exit_code), exc_info=e)
+        _say(f"error: {e}" if e.exit_code is not ExitCode.INTERRUPTED else str(e))
+        if isinstance(e, HostError) and (root / "plan.json").exists():
+            _say(f"  nothing is lost; take the run up again:\n    python -m src.run {_resume(root)}")
+        _codes.append(e.exit_code)
+    except KeyboardInterrupt:
+        _say(f"\nstopped; nothing is lost. Take it up again:\n  python -m src.run {_resume(root)}")
+        raise
+    except OSError as e:
+        log.get().debug("os_error", exc_info=e)
+        _say(
+            f"error: {e.filename or root}: {e.strerror or e}\n  → make room or mend the permissions; then nothing is "
+            f"lost with\n    python -m src.run {_resume(root)}"
+        )
+        _codes.append(ExitCode.HOST)
+    except Exception as e:
+        log.get().debug("bug", exc_info=e)
+        _say(
+            f"error: unexpected {type(e).__name__}: {e}\n  → this is a bug of ours; the traceback is in "
+            f"{root / 'log.jsonl'} (console.traceback=true shows it here)"
+        )
+        if config.console.traceback:
+            err.print_exception()
+        _codes.append(ExitCode.BUG)
+
+
+def _added(raw: DictConfig, kind: type, prefix: str = "") -> list[str]:
+    """Fields that the command line added with + and the schema does not know."""
+    known = get_type_hints(kind)
+    found = []
+    for key in map(str, raw):
+        if key not in known:
+            found.append(prefix + key)
+        elif is_dataclass(known[key]):
+            found += _added(raw[key], cast(type, known[key]), f"{prefix}{key}.")
+    return found
+
+
+def _no_run_to_resume(arguments: list[str]) -> str | None:
+    """Why resume= cannot be, None when it can: looked at before Hydra makes the folder that it names."""
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":  # as Hydra takes quotes off
+            value = re.sub(r"\\(.)", r"\1", value[1:-1])
+        if key in ("resume", "run") and value not in ("", "null") and not (Path(value) / "plan.json").is_file():
+            return f"{key}={value}: the folder has no plan.json; name the folder that the interrupted run printed"
+    return None
+
+
+def _carry_out(config: Config, root: Path, out: Console, err: Console) -> ExitCode:
+    import shlex
+
+    from src.paths import RunPaths
+    from src.tasks import Invocation, carry_out
+
+    command = shlex.join(["python", "-m", "src.run", *HydraConfig.get().overrides.task])
+    return carry_out(Invocation(config, RunPaths(_relative(root)), command, out, err))
+
+
+def _relative(path: Path) -> Path:
+    """Below the working directory as a relative path, which people can read and paste."""
+    try:
+        return path.relative_to(Path.cwd())
+    except ValueError:
+        return path
+
+
+def _resume(path: Path) -> str:
+    """The override that resumes a run, quoted for Hydra and for the shell where the path needs it."""
+    import shlex
+
+    shown = str(_relative(path))
+    if re.fullmatch(r"[A-Za-z0-9_./-]+", shown):
+        return f"resume={shown}"
+    escaped = shown.replace("\\", "\\\\").replace('"', '\\"')
+    return shlex.quote(f'resume="{escaped}"')
+
+
+def main() -> None:
+    """Run, and end with the highest exit code of all jobs."""
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us, in place of printing them
+    try:
+        if reason := _no_run_to_resume(sys.argv[1:]):
+            _say(f"error: {reason}")
+            _codes.append(ExitCode.INPUT)
+        else:
+            _job()
+    except KeyboardInterrupt:
+        _codes.append(ExitCode.INTERRUPTED)
+    except Exception as e:
+        if isinstance(e, OSError) and not isinstance(e, HydraException):
+            _say(f"error: {e.filename or ''}: {e.strerror or e}")
+            sys.exit(int(ExitCode.HOST))
+        if wants_traceback:
+            raise
+        _say(f"error: {e}\n  → the config was refused and nothing was started; --help shows what there is")
+        _codes.append(ExitCode.INPUT)
+    sys.stdout.flush()
+    sys.exit(int(max(_codes, default=ExitCode.OK)))
+
+
+def _say(text: str) -> None:
+    from src.log import printable
+
+    print(printable(text), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

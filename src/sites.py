@@ -1,0 +1,61 @@
+"""Where a job runs: its folder on a host, and how the worker lives there (a process or a container).
+
+A site is looked at, never asked to remember: whether the worker runs, how it ended and what it wrote is read anew from
+the host each time, so that it is the same whether we started it, came back, or look from another machine.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from src.containers import Glance, State
+from src.host_site import HostSite, connect
+from src.jobs import JobPaths
+from src.local_site import LocalSite
+from src.plan import Plan
+
+
+class Site(Protocol):
+    """What `execute` needs of a place. Every call may raise HostError; `look` and `push` go on over a lost link."""
+
+    name: str
+    poll_s: float
+    sent_bytes: int  # that travelled so far
+    goes_on_without_us: bool  # what Ctrl-C means: leave, or stop the worker
+
+    def prepare(self) -> None:
+        """Check the place before anything is staged, and make the job's folder there."""
+
+    def push(self) -> None:
+        """Bring what is staged in the local job folder to where the worker sees it."""
+
+    def start(self) -> None:
+        """Start a worker; it is nobody's child, and a second one refuses by itself."""
+
+    def look(self) -> State:
+        """How the worker stands. What it wrote until then is in the local job folder afterwards."""
+
+    def glance(self) -> Glance:
+        """How the job stands, for somebody who only looks: our copies stay as they are."""
+
+    def ask_to_stop(self) -> None:
+        """The worker finishes what is in flight and ends."""
+
+    def was_cancelled(self) -> bool:
+        """Whether the worker's end was asked for, by us or by another controller."""
+
+    def give_up_waiting(self) -> None:
+        """From now on a lost link is not waited for."""
+
+    def finish(self) -> None:
+        """The job is done and its results are safe here: take the logs, leave nothing behind."""
+
+    def close(self) -> None: ...
+
+
+def site_for(plan: Plan, job: JobPaths) -> Site:
+    """The place that the plan names for a job."""
+    settings = plan.settings
+    if settings.place.kind == "local" and not settings.container.reference:
+        return LocalSite(settings, job)
+    return HostSite(plan, job, connect(settings.place))

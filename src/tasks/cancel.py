@@ -1,0 +1,39 @@
+"""`task=cancel run=FOLDER`: ask a run's worker to finish what it has in flight and end. What is answered stays."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from src import log
+from src.errors import ExitCode, HostError, InputError
+from src.paths import RunPaths
+from src.tasks import Invocation
+from src.tasks.status import job_of, opened
+
+PATIENCE_S = 30.0  # beyond the grace time of the worker
+
+
+def run(invocation: Invocation) -> ExitCode:
+    """Exit code 0 when no worker runs any more."""
+    if not invocation.config.run:
+        raise InputError("task=cancel: which run?", hint="name its folder: run=outputs/DATE/TIME")
+    plan, job = job_of(RunPaths(Path(invocation.config.run)))
+    site = opened(plan, job)
+    try:
+        if site.glance().state.status == "running":
+            site.ask_to_stop()
+            log.get().info("waiting_for_what_is_in_flight", job=job.root.name)
+            deadline = time.monotonic() + plan.settings.engine.grace_s + PATIENCE_S
+            while site.glance().state.status == "running":
+                if time.monotonic() > deadline:
+                    raise HostError("the worker does not end", hint="look at it with task=status log=true")
+                time.sleep(site.poll_s)
+        state = site.glance().state
+    finally:
+        site.close()
+    said = f"ended: {state.ending}" if state.ending else state.status
+    invocation.out.print(
+        f"{job.root.name}  {said}; what is missing:  python -m src.run resume={invocation.config.run}", markup=False
+    )
+    return ExitCode.OK

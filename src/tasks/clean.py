@@ -1,0 +1,39 @@
+"""`task=clean host=NAME`: list what ended jobs left on a host, and remove it after asking. Running jobs stay."""
+
+from __future__ import annotations
+
+from src import leftovers
+from src.errors import ExitCode
+from src.host_site import connect
+from src.resolve import host_settings
+from src.tasks import Invocation
+from src.tasks.asking import agrees
+
+
+def run(invocation: Invocation) -> ExitCode:
+    settings = host_settings(invocation.config)
+    host, out = connect(settings), invocation.out
+    try:
+        found = leftovers.jobs_on(host, settings)
+        ended = [job for job in found if job.status != "running"]
+        for job in found:
+            what = " + ".join(w for w, has in (("folder", job.has_folder), ("container", bool(job.containers))) if has)
+            note = "  stays" if job not in ended else ""
+            size = f"{job.kib / 1024:.1f} MiB"
+            out.print(
+                f"{job.job_id}  {job.status:8} {job.answered:>7} answered  {size:>12}  {what}{note}", markup=False
+            )
+        if not ended:
+            out.print(f"nothing to remove on {settings.name}")
+            return ExitCode.OK
+        if not agrees(
+            invocation, f"Remove {len(ended)} ended job(s) on {settings.name}? Answers not fetched yet are lost"
+        ):
+            out.print("nothing was removed")
+            return ExitCode.OK
+        for job in ended:
+            leftovers.remove(host, settings, job)
+        out.print(f"{len(ended)} removed")
+    finally:
+        host.close()
+    return ExitCode.OK

@@ -1,0 +1,24 @@
+"""`task=plan`: say what would run, to the token. Nothing is started; plan.json is written."""
+
+from __future__ import annotations
+
+from src.errors import ExitCode
+from src.plan import read_plan
+from src.tables import show_plan
+from src.tasks import Invocation
+from src.tasks.resolving import resolve_shown, save_plan
+from src.timings import estimate
+
+
+def run(invocation: Invocation) -> ExitCode:
+    """Exit code 3 when something cannot be served. With resume=, the plan of that run is shown as it is."""
+    if invocation.config.resume:
+        plan = read_plan(invocation.paths.plan)
+    else:
+        plan = resolve_shown(invocation)
+        save_plan(plan, invocation.paths)
+    out = invocation.out
+    show_plan(plan, out)
+    out.print(estimate(plan), markup=False, highlight=False, soft_wrap=True)
+    out.print(f"plan.json     {invocation.paths.plan}", markup=False, highlight=False, soft_wrap=True)
+    return ExitCode.OK if all(item.fits for item in plan.items) else ExitCode.INCOMPLETE

@@ -1,0 +1,42 @@
+"""`task=trust host=NAME`: show the key of a machine that nobody knows yet, ask, and write it to our known_hosts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from src.errors import AuthError, ExitCode, InputError, UnknownHostKey
+from src.host_site import connect
+from src.paths import write_atomic
+from src.resolve import host_settings
+from src.tasks import Invocation
+from src.tasks.asking import agrees
+
+
+def run(invocation: Invocation) -> ExitCode:
+    """A changed key is never accepted here. With jump hosts, each is asked about in turn."""
+    settings, out = host_settings(invocation.config), invocation.out
+    if settings.kind != "ssh":
+        raise InputError(f"host={settings.name} is this machine: there is no key to accept")
+    while True:
+        host = connect(settings)
+        try:
+            host.run(("true",))
+        except UnknownHostKey as e:
+            out.print(e.message, markup=False, soft_wrap=True)
+            if not agrees(invocation, "Is this the machine's key?"):
+                out.print("nothing was accepted")
+                return ExitCode.AUTH
+            file = Path(settings.known_hosts).expanduser()
+            known = file.read_text() if file.exists() else ""
+            write_atomic(file, known + e.entry.rstrip("\n") + "\n")
+            out.print(f"accepted, in {file}", markup=False, soft_wrap=True)
+            continue
+        except AuthError as e:
+            if "key has CHANGED" in e.message:
+                raise
+            out.print(f"the key is known; {e.message}", markup=False, soft_wrap=True)
+            return ExitCode.OK
+        finally:
+            host.close()
+        out.print(f"{settings.name}: the key is known, and it lets us in")
+        return ExitCode.OK

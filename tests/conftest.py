@@ -1,0 +1,86 @@
+"""Fixtures that several test modules share: configs composed by Hydra, a tokenizer cache, a few small clips."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import cast
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hypothesis import settings
+from omegaconf import DictConfig, OmegaConf
+
+from src.config import Config, register
+from src.tokens import tokenizer_file
+from tests.clips import make_clip, make_sound
+
+ROOT = Path(__file__).resolve().parent.parent
+TOKENIZER = "tekken_240911.json"  # of Pixtral-12B, inside the mistral-common wheel
+Configure = Callable[..., Config]
+
+register()
+settings.register_profile("tests", deadline=None, derandomize=True, database=None)
+settings.load_profile("tests")
+
+
+@lru_cache(maxsize=256)
+def composed(*overrides: str) -> DictConfig:
+    """conf/ with these overrides, as `python -m src.run` composes it, but without the user's own conf/local."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        return compose("config", ["~local", *overrides])
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder for the whole session, so that the tokenizer is built from its JSON once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def small_tokenizer(path: Path, words: int = 1000) -> str:
+    """Write a tokenizer file that loads at once: the bytes and the first few merges of Pixtral's own."""
+    data = json.loads(tokenizer_file(TOKENIZER).read_text())
+    data["config"]["default_vocab_size"] = data["config"]["default_num_special_tokens"] + words
+    data["vocab"] = data["vocab"][:words]
+    path.write_text(json.dumps(data))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tokenizer file of the user's own, for tests that resolve often and do not look at text tokens."""
+    return small_tokenizer(tmp_path_factory.mktemp("small") / "own.json")
+
+
+@pytest.fixture
+def configure(cache_dir: Path, small: str) -> Configure:
+    """A function from overrides to a fresh Config, with its cache in a temporary folder and a small tokenizer.
+
+    exact=True leaves Pixtral's own tokenizer, which takes a quarter of a second to load.
+    """
+
+    def configured(*overrides: str, exact: bool = False) -> Config:
+        fields = [o for o in overrides if "." in o.split("=")[0]]  # merged by OmegaConf alone: composing takes 0.1 s
+        groups = composed(*[o for o in overrides if o not in fields])
+        config = cast(Config, OmegaConf.to_object(OmegaConf.merge(groups, OmegaConf.from_dotlist(fields))))
+        config.cache_dir = str(cache_dir)
+        if not exact:
+            config.model.tokenizer = small
+        return config
+
+    return configured
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with small clips: wide, other, hd, portrait, square, short (.mp4), and two that hold no usable video."""
+    folder = tmp_path_factory.mktemp("clips")
+    for name, size in {"wide": (320, 180), "hd": (1280, 720), "portrait": (180, 320), "square": (96, 96)}.items():
+        make_clip(folder / f"{name}.mp4", size=size, fps=12, seconds=1)
+    make_clip(folder / "other.mp4", size=(320, 180), fps=12, seconds=1.5)
+    make_clip(folder / "short.mp4", size=(160, 90), fps=12, seconds=1 / 12)
+    make_sound(folder / "sound.m4a")
+    (folder / "text.mp4").write_text("ffconcat version 1.0\nfile /etc/passwd\n")
+    return folder

@@ -1,0 +1,103 @@
+"""A fake OpenAI-compatible server: answers after a pause, another text for each request. Not an engine."""
+
+from __future__ import annotations
+
+import json
+import math
+import select
+import socket
+import threading
+import time
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+class FakeOpenAI:
+    """Listens on the loopback. It has no tokenizer: how many tokens a prompt has is told by its text in `expected`.
+
+    asked: the requests that it answered, in order; one whose client went away before its turn is not among them.
+    """
+
+    def __init__(self, pause_s: float = 0.05) -> None:
+        self.pause_s = pause_s
+        self.asked: list[dict[str, Any]] = []
+        self.expected: dict[str, int] = {}
+        self._most = math.inf
+        self._changed = threading.Condition()
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                self._send(b'{"data": []}')
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if not fake._let_through(body, self.connection):
+                    self.close_connection = True
+                    return
+                time.sleep(fake.pause_s)
+                events: list[dict[str, Any]] = [
+                    {
+                        "choices": [
+                            {"delta": {"content": f"A long answer, number {body['seed']}."}, "finish_reason": "stop"}
+                        ]
+                    },
+                    {"choices": [], "usage": {"prompt_tokens": fake.expected[text_of(body)], "completion_tokens": 9}},
+                ]
+                self._send(b"".join(f"data: {json.dumps(e)}\n\n".encode() for e in events) + b"data: [DONE]\n\n")
+
+            def _send(self, body: bytes) -> None:
+                try:
+                    self.send_response(200)
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
+                except OSError:  # the worker was killed
+                    self.close_connection = True
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def allow(self, total: float = math.inf) -> None:
+        """Answer so many requests over all, and keep those that come after them waiting."""
+        with self._changed:
+            self._most = total
+            self._changed.notify_all()
+
+    def times_asked(self) -> Counter[str]:
+        """How often each text was asked."""
+        return Counter(text_of(body) for body in list(self.asked))
+
+    def _let_through(self, body: dict[str, Any], client: socket.socket) -> bool:
+        """Wait for the turn of a request; False when its client went away meanwhile."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self.asked) < self._most)
+            if _has_gone(client):
+                return False
+            self.asked.append(body)
+        return True
+
+    def close(self) -> None:
+        self.allow()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def text_of(body: dict[str, Any]) -> str:
+    """The text of a request."""
+    content = body["messages"][-1]["content"]
+    return str(content if isinstance(content, str) else content[-1]["text"])
+
+
+def _has_gone(client: socket.socket) -> bool:
+    try:
+        return bool(select.select([client], [], [], 0)[0]) and not client.recv(1, socket.MSG_PEEK)
+    except OSError:
+        return True

@@ -1,0 +1,98 @@
+"""A real sshd of one's own on the loopback, with throwaway keys, which can be killed and started again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
+
+
+def missing() -> str:
+    """Why there can be no sshd here; nothing when there can."""
+    if os.geteuid() != 0:
+        return "a real sshd needs root"
+    tools = [t for t in ("ssh-keygen", "ss", "setsid", "flock") if shutil.which(t) is None]
+    tools += [] if Path(SSHD).exists() else ["sshd"]
+    return f"no {', '.join(tools)} here (apt install openssh-server iproute2 util-linux)" if tools else ""
+
+
+class Sshd:
+    """Listens on 127.0.0.1 and lets root in with `key`; every file of it is in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = _free_port()
+        self.key = folder / "client_key"
+        self.host_key = folder / "host_key"
+        folder.mkdir(parents=True, exist_ok=True)
+        for key in (self.key, self.host_key):
+            self.new_key(key)
+        authorized = folder / "authorized_keys"
+        authorized.write_text((folder / "client_key.pub").read_text())
+        authorized.chmod(0o600)
+        (folder / "sshd_config").write_text(
+            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {self.host_key}\nAuthorizedKeysFile {authorized}\n"
+            "PermitRootLogin yes\nStrictModes no\nPasswordAuthentication no\nUsePAM no\nPidFile none\n"
+            "Subsystem sftp internal-sftp\nMaxStartups 100\n"
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @staticmethod
+    def new_key(path: Path) -> None:
+        path.unlink(missing_ok=True)
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
+
+    @property
+    def known_hosts_line(self) -> str:
+        kind, blob, *_ = self.host_key.with_suffix(".pub").read_text().split()
+        return f"[127.0.0.1]:{self.port} {kind} {blob}\n"
+
+    def start(self) -> None:
+        Path("/run/sshd").mkdir(exist_ok=True)
+        log = open(self.folder / "sshd.log", "ab")
+        self._process = subprocess.Popen(
+            [SSHD, "-D", "-e", "-f", str(self.folder / "sshd_config")], stdout=log, stderr=log, start_new_session=True
+        )
+        _wait(self._listens, "sshd")
+
+    def kill(self) -> None:
+        """Kill the server and every session of it, as when the link goes."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        for pid in _sessions(self.port):
+            try:
+                os.kill(pid, 9)
+            except ProcessLookupError:
+                pass
+
+    def _listens(self) -> bool:
+        with socket.socket() as s:
+            return s.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+def _sessions(port: int) -> list[int]:
+    """Processes that hold a connection to the port from the server's side."""
+    found = subprocess.run(["ss", "-Htnp", f"sport = :{port}"], capture_output=True, text=True, check=False).stdout
+    return [int(part.split(",")[0]) for line in found.splitlines() for part in line.split("pid=")[1:]]
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def _wait(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not come up")
+        time.sleep(0.02)

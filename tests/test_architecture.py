@@ -1,0 +1,101 @@
+"""The layers and the homes of heavy packages, as a table."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Module -> our modules that it may import. What acts on a plan never sees the config.
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "config": set(),
+    "geometry": set(),
+    "sampling": set(),
+    "batches": set(),
+    "paths": set(),
+    "log": set(),
+    "tokens": {"errors", "geometry", "paths"},
+    "video": {"errors", "geometry"},
+    "frames": {"errors", "sampling", "video"},
+    "specs": {"errors", "paths"},
+    "plan": {"errors", "video"},
+    "hints": {"errors", "frames", "plan", "video"},
+    "progress": {"log"},
+    "outcomes": {"log", "worker"},
+    "offline": {"worker"},
+    "timings": {"paths", "plan"},
+    "jobs": {"containers", "errors", "geometry", "hints", "outcomes", "paths", "plan", "tokens", "video", "worker"},
+    "hosts": {"errors"},
+    "ssh": {"errors", "hosts", "plan"},
+    "transfer": {"errors", "hosts"},
+    "containers": {"plan"},
+    "host_site": {"containers", "errors", "hosts", "jobs", "log", "paths", "plan", "ssh", "transfer", "worker"},
+    "local_site": {"containers", "errors", "jobs", "plan", "worker"},
+    "sites": {"containers", "host_site", "jobs", "local_site", "plan"},
+    "leftovers": {"containers", "errors", "host_site", "hosts", "plan", "transfer"},
+    "execute": {"containers", "errors", "jobs", "log", "outcomes", "paths", "plan", "progress", "sites", "worker"},
+    "results": {"hints", "outcomes", "paths", "plan", "specs", "video"},
+    "report": {"outcomes", "paths", "plan"},
+    "tables": {"geometry", "log", "outcomes", "paths", "plan", "timings", "tokens"},
+    "resolve": {"batches", "config", "errors", "geometry", "plan", "sampling", "specs", "tokens", "video"},
+    "run": {"config", "errors", "log", "paths", "tasks"},
+}
+HOMES = {
+    "hydra": {"run", "config"},
+    "omegaconf": {"run", "config"},
+    "av": {"video", "frames", "hints"},
+    "mistral_common": {"tokens"},
+    "tiktoken": {"tokens"},
+    "jinja2": {"report", "resolve"},
+    "sqlite3": {"outcomes"},
+    "fabric": {"ssh"},
+    "paramiko": {"ssh"},
+    "tenacity": {"host_site"},
+    "vllm": set(),
+    "moviepy": set(),
+}
+MODULES = sorted((ROOT / "src").glob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names of all modules that a file imports, also inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inside = node.module in ("src", "launchers")
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} if inside else {node.module}
+    return names
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.stem != "__init__"], ids=lambda p: p.stem)
+def test_module_imports_only_what_its_layer_may(path: Path) -> None:
+    ours = {name.split(".")[1] for name in imported(path) if name.startswith(("src.", "launchers."))}
+    assert ours <= MAY_IMPORT[path.stem]
+
+
+@pytest.mark.parametrize("package", HOMES)
+def test_heavy_package_is_imported_only_in_its_home(package: str) -> None:
+    users = {p.stem for p in (ROOT / "src").rglob("*.py") if package in {n.split(".")[0] for n in imported(p)}}
+    assert users <= HOMES[package]
+
+
+def test_worker_imports_the_standard_library_only() -> None:
+    foreign = {n.split(".")[0] for n in imported(ROOT / "launchers" / "worker.py")} - set(sys.stdlib_module_names)
+    assert foreign <= {"__future__"}
+
+
+def test_table_of_layers_has_no_cycle() -> None:
+    order: list[str] = []
+    rest = dict(MAY_IMPORT)
+    while rest:
+        free = [m for m, needs in rest.items() if needs <= {*order, "worker", "tasks"}]
+        assert free, f"cycle among {sorted(rest)}"
+        order += free
+        rest = {m: n for m, n in rest.items() if m not in free}

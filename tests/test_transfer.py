@@ -1,0 +1,148 @@
+"""Files to and from a host: whole or not at all, continued where they broke off, nothing taken on trust."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from src import transfer
+from src.errors import HostError, LinkLost
+from src.hosts import Done, LocalHost
+from src.transfer import fetch, send
+
+
+class Breaking(LocalHost):
+    """This machine over a link that breaks after so many bytes, and counts what went over it."""
+
+    def __init__(self, after: int | None = None) -> None:
+        super().__init__()
+        self.after, self.sent = after, 0
+
+    def run(self, argv: Sequence[str], feed: Iterable[bytes] = (), *, timeout_s: float = 120.0) -> Done:
+        broken = False
+
+        def counted() -> Iterator[bytes]:
+            nonlocal broken
+            for piece in feed:
+                if self.after is not None and self.sent + len(piece) > self.after:
+                    broken = True
+                    return
+                self.sent += len(piece)
+                yield piece
+
+        done = super().run(argv, counted(), timeout_s=timeout_s)
+        if broken:
+            raise LinkLost("cut")
+        return done
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Path:
+    """The folder on the host; its name would trip up a shell."""
+    return tmp_path / "there with 'quotes' $(touch pwned) ünï"
+
+
+def made(folder: Path, sizes: dict[str, int]) -> dict[str, Path]:
+    files = {}
+    for name, size in sizes.items():
+        path = folder / "here" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(os.urandom(size))
+        files[name] = path
+    return files
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+SIZES = {
+    "frames/a.png": 30_000,
+    "frames/b.png": 0,
+    "job.json": 100,
+    "deep/er/c": 1,
+    "large.bin": transfer.LARGE + 12_345,
+}
+
+
+def test_files_arrive_as_they_are_and_nothing_else_is_left(tmp_path: Path, there: Path) -> None:
+    files = made(tmp_path, SIZES)
+    send(LocalHost(), files, str(there), "key")
+    assert contents(there) == {name: path.read_bytes() for name, path in files.items()}
+    assert list(there.glob(".incoming*")) == []
+
+
+def test_files_come_back_as_they_are(tmp_path: Path, there: Path) -> None:
+    files = made(tmp_path, SIZES)
+    send(LocalHost(), files, str(there), "key")
+    fetch(LocalHost(), str(there), files, tmp_path / "back")
+    assert contents(tmp_path / "back") == {name: path.read_bytes() for name, path in files.items()}
+
+
+def test_what_broke_off_appears_nowhere_and_is_continued(tmp_path: Path, there: Path) -> None:
+    files = made(tmp_path, {"large.bin": transfer.LARGE + 5})
+    whole = transfer.LARGE + 5
+    with pytest.raises(LinkLost):
+        send(Breaking(after=whole // 2), files, str(there), "key")
+    assert not (there / "large.bin").exists()
+    again = Breaking()
+    send(again, files, str(there), "key")
+    assert contents(there) == {"large.bin": files["large.bin"].read_bytes()}
+    assert again.sent < whole * 0.6
+
+
+def test_small_files_that_arrived_before_the_break_are_not_sent_again(tmp_path: Path, there: Path) -> None:
+    files = made(tmp_path, {f"frames/{n:03}.png": 30_000 for n in range(100)})
+    with pytest.raises(LinkLost):
+        send(Breaking(after=2_000_000), files, str(there), "key")
+    again = Breaking()
+    send(again, files, str(there), "key")
+    assert len(contents(there)) == 100
+    assert again.sent < 1_800_000
+
+
+def test_file_that_was_changed_on_the_way_does_not_appear_and_the_next_try_mends_it(
+    tmp_path: Path, there: Path
+) -> None:
+    files = made(tmp_path, {"a.png": 1000, "b.png": 1000})
+    incoming = there / ".incoming-key"
+    incoming.mkdir(parents=True)
+    (incoming / "a.png").write_bytes(b"x" * 1000)  # of the right size, and wrong
+    with pytest.raises(HostError, match="did not arrive as it was sent"):
+        send(LocalHost(), files, str(there), "key")
+    assert not (there / "a.png").exists()
+    send(LocalHost(), files, str(there), "key")
+    assert contents(there) == {name: path.read_bytes() for name, path in files.items()}
+
+
+def test_left_overs_of_an_earlier_death_do_not_get_in(tmp_path: Path, there: Path) -> None:
+    files = made(tmp_path, {"a.png": 1000})
+    incoming = there / ".incoming-key"
+    incoming.mkdir(parents=True)
+    (incoming / "large.bin").write_bytes(b"half")
+    send(LocalHost(), files, str(there), "key")
+    assert [p.name for p in there.iterdir() if not p.name.startswith(".")] == ["a.png"]
+
+
+def test_bytes_are_told_as_they_go(tmp_path: Path, there: Path) -> None:
+    files = made(tmp_path, SIZES)
+    told: list[int] = []
+    send(LocalHost(), files, str(there), "key", on_bytes=told.append)
+    assert sum(told) >= sum(SIZES.values())
+    assert len(told) > 10
+
+
+def test_full_disk_says_so(tmp_path: Path) -> None:
+    host = LocalHost()
+    done = Done(1, b"", b"tar: write error: No space left on device")
+    with pytest.raises(HostError, match="No space left") as e:
+        transfer.checked(done, host, "files cannot be unpacked")
+    assert "full" in e.value.hint
+
+
+def test_missing_file_is_an_error_in_words(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="nosuch"):
+        fetch(LocalHost(), str(tmp_path), ["nosuch"], tmp_path / "back")
