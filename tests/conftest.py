@@ -33,6 +33,13 @@ def composed(*overrides: str) -> DictConfig:
         return compose("config", ["~local", *overrides])
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test with real processes, networks or browsers that fails is run once more, and listed as rerun in the summary."""
+    for item in items:
+        if any(item.get_closest_marker(name) for name in ("e2e", "vllm", "browser")):
+            item.add_marker(pytest.mark.flaky(reruns=1))
+
+
 @pytest.fixture(scope="session")
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache folder for the whole session, so that the tokenizer is built from its JSON once."""

@@ -348,16 +348,16 @@ def test_filter_search_and_order_narrow_what_is_shown(visit: Open, mixed: Report
     assert v.focused("id") == "search"
     v.page.keyboard.type("LIGHT dusk house")
     v.page.wait_for_function("document.querySelectorAll('.item').length === 1")
-    assert v.page.inner_text(".item h3") == "lighthouse"
+    assert v.page.text_content(".item h3") == "lighthouse"
     v.page.keyboard.type(" nowhere")
     v.page.wait_for_selector("#none:not([hidden])")
     v.page.click("#clear")
     assert v.count(".item") == 8
     v.page.select_option("#order", "seconds")
-    assert v.page.inner_text(".item:first-child h3") == "old_mill"
+    assert v.page.text_content(".item:first-child h3") == "old_mill"
     assert "missing" in v.page.text_content(".item:last-child h3")  # took no time that is known
     v.page.select_option("#order", "tokens")
-    assert v.page.inner_text(".item h3") == "too_large"
+    assert v.page.text_content(".item h3") == "too_large"
 
 
 @pytest.mark.browser
@@ -436,7 +436,7 @@ def test_five_thousand_items_can_be_filtered_and_linked_to(visit: Open, tmp_path
     v.page.fill("#search", "4990")
     v.page.wait_for_function("document.querySelectorAll('.item').length === 1")
     v.page.wait_for_selector(".item h3")
-    assert v.page.inner_text(".item h3") == "item 4990"
+    assert v.page.text_content(".item h3") == "item 4990"
     v = visit(report(*rows), fragment=f"#item-{page_item(rows[4001], [])['slug']}")
     assert v.page.locator(".item:target h3").inner_text() == "item 4001"
     assert 0 <= v.page.evaluate("document.querySelector('.item:target').getBoundingClientRect().top") < 200
