@@ -32,7 +32,7 @@ image=$2 checkpoint=${3:-}
 cache=${CACHE:-$(dirname "$(dirname "$job")")/cache}
 mkdir -p "$cache/home"
 arguments=(
-  --detach --init --name "prompt-upsampler-$(basename "$job")"
+  --detach --init --name "prompt-upsampler-$(basename "$job")-$(printf %s "$job" | sha256sum | cut -c-8)"
   --network none --user "$(id -u):$(id -g)" --cap-drop ALL --security-opt no-new-privileges --read-only
   --tmpfs /tmp:rw,exec,nosuid,mode=1777 --shm-size 16g --pids-limit 8192
   --mount "type=bind,source=$job,target=$job"

@@ -197,7 +197,8 @@ class HostConf:
     known_hosts: str = "~/.config/prompt-upsampler/known_hosts"  # host keys that task=trust accepted, beside ssh's own
     root: str = "~/.cache/prompt-upsampler"  # folder on the host for jobs, frames and compiled kernels
     docker: list[str] = field(default_factory=lambda: ["docker"])  # the docker command there, as in [sudo, docker]
-    gpus: str = "all"  # GPUs for the container: all, a count, device=0,2 or none
+    gpus: str = "all"  # GPUs for the worker: all, a count, device=0,2 or none
+    workers: int = 1  # workers at the same time, each with its share of the GPUs and, by tokens, of the items
     patience_s: float = 3600.0  # how long a lost link is tried again before the run is left alone
     keep_job: bool = False  # leave a finished job's folder on the host
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
-from src.plan import ContainerSettings, HostSettings, Settings, digest
+from src import gpus
+from src.plan import ContainerSettings, HostSettings, Settings
 
 LABEL = "prompt-upsampler"
 STOP_PATIENCE_S = 20  # beyond the grace time of the worker, before Docker kills it
@@ -60,15 +62,9 @@ class Glance:
     phase: str
 
 
-def container_name(job_id: str) -> str:
-    return f"{LABEL}-{job_id}"
-
-
-def name_of(host: HostSettings, job: str) -> str:
-    """The name of a job's container. On another machine a job has one folder, whoever follows it, and its name is the
-    lock; on this machine each run has a job folder of its own."""
-    job_id = job.rstrip("/").rsplit("/", 1)[-1]
-    return container_name(job_id if host.kind != "local" else f"{job_id}-{digest(job)[:8]}")
+def container_name(job: str) -> str:
+    """The name of the container of a job folder on its host; it is the lock too: one folder, one container."""
+    return f"{LABEL}-{job.rstrip('/').rsplit('/', 1)[-1]}-{hashlib.sha256(job.encode()).hexdigest()[:8]}"
 
 
 def run_argv(settings: Settings, run_id: str, job: str, root: str, user: str) -> tuple[str, ...]:
@@ -85,7 +81,7 @@ def run_argv(settings: Settings, run_id: str, job: str, root: str, user: str) ->
         mounts.append(_mount(settings.model.checkpoint, read_only=True))
     return (
         *host.docker, "run", "--detach", "--init",
-        "--name", name_of(host, job),
+        "--name", container_name(job),
         "--label", f"{LABEL}.job={job_id}",
         "--label", f"{LABEL}.run={run_id}",
         "--label", f"{LABEL}.root={root}",
@@ -159,7 +155,7 @@ def _network(settings: Settings) -> str:
 
 def _gpus(host: HostSettings) -> tuple[str, ...]:
     """`all`, a count, a list of devices as in `device=0,2`, or nothing."""
-    if host.gpus in ("", "none", "0"):
+    if gpus.devices(host.gpus) == ():
         return ()
     return ("--gpus", f'"{host.gpus}"' if "," in host.gpus else host.gpus)
 

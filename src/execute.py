@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from src.outcomes import FAILED, KEPT, UPSAMPLED, AnswerCache, Outcome, RunJourn
 from src.paths import RunPaths, write_atomic
 from src.plan import Plan, PlanItem
 from src.progress import Progress
+from src.shards import shards
 from src.sites import Site, site_for
 
 MAX_WORKER_DEATHS = 3  # without one answer between them
@@ -35,8 +36,9 @@ SECOND_CTRL_C_S = 3.0
 def execute(plan: Plan, paths: RunPaths, progress: Progress) -> dict[str, Outcome]:
     """Run the plan in its folder until every item has ended; the outcomes by item id.
 
-    Raises EngineError when the engine cannot be loaded, HostError when the worker keeps dying; what ended before is
-    in the journal. KeyboardInterrupt asks the worker to finish what it has in flight, writes that down, and goes on up.
+    Raises EngineError when the engine cannot be loaded, HostError when a worker keeps dying; what ended before is
+    in the journal. KeyboardInterrupt asks the workers to finish what they have in flight, writes that down, and goes
+    on up.
     """
     journal = RunJournal(paths.journal)
     try:
@@ -47,15 +49,14 @@ def execute(plan: Plan, paths: RunPaths, progress: Progress) -> dict[str, Outcom
             _absorb(JobPaths(folder), journal)
         if plan.settings.reuse:
             _reuse(plan, journal)
-        missing = {item.id for item in plan.items} - journal.outcomes.keys()
-        job = JobPaths(paths.jobs / jobs.job_id(plan.items, plan.settings))
-        if missing:
-            _run_job(plan, missing, job, journal, progress)
-        elif job.job.exists() and not job.tidied.exists():  # we were killed between the last answer and the end
-            try:
-                _run_job(plan, missing, job, journal, progress)
-            except HostError as e:
-                log.get().warning("job_not_tidied", job=job.root.name, reason=e.message)
+        jobs_of_plan = [_Job(shard, paths, journal) for shard in shards(plan)]
+        _see_through([job for job in jobs_of_plan if job.missing], plan, journal, progress)
+        for job in jobs_of_plan:
+            if not job.missing and job.is_left_behind:  # we were killed between the last answer and the end
+                try:
+                    _see_through([job], plan, journal, progress)
+                except HostError as e:
+                    log.get().warning("job_not_tidied", job=job.name, reason=e.message)
         return journal.outcomes
     finally:
         AnswerCache(Path(plan.settings.cache_dir)).put(journal.outcomes.values())
@@ -75,92 +76,135 @@ def _reuse(plan: Plan, journal: RunJournal) -> None:
         log.get().info("answers_reused", items=found)
 
 
-def _absorb(job: JobPaths, journal: RunJournal) -> None:
+def _absorb(job: JobPaths, journal: RunJournal, *, quiet: bool = False) -> None:
     """Take over what a job of this run answered while nobody watched."""
     records = _Tail(job.results).new()
     new = sum(journal.add(Outcome.of(record)) for record in records if record["state"] != REFUSED)
-    if new:
+    if new and not quiet:
         log.get().info("answers_taken_over", items=new)
 
 
-def _run_job(plan: Plan, missing: set[str], job: JobPaths, journal: RunJournal, progress: Progress) -> None:
-    jobs.open_job(job, jobs.job_record(plan.items, plan.settings))
-    site = site_for(plan, job)
+def _see_through(jobs_here: Sequence[_Job], plan: Plan, journal: RunJournal, progress: Progress) -> None:
+    """Carry jobs to their end, side by side, as one: one journal, one progress."""
+    started = time.monotonic()
     try:
-        site.prepare()
-        stager = _Stager(plan, missing, job, site)
-        try:
-            _follow(plan, missing, job, site, stager, journal, progress)
-        except BaseException as e:
-            stager.stop.asked = True
-            _leave(e, job, site, journal)
-            raise
-        finally:
-            stager.stop.asked = True
-            stager.join()
+        going = [(job, job.follow(progress)) for job in jobs_here]
+        while going:
+            going = [(job, steps) for job, steps in going if next(steps, _ENDED) is not _ENDED]
+            _tell(jobs_here, plan, journal, progress, time.monotonic() - started)
+            if going:
+                time.sleep(max(job.pause_s for job, _ in going))
+    except BaseException as e:
+        for job in jobs_here:
+            job.stop_staging()
+        _leave(e, [job for job in jobs_here if job.stager], journal)
+        raise
     finally:
-        site.close()
+        for job in jobs_here:
+            job.close()
 
 
-def _follow(
-    plan: Plan,
-    missing: set[str],
-    job: JobPaths,
-    site: Site,
-    stager: _Stager,
-    journal: RunJournal,
-    progress: Progress,
-) -> None:
-    """See a job through to its end: start its worker when none runs, take what it answers, start it again when it dies."""
-    results, events = _Tail(job.results), _Tail(job.events)
-    deaths, answers_at_death = 0, -1
+_ENDED = object()
 
-    def look() -> State:
+
+class _Job:
+    """One worker's part of a run: its job folder, the place where that lies, and how far it has come."""
+
+    def __init__(self, plan: Plan, paths: RunPaths, journal: RunJournal) -> None:
+        self.plan, self.journal = plan, journal
+        self.missing = {item.id for item in plan.items} - journal.outcomes.keys()
+        self.folder = JobPaths(paths.jobs / jobs.job_id(plan.items, plan.settings))
+        self.name = self.folder.root.name
+        self.pause_s = 0.0  # until the next step is worth taking
+        self.stager: _Stager | None = None
+        self._site: Site | None = None
+        self._results, self._events = _Tail(self.folder.results), _Tail(self.folder.events)
+
+    @property
+    def is_left_behind(self) -> bool:
+        return self.folder.job.exists() and not self.folder.tidied.exists()
+
+    @property
+    def is_answered(self) -> bool:
+        return self.missing <= self.journal.outcomes.keys()
+
+    @property
+    def site(self) -> Site:
+        if self._site is None:
+            self._site = site_for(self.plan, self.folder)
+        return self._site
+
+    def follow(self, progress: Progress) -> Iterator[None]:
+        """See the job to its end: start its worker when none runs, take what it answers, start it again when it dies.
+
+        Yields when it has nothing to do for `pause_s`.
+        """
+        jobs.open_job(self.folder, jobs.job_record(self.plan.items, self.plan.settings))
+        site = self.site
+        site.prepare()
+        self.stager = _Stager(self.plan, self.missing, self.folder, site)
+        self.pause_s = site.poll_s
+        deaths, answers_at_death = 0, -1
+        site.push()
+        if self._look(progress).status == "running":
+            log.get().info("job_found_running", job=self.name)
+        elif not self.is_answered:
+            site.start()
+            log.get().info("job_started", job=self.name, items=len(self.missing), engine=self.plan.settings.engine.name)
+        while True:
+            self.stager.collect(self.journal)
+            state = self._look(progress)
+            if self.is_answered:
+                break
+            if state.status != "running":
+                _stop_if_final(state, self.folder, site)
+                if state.ending != "done":  # done: it got tired of waiting for slow hints
+                    answered = len(self.missing & self.journal.outcomes.keys())
+                    deaths = deaths + 1 if answered == answers_at_death else 1
+                    answers_at_death = answered
+                    self._mourn(state, deaths)
+                site.start()
+            yield
+        write_atomic(self.folder.closed, "")
+        site.push()
+        self.pause_s = min(site.poll_s, 0.1)
+        while site.look().status == "running":
+            yield
+        site.finish()
+        write_atomic(self.folder.tidied, "")
+
+    def _look(self, progress: Progress) -> State:
         """How the worker stands; then what it wrote, for after its end it writes nothing."""
-        state = site.look()
-        for record in events.new():
+        state = self.site.look()
+        for record in self._events.new():
             if record["event"] == "phase":
                 progress.phase(record["phase"])
-        refused = [_take(record, plan, job, journal) for record in results.new()]
+        refused = [_take(record, self.plan, self.folder, self.journal) for record in self._results.new()]
         if any(refused):
-            site.push()
+            self.site.push()
         return state
 
-    site.push()
-    if look().status == "running":
-        log.get().info("job_found_running", job=job.root.name)
-    elif not missing <= journal.outcomes.keys():
-        site.start()
-        log.get().info("job_started", job=job.root.name, items=len(missing), engine=plan.settings.engine.name)
-    while True:
-        stager.collect(journal, progress)
-        state = look()
-        if missing <= journal.outcomes.keys():
-            break
-        if state.status != "running":
-            _stop_if_final(state, job, site)
-            if state.ending != "done":  # done: it got tired of waiting for slow hints
-                answered = len(journal.outcomes)
-                deaths = deaths + 1 if answered == answers_at_death else 1
-                answers_at_death = answered
-                if deaths > MAX_WORKER_DEATHS:
-                    raise HostError(f"the worker ended {deaths} times without an answer: {_last_words(job, state)}")
-                if state.status == "absent" and site.goes_on_without_us:
-                    log.get().info("job_gone", job=job.root.name, note="another controller tidied it up; made again")
-                    site.prepare()
-                    site.push()
-                else:
-                    log.get().warning("worker_restarted", job=job.root.name, ended=_last_words(job, state))
-            site.start()
-        _tell(plan, journal, progress)
-        time.sleep(site.poll_s)
-    _tell(plan, journal, progress)
-    write_atomic(job.closed, "")
-    site.push()
-    while site.look().status == "running":
-        time.sleep(min(site.poll_s, 0.1))
-    site.finish()
-    write_atomic(job.tidied, "")
+    def _mourn(self, state: State, deaths: int) -> None:
+        """A worker ended before its work did: say why, make its place anew if that is gone, or give up."""
+        if deaths > MAX_WORKER_DEATHS:
+            raise HostError(f"the worker ended {deaths} times without an answer: {_last_words(self.folder, state)}")
+        if state.status == "absent" and self.site.goes_on_without_us:
+            log.get().info("job_gone", job=self.name, note="another controller tidied it up; made again")
+            self.site.prepare()
+            self.site.push()
+        else:
+            log.get().warning("worker_restarted", job=self.name, ended=_last_words(self.folder, state))
+
+    def stop_staging(self) -> None:
+        if self.stager:
+            self.stager.stop.asked = True
+
+    def close(self) -> None:
+        self.stop_staging()
+        if self.stager:
+            self.stager.join()
+        if self._site:
+            self._site.close()
 
 
 def _stop_if_final(state: State, job: JobPaths, site: Site) -> None:
@@ -176,34 +220,38 @@ def _stop_if_final(state: State, job: JobPaths, site: Site) -> None:
         raise HostError("the job was cancelled from elsewhere", hint="resume the run for what is missing")
 
 
-def _leave(error: BaseException, job: JobPaths, site: Site, journal: RunJournal) -> None:
-    """Go before the job has ended. A worker on this machine is asked to finish what it has in flight; elsewhere it goes
-    on, unless a second Ctrl-C comes."""
-    results = _Tail(job.results)
-    if site.goes_on_without_us:
-        site.give_up_waiting()
+def _leave(error: BaseException, started: Sequence[_Job], journal: RunJournal) -> None:
+    """Go before the jobs have ended. Workers on this machine are asked to finish what they have in flight; elsewhere
+    they go on, unless a second Ctrl-C comes."""
+    elsewhere = [job for job in started if job.site.goes_on_without_us]
+    for job in elsewhere:
+        job.site.give_up_waiting()
+    if elsewhere:
         if not isinstance(error, KeyboardInterrupt):
             return
         log.get().warning(
-            "leaving", job=job.root.name, note=f"Ctrl-C again within {SECOND_CTRL_C_S:.0f} s cancels the job"
+            "leaving",
+            job=" ".join(job.name for job in elsewhere),
+            note=f"Ctrl-C again within {SECOND_CTRL_C_S:.0f} s cancels the job",
         )
         try:
             time.sleep(SECOND_CTRL_C_S)
         except KeyboardInterrupt:
-            log.get().warning("cancelling", job=job.root.name)
+            log.get().warning("cancelling", job=" ".join(job.name for job in elsewhere))
         else:
+            run = elsewhere[0].folder.run_folder
             raise Detached(
-                f"left; the job goes on on {site.name}",
-                hint=f"come back:  python -m src.run task=attach run={job.run_folder}\n"
-                f"    stop it:    python -m src.run task=cancel run={job.run_folder}",
+                f"left; the job goes on on {elsewhere[0].site.name}",
+                hint=f"come back:  python -m src.run task=attach run={run}\n"
+                f"    stop it:    python -m src.run task=cancel run={run}",
             ) from None
-    site.ask_to_stop()
-    log.get().info("waiting_for_what_is_in_flight", job=job.root.name)
-    while site.look().status == "running":
-        time.sleep(min(site.poll_s, 0.1))
-    for record in results.new():
-        if record["state"] != REFUSED:
-            journal.add(Outcome.of(record))
+    for job in started:
+        job.site.ask_to_stop()
+        log.get().info("waiting_for_what_is_in_flight", job=job.name)
+    for job in started:
+        while job.site.look().status == "running":
+            time.sleep(min(job.site.poll_s, 0.1))
+        _absorb(job.folder, journal, quiet=True)
 
 
 def _take(record: dict[str, Any], plan: Plan, job: JobPaths, journal: RunJournal) -> bool:
@@ -226,7 +274,6 @@ class _Stager:
 
     def __init__(self, plan: Plan, missing: set[str], job: JobPaths, site: Site) -> None:
         self.stop, self.done, self.total = Stop(), 0, len(missing)
-        self.site, self.started = site, time.monotonic()
         self._out: queue.Queue[tuple[int, list[Outcome]] | BaseException] = queue.Queue()
         self._thread = threading.Thread(target=self._run, args=(plan, missing, job, site), name="stage")
         self._thread.start()
@@ -239,7 +286,7 @@ class _Stager:
         except BaseException as e:  # handed to the main thread, which raises it
             self._out.put(e)
 
-    def collect(self, journal: RunJournal, progress: Progress) -> None:
+    def collect(self, journal: RunJournal) -> None:
         """Write down what could not be staged; raises what went wrong in the thread."""
         while not self._out.empty():
             ready = self._out.get()
@@ -251,10 +298,6 @@ class _Stager:
             self.done += count
             for outcome in lost:
                 journal.add(outcome)
-        sent_mib = self.site.sent_bytes / 2**20
-        rate = sent_mib / max(time.monotonic() - self.started, 1e-3)
-        note = f"{sent_mib:.1f} MiB sent, {rate:.1f} MiB/s" if sent_mib and self.done < self.total else ""
-        progress.step("hints", self.done, self.total, note)
 
     def join(self) -> None:
         self._thread.join()
@@ -282,7 +325,14 @@ class _Tail:
                 yield json.loads(line)
 
 
-def _tell(plan: Plan, journal: RunJournal, progress: Progress) -> None:
+def _tell(jobs_here: Sequence[_Job], plan: Plan, journal: RunJournal, progress: Progress, seconds: float) -> None:
+    """The state of all jobs together."""
+    staged, total = sum(job.stager.done for job in jobs_here if job.stager), sum(len(job.missing) for job in jobs_here)
+    sent_mib = sum(job.site.sent_bytes for job in jobs_here) / 2**20
+    rate = sent_mib / max(seconds, 1e-3)
+    progress.step(
+        "hints", staged, total, f"{sent_mib:.1f} MiB sent, {rate:.1f} MiB/s" if sent_mib and staged < total else ""
+    )
     states = Counter(o.state for o in journal.outcomes.values())
     note = "  ".join(f"{states[s]} {s}" for s in (UPSAMPLED, KEPT, FAILED) if states[s])
     progress.step("answers", len(journal.outcomes), len({item.id for item in plan.items}), note)

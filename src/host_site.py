@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from launchers import worker
-from src import containers, log, transfer
+from src import containers, gpus, log, transfer
 from src.containers import ABSENT, RUNNING, Glance, State, ended
 from src.errors import HostError, LinkLost
 from src.hosts import Done, Host, LocalHost, expanded
@@ -168,7 +168,7 @@ class HostSite:
         )
         self.user = f"{uid}:{gid}"
         self.folder = f"{self.root}/jobs/{self.job_id}" if self.remote else str(self.job.root.resolve())
-        self.container = containers.name_of(self.settings.place, self.folder)
+        self.container = containers.container_name(self.folder)
         if int(free_kib) < 1024:
             raise HostError(f"{self.host.name}: {self.root}: the disk is full", hint="make room there, then resume")
 
@@ -254,7 +254,8 @@ class HostSite:
         self._steadily(self._start_container if self.in_container else self._start_process)
 
     def _start_process(self) -> None:
-        argv = (self.settings.python, f"{self.folder}/worker.py", self.folder)
+        shown = (f"{name}={value}" for name, value in gpus.environment(self.settings.place.gpus).items())
+        argv = ("env", *shown, self.settings.python, f"{self.folder}/worker.py", self.folder)
         self._checked(transfer.script(_START, self.folder, *argv), "the worker cannot be started")
 
     def _start_container(self) -> None:

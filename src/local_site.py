@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from launchers import worker
+from src import gpus
 from src.containers import RUNNING, Glance, State
 from src.errors import HostError
 from src.jobs import JobPaths, state_by_exit_record
@@ -39,6 +40,7 @@ class LocalSite:
 
     def __init__(self, settings: Settings, job: JobPaths) -> None:
         self.name, self.job, self.argv = settings.place.name, job, worker_argv(settings, job.root)
+        self.shown = gpus.environment(settings.place.gpus)
         self._child: subprocess.Popen[bytes] | None = None
 
     def prepare(self) -> None:
@@ -51,7 +53,8 @@ class LocalSite:
         """Start a worker in a session of its own, so that our end is not its end."""
         self.job.exit.unlink(missing_ok=True)
         self.job.cancelled.unlink(missing_ok=True)
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])}
+        path = os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "PYTHONPATH": path, **self.shown}
         with open(self.job.log, "ab") as said, _undisturbed():
             try:
                 self._child = subprocess.Popen(

@@ -128,6 +128,7 @@ class HostSettings:
     root: str
     docker: tuple[str, ...]
     gpus: str
+    workers: int
     patience_s: float
     keep_job: bool
 
@@ -178,16 +179,20 @@ class Settings:
 
 @dataclass(frozen=True)
 class Plan:
-    """All of a run. `batches` holds item ids in the order in which they are staged."""
+    """All of a run, or one worker's part of it (`part_of`: the run's id, see `src.shards`).
+
+    `batches` holds item ids in the order in which they are staged.
+    """
 
     settings: Settings
     batches: tuple[tuple[str, ...], ...]
     items: tuple[PlanItem, ...]
+    part_of: str = ""
 
     @property
     def run_id(self) -> str:
         """Hash of what is asked of the engine, in order."""
-        return digest([item.id for item in self.items], _dumps(self.settings))
+        return self.part_of or digest([item.id for item in self.items], _dumps(self.settings))
 
     @cached_property
     def by_id(self) -> dict[str, PlanItem]:

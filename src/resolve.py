@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from src import batches, geometry, sampling, tokens
+from src import batches, geometry, gpus, sampling, tokens
 from src.config import Config, EngineName, HostKind, SizeRule
 from src.errors import InputError, VideoError
 from src.geometry import Size
@@ -205,6 +205,13 @@ def _placed_wrongly(config: Config) -> list[str]:
         wrong.append("engine=offline works on this machine only: choose engine=vllm, endpoint or cosmos for that host")
     if config.image.reference and config.model.checkpoint and not config.model.checkpoint.startswith("/"):
         wrong.append("model.checkpoint: must be an absolute path on the host, for it is mounted into the container")
+    wants = config.model.tensor_parallel_size * config.model.data_parallel_size
+    try:
+        named = gpus.devices(gpus.shares(config.host.gpus, max(config.host.workers, 1))[0])
+        if named and len(named) < wants:
+            wrong.append(f"host.gpus={config.host.gpus}: {len(named)} a worker; model.*_parallel_size want {wants}")
+    except ValueError as e:
+        wrong.append(f"host.gpus={e}")
     for entry in config.image.mounts:
         if not entry.startswith("/"):
             wrong.append(f"image.mounts: {entry}: must be PATH, SOURCE:TARGET or SOURCE:TARGET:rw with absolute paths")
@@ -223,6 +230,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "engine.grace_s": (0, 1e6),
     "engine.time_limit_s": (0, 1e7),
     "host.port": (0, 65_535),
+    "host.workers": (1, 256),
     "host.patience_s": (0, 1e7),
     "hints.workers": (0, 1024),
     "model.max_images": (1, 1000),

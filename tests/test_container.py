@@ -417,7 +417,24 @@ def test_a_run_in_a_container_over_ssh_leaves_no_job_and_no_container(far: Docke
     assert far.daemon.names() == []
 
 
+def test_two_workers_are_two_containers_and_one_result(far: Docked) -> None:
+    run = Run(far, 20, "host.workers=2")
+    far.fake.allow(5)
+    process = run.start()
+    wait_for(lambda: len(run.journalled()) >= 5 and len(far.daemon.names()) == 2)
+    labels = [far.daemon.inspect(name)["Config"]["Labels"] for name in far.daemon.names()]
+    assert len({label["prompt-upsampler.run"] for label in labels}) == 1
+    assert len({label["prompt-upsampler.job"] for label in labels}) == 2
+    far.fake.allow()
+    run.assert_whole(ended(process))
+    assert far.daemon.names() == []
+
+
 # ----------------------------------------------------------------------------------------- what others left there
+
+
+def container_of(docked: Docked, job_id: str) -> str:
+    return containers.container_name(f"{docked.root}/jobs/{job_id}")
 
 
 def create(docked: Docked, name: str, *command: str, **labels: str) -> None:
@@ -428,14 +445,14 @@ def create(docked: Docked, name: str, *command: str, **labels: str) -> None:
 
 def test_a_container_that_was_made_and_not_started_is_taken_over(far: Docked) -> None:
     run = Run(far)
-    create(far, containers.container_name(planned(run)), "true")
+    create(far, container_of(far, planned(run)), "true")
     run.assert_whole(run.to_its_end())
     assert far.daemon.names() == []
 
 
 def test_a_container_that_was_made_and_cannot_start_is_replaced(far: Docked) -> None:
     run = Run(far)
-    create(far, containers.container_name(planned(run)), "no-such-program")
+    create(far, container_of(far, planned(run)), "no-such-program")
     run.assert_whole(run.to_its_end())
     assert far.daemon.names() == []
 
@@ -443,7 +460,7 @@ def test_a_container_that_was_made_and_cannot_start_is_replaced(far: Docked) -> 
 @pytest.mark.parametrize("command", ["true", "false"])
 def test_a_container_that_ended_is_replaced(far: Docked, command: str) -> None:
     run = Run(far)
-    name = containers.container_name(planned(run))
+    name = container_of(far, planned(run))
     create(far, name, command)
     far.daemon.run("start", "--attach", name) if command == "true" else far.daemon.run("start", name)
     wait_for(lambda: not far.daemon.running(name))
@@ -455,14 +472,14 @@ def test_clean_removes_our_ended_containers_and_no_others(docked: Docked) -> Non
     root, old, made = str(docked.root), "0123456789abcdef", "fedcba9876543210"
     _, running = left(Run(docked), docked.daemon)
     for job in (old, made):
-        create(docked, containers.container_name(job), "true", job=job, root=root)
-    docked.daemon.run("start", containers.container_name(old))
+        create(docked, container_of(docked, job), "true", job=job, root=root)
+    docked.daemon.run("start", container_of(docked, old))
     create(docked, "somebody-elses", "true")
-    create(docked, containers.container_name("0" * 16), "true", job="0" * 16, root="/another/root")
-    wait_for(lambda: not docked.daemon.running(containers.container_name(old)))
+    create(docked, container_of(docked, "0" * 16), "true", job="0" * 16, root="/another/root")
+    wait_for(lambda: not docked.daemon.running(container_of(docked, old)))
     end = docked.program("task=clean", *docked.host, "yes=true")
     assert end.code == 0, end.err
-    assert docked.daemon.names() == sorted([running, "somebody-elses", containers.container_name("0" * 16)])
+    assert docked.daemon.names() == sorted([running, "somebody-elses", container_of(docked, "0" * 16)])
     assert docked.daemon.running(running)
 
 

@@ -57,7 +57,7 @@ def test_the_whole_command_for_a_gpu_machine(settings: Settings) -> None:
     )
     assert run_argv(settings, "89abcdef01234567", "/data/up/jobs/0123456789abcdef", "/data/up", "1000:100") == (
         "sudo", "docker", "run", "--detach", "--init",
-        "--name", "prompt-upsampler-0123456789abcdef",
+        "--name", "prompt-upsampler-0123456789abcdef-8e230465",
         "--label", "prompt-upsampler.job=0123456789abcdef",
         "--label", "prompt-upsampler.run=89abcdef01234567",
         "--label", "prompt-upsampler.root=/data/up",

@@ -550,6 +550,74 @@ def test_cancel_ends_a_job_that_was_left_and_resume_finishes_it(rig: Rig) -> Non
     run.assert_whole(run.resumed())
 
 
+# --------------------------------------------------------------------------------------------------- several workers
+
+
+TWO = ("host.workers=2", 'host.gpus="device=3,5"')
+
+
+def two_at_work(run: Run) -> subprocess.Popen[str]:
+    """A run with two workers that both hold their job, after five answers."""
+    run.rig.fake.allow(len(run.rig.fake.asked) + 5)
+    process = run.start()
+    wait_for(lambda: len(run.journalled()) == 5 and sum(map(is_held, run.rig.jobs())) == 2)
+    return process
+
+
+def test_two_workers_see_their_own_gpus_and_share_the_items(rig: Rig) -> None:
+    run = Run(rig, 20, *TWO)
+    process = two_at_work(run)
+    seen = [Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in rig.workers()]
+    shown = {v for variables in seen for v in variables if v.startswith(b"CUDA_VISIBLE_DEVICES=")}
+    assert shown == {b"CUDA_VISIBLE_DEVICES=3", b"CUDA_VISIBLE_DEVICES=5"}
+    rig.fake.allow()
+    end = ended(process)
+    run.assert_whole(end)
+    assert run.loads() == 2
+    shares = [len(list(read_records(file))) for file in run.folder.glob("job/*/results.jsonl")]
+    assert sorted(shares) == [10, 10]  # takes of one length
+    assert "done=20/20" in end.err
+    assert list((rig.root / "jobs").iterdir()) == []
+
+
+def test_one_of_two_workers_that_is_killed_is_started_again_alone(rig: Rig) -> None:
+    run = Run(rig, 20, *TWO)
+    process = two_at_work(run)
+    worker = rig.workers()[0]
+    os.kill(worker, signal.SIGKILL)
+    wait_for(lambda: has_ended(worker))
+    rig.fake.allow()
+    run.assert_whole(ended(process))
+    assert run.loads() == 3
+
+
+def test_two_workers_are_left_looked_at_and_brought_home_together(rig: Rig) -> None:
+    run = Run(rig, 20, *TWO)
+    process = two_at_work(run)
+    process.send_signal(signal.SIGINT)
+    assert ended(process).code == 130
+    assert all(map(is_held, rig.jobs()))
+    status = run.task("status")
+    assert len(re.findall(r"^state +running$", status.out, re.MULTILINE)) == 2, status.out
+    assert re.search(r"^answered +5 of 20$", status.out, re.MULTILINE), status.out
+    rig.fake.allow()
+    run.assert_whole(run.task("attach"))
+    assert run.loads() == 2
+
+
+def test_cancel_ends_both_workers(rig: Rig) -> None:
+    run = Run(rig, 20, *TWO)
+    process = two_at_work(run)
+    process.send_signal(signal.SIGINT)
+    assert ended(process).code == 130
+    cancelled = run.task("cancel")
+    assert cancelled.code == 0, cancelled.err
+    assert rig.workers() == []
+    assert cancelled.out.count("ended: cancelled") == 2
+    rig.fake.allow()
+    run.assert_whole(run.resumed())
+
+
 def test_looking_at_a_run_that_somebody_follows_disturbs_nothing(rig: Rig) -> None:
     rig.line_of(delay_s=0.1)  # so that looks overlap
     rig.fake.pause_s = 0.2

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
 
 from src import leftovers
 from src.errors import ExitCode, InputError
 from src.host_site import HostSite, connect
-from src.jobs import JobPaths
+from src.jobs import JobPaths, job_id
 from src.log import printable
 from src.outcomes import read_outcomes
 from src.paths import RunPaths
 from src.plan import Plan, read_plan
 from src.resolve import host_settings
+from src.shards import shards
 from src.sites import Site, site_for
 from src.tasks import Invocation
 
@@ -38,13 +40,18 @@ def run(invocation: Invocation) -> ExitCode:
     return ExitCode.OK
 
 
-def job_of(paths: RunPaths) -> tuple[Plan, JobPaths]:
-    """The plan of a run and its newest job; InputError when nothing was ever staged."""
+def jobs_of(paths: RunPaths) -> tuple[Plan, list[tuple[Plan, JobPaths]]]:
+    """The plan of a run, and its jobs with each one's part of it; InputError when nothing was ever staged.
+
+    A run that a worker of another version began has jobs of other names: then its newest one stands for all.
+    """
     plan = read_plan(paths.plan)
-    folders = sorted(paths.jobs.glob("*/job.json"), key=lambda p: p.stat().st_mtime)
-    if not folders:
+    parts = [(part, JobPaths(paths.jobs / job_id(part.items, part.settings))) for part in shards(plan)]
+    found = [(part, job) for part, job in parts if job.job.exists()]
+    others = sorted(paths.jobs.glob("*/job.json"), key=lambda p: p.stat().st_mtime)
+    if not others:
         raise InputError(f"{paths.root}: nothing was started in this run yet", hint="resume it")
-    return plan, JobPaths(folders[-1].parent)
+    return plan, found or [(plan, JobPaths(others[-1].parent))]
 
 
 def opened(plan: Plan, job: JobPaths) -> Site:
@@ -57,38 +64,44 @@ def opened(plan: Plan, job: JobPaths) -> Site:
 
 
 def _one(paths: RunPaths, invocation: Invocation) -> ExitCode:
-    plan, job = job_of(paths)
+    plan, parts = jobs_of(paths)
+    taken = read_outcomes(paths.journal).keys()
+    seen = [_glance(part, job, taken, invocation) for part, job in parts]
+    elsewhere = {item.id for item in plan.items} - {item.id for part, _ in parts for item in part.items}
     asked = len({item.id for item in plan.items})
-    site = opened(plan, job)
+    known = len(taken & elsewhere) + sum(answered for *_, answered in seen)
+    facts = [("run", str(paths.root)), ("host", plan.settings.host)]
+    for (_, job), (state, phase, _) in zip(parts, seen, strict=True):
+        facts += [("job", job.root.name), ("state", state), ("phase", phase or "–")]
+    facts.append(("answered", f"{known} of {asked}"))
+    for name, value in facts:
+        invocation.out.print(f"{name:10}{printable(value)}", markup=False, highlight=False, soft_wrap=True)
+    if invocation.config.log:
+        for _, job in parts:
+            _show_log(job.engine_log if job.engine_log.exists() else job.log, invocation)
+    elif known < asked:
+        invocation.out.print(f"go on     python -m src.run task=attach run={paths.root}", markup=False, soft_wrap=True)
+    return ExitCode.OK
+
+
+def _glance(part: Plan, job: JobPaths, taken: Set[str], invocation: Invocation) -> tuple[str, str, int]:
+    """How a job stands, in words, the phase of its worker, and how many of its items are answered, here or there."""
+    site = opened(part, job)
     try:
         seen = site.glance()
         if invocation.config.log and isinstance(site, HostSite) and seen.state.status != "absent":
             site.fetch_logs()
     finally:
         site.close()
-    state = seen.state
-    known = max(seen.answered, len(read_outcomes(paths.journal)))
+    state, ids = seen.state, {item.id for item in part.items}
+    answered = max(seen.answered, len(taken & ids))
     words = {
         "running": "running",
         "waiting": "made, not started",
-        "absent": "finished and removed" if asked <= known else "not there",
+        "absent": "finished and removed" if answered >= len(ids) else "not there",
         "ended": f"ended: {state.ending}" + (f" (code {state.exit_code})" if state.exit_code is not None else ""),
     }
-    facts = {
-        "run": str(paths.root),
-        "host": plan.settings.host,
-        "job": job.root.name,
-        "state": words[state.status],
-        "phase": seen.phase or "–",
-        "answered": f"{known} of {asked}",
-    }
-    for name, value in facts.items():
-        invocation.out.print(f"{name:10}{printable(value)}", markup=False, highlight=False, soft_wrap=True)
-    if invocation.config.log:
-        _show_log(job.engine_log if job.engine_log.exists() else job.log, invocation)
-    elif known < asked:
-        invocation.out.print(f"go on     python -m src.run task=attach run={paths.root}", markup=False, soft_wrap=True)
-    return ExitCode.OK
+    return words[state.status], seen.phase, answered
 
 
 def _show_log(path: Path, invocation: Invocation) -> None:
