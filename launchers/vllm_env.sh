@@ -132,6 +132,15 @@ sys.meta_path.insert(0, DeclareOperators())
 PY
     echo 'import declare_torchvision_operators' >"$site/declare_torchvision_operators.pth"
   fi
+
+  # Some virtual machines name AMX among the processor's features and then trap its instructions: the engine dies at
+  # its first matrix product ("trap invalid opcode"). oneDNN can be told to leave AMX alone.
+  product='import torch; m = torch.ones(64, 64, dtype=torch.bfloat16); m @ m'
+  if ! "$python" -c "$product" 2>/dev/null && ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 "$python" -c "$product" 2>/dev/null; then
+    say "this processor names AMX and cannot run it: doing without"
+    site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    echo 'import os; os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")' >"$site/no_amx.pth"
+  fi
 fi
 
 say "checking"
