@@ -78,7 +78,7 @@ def _compare(
     known.write_text(server.known_hosts_line.replace(str(server.port), str(port)))
     host = SshHost(
         HostSettings(
-            "bench", "ssh", "127.0.0.1", "root", port, str(server.key), "", str(known), "", (), "none", 1, 60.0, False
+            "bench", "ssh", "127.0.0.1", "root", port, str(server.key), "", str(known), "", (), "none", 60.0, False
         )
     )
     host.run(("true",))  # connected before the clock starts; rsync opens a connection of its own each time

@@ -216,7 +216,14 @@ class ItemKept(Exception):
 
 
 class Refused(Exception):
-    """The engine says that this prompt is too long for it."""
+    """The engine has no room: for the prompt (kind too_long), or for the answer after it (no_room).
+
+    prompt_tokens: how many it counted, where it said so.
+    """
+
+    def __init__(self, message: str, kind: str = "too_long", prompt_tokens: int | None = None) -> None:
+        super().__init__(message)
+        self.kind, self.prompt_tokens = kind, prompt_tokens
 
 
 class Unavailable(Exception):
@@ -471,7 +478,8 @@ class Worker:
         attempts: list[dict[str, Any]] = []
         pictures: tuple[Picture, ...] = ()
         answer: Answer | None = None
-        state, reason = "kept", ""
+        state, reason, refusal = "kept", "", ""
+        counted: int | None = None
         try:
             pictures = self._read_pictures(item)
             max_tokens = item.max_tokens
@@ -491,7 +499,7 @@ class Worker:
                 if answer.finish_reason == "length" and item.predicted:  # a larger reserve, where the budget has room
                     max_tokens = min(2 * max_tokens, self.job["max_model_len"] - item.predicted)
         except Refused as e:
-            state, reason = REFUSED, str(e)
+            state, reason, refusal, counted = REFUSED, str(e), e.kind, e.prompt_tokens
         except ItemKept as e:
             reason = str(e)
         except ItemFailed as e:
@@ -503,6 +511,7 @@ class Worker:
             "step": item.step,
             "state": state,
             "reason": reason,
+            "refusal": refusal,
             "note": item.note,
             "text": answer.text if answer and state == "upsampled" else None,
             "rejected": answer.text if answer and state == "kept" else None,
@@ -510,7 +519,7 @@ class Worker:
             "engine": {"name": self.engine.name, "version": self.engine.version, "rungs": list(self.engine.rungs)},
             "tokens": {
                 "predicted": item.predicted,
-                "measured": answer.prompt_tokens if answer else None,
+                "measured": answer.prompt_tokens if answer else counted,
                 "output": answer.output_tokens if answer else None,
             },
             "finish_reason": answer.finish_reason if answer else None,
@@ -647,7 +656,7 @@ class ChatClient:
         text = body.decode("utf-8", "replace")
         kind = classify(text)
         if kind == "too_long":
-            return Refused(message_of(text))
+            return Refused(message_of(text), "too_long", _counted(text))
         if kind == "tokenizer":
             return ItemFailed(f"{message_of(text)}: tokenizer and checkpoint do not match; check model.tokenizer")
         if status in (408, 409, 425, 429) or status >= 500:
@@ -729,6 +738,18 @@ _SIGNS = {
 def classify(text: str) -> str | None:
     """The class of an engine's complaint: too_long, tokenizer, out_of_memory or engine_dead; None when it is none."""
     return next((kind for kind, signs in _SIGNS.items() if any(re.search(sign, text) for sign in signs)), None)
+
+
+def _counted(text: str) -> int | None:
+    """The length of the prompt, where a refusal names it."""
+    signs = (
+        r"prompt contains (\d+) input tokens",
+        r"\(length (\d+)\)",
+        r"Prompt length of (\d+)",
+        r"(\d+) in the messages",
+    )
+    found = (re.search(sign, text) for sign in signs)
+    return next((int(match[1]) for match in found if match), None)
 
 
 def message_of(body: str) -> str:
@@ -992,7 +1013,11 @@ def with_room(answer: Answer, request: Request) -> Answer:
         and answer.output_tokens is not None
         and answer.output_tokens < request.max_tokens
     ):
-        raise Refused(f"the engine had room for {answer.output_tokens} of {request.max_tokens} output tokens")
+        raise Refused(
+            f"the engine had room for {answer.output_tokens} of {request.max_tokens} output tokens",
+            "no_room",
+            answer.prompt_tokens,
+        )
     return answer
 
 

@@ -24,6 +24,7 @@ class TaskName(Enum):
     clean = "clean"
     trust = "trust"
     doctor = "doctor"
+    limits = "limits"
 
 
 class SizeRule(Enum):
@@ -219,6 +220,16 @@ class ImageConf:
 
 
 @dataclass
+class LimitsConf:
+    """task=limits: which frames at which budget."""
+
+    prompt: str = "Test prompt"  # the text that is sent with the frames
+    together: bool = (
+        True  # measure a sweep after its last point, one engine for each max_model_len; false: each by itself
+    )
+
+
+@dataclass
 class VideoConf:
     on_bad_video: BadVideo = BadVideo.keep  # keep the original prompt, or upsample it from its text only
     max_bytes: int = 20_000_000_000  # larger files are refused unread
@@ -257,6 +268,9 @@ class Config:
     probe: bool = False  # task=doctor: also send one real prompt through
     reuse: bool = False  # take answers already paid for in earlier runs from the cache
     aspect: str | None = None  # 16:9, 9:16, 4:3, 3:4 or 1:1 for upsample=category; null: found from each video
+    size: str | None = None  # task=limits: WIDTHxHEIGHT, in place of resolution and aspect
+    search: bool = False  # task=limits: the largest size that fits, and the next one up
+    quick: bool = False  # experiments: a few points that say the most
     cache_dir: str = "outputs/.cache"  # rendered hints, answers and tokenizer tables, kept over runs
     task: TaskConf = field(default_factory=TaskConf)
     upsample: UpsampleConf = field(default_factory=UpsampleConf)
@@ -271,6 +285,7 @@ class Config:
     sampling: SamplingConf = field(default_factory=SamplingConf)
     host: HostConf = field(default_factory=HostConf)
     image: ImageConf = field(default_factory=ImageConf)
+    limits: LimitsConf = field(default_factory=LimitsConf)
     video: VideoConf = field(default_factory=VideoConf)
     hints: HintsConf = field(default_factory=HintsConf)
     output: OutputConf = field(default_factory=OutputConf)
@@ -310,4 +325,7 @@ def register() -> None:
     """Make the schema and the resolvers known to Hydra; called once, before `hydra.main`."""
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver(
+        "choose", lambda condition, then, otherwise: then if condition else otherwise, replace=True
+    )
     OmegaConf.register_new_resolver("hydra_subdir", hydra_subdir, use_cache=True, replace=True)

@@ -260,7 +260,10 @@ def _take(record: dict[str, Any], plan: Plan, job: JobPaths, journal: RunJournal
         return False
     if record["state"] == REFUSED:
         item = plan.by_id[record["id"]]
-        wrong = jobs.stage_smaller(item, record, job, plan.settings)
+        if plan.settings.shrink:
+            wrong = jobs.stage_smaller(item, record, job, plan.settings)
+        else:
+            wrong = f"the engine refused it: {record['reason']}"
         if wrong is None:
             log.get().warning("hint_made_smaller", item=item.name, reason=record["reason"])
             return True

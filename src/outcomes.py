@@ -22,11 +22,13 @@ class Outcome:
     """How one item ended: the worker's result line, or our own word where the worker was never asked.
 
     state: upsampled, kept (the original prompt stands) or failed, with the reason. text: the answer, for `upsampled`.
+    refusal: too_long or no_room when the engine had no room for it, else "".
     """
 
     id: str
     state: str
     reason: str = ""
+    refusal: str = ""
     text: str | None = None
     note: str = ""
     attempts: list[dict[str, Any]] = field(default_factory=list)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -128,9 +128,9 @@ class HostSettings:
     root: str
     docker: tuple[str, ...]
     gpus: str
-    workers: int
     patience_s: float
     keep_job: bool
+    workers: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,11 @@ class ContainerSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What all items of a run share."""
+    """What all items of a run share.
+
+    shrink: a prompt that the engine refuses comes again with smaller frames. believed_len: tokens of prompt and answer
+    that this engine was seen to take, where that is less than max_model_len says (see `src.envelope`); 0: not known.
+    """
 
     recipe: str
     engine: EngineSettings
@@ -175,6 +179,8 @@ class Settings:
     on_bad_video: str
     spec_output: str
     report: bool
+    shrink: bool = True
+    believed_len: int = 0
 
 
 @dataclass(frozen=True)
@@ -267,8 +273,11 @@ def fields_of(value: Any) -> dict[str, Any]:
 
 
 def _known(kind: type[T], data: dict[str, Any], **made: Any) -> T:
-    """A plan value from JSON: the fields that it has, `made` in place of those that need making."""
-    return kind(**{f.name: made.get(f.name, data[f.name]) for f in fields(kind)})  # type: ignore[arg-type]
+    """A plan value from JSON: the fields that it has, `made` in place of those that need making; a field with a default
+    may be missing, for plans that were written before it came."""
+    given = data | made
+    wanted = (f for f in fields(kind) if f.name in given or f.default is MISSING)  # type: ignore[arg-type]
+    return kind(**{f.name: given[f.name] for f in wanted})
 
 
 def _settings_from_json(data: dict[str, Any]) -> Settings:

@@ -7,12 +7,12 @@ import math
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from src import batches, geometry, gpus, sampling, tokens
-from src.config import Config, EngineName, HostKind, SizeRule
+from src import batches, envelope, geometry, gpus, sampling, tokens
+from src.config import Config, EngineName, HostKind, SizeRule, TaskName
 from src.errors import InputError, VideoError
 from src.geometry import Size
 from src.plan import (
@@ -47,7 +47,8 @@ def resolve(config: Config, *, on_probe: OnProgress = lambda done, total: None) 
     """
     _check(config)
     specs = list(read_specs(prompt_files(config.prompts)))
-    recipe, settings = Recipe.of(config), _settings(config)
+    settings = _settings(config)
+    recipe = Recipe.of(config, settings.believed_len or settings.max_model_len)
     probed = _probe_all({spec.video for spec in specs if spec.video}, config, on_probe)
     clips = {path: found if isinstance(found, VideoError) else _clip(found, recipe) for path, found in probed.items()}
     count_text = tokens.text_counter(config.model.tokenizer, Path(config.cache_dir))
@@ -112,7 +113,7 @@ class Recipe:
     text_only_for_bad_video: bool
 
     @staticmethod
-    def of(config: Config) -> Recipe:
+    def of(config: Config, limit: int) -> Recipe:
         return Recipe(
             rule=config.upsample.rule,
             width_px=config.upsample.width_px,
@@ -122,7 +123,7 @@ class Recipe:
             frame_rule=config.frames.rule.value,
             frame_count=config.frames.count,
             frame_fps=config.frames.fps,
-            max_model_len=config.budget.max_model_len,
+            max_model_len=limit,
             reserve=config.budget.max_output_tokens + config.budget.text_margin,
             max_images=config.model.max_images,
             text_only_for_bad_video=config.video.on_bad_video.value == "text_only",
@@ -268,7 +269,7 @@ def host_settings(config: Config) -> HostSettings:
 
 def _settings(config: Config) -> Settings:
     engine, model, image = (vars(group) for group in (config.engine, config.model, config.image))
-    return Settings(
+    settings = Settings(
         recipe=config.upsample.name,
         engine=EngineSettings(**engine | {"name": config.engine.name.value}),
         model=ModelSettings(**model | {"extra_args": tuple(config.model.extra_args)}),
@@ -294,7 +295,12 @@ def _settings(config: Config) -> Settings:
         on_bad_video=config.video.on_bad_video.value,
         spec_output=config.output.specs.value,
         report=config.output.report,
+        shrink=config.upsample.shrink,
     )
+    if config.task.name is TaskName.limits:  # it measures what is believed
+        return settings
+    seen = envelope.read(envelope.limits_file(Path(config.cache_dir))).get(envelope.key_of(settings))
+    return replace(settings, believed_len=(seen and seen.believed_len) or 0)
 
 
 def _probe_all(paths: Iterable[Path], config: Config, on_probe: OnProgress) -> dict[Path, Video | VideoError]:
@@ -359,7 +365,7 @@ def _item(
     served = not problem or (recipe.text_only_for_bad_video and bool(spec.prompt.strip()))
     fits = served and account.prompt + recipe.reserve <= recipe.max_model_len
     if served and not fits:
-        problem = _does_not_fit(account, recipe)
+        problem = _does_not_fit(account, recipe, settings)
     return PlanItem(
         id=item_id(spec.prompt, text, system, video, hint, problem, settings)
         if fits
@@ -403,8 +409,11 @@ def _account(hint: Hint | None, text_tokens: int, settings: Settings) -> Tokens:
     return Tokens(image, text_tokens, prompt, settings.max_output_tokens, linear)
 
 
-def _does_not_fit(account: Tokens, recipe: Recipe) -> str:
-    return f"needs {account.prompt} prompt + {recipe.reserve} reserved tokens, more than max_model_len={recipe.max_model_len}"
+def _does_not_fit(account: Tokens, recipe: Recipe, settings: Settings) -> str:
+    needs = f"needs {account.prompt} prompt + {recipe.reserve} reserved tokens, more than"
+    if settings.believed_len:
+        return f"{needs} the {settings.believed_len} that the engine was seen to take"
+    return f"{needs} max_model_len={recipe.max_model_len}"
 
 
 def _extra(spec: PromptSpec) -> dict[str, object]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast, get_type_hints
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from src.config import Config, register
@@ -101,7 +102,8 @@ def _carry_out(config: Config, root: Path, out: Console, err: Console) -> ExitCo
     from src.tasks import Invocation, carry_out
 
     command = shlex.join(["python", "-m", "src.run", *HydraConfig.get().overrides.task])
-    return carry_out(Invocation(config, RunPaths(_relative(root)), command, out, err))
+    sweep = HydraConfig.get().mode is RunMode.MULTIRUN
+    return carry_out(Invocation(config, RunPaths(_relative(root)), command, out, err, sweep))
 
 
 def _relative(path: Path) -> Path:

@@ -82,6 +82,11 @@ def advice(plan: Plan) -> list[str]:
         f"{settings.max_output_tokens} tokens reserved for each answer "
         f"({distinct} distinct requests, {clips} clips, {len(plan.batches)} batches)."
     ]
+    if settings.believed_len:
+        lines.append(
+            f"The engine on {settings.host} was seen to refuse what max_model_len={settings.max_model_len} should hold: this "
+            f"plan keeps each request to {settings.believed_len} tokens (limits.json in {settings.cache_dir})."
+        )
     shrunk = [item for item in items if item.shrunk_from]
     if shrunk:
         lines.append(
@@ -116,7 +121,7 @@ def _larger_hint(plan: Plan) -> str | None:
         planned = next(i for i in plan.items if i.fits and i.video and i.hint and i.video.size == source)
         assert planned.hint
         text = max(i.tokens.text for i in plan.items if i.video and i.video.size == source)
-        room = s.max_model_len - s.max_output_tokens - s.text_margin
+        room = (s.believed_len or s.max_model_len) - s.max_output_tokens - s.text_margin
 
         def fits(size: geometry.Size, frames: int = frames, text: int = text, room: int = room) -> bool:
             return tokens.prompt_tokens(size.width_px, size.height_px, frames, text) <= room

@@ -97,8 +97,7 @@ def gate_and_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tu
 def settings(tmp_path: Path, **own: object) -> HostSettings:
     known = {
         "name": "box", "kind": "ssh", "address": "box", "user": "", "port": 0, "key_file": "", "password_env": "",
-        "known_hosts": str(tmp_path / "known"), "root": "~", "docker": (), "gpus": "", "workers": 1,
-        "patience_s": 1.0, "keep_job": False,
+        "known_hosts": str(tmp_path / "known"), "root": "~", "docker": (), "gpus": "", "patience_s": 1.0, "keep_job": False,
     }  # fmt: skip
     return HostSettings(**known | own)  # type: ignore[arg-type]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Invocation:
     """One call of the program: what is asked, in which run folder, by which command, and where to talk to people.
 
-    out: results, for pipes and files. err: progress and messages.
+    out: results, for pipes and files. err: progress and messages. sweep: whether it is one point of several.
     """
 
     config: Config
@@ -26,6 +26,7 @@ class Invocation:
     command: str
     out: Console
     err: Console
+    sweep: bool = False
 
 
 def carry_out(invocation: Invocation) -> ExitCode:
