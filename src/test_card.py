@@ -1,4 +1,4 @@
-"""Test cards: short synthetic clips of any size, labelled with it. Home of moviepy and numpy."""
+"""Test cards: short synthetic clips of any size, labelled with it. Home of moviepy."""
 
 from __future__ import annotations
 

@@ -36,6 +36,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "containers": {"gpus", "plan"},
     "host_site": {"containers", "errors", "gpus", "hosts", "jobs", "log", "paths", "plan", "ssh", "transfer", "worker"},
     "gpus": set(),
+    "envelope": {"errors", "paths", "plan"},
+    "limits": {"envelope", "geometry", "outcomes", "plan", "tokens"},
+    "matrix": {"geometry", "limits", "paths", "tokens"},
+    "test_card": {"errors", "geometry"},
     "shards": {"gpus", "plan"},
     "local_site": {"containers", "gpus", "errors", "jobs", "plan", "worker"},
     "sites": {"containers", "host_site", "jobs", "local_site", "plan"},
@@ -56,7 +60,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "results": {"hints", "outcomes", "paths", "plan", "specs", "video"},
     "report": {"outcomes", "paths", "plan"},
     "tables": {"geometry", "log", "outcomes", "paths", "plan", "timings", "tokens"},
-    "resolve": {"batches", "config", "errors", "geometry", "gpus", "plan", "sampling", "specs", "tokens", "video"},
+    "resolve": {
+        "batches",
+        "config",
+        "envelope",
+        "errors",
+        "geometry",
+        "gpus",
+        "plan",
+        "sampling",
+        "specs",
+        "tokens",
+        "video",
+    },
     "run": {"config", "errors", "log", "paths", "tasks"},
 }
 HOMES = {
@@ -65,13 +81,14 @@ HOMES = {
     "av": {"video", "frames", "hints"},
     "mistral_common": {"tokens"},
     "tiktoken": {"tokens"},
-    "jinja2": {"report", "resolve"},
+    "jinja2": {"matrix", "report", "resolve"},
     "sqlite3": {"outcomes"},
     "fabric": {"ssh"},
     "paramiko": {"ssh"},
     "tenacity": {"host_site"},
     "vllm": set(),
-    "moviepy": set(),
+    "moviepy": {"test_card"},
+    "matplotlib": {"matrix"},
 }
 MODULES = sorted((ROOT / "src").glob("*.py"))
 
