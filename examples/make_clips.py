@@ -3,7 +3,7 @@
 The scenes are drawn frame by frame (see `scenes.py`) and encoded by moviepy. Sizes,
 frame rates, codecs and containers differ on purpose. What is random is seeded: the same
 encoder makes the same files again. They go into the `clips` folder beside this file.
-Needs moviepy, which the project's `dev` extra installs.
+Needs moviepy.
 
     python examples/make_clips.py                  # all clips
     python examples/make_clips.py dusk_drive.mp4   # only those named

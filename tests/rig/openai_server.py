@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -17,12 +18,15 @@ class FakeOpenAI:
     """Listens on the loopback. It has no tokenizer: how many tokens a prompt has is told by its text in `expected`.
 
     asked: the requests that it answered, in order; one whose client went away before its turn is not among them.
+    limit: it refuses a prompt of more tokens, and one that leaves no room for the answer that is asked for.
     """
 
     def __init__(self, pause_s: float = 0.05) -> None:
         self.pause_s = pause_s
         self.asked: list[dict[str, Any]] = []
         self.expected: dict[str, int] = {}
+        self.count: Callable[[dict[str, Any]], int] = lambda body: self.expected[text_of(body)]
+        self.limit = math.inf
         self._most = math.inf
         self._changed = threading.Condition()
         fake = self
@@ -38,6 +42,11 @@ class FakeOpenAI:
                 if not fake._let_through(body, self.connection):
                     self.close_connection = True
                     return
+                counted = fake.count(body)
+                if counted + body["max_tokens"] > fake.limit:
+                    words = f"your prompt contains {counted} input tokens; at most {fake.limit} are left"
+                    self._send(json.dumps({"error": {"message": words}}).encode(), 400)
+                    return
                 time.sleep(fake.pause_s)
                 events: list[dict[str, Any]] = [
                     {
@@ -45,13 +54,13 @@ class FakeOpenAI:
                             {"delta": {"content": f"A long answer, number {body['seed']}."}, "finish_reason": "stop"}
                         ]
                     },
-                    {"choices": [], "usage": {"prompt_tokens": fake.expected[text_of(body)], "completion_tokens": 9}},
+                    {"choices": [], "usage": {"prompt_tokens": counted, "completion_tokens": 9}},
                 ]
                 self._send(b"".join(f"data: {json.dumps(e)}\n\n".encode() for e in events) + b"data: [DONE]\n\n")
 
-            def _send(self, body: bytes) -> None:
+            def _send(self, body: bytes, status: int = 200) -> None:
                 try:
-                    self.send_response(200)
+                    self.send_response(status)
                     self.send_header("Content-Length", str(len(body)))
                     self.end_headers()
                     self.wfile.write(body)
