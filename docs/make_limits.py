@@ -67,9 +67,9 @@ there. So the answer's reserve belongs to the sum, and a cell counts as fitting 
     python -m src.run experiment=token_limits engine=vllm image=vllm host=gpu_box model.checkpoint=/models/pixtral
 
 The points are planned one by one, each from a test card that is made on the spot, and then measured together: a model is
-loaded once for each `max_model_len`, not once for each point. A sweep leaves `matrix.csv`, `matrix.json`, `matrix.png` and `matrix.html` in its
-folder. Started again in the same folder (`hydra.sweep.dir=FOLDER`), it measures only what is missing; a point that fails does not
-stop the others. `limits.together=false` measures each point where it runs, as a cluster wants it.
+loaded once for each `max_model_len`, not once for each point. A sweep leaves `matrix.csv`, `matrix.json`, `matrix.png` and
+`matrix.html` in its folder. Started again in the same folder (`hydra.sweep.dir=FOLDER`), it measures only what is missing; a
+point that fails does not stop the others. `limits.together=false` measures each point where it runs, as a cluster wants it.
 
 `search=true` finds the largest size that fits and has the engine accept it and refuse the next one up. Experiments are files in
 `conf/experiment/`: to add one, list its values there.
