@@ -1,6 +1,6 @@
 """The page `docs/limits.md`, made from the matrix of a real sweep: `python -m docs.make_limits` writes it anew.
 
-`python -m docs.make_limits SWEEP_FOLDER` first takes that sweep's matrix.json over as docs/limits.json.
+`python -m docs.make_limits SWEEP_FOLDER` first takes that sweep's matrix over as docs/limits.json and docs/limits.png.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
-DATA, PAGE = FOLDER / "limits.json", FOLDER / "limits.md"
+DATA, PICTURE, PAGE = FOLDER / "limits.json", FOLDER / "limits.png", FOLDER / "limits.md"
 Row = dict[str, Any]
 
 HEAD = """\
@@ -39,6 +39,8 @@ MIDDLE = """
 """
 
 TAIL = """
+![Sizes and budgets: what was accepted and what was refused](limits.png)
+
 ## The old mystery
 
 Three claims stood at the beginning of this project: that 640x480 fails at 4096, that 720p needs 32768, and that nobody can say how
@@ -100,7 +102,7 @@ def page(data: dict[str, Any]) -> str:
     return (
         HEAD.format(reserve=rows[0]["output_reserved"], agreement=agreement)
         + _table(cosmos, named=True)
-        + f"\n{measured} Sizes with the same mark (a, b, …) are the same grid of patches to the encoder.\n"
+        + f"\n{measured}\nSizes with the same mark (a, b, …) are the same grid of patches to the encoder.\n"
         + MIDDLE
         + _table(own, named=False)
         + TAIL.format(linear=said["linear"], measured=said["measured"])
@@ -134,6 +136,7 @@ def _verdict(row: Row | None) -> str:
 def main(arguments: list[str]) -> None:
     if arguments:
         shutil.copyfile(Path(arguments[0]) / "matrix.json", DATA)
+        shutil.copyfile(Path(arguments[0]) / "matrix.png", PICTURE)
     PAGE.write_text(page(json.loads(DATA.read_text(encoding="utf-8"))), encoding="utf-8")
 
 

@@ -93,6 +93,33 @@ def check_all_answered_once(run: Path, count: int) -> list[dict[str, Any]]:
     return rows
 
 
+def test_limits_of_the_real_engine_are_those_of_the_token_rule(tmp_path: Path) -> None:
+    """Sizes well inside and far beyond, and the largest that fits with the next one up, in both directions."""
+    command = [
+        sys.executable, "-m", "src.run", "--multirun", "task=limits", "engine=vllm", "model=tiny_random",
+        f"worker.python={PYTHON}", f'cache_dir="{tmp_path / "cache"}"',
+    ]  # fmt: skip
+    found: list[dict[str, Any]] = []
+    for name, *given in (
+        ["sizes", "size=320x180,640x480,1920x1056,360x203"],
+        ["edges", "search=true", "aspect='16:9','9:16'"],
+    ):
+        folder = tmp_path / name
+        argv = [*command, *given, f'hydra.sweep.dir="{folder}"']
+        ended = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=START_S * 2)
+        assert ended.returncode == 0, ended.stderr
+        data = json.loads((folder / "matrix.json").read_text())
+        assert data["agreement"]["measured"] == data["agreement"]["exact"] == len(data["points"]) == 4
+        events = [e for f in folder.glob("engines/*/job/*/events.jsonl") for e in lines(f)]
+        assert sum(e.get("phase") == "loading" for e in events) == 1  # whatever the number of points
+        found += data["points"]
+    rows = {row["size"]: row for row in found}
+    assert rows["910x512"]["measured"] == "accepted" and rows["912x514"]["measured"] == "no_room"
+    assert rows["1920x1056"]["measured"] == "too_long"
+    assert "KV cache" in rows["910x512"]["memory"]
+    assert all(row["measured_tokens"] == row["prompt_tokens"] for row in found)
+
+
 def engine_processes() -> set[str]:
     """Id and command line of all of vLLM's processes; its children call themselves VLLM::something."""
     found = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
