@@ -36,5 +36,5 @@ def test_the_matrix_is_what_the_token_rule_says_and_every_point_was_measured() -
 def test_every_cosmos_size_and_the_nine_sizes_stand_under_every_budget() -> None:
     points = {(row["size"], row["max_model_len"]) for row in json.loads(make_limits.DATA.read_text())["points"]}
     cosmos = [f"{w}x{h}" for sizes in geometry.COSMOS_SIZES.values() for w, h in sizes.values()]
-    nine = "320x180 360x203 400x225 440x248 480x270 520x293 560x315 600x338 640x360".split()
+    nine = ["320x180", "360x203", "400x225", "440x248", "480x270", "520x293", "560x315", "600x338", "640x360"]
     assert points == {(size, budget) for size in cosmos + nine for budget in (4096, 8192, 16384, 32768)}
