@@ -8,9 +8,8 @@ started again in the same folder measures what is missing.
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +19,6 @@ from src.config import ChecksConf, Config, EngineName, SizeRule, SpecOutput, Ups
 from src.errors import ExitCode, InputError, UpsamplerError
 from src.execute import execute, locked
 from src.geometry import Size
-from src.jobs import JobPaths
 from src.limits import Point
 from src.outcomes import Outcome, read_outcomes
 from src.paths import RunPaths, write_atomic
@@ -63,42 +61,62 @@ def conclude(folder: Path, config: Config, out: Console, err: Console) -> ExitCo
 
     Exit code 3 when a point could not be measured or did not end as predicted; that of its error when an engine failed.
     """
-    plans = {path.parent: read_plan(path) for path in sorted([*folder.glob("plan.json"), *folder.glob("*/plan.json")])}
-    if not plans:
+    groups = _by_engine(folder)
+    if not groups:
         raise InputError(f"{folder}: holds no point", hint="every point of the sweep was refused; see above")
-    code, points = ExitCode.OK, []
-    for key, plan in _by_engine(plans.values()).items():
-        together = folder / ENGINES / key
-        if plan.settings.engine.name != EngineName.offline.value and config.limits.together:
+    code, points, facts = ExitCode.OK, [], {}
+    for group in groups:
+        if group.asks and config.limits.together:
             try:
-                _measure(plan, together, config, err)
+                _measure(group.plan, group.folder, config, err)
             except UpsamplerError as e:  # the other engines go on
-                log.get().error("not_measured", max_model_len=plan.settings.max_model_len, reason=str(e))
+                log.get().error("not_measured", max_model_len=group.plan.settings.max_model_len, reason=str(e))
                 code = max(code, e.exit_code)
-        seen = read_outcomes(RunPaths(together).journal)
-        for own in plans:
-            seen |= read_outcomes(RunPaths(own).journal)
-        points += [limits.point_of(item, plan, key, seen.get(item.id)) for item in plan.items]
-        _remember(points, plan, key)
+        seen: dict[str, Outcome] = {}
+        for place in (*group.members, group.folder):
+            seen |= read_outcomes(RunPaths(place).journal)
+        found = [limits.point_of(item, group.plan, group.key, seen.get(item.id)) for item in group.plan.items]
+        _remember(found, group.plan)
+        points += found
+        facts[group.key] = _facts(group)
     marked = limits.marked(points)
-    facts = {key: _facts(folder, key, plan) for key, plan in _by_engine(plans.values()).items()}
     matrix.write(marked, facts, folder)
     matrix.show(marked, folder, out)
-    predicted_only = all(fact["engine"] == EngineName.offline.value for fact in facts.values())
-    whole = predicted_only or all(point.agrees for point in marked)
+    whole = all(point.agrees for point in marked) or not any(group.asks for group in groups)
     return max(code, ExitCode.OK if whole else ExitCode.INCOMPLETE)
 
 
-def _by_engine(plans: Iterable[Plan]) -> dict[str, Plan]:
-    """One plan for each engine configuration, with all points that need it; by the name of its folder."""
-    found: dict[str, list[Plan]] = {}
-    for plan in plans:
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Points that share an engine: the folders where they were planned, and one plan for all of them.
+
+    folder: where they are measured together.
+    """
+
+    key: str
+    folder: Path
+    members: tuple[Path, ...]
+    plan: Plan
+
+    @property
+    def asks(self) -> bool:
+        """Whether there is an engine to ask."""
+        return self.plan.settings.engine.name != EngineName.offline.value
+
+
+def _by_engine(folder: Path) -> list[_Group]:
+    """The points below a folder by engine configuration, the smallest budget first."""
+    found: dict[str, list[tuple[Path, Plan]]] = {}
+    for path in sorted([*folder.glob("plan.json"), *folder.glob("*/plan.json")]):
+        plan = read_plan(path)
         name = f"{plan.settings.max_model_len}-{digest(json.dumps(plan.settings, default=fields_of))[:8]}"
-        found.setdefault(name, []).append(plan)
-    return {
-        key: _asking_all(replace(found[key][0], items=tuple({i.id: i for p in found[key] for i in p.items}.values())))
-        for key in sorted(found, key=lambda k: int(k.split("-")[0]))
-    }
+        found.setdefault(name, []).append((path.parent, plan))
+    groups = []
+    for key, parts in sorted(found.items(), key=lambda pair: pair[1][0][1].settings.max_model_len):
+        items = tuple({item.id: item for _, plan in parts for item in plan.items}.values())
+        plan = _asking_all(replace(parts[0][1], items=items))
+        groups.append(_Group(key, folder / ENGINES / key, tuple(place for place, _ in parts), plan))
+    return groups
 
 
 def _plan(config: Config, paths: RunPaths) -> Plan:
@@ -185,10 +203,10 @@ def _measure(plan: Plan, folder: Path, config: Config, err: Console) -> dict[str
         return execute(plan, paths, progress)
 
 
-def _remember(points: Iterable[Point], plan: Plan, key: str) -> None:
+def _remember(points: Sequence[Point], plan: Plan) -> None:
     """Keep what this engine was seen to take, for the plans that come."""
     now = datetime.now().astimezone().isoformat(timespec="seconds")
-    seen = limits.envelope_of([p for p in points if p.engine_key == key], plan, now)
+    seen = limits.envelope_of(points, plan, now)
     if not seen:
         return
     file = envelope.limits_file(Path(plan.settings.cache_dir))
@@ -199,20 +217,16 @@ def _remember(points: Iterable[Point], plan: Plan, key: str) -> None:
         )
 
 
-def _facts(folder: Path, key: str, plan: Plan) -> Mapping[str, str]:
+def _facts(group: _Group) -> Mapping[str, str]:
     """What is known of an engine, with the memory that it reported."""
-    settings = plan.settings
-    logs = sorted((folder / ENGINES / key / "job").glob("*/server.log")) + sorted(folder.glob("*/job/*/server.log"))
-    said = [
-        line
-        for log_file in logs
-        for line in limits.memory_lines(JobPaths(log_file.parent).engine_log.read_text(errors="replace"))
-    ]
+    settings = group.plan.settings
+    logs = [file for place in (*group.members, group.folder) for file in sorted(place.glob("job/*/server.log"))]
+    said = [line for file in logs for line in limits.memory_lines(file.read_text(errors="replace"))]
     return {
         "engine": settings.engine.name,
         "model": settings.model.name,
         "host": settings.host,
         "image": settings.container.reference,
         "max_model_len": str(settings.max_model_len),
-        "memory": "; ".join(Counter(said)),
+        "memory": "; ".join(dict.fromkeys(said)),
     }
