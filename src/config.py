@@ -202,6 +202,7 @@ class HostConf:
     workers: int = 1  # workers at the same time, each with its share of the GPUs and, by tokens, of the items
     patience_s: float = 3600.0  # how long a lost link is tried again before the run is left alone
     keep_job: bool = False  # leave a finished job's folder on the host
+    price_per_gpu_hour: float = 0.0  # what an hour of one GPU costs, in any currency; the report shows the cost then
 
 
 @dataclass

@@ -25,7 +25,7 @@ from src.jobs import JobPaths, Stop
 from src.outcomes import FAILED, KEPT, UPSAMPLED, AnswerCache, Outcome, RunJournal
 from src.paths import RunPaths, write_atomic
 from src.plan import Plan, PlanItem
-from src.progress import Progress
+from src.progress import Progress, Quiet
 from src.shards import shards
 from src.sites import Site, site_for
 
@@ -118,6 +118,7 @@ class _Job:
         self.pause_s = 0.0  # until the next step is worth taking
         self.stager: _Stager | None = None
         self._site: Site | None = None
+        self._phase = ""  # that the worker named last
         self._results, self._events = _Tail(self.folder.results), _Tail(self.folder.events)
 
     @property
@@ -142,12 +143,14 @@ class _Job:
         jobs.open_job(self.folder, jobs.job_record(self.plan.items, self.plan.settings))
         site = self.site
         site.prepare()
-        self.stager = _Stager(self.plan, self.missing, self.folder, site)
+        self.stager = _Stager(self.plan, self.missing, self.folder, site, progress)
         self.pause_s = site.poll_s
         deaths, answers_at_death = 0, -1
         site.push()
-        if self._look(progress).status == "running":
+        if self._look(Quiet()).status == "running":  # what was written until now is history
             log.get().info("job_found_running", job=self.name)
+            if self._phase:
+                progress.phase(self._phase)
         elif not self.is_answered:
             site.start()
             log.get().info("job_started", job=self.name, items=len(self.missing), engine=self.plan.settings.engine.name)
@@ -165,6 +168,7 @@ class _Job:
                     self._mourn(state, deaths)
                 site.start()
             yield
+        progress.phase("fetching")
         write_atomic(self.folder.closed, "")
         site.push()
         self.pause_s = min(site.poll_s, 0.1)
@@ -178,8 +182,12 @@ class _Job:
         state = self.site.look()
         for record in self._events.new():
             if record["event"] == "phase":
-                progress.phase(record["phase"])
+                self._phase = record["phase"]
+                progress.phase(self._phase)
+        before = len(self.journal.outcomes)
         refused = [_take(record, self.plan, self.folder, self.journal) for record in self._results.new()]
+        if new := len(self.journal.outcomes) - before:
+            progress.took("answers", time.monotonic(), new)
         if any(refused):
             self.site.push()
         return state
@@ -275,17 +283,23 @@ def _take(record: dict[str, Any], plan: Plan, job: JobPaths, journal: RunJournal
 class _Stager:
     """Renders and stages in a thread of its own, so that answers come in while hints are still being made."""
 
-    def __init__(self, plan: Plan, missing: set[str], job: JobPaths, site: Site) -> None:
+    def __init__(self, plan: Plan, missing: set[str], job: JobPaths, site: Site, progress: Progress) -> None:
         self.stop, self.done, self.total = Stop(), 0, len(missing)
         self._out: queue.Queue[tuple[int, list[Outcome]] | BaseException] = queue.Queue()
-        self._thread = threading.Thread(target=self._run, args=(plan, missing, job, site), name="stage")
+        self._thread = threading.Thread(target=self._run, args=(plan, missing, job, site, progress), name="stage")
         self._thread.start()
 
-    def _run(self, plan: Plan, missing: set[str], job: JobPaths, site: Site) -> None:
+    def _run(self, plan: Plan, missing: set[str], job: JobPaths, site: Site, progress: Progress) -> None:
         try:
+            began = time.monotonic()
             for ready in jobs.stage(plan, missing, job, Path(plan.settings.cache_dir) / "hints", self.stop):
+                progress.took("hints", began, ready[0])
+                began, sent = time.monotonic(), site.sent_bytes
                 site.push()
+                if site.sent_bytes > sent:
+                    progress.took("sending", began, site.sent_bytes - sent)
                 self._out.put(ready)
+                began = time.monotonic()
         except BaseException as e:  # handed to the main thread, which raises it
             self._out.put(e)
 

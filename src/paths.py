@@ -42,6 +42,11 @@ class RunPaths:
         return self.root / "journal.jsonl"
 
     @property
+    def timings(self) -> Path:
+        """What the phases of each start took."""
+        return self.root / "timings.json"
+
+    @property
     def log(self) -> Path:
         return self.root / "log.jsonl"
 

@@ -131,6 +131,7 @@ class HostSettings:
     patience_s: float
     keep_job: bool
     workers: int = 1
+    price_per_gpu_hour: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

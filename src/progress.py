@@ -17,10 +17,12 @@ STILL_EVERY_S = 30.0
 
 
 class Progress(Protocol):
-    """What a run tells: `phase` in words, `step` counts of one named stage."""
+    """What a run tells: `phase` in words, `step` counts of one named stage, `took` that a piece of work was done, of
+    `amount` hints, bytes or answers, since `began_s` of time.monotonic."""
 
     def phase(self, name: str) -> None: ...
     def step(self, stage: str, done: int, total: int, note: str = "") -> None: ...
+    def took(self, phase: str, began_s: float, amount: int) -> None: ...
 
 
 class Quiet:
@@ -32,13 +34,19 @@ class Quiet:
     def step(self, stage: str, done: int, total: int, note: str = "") -> None:
         pass
 
+    def took(self, phase: str, began_s: float, amount: int) -> None:
+        pass
 
-class Lines:
+
+class Lines(Quiet):
     """A log line for a phase, for the end of a stage, and now and then between: often while things move, and
-    still once in a while when they do not, so that nobody wonders."""
+    still once in a while when they do not, so that nobody wonders.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
+    expected_s: how long the answers may take from now on, for as long as their rate is not known.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, expected_s: float | None = None) -> None:
+        self.clock, self.expected_s, self.began = clock, expected_s, clock()
         self.first: dict[str, tuple[float, int]] = {}  # when a stage first had something done, and how much
         self.said: dict[str, tuple[float, int]] = {}
         self.now = ""
@@ -68,13 +76,24 @@ class Lines:
             facts["rate"] = f"{rate:.1f}/s"
             if done < total:
                 facts["eta"] = f"{(total - done) / rate:.0f}s"
+        elif stage == "answers" and done < total and (left_s := still_expected_s(self.expected_s, now - self.began)):
+            facts["eta"] = f"~{left_s:.0f}s"
         return facts
 
 
-class Bars:
-    """Live bars with rate and time left; log lines are printed above them, never into them."""
+def still_expected_s(expected_s: float | None, elapsed_s: float) -> float | None:
+    """What is left of an estimate; None when there is none, or it has passed."""
+    left_s = (expected_s or 0.0) - elapsed_s
+    return left_s if left_s > 0 else None
 
-    def __init__(self, console: Console) -> None:
+
+class Bars(Quiet):
+    """Live bars with rate and time left; log lines are printed above them, never into them.
+
+    expected_s: as for `Lines`; it is shown with a ~ before it.
+    """
+
+    def __init__(self, console: Console, expected_s: float | None = None) -> None:
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -93,6 +112,15 @@ class Bars:
                 speed = task.finished_speed or task.speed
                 return Text(f"{speed:.1f}/s" if speed else "–", style="progress.data.speed")
 
+        class Left(TimeRemainingColumn):
+            def render(self, task: Task) -> Text:
+                known = task.time_remaining is not None or task.description != "answers"
+                left_s = None if known else still_expected_s(expected_s, task.elapsed or 0.0)
+                if left_s is None:
+                    return super().render(task)
+                minutes, seconds = divmod(int(left_s), 60)
+                return Text(f"~{minutes:02d}:{seconds:02d}", style="progress.remaining")
+
         self.bars = RichProgress(
             SpinnerColumn(),
             TextColumn("{task.description:<16}"),
@@ -101,7 +129,7 @@ class Bars:
             Rate(),
             TimeElapsedColumn(),
             TextColumn("left"),
-            TimeRemainingColumn(compact=True),
+            Left(compact=True),
             TextColumn("{task.fields[note]}", style="dim"),
             console=console,
             transient=True,
@@ -119,13 +147,13 @@ class Bars:
 
 
 @contextmanager
-def showing(mode: str, console: Console) -> Iterator[Progress]:
+def showing(mode: str, console: Console, expected_s: float | None = None) -> Iterator[Progress]:
     """The progress display that `console.progress` asks for, alive within the block."""
     if mode == "none":
         yield Quiet()
     elif mode == "bars" or (mode == "auto" and console.is_terminal):
-        bars = Bars(console)
+        bars = Bars(console, expected_s)
         with bars.bars:
             yield bars
     else:
-        yield Lines()
+        yield Lines(expected_s=expected_s)

@@ -21,8 +21,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from src.account import Bar
 from src.outcomes import STATES
 from src.paths import appearing, safe_name
+from src.results import FLAGS
 
 COMMAND = "command"  # label (in any case) of the fact that is shown in a box to copy from
 MAX_WIDTH_PX, MIN_WIDTH_PX = 360, 64
@@ -30,7 +32,7 @@ FULL_WIDTH_FRAMES = 1000  # as many thumbnails of full width take 8 MB (drawn cl
 
 # What a card shows of a row as it stands; `page_item` adds the texts and the frames.
 _SHOWN = ["name", "state", "reason", "note", "attempts", "engine", "tokens", "finish_reason", "seconds"]
-_SHOWN += ["source", "hint", "shrunk_from"]
+_SHOWN += ["source", "hint", "shrunk_from", "flags"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class Report:
     facts: (label, value) pairs about the run; the one labelled COMMAND is shown in a box to copy from.
     rows: rows of results.json in input order, each with `source`, `hint` (as in plan.json, or None) and `frame_files`
     (absolute PNG paths in order; a file that is missing or damaged leads to a placeholder).
+    timelines: the phases of each start of the run.
     """
 
     title: str
@@ -47,6 +50,7 @@ class Report:
     max_model_len: int
     max_output_tokens: int
     rows: Sequence[Mapping[str, Any]]
+    timelines: tuple[tuple[Bar, ...], ...] = ()
 
 
 def write_report(report: Report, out: Path) -> None:
@@ -54,6 +58,7 @@ def write_report(report: Report, out: Path) -> None:
     number_of, pictures = distinct_frames(file for row in report.rows for file in row["frame_files"])
     width_px = thumbnail_width(len(pictures))
     states = Counter(row["state"] for row in report.rows)
+    flags = Counter(flag for row in report.rows for flag in row["flags"])
     loader = FileSystemLoader(Path(__file__).parent)
     env = Environment(autoescape=True, loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     env.filters |= {"script_json": script_json, "script_hash": script_hash}
@@ -62,6 +67,8 @@ def write_report(report: Report, out: Path) -> None:
         facts=[fact for fact in report.facts if fact[0].casefold() != COMMAND],
         commands=[value for label, value in report.facts if label.casefold() == COMMAND],
         counts=[(state, states[state]) for state in STATES],
+        flags=[(flag, flags[flag]) for flag in FLAGS if flags[flag]],
+        timelines=report.timelines,
         offline=any(row["engine"] == "offline" for row in report.rows),
         thumbnail_px=width_px,
         budget={"max_model_len": report.max_model_len, "max_output_tokens": report.max_output_tokens},

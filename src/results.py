@@ -21,6 +21,7 @@ from src.specs import VIDEO_FIELDS, absolute_video, prompt_files, read_specs
 from src.video import Video
 
 Row = dict[str, Any]
+FLAGS = ("asked again", "cut off", "smaller hint", "text only")
 
 
 def rows(plan: Plan, outcomes: Mapping[str, Outcome], paths: RunPaths, unfinished: str) -> Iterator[Row]:
@@ -60,7 +61,22 @@ def rows(plan: Plan, outcomes: Mapping[str, Outcome], paths: RunPaths, unfinishe
                 for n, frame in enumerate(outcome.frames, start=1)
             ],
             "shrunk_from": item.shrunk_from,
+            "flags": list(flags_of(item, outcome)),
         }
+
+
+def flags_of(item: PlanItem, outcome: Outcome) -> Iterator[str]:
+    """What a person may want to look at: it was asked more than once, an answer of it was cut off, its hint was made
+    smaller than the recipe asked for, or it was asked without frames."""
+    if len(outcome.attempts) > 1:
+        yield "asked again"
+    if outcome.finish_reason == "length" or any("cut off" in (a.get("flaw") or "") for a in outcome.attempts):
+        yield "cut off"
+    used = _hint_used(item, outcome)
+    if outcome.frames and (item.shrunk_from or (used and used[1] != item.hint)):
+        yield "smaller hint"
+    if outcome.attempts and not outcome.frames:
+        yield "text only"
 
 
 def report_rows(plan: Plan, table: Sequence[Row], paths: RunPaths) -> list[Row]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import resource
 import shlex
 import shutil
@@ -183,7 +184,8 @@ def test_the_plan_holds_every_documented_key_and_accounts_for_every_token(exampl
 
 
 @pytest.mark.parametrize(
-    "name", ["summary.csv", "report.html", "log.jsonl", "batch.jsonl", ".hydra/config.yaml", "plan.json"]
+    "name",
+    ["summary.csv", "report.html", "log.jsonl", "batch.jsonl", ".hydra/config.yaml", "plan.json", "timings.json"],
 )
 def test_a_run_leaves_the_documented_file(example: ExampleRun, name: str) -> None:
     assert (example.run / name).stat().st_size > 0
@@ -200,6 +202,23 @@ def test_inputs_are_left_as_they_were(example: ExampleRun) -> None:
     assert example.prompts.read_bytes() == (ROOT / "examples" / "prompts.json").read_bytes()
     inside = sorted(str(p.relative_to(example.prompts.parent)) for p in example.prompts.parent.rglob("*"))
     assert inside == sorted(str(p.relative_to(ROOT / "examples")) for p in (ROOT / "examples").rglob("*"))
+
+
+def test_a_second_run_says_before_how_long_it_may_take_and_after_how_far_that_was_off(
+    example: ExampleRun, tmp_path: Path
+) -> None:
+    assert "estimated" not in example.ended.out
+    cache = example.run.parent / "cache"
+    shared = (f"prompts={quoted(example.prompts)}", f"cache_dir={quoted(cache)}")
+    planned = program("task=plan", f"hydra.run.dir={tmp_path / 'plan'}", *shared)
+    assert "It may take about" in planned.out and "by the last run with engine=offline on local" in planned.out
+    again = program(f"hydra.run.dir={tmp_path / 'again'}", *shared)
+    assert "It may take about" in again.err
+    assert re.search(r"^estimated .* s, took .* s \(.\d+ %\)$", again.out, re.MULTILINE), again.out
+    [start] = json.loads((tmp_path / "again" / "timings.json").read_text())["starts"]
+    assert 0 < start["phases"]["answers"]["end_s"] <= start["seconds"]
+    assert start["phases"]["answers"]["amount"] == start["phases"]["hints"]["amount"] == 8
+    assert start["estimated_s"]["total"] > 0
 
 
 def test_a_finished_run_resumed_says_the_same_again_and_asks_nothing(example: ExampleRun) -> None:

@@ -18,10 +18,11 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
+from src.account import Bar
 from src.report import Report, distinct_frames, page_item, script_hash, thumbnail_width, thumbnails, write_report
 
 HOSTILE = '</script><img src=x onerror="window.hacked=1"><!--<script>window.hacked=2</script> {{ 7*7 }} \u2028 \'"&amp;'
-TEMPLATE = Path(__file__).parents[1] / "src" / "report.html.j2"
+TEMPLATES = Path(__file__).parents[1] / "src"
 
 
 def picture(path: Path, *, hue: float = 0.08, size: tuple[int, int] = (320, 180), sun: float = 0.5) -> str:
@@ -62,6 +63,7 @@ def row(name: str = "harbour", **changes: Any) -> dict[str, Any]:
         "source": {"width_px": 3840, "height_px": 2160, "fps": 24, "frames": 72, "duration_s": 3.0, "codec": "h264"},
         "hint": {"width_px": 320, "height_px": 180, "frames": 2, "times_s": [0.208, 0.708], "rule": "head", "fps": 2.0},
         "shrunk_from": None,
+        "flags": [],
         "frame_files": [],
         **changes,
     }
@@ -116,7 +118,8 @@ def test_hostile_text_ends_as_data_only(tmp_path: Path) -> None:
 
 
 def test_the_script_never_makes_html_of_text() -> None:
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", TEMPLATE.read_text())
+    for template in TEMPLATES.glob("*.j2"):
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", template.read_text())
 
 
 def test_the_policy_allows_the_one_script_and_no_loading(tmp_path: Path) -> None:
@@ -241,7 +244,7 @@ def _luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
 def test_text_has_contrast_of_level_aa(scheme: int) -> None:
-    blocks = re.findall(r":root \{(.*?)\}", TEMPLATE.read_text(), re.DOTALL)
+    blocks = re.findall(r":root \{(.*?)\}", (TEMPLATES / "page.css.j2").read_text(), re.DOTALL)
     colours = dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6});", blocks[scheme]))
 
     def contrast(one: str, other: str) -> float:
@@ -250,7 +253,9 @@ def test_text_has_contrast_of_level_aa(scheme: int) -> None:
 
     for name in ("ink", "soft", "quiet", "accent", "upsampled", "kept", "failed"):
         assert contrast(name, "paper") >= 4.5, name
-    assert contrast("ink", "wash") >= 4.5 and contrast("soft", "wash") >= 4.5
+    for ground in ("wash", "new", "gone"):
+        assert contrast("ink", ground) >= 4.5, ground
+    assert contrast("soft", "wash") >= 4.5
 
 
 # ---- in Chromium -------------------------------------------------------------------------------------------------
@@ -358,6 +363,83 @@ def test_filter_search_and_order_narrow_what_is_shown(visit: Open, mixed: Report
     assert "missing" in v.page.text_content(".item:last-child h3")  # took no time that is known
     v.page.select_option("#order", "tokens")
     assert v.page.text_content(".item h3") == "too_large"
+
+
+@pytest.mark.browser
+def test_filters_by_state_and_by_flags_hold_together(visit: Open) -> None:
+    rows = [
+        row("a", flags=["asked again", "cut off"]), row("b", flags=["asked again"]), row("c", flags=["text only"]),
+        kept("d", flags=["asked again", "cut off"]), row("e"),
+    ]  # fmt: skip
+    v = visit(report(*rows))
+    assert [v.page.locator(f"[data-flag='{flag}'] .count").text_content() for flag in ("asked again", "cut off")] == [
+        "3", "2",
+    ]  # fmt: skip
+    assert v.count("[data-flag='smaller hint']") == 0  # there is none to show
+    v.page.click("[data-flag='asked again']")
+    assert v.page.inner_text("#shown") == "3 of 5 items"
+    v.page.click("[data-flag='cut off']")
+    v.page.click("[data-state=upsampled]")
+    assert v.page.locator(".item h3").all_text_contents() == ["a"]
+    assert "asked again · cut off" in v.page.text_content(".item .badge")
+    v.page.focus("[data-flag='cut off']")
+    v.page.keyboard.press("Space")
+    assert v.page.get_attribute("[data-flag='cut off']", "aria-pressed") == "false"
+    assert v.page.inner_text("#shown") == "2 of 5 items"
+
+
+def _words(v: Visit, selector: str) -> list[str]:
+    return [" ".join(text.split()) for text in v.page.locator(selector).all_text_contents()]
+
+
+@pytest.mark.browser
+def test_words_that_are_new_or_gone_are_marked_and_the_texts_stay_whole(visit: Open) -> None:
+    before, after = "A red car drives fast, at night.", "At dusk a dark red car drives slowly, at night. It rains."
+    v = visit(report(row("x", original_prompt=before, upsampled_prompt=after)))
+    assert v.page.text_content(".before") == before
+    assert v.page.text_content(".after") == after
+    assert _words(v, ".after ins") == ["At dusk", "dark", "slowly,", ". It rains."]
+    assert _words(v, ".before del") == ["fast,"]
+    assert v.page.text_content(".words") == "6 words kept, 1 dropped, 6 new"
+
+
+@pytest.mark.browser
+def test_marks_of_new_words_are_switched_off_and_on_again_by_keyboard(visit: Open, mixed: Report) -> None:
+    v = visit(mixed)
+    ground = "getComputedStyle(document.querySelector('#item-harbour ins')).backgroundColor"
+    marked = v.page.evaluate(ground)
+    v.page.focus("#differences")
+    v.page.keyboard.press("Enter")
+    assert v.page.get_attribute("#differences", "aria-pressed") == "false"
+    assert v.page.evaluate(ground) == "rgba(0, 0, 0, 0)" != marked
+    v.page.keyboard.press("Enter")
+    assert v.page.evaluate(ground) == marked
+
+
+@pytest.mark.browser
+def test_words_of_scripts_without_spaces_and_very_long_texts_are_compared(visit: Open) -> None:
+    long = " ".join(f"word{n}" for n in range(4000))
+    v = visit(
+        report(
+            row("x", original_prompt="夜の港", upsampled_prompt="静かな夜の港と船"),
+            row("y", original_prompt=f"start {long} end", upsampled_prompt=f"start {long[::-1]} end"),
+        )
+    )
+    assert _words(v, "#item-x ins") == ["静かな", "と船"]
+    assert v.page.text_content("#item-y .words").startswith("2 words kept")
+
+
+@pytest.mark.browser
+def test_the_line_of_time_is_drawn_to_scale(visit: Open) -> None:
+    bars = (Bar("loading", "30 s · estimated 28 s", 0.0, 75.0), Bar("answers", "10 s", 75.0, 25.0))
+    v = visit(report(row(), timelines=(bars,)))
+    assert v.page.locator(".timeline li").all_text_contents() == ["loading30 s · estimated 28 s", "answers10 s"]
+    track, second = (
+        v.page.evaluate(f"document.querySelector('{at}').getBoundingClientRect().toJSON()")
+        for at in (".timeline .track", ".timeline li:nth-child(2) .track span")
+    )
+    assert second["left"] - track["left"] == pytest.approx(0.75 * track["width"], abs=1)
+    assert second["width"] == pytest.approx(0.25 * track["width"], abs=1)
 
 
 @pytest.mark.browser

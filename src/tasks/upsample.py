@@ -2,42 +2,76 @@
 
 from __future__ import annotations
 
-import platform
-import time
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime
-from importlib import metadata
 
-from src import log, results
+from src import log
 from src.errors import EngineError, ExitCode
 from src.execute import execute, locked
 from src.outcomes import UPSAMPLED, Outcome, read_outcomes
-from src.paths import write_atomic
+from src.paths import RunPaths, write_atomic
+from src.phases import Measured, Watch, add_start
 from src.plan import Plan, read_plan
 from src.progress import showing
 from src.tables import advice, show_end
 from src.tasks import Invocation
+from src.tasks.reporting import versions, workers_of, write_results
 from src.tasks.resolving import resolve_shown, save_plan
-from src.timings import remember, words
+from src.timings import (
+    Estimate,
+    Work,
+    earlier_runs,
+    error_words,
+    estimate_words,
+    estimated,
+    past_of,
+    remember,
+    work_of,
+)
 
 
 def run(invocation: Invocation, most: int | None = None) -> ExitCode:
     """Exit code 0 when every item was upsampled, 3 when some were kept or failed. most: so many items at most."""
     config, paths = invocation.config, invocation.paths
+    failed: EngineError | None = None
     with locked(paths):
         plan = _plan(invocation, most)
-        started = time.monotonic()
-        try:
-            with showing(config.console.progress.value, invocation.err) as progress:
-                outcomes = execute(plan, paths, progress)
-        except EngineError as e:
-            _finish(plan, read_outcomes(paths.journal), invocation, e.message, time.monotonic() - started)
-            raise
-        took_s = time.monotonic() - started
-        if not config.resume and not config.reuse:  # a run that found answers would look faster than it is
-            remember(plan, sum(1 for o in outcomes.values() if o.attempts), took_s)
-        return _finish(plan, outcomes, invocation, "did not end", took_s)
+        is_typical = not config.resume and not config.reuse  # a run that finds answers would look faster than it is
+        work = work_of(plan)
+        expected = estimated(work, earlier_runs(plan)) if is_typical else None
+        if expected:
+            log.get().info("estimate", says=estimate_words(plan, expected))
+        with showing(config.console.progress.value, invocation.err, expected.total_s if expected else None) as shown:
+            watch = Watch(shown)
+            try:
+                outcomes = execute(plan, paths, watch)
+            except EngineError as e:
+                failed, outcomes = e, read_outcomes(paths.journal)
+            finally:
+                measured = _write_down(watch, expected, paths)
+        if is_typical and not failed:
+            _remember(plan, work, measured, outcomes, paths)
+        code = _finish(plan, outcomes, invocation, failed.message if failed else "did not end", measured)
+        if failed:
+            raise failed
+        return code
+
+
+def _write_down(watch: Watch, expected: Estimate | None, paths: RunPaths) -> Measured:
+    """What this start took goes beside the others; a full disk is met again where it matters more."""
+    measured = watch.measured(expected.as_seconds() if expected else {}, versions())
+    try:
+        add_start(paths.timings, measured)
+    except OSError as e:
+        log.get().warning("timings_not_written", file=str(paths.timings), reason=e.strerror)
+    return measured
+
+
+def _remember(plan: Plan, work: Work, measured: Measured, outcomes: Mapping[str, Outcome], paths: RunPaths) -> None:
+    """For the estimates of later runs."""
+    seconds = [s for o in outcomes.values() if o.attempts and (s := o.seconds.get("total")) is not None]
+    if seconds:
+        remember(plan, past_of(work, measured, workers_of(paths), seconds))
 
 
 def _plan(invocation: Invocation, most: int | None) -> Plan:
@@ -59,43 +93,12 @@ def _plan(invocation: Invocation, most: int | None) -> Plan:
 
 
 def _finish(
-    plan: Plan, outcomes: Mapping[str, Outcome], invocation: Invocation, unfinished: str, took_s: float
+    plan: Plan, outcomes: Mapping[str, Outcome], invocation: Invocation, unfinished: str, measured: Measured
 ) -> ExitCode:
     """Write what the run leaves behind and say how it ended."""
-    paths, now = invocation.paths, datetime.now().astimezone()
-    results.link_hints(plan, outcomes, paths)
-    table = list(results.rows(plan, outcomes, paths, unfinished))
-    results.write_exports(plan, table, paths, now)
-    if plan.settings.report:
-        from src.report import Report, write_report
-
-        rows = results.report_rows(plan, table, paths)
-        settings = plan.settings
-        title = f"{settings.recipe} · {settings.engine.name}"
-        facts = _facts(plan, outcomes, invocation, now, took_s)
-        write_report(Report(title, facts, settings.max_model_len, settings.max_output_tokens, rows), paths.report)
-    show_end(plan, table, paths, took_s, invocation.out)
+    paths = invocation.paths
+    table = write_results(plan, outcomes, paths, invocation.command, unfinished)
+    show_end(plan, table, paths, measured.seconds, invocation.out)
+    if off := error_words(measured.estimated_s, measured.seconds):
+        invocation.out.print(off, markup=False, highlight=False)
     return ExitCode.OK if all(row["state"] == UPSAMPLED for row in table) else ExitCode.INCOMPLETE
-
-
-def _facts(
-    plan: Plan, outcomes: Mapping[str, Outcome], invocation: Invocation, now: datetime, took_s: float
-) -> tuple[tuple[str, str], ...]:
-    """What the report says about the run as a whole."""
-    settings, paths = plan.settings, invocation.paths
-    engines = sorted({f"{o.engine['name']} {o.engine['version']}" for o in outcomes.values() if o.engine})
-    ours = ("av", "mistral_common", "pillow")
-    versions = [f"Python {platform.python_version()}", *(f"{name} {metadata.version(name)}" for name in ours)]
-    return (
-        ("Recipe", settings.recipe),
-        ("Engine", ", ".join(engines) or settings.engine.name),
-        ("Model", settings.model.name if settings.engine.name != "offline" else "none"),
-        ("Budget", f"{settings.max_model_len} tokens, {settings.max_output_tokens} reserved for each answer"),
-        ("Template", settings.template),
-        ("Host", settings.host),
-        ("Finished", f"{now:%Y-%m-%d %H:%M:%S %z}"),
-        ("Took", words(took_s)),
-        ("Versions", ", ".join(versions)),
-        ("Run", str(paths.root)),
-        ("Command", paths.command.read_text().strip() if paths.command.exists() else invocation.command),
-    )
