@@ -14,13 +14,15 @@ from typing import Any
 from src import log, results
 from src.errors import Detached, ExitCode, InputError
 from src.execute import locked
-from src.generate import Record, generate, how_to_come_back
+from src.generate import Record, generate, how_to_come_back, launch_of, open_jobs, site_of
 from src.inference import InferenceSettings, Take, settings_from_json, settings_json, takes
+from src.jobs import JobPaths
 from src.outcomes import read_outcomes
 from src.paths import RunPaths, write_atomic
 from src.plan import Plan, read_plan
 from src.progress import showing
 from src.resolve_inference import inference_settings
+from src.sites import Site
 from src.tasks import Invocation, upsample
 from src.tasks.resolving import resolve_shown, save_plan
 from src.timings import words
@@ -58,7 +60,7 @@ def _inference(invocation: Invocation, coming_back: bool) -> tuple[bool, Inferen
         log.get().info(
             "run_resumed", run=str(paths.root), note="its pipeline.json decides; pipeline.again=true does not"
         )
-        begun, settings = _read(paths)
+        begun, settings = as_begun(paths)
         return begun and config.pipeline.upsample, settings
     settings = inference_settings(config, read_plan(paths.plan).settings if coming_back else None)
     return config.pipeline.upsample, settings
@@ -69,7 +71,8 @@ def _remember(upsampling: bool, inference: InferenceSettings, paths: RunPaths) -
     write_atomic(paths.pipeline, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
 
 
-def _read(paths: RunPaths) -> tuple[bool, InferenceSettings]:
+def as_begun(paths: RunPaths) -> tuple[bool, InferenceSettings]:
+    """Whether a run upsamples, and how its inference runs, from its pipeline.json."""
     try:
         data = json.loads(paths.pipeline.read_text(encoding="utf-8"))
         if data["version"] != VERSION:
@@ -79,6 +82,14 @@ def _read(paths: RunPaths) -> tuple[bool, InferenceSettings]:
         raise InputError(
             f"{paths.pipeline}: cannot be read ({type(e).__name__}: {e})", hint="pipeline.again=true goes without it"
         ) from e
+
+
+def open_sites(paths: RunPaths) -> list[tuple[JobPaths, Site]]:
+    """The inference jobs of a run that were begun and not brought to their end, each with its place."""
+    if not (jobs := open_jobs(paths)):
+        return []
+    launch = launch_of(read_plan(paths.plan), as_begun(paths)[1])
+    return [(job, site_of(job, launch)) for job in jobs]
 
 
 def _upsample(invocation: Invocation, coming_back: bool) -> ExitCode:
