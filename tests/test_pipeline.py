@@ -146,11 +146,6 @@ def local(tmp_path: Path, cosmos: Cosmos, clips: Path, cache_dir: Path, small: s
         process.communicate()
 
 
-def given(run: Path) -> list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
-    """What the stand-in's model would have been given, video by video: batch line, controls, arguments."""
-    return [tuple(json.loads(f.read_text())) for f in sorted(run.rglob("given_video_*.json"))]
-
-
 # -------------------------------------------------------------------------------------------------------- on this machine
 
 
@@ -209,13 +204,6 @@ def test_failing_item_is_given_up_after_its_attempts_and_the_others_get_their_vi
     assert local.made() == 4 + 2
 
 
-def test_item_that_fails_once_is_done_at_its_second_attempt(local: Local) -> None:
-    local.cosmos.behave(fail=["storm"], once=str(local.cosmos.once))
-    end = local.go(local.prompts("a storm", "a boat"), "pipeline.upsample=false")
-    assert end.code == 0, end.err
-    assert [row["attempts"] for row in local.rows()] == [2, 1]
-
-
 def test_inference_that_cannot_start_is_7_with_its_own_words(local: Local) -> None:
     (local.cosmos.checkpoints / "standin.json").unlink()
     end = local.go(local.prompts("a boat"), "pipeline.upsample=false")
@@ -227,23 +215,14 @@ def test_inference_that_cannot_start_is_7_with_its_own_words(local: Local) -> No
     local.assert_videos()
 
 
-def test_gives_up_when_item_after_item_fails(local: Local) -> None:
-    local.cosmos.behave(fail=["a "])
-    end = local.go(local.prompts(*(f"a boat {n}" for n in range(6))), "pipeline.upsample=false")
-    assert end.code == 7, end.err
-    assert "rounds in a row gave no video" in end.err
-    assert local.calls() == 3
-
-
 def test_kept_prompts_go_as_they_were_unless_upsampled_ones_are_required(local: Local) -> None:
     prompts = local.prompts(
-        "a boat", {"prompt": "a broken clip", "video_path": str(local.clips / "text.mp4")}, "a boat " * 3000
+        "a boat", {"prompt": "a broken clip", "video_path": str(local.clips / "text.mp4")}, "a boat " * 1500
     )
-    assert local.go(prompts, "pipeline.inference=false").code == 3
+    end = local.go(prompts)
+    assert end.code == 3, end.err
     states = [row["state"] for row in json.loads((local.run / "results.json").read_text())]
     assert states == ["upsampled", "kept", "kept"]
-    end = local.back(*local.cosmos.overrides)
-    assert end.code == 3, end.err
     assert [(row["state"], row["prompt_from"]) for row in local.rows()] == [
         ("done", "upsampled"), ("skipped", "original"), ("done", "original"),
     ]  # fmt: skip
@@ -252,38 +231,6 @@ def test_kept_prompts_go_as_they_were_unless_upsampled_ones_are_required(local: 
     assert local.states() == ["done", "skipped", "skipped"]
     assert "its prompt was not upsampled: " in local.rows()[2]["reason"]
     assert local.calls() == 1  # the video of the first is there
-
-
-def test_controls_of_items_reach_nvidias_script(local: Local) -> None:
-    shutil.copyfile(local.clips / "other.mp4", local.folder / "depth map.mp4")
-    local.cosmos.behave()
-    items = (
-        "a boat",
-        {"prompt": "a ship", "depth": {"control_weight": 0.4, "input_control": "depth map.mp4"}, "seed": 9, "video_path": None,
-         "input_video_path": str(local.clips / "hd.mp4")},
-        {"prompt": "a raft", "control_overrides": {"edge": {"control_weight": 0.3}, "seg": {"control_weight": 1}}},
-    )  # fmt: skip
-    process = local.first(
-        local.prompts(*items), "pipeline.upsample=false", "inference.num_steps=12", "host.keep_job=true"
-    )
-    seen: dict[str, Any] = {}
-
-    def all_seen() -> bool:
-        for line, controls, arguments in given(local.run):
-            seen.setdefault(line["prompt"], (controls, arguments))
-        return process.poll() is not None
-
-    wait_for(all_seen)
-    end = ended(process)
-    assert end.code == 0, end.err
-    assert "control ignored" in end.err and "seg" in end.err
-    assert {k: v["control_weight"] for k, v in seen["a boat"][0].items()} == {"edge": 1.0}
-    assert {k: v["control_weight"] for k, v in seen["a raft"][0].items()} == {"edge": 0.3}
-    controls, arguments = seen["a ship"]
-    assert list(controls) == ["depth"] and controls["depth"]["control_weight"] == 0.4
-    assert controls["depth"]["input_control"].startswith(str(local.run))
-    assert (arguments["seed"], arguments["num_steps"]) == (9, 12)
-    assert seen["a boat"][1]["seed"] == 1 and local.calls() == 2
 
 
 # --------------------------------------------------------------------------------------------------------- coming back
@@ -307,26 +254,10 @@ def test_controller_that_is_killed_is_taken_up_by_the_next_and_no_video_is_made_
     assert (local.made(), local.calls()) == (4, 1)
 
 
-def test_runner_that_is_killed_takes_its_processes_with_it_and_is_started_again(local: Local) -> None:
-    local.cosmos.behave(delay_s=0.3)
-    process = local.first(
-        local.prompts(*(f"a boat {n}" for n in range(3))), "pipeline.upsample=false", "inference.num_gpus=2"
-    )
-    wait_for(lambda: local.made() >= 1)
-    was = local.cosmos.processes()
-    os.kill(local.runner(), signal.SIGKILL)
-    end = ended(process)
-    assert end.code == 0, end.err
-    assert "inference restarted" in end.err
-    assert all(map(has_ended, was))
-    local.assert_videos()
-    assert (local.made(), local.calls()) == (3, 2)
-
-
 def test_ctrl_c_ends_a_runner_of_this_machine_and_says_how_to_come_back(local: Local) -> None:
-    process = local.first(local.prompts("a boat", "a ship"), "pipeline.upsample=false")
-    wait_for(lambda: local.calls() == 1 and bool(local.cosmos.processes()))
     local.cosmos.hold.touch()
+    process = local.first(local.prompts("a boat", "a ship"), "pipeline.upsample=false")
+    wait_for(lambda: bool(local.cosmos.processes()))
     process.send_signal(signal.SIGINT)
     end = ended(process)
     assert end.code == 130, end.err
@@ -343,19 +274,6 @@ def test_damaged_video_is_made_again_and_whole_ones_are_not(local: Local) -> Non
     assert local.back().code == 0
     local.assert_videos()
     assert local.made() == 2 + 1
-
-
-def test_time_limit_leaves_whole_videos_and_the_rest_for_the_next_call(local: Local) -> None:
-    local.cosmos.behave(delay_s=0.6)
-    prompts = local.prompts(*(f"a boat {n}" for n in range(5)))
-    end = local.go(prompts, "pipeline.upsample=false", "inference.time_limit_s=1.8")
-    assert end.code == 4, end.err
-    assert "inference.time_limit_s" in end.err and "task=pipeline" in end.err
-    states = local.states()
-    assert "done" in states and "unfinished" in states
-    local.cosmos.behave()
-    assert local.back().code == 0
-    local.assert_videos()
 
 
 # ------------------------------------------------------------------------------------------------- on another machine
@@ -436,9 +354,9 @@ def test_over_ssh_a_killed_controller_is_taken_up_and_only_what_is_missing_trave
 
 @over_ssh
 def test_over_ssh_ctrl_c_leaves_the_job_which_can_be_looked_at_cancelled_and_taken_up(far: Far) -> None:
+    far.cosmos.hold.touch()
     process = far.first(far.prompts("a boat", "a ship"), "pipeline.upsample=false")
     wait_for(lambda: far.calls() == 1 and bool(far.cosmos.processes()))
-    far.cosmos.hold.touch()
     process.send_signal(signal.SIGINT)
     end = ended(process)
     assert end.code == 130, end.err
