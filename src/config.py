@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
@@ -18,6 +19,7 @@ from omegaconf import MISSING, OmegaConf
 class TaskName(Enum):
     upsample = "upsample"
     plan = "plan"
+    pipeline = "pipeline"
     attach = "attach"
     status = "status"
     cancel = "cancel"
@@ -226,8 +228,48 @@ class LimitsConf:
 
     prompt: str = "Test prompt"  # the text that is sent with the frames
     together: bool = (
-        True  # measure a sweep after its last point, one engine for each max_model_len; false: each by itself
+        True  # a sweep is measured after its last point, each engine loaded once; false: each point by itself
     )
+
+
+@dataclass
+class PipelineConf:
+    """task=pipeline: which stages run."""
+
+    upsample: bool = True  # false: prompts as they are, or as the run of run= has them
+    inference: bool = True  # false: stop before inference
+    again: bool = False  # with run=: inference as this command says, not as the run was begun
+
+
+@dataclass
+class InferenceConf:
+    """Cosmos-Transfer1: NVIDIA's transfer.py and its controls. Paths are as its process sees them; null leaves NVIDIA's default."""
+
+    name: str = MISSING  # name of the controls, for reports
+    controls: dict[str, Any] = field(default_factory=dict)  # control -> its fields, as in NVIDIA's controlnet spec
+    checkpoint_dir: str = ""  # the folder above nvidia/; mounted into the container
+    num_gpus: int = 1  # GPUs that share each video
+    image: str = ""  # image for this stage; "": that of group image
+    repository: str = ""  # the checkout of cosmos-transfer1: working folder and PYTHONPATH
+    script: str = "cosmos_transfer1/diffusion/inference/transfer.py"  # below repository, or absolute
+    torchrun: str = "torchrun"  # command that starts a process for each GPU
+    python: str = ""  # interpreter of our runner, 3.10 or later; "": as for the worker
+    num_steps: int | None = None  # diffusion steps (NVIDIA: 35)
+    guidance: float | None = None  # classifier-free guidance (NVIDIA: 5)
+    sigma_max: float | None = None  # noise on the input clip, 80 or more: the clip is not used (NVIDIA: 70)
+    fps: int | None = None  # frame rate of the video that is written (NVIDIA: 24)
+    seed: int | None = None  # random seed (NVIDIA: 1)
+    negative_prompt: str | None = None  # what to keep away from (NVIDIA's text speaks of cartoonish games)
+    blur_strength: str | None = None  # vis: very_low, low, medium, high or very_high (NVIDIA: medium)
+    canny_threshold: str | None = None  # edge: likewise
+    offload_diffusion_transformer: bool = False  # give the GPU memory of the transformer back between videos
+    offload_text_encoder_model: bool = False  # likewise the text encoder
+    offload_guardrail_models: bool = False  # likewise the guardrail
+    extra_args: list[str] = field(default_factory=list)  # further arguments for transfer.py, as they are
+    require_upsampled: bool = False  # leave items out whose original prompt was kept
+    max_attempts: int = 2  # rounds that one item may bring down before it is given up
+    grace_s: float = 15.0  # patience for torchrun to end when asked to stop
+    time_limit_s: float = 0.0  # a job that has run for so long stops by itself, resumable; 0: no limit
 
 
 @dataclass
@@ -263,7 +305,7 @@ class Config:
 
     prompts: str = "examples/prompts.json"  # file, folder or glob with prompts
     resume: str | None = None  # run folder to take up again
-    run: str | None = None  # run folder for task=attach, status and cancel
+    run: str | None = None  # run folder for task=attach, status, cancel and pipeline
     log: bool = False  # task=status: also show the end of the engine's log
     yes: bool = False  # task=clean and trust: do not ask
     probe: bool = False  # task=doctor: also send one real prompt through
@@ -287,6 +329,8 @@ class Config:
     host: HostConf = field(default_factory=HostConf)
     image: ImageConf = field(default_factory=ImageConf)
     limits: LimitsConf = field(default_factory=LimitsConf)
+    inference: InferenceConf = field(default_factory=InferenceConf)
+    pipeline: PipelineConf = field(default_factory=PipelineConf)
     video: VideoConf = field(default_factory=VideoConf)
     hints: HintsConf = field(default_factory=HintsConf)
     output: OutputConf = field(default_factory=OutputConf)

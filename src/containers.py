@@ -73,12 +73,20 @@ def run_argv(settings: Settings, run_id: str, job: str, root: str, user: str) ->
     job: the job folder on the host, root: the folder of all jobs there, user: "uid:gid" that owns both. Folders are
     mounted at their own paths, so that job.json means the same inside and outside.
     """
+    command = (settings.container.python, f"{job}/worker.py", job)
+    return detached_argv(settings, run_id, job, root, user, settings.model.checkpoint, command)
+
+
+def detached_argv(
+    settings: Settings, run_id: str, job: str, root: str, user: str, checkpoint: str, command: tuple[str, ...]
+) -> tuple[str, ...]:
+    """As `run_argv`, for any command; checkpoint: a folder to mount read-only, "" for none."""
     host, image = settings.place, settings.container
     job_id = job.rstrip("/").rsplit("/", 1)[-1]
     cache = f"{root}/cache"
     mounts = [_mount(job), _mount(f"{job}/frames", read_only=True), _mount(cache)]
-    if settings.model.checkpoint:
-        mounts.append(_mount(settings.model.checkpoint, read_only=True))
+    if checkpoint:
+        mounts.append(_mount(checkpoint, read_only=True))
     return (
         *host.docker, "run", "--detach", "--init",
         "--name", container_name(job),
@@ -102,7 +110,7 @@ def run_argv(settings: Settings, run_id: str, job: str, root: str, user: str) ->
         *[word for name, value in environment(cache, settings) for word in ("--env", f"{name}={value}" if value else name)],
         "--entrypoint", "",  # images of inference servers start their server by themselves
         image.reference,
-        image.python, f"{job}/worker.py", job,
+        *command,
     )  # fmt: skip
 
 

@@ -78,7 +78,7 @@ def _reuse(plan: Plan, journal: RunJournal) -> None:
 
 def _absorb(job: JobPaths, journal: RunJournal, *, quiet: bool = False) -> None:
     """Take over what a job of this run answered while nobody watched."""
-    records = _Tail(job.results).new()
+    records = Tail(job.results).new()
     new = sum(journal.add(Outcome.of(record)) for record in records if record["state"] != REFUSED)
     if new and not quiet:
         log.get().info("answers_taken_over", items=new)
@@ -119,7 +119,7 @@ class _Job:
         self.stager: _Stager | None = None
         self._site: Site | None = None
         self._phase = ""  # that the worker named last
-        self._results, self._events = _Tail(self.folder.results), _Tail(self.folder.events)
+        self._results, self._events = Tail(self.folder.results), Tail(self.folder.events)
 
     @property
     def is_left_behind(self) -> bool:
@@ -195,13 +195,13 @@ class _Job:
     def _mourn(self, state: State, deaths: int) -> None:
         """A worker ended before its work did: say why, make its place anew if that is gone, or give up."""
         if deaths > MAX_WORKER_DEATHS:
-            raise HostError(f"the worker ended {deaths} times without an answer: {_last_words(self.folder, state)}")
+            raise HostError(f"the worker ended {deaths} times without an answer: {last_words(self.folder, state)}")
         if state.status == "absent" and self.site.goes_on_without_us:
             log.get().info("job_gone", job=self.name, note="another controller tidied it up; made again")
             self.site.prepare()
             self.site.push()
         else:
-            log.get().warning("worker_restarted", job=self.name, ended=_last_words(self.folder, state))
+            log.get().warning("worker_restarted", job=self.name, ended=last_words(self.folder, state))
 
     def stop_staging(self) -> None:
         if self.stager:
@@ -220,7 +220,7 @@ def _stop_if_final(state: State, job: JobPaths, site: Site) -> None:
     if state.ending == "load_failed":
         end = job.exit_record()
         raise EngineError(
-            f"the model could not be loaded: {_last_words(job, state)}", hint=f"see {job.log}" if end else ""
+            f"the model could not be loaded: {last_words(job, state)}", hint=f"see {job.log}" if end else ""
         )
     if state.ending == "timeout":
         raise HostError("the worker reached engine.time_limit_s", hint="resume the run for what is missing")
@@ -320,7 +320,7 @@ class _Stager:
         self._thread.join()
 
 
-class _Tail:
+class Tail:
     """The whole lines that were added to a journal since the last look."""
 
     def __init__(self, path: Path) -> None:
@@ -355,7 +355,7 @@ def _tell(jobs_here: Sequence[_Job], plan: Plan, journal: RunJournal, progress: 
     progress.step("answers", len(journal.outcomes), len({item.id for item in plan.items}), note)
 
 
-def _last_words(job: JobPaths, state: State) -> str:
+def last_words(job: JobPaths, state: State) -> str:
     """Why a worker ended, as far as anybody could say."""
     if state.ending == "oom":
         return "killed because the container's memory was used up"

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,7 +21,7 @@ from src.errors import HostError, LinkLost
 from src.hosts import Done, Host, LocalHost, expanded
 from src.jobs import JobPaths
 from src.paths import write_atomic
-from src.plan import HostSettings, Plan, digest
+from src.plan import HostSettings, Plan, Settings, digest
 
 RETRY_MAX_S = 8.0
 LIMIT = 4 << 20  # bytes of journal that one look brings at most
@@ -62,7 +63,7 @@ cat > "$have.names"
 : > "$have"
 while IFS= read -r name; do
   if [ -e "$1/frames/$name" ]; then continue; fi
-  if [ -e "$name" ]; then echo "${name%.png}  $name" >> "$have"; else echo "$name"; fi
+  if [ -e "$name" ]; then echo "${name%.*}  $name" >> "$have"; else echo "$name"; fi
 done < "$have.names"
 sha256sum --check --quiet "$have" 2>/dev/null | sed -n 's/: FAILED.*//p' | while IFS= read -r name; do
   rm -f "$name"
@@ -113,14 +114,39 @@ find "$2/frames" -type f -links 1 -mtime +7 -delete
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What is started in a job folder on a host.
+
+    settings: place and container. files: name -> file of ours that is copied into the job folder. process: from the job
+    folder there to the command of a plain process; container: from job folder, root and user to `docker run`.
+    """
+
+    settings: Settings
+    files: Mapping[str, Path]
+    process: Callable[[str], tuple[str, ...]]
+    container: Callable[[str, str, str], tuple[str, ...]]
+
+
+def worker_launch(plan: Plan) -> Launch:
+    """The worker that asks the engine."""
+    settings = plan.settings
+    return Launch(
+        settings,
+        {"worker.py": Path(worker.__file__)},
+        lambda folder: (settings.python, f"{folder}/worker.py", folder),
+        lambda folder, root, user: containers.run_argv(settings, plan.run_id, folder, root, user),
+    )
+
+
 class HostSite:
     """A host, ours by SSH or this machine's Docker, seen only through commands that it runs."""
 
     poll_s = 0.5
     goes_on_without_us = True
 
-    def __init__(self, plan: Plan, job: JobPaths, host: Host) -> None:
-        self.plan, self.settings, self.job = plan, plan.settings, job
+    def __init__(self, launch: Launch, job: JobPaths, host: Host) -> None:
+        self.launch, self.settings, self.job = launch, launch.settings, job
         self.host = host
         self.name = self.settings.place.name
         self.remote = self.settings.place.kind != "local"
@@ -158,7 +184,8 @@ class HostSite:
                 self._events_at = 0
         elif self.in_container:
             self._checked(transfer.script('mkdir -p "$1/cache/home"', self.root), "the cache cannot be made")
-            write_atomic(self.job.root / "worker.py", Path(worker.__file__).read_bytes())
+            for name, file in self.launch.files.items():
+                write_atomic(self.job.root / name, file.read_bytes())
 
     def locate(self) -> None:
         """Absolute paths on the host, and who we are there."""
@@ -219,7 +246,7 @@ class HostSite:
             self._steadily(self._push)
 
     def _push(self) -> None:
-        base = {} if "worker.py" in self._pushed else {"job.json": self.job.job, "worker.py": Path(worker.__file__)}
+        base = {} if "job.json" in self._pushed else {"job.json": self.job.job, **self.launch.files}
         batches = [b for b in sorted(self.job.batches.glob("*.jsonl")) if b.name not in self._pushed]
         closing = {"closed": self.job.closed} if self.job.closed.exists() and "closed" not in self._pushed else {}
         if not (base or batches or closing):
@@ -255,7 +282,7 @@ class HostSite:
 
     def _start_process(self) -> None:
         shown = (f"{name}={value}" for name, value in gpus.environment(self.settings.place.gpus).items())
-        argv = ("env", *shown, self.settings.python, f"{self.folder}/worker.py", self.folder)
+        argv = ("env", *shown, *self.launch.process(self.folder))
         self._checked(transfer.script(_START, self.folder, *argv), "the worker cannot be started")
 
     def _start_container(self) -> None:
@@ -270,7 +297,7 @@ class HostSite:
         self._checked(
             transfer.script('rm -f "$1/exit.json" "$1/cancelled"', self.folder), "the job cannot be begun anew"
         )
-        argv = containers.run_argv(self.settings, self.plan.run_id, self.folder, self.root, self.user)
+        argv = self.launch.container(self.folder, self.root, self.user)
         done = self._docker(*argv[len(self.settings.place.docker) :])
         if done.code and "is already in use" not in done.said:
             self._docker("rm", "--force", self.container)  # docker run leaves one that it could not start
@@ -397,6 +424,11 @@ class HostSite:
             self._remove_container()
         if self.remote and not self.settings.place.keep_job:
             self._checked(transfer.script(REMOVE, self.folder, self.root), "the job's folder cannot be removed")
+
+    def fetch(self, names: Collection[str]) -> None:
+        """Bring files that the job made into our copy of its folder; on this machine they are there already."""
+        if self.remote and names:
+            self._steadily(lambda: transfer.fetch(self.host, self.folder, names, self.job.root))
 
     def fetch_logs(self) -> None:
         """What the worker and the engine printed, the last 2 MiB of each; on this machine the logs are here already."""

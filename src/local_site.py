@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,8 +38,8 @@ class LocalSite:
     sent_bytes = 0
     goes_on_without_us = False
 
-    def __init__(self, settings: Settings, job: JobPaths) -> None:
-        self.name, self.job, self.argv = settings.place.name, job, worker_argv(settings, job.root)
+    def __init__(self, settings: Settings, job: JobPaths, argv: tuple[str, ...]) -> None:
+        self.name, self.job, self.argv = settings.place.name, job, argv
         self.shown = gpus.environment(settings.place.gpus)
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -105,6 +105,9 @@ class LocalSite:
 
     def was_cancelled(self) -> bool:
         return self.job.cancelled.exists()
+
+    def fetch(self, names: Collection[str]) -> None:
+        pass
 
     def give_up_waiting(self) -> None:
         pass

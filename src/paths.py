@@ -60,6 +60,25 @@ class RunPaths:
         return self.root / "job"
 
     @property
+    def pipeline(self) -> Path:
+        """How inference was begun; what task=pipeline run=FOLDER goes on with."""
+        return self.root / "pipeline.json"
+
+    @property
+    def inference(self) -> Path:
+        """One folder an inference job, named by the job's id."""
+        return self.root / "inference"
+
+    @property
+    def videos(self) -> Path:
+        """The videos that Cosmos made, one an item."""
+        return self.root / "videos"
+
+    @property
+    def inference_results(self) -> Path:
+        return self.root / "inference.json"
+
+    @property
     def specs(self) -> Path:
         return self.root / "specs"
 

@@ -202,7 +202,8 @@ def _placed_wrongly(config: Config) -> list[str]:
     if config.image.name != "none" and not config.image.reference:
         wrong.append(f"image.reference: image={config.image.name} needs the image's name on the host, best by digest")
     elsewhere = config.host.kind is HostKind.ssh or config.image.reference
-    if elsewhere and config.engine.name is EngineName.offline:
+    asks = config.task.name is not TaskName.pipeline or config.pipeline.upsample
+    if elsewhere and asks and config.engine.name is EngineName.offline:
         wrong.append("engine=offline works on this machine only: choose engine=vllm, endpoint or cosmos for that host")
     if config.image.reference and config.model.checkpoint and not config.model.checkpoint.startswith("/"):
         wrong.append("model.checkpoint: must be an absolute path on the host, for it is mounted into the container")
@@ -268,8 +269,15 @@ def host_settings(config: Config) -> HostSettings:
     )
 
 
+def container_settings(config: Config) -> ContainerSettings:
+    """The image group as a plan value."""
+    return ContainerSettings(
+        **vars(config.image) | {"mounts": tuple(config.image.mounts), "env": tuple(config.image.env)},
+    )
+
+
 def _settings(config: Config) -> Settings:
-    engine, model, image = (vars(group) for group in (config.engine, config.model, config.image))
+    engine, model = vars(config.engine), vars(config.model)
     settings = Settings(
         recipe=config.upsample.name,
         engine=EngineSettings(**engine | {"name": config.engine.name.value}),
@@ -286,9 +294,7 @@ def _settings(config: Config) -> Settings:
         host=config.host.name,
         image=config.image.name,
         place=host_settings(config),
-        container=ContainerSettings(
-            **image | {"mounts": tuple(config.image.mounts), "env": tuple(config.image.env)},
-        ),
+        container=container_settings(config),
         reuse=config.reuse,
         cache_dir=config.cache_dir,
         hint_video=config.hints.video,

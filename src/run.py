@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from src.config import Config, register
+from src.config import Config, TaskName, register
 from src.errors import ExitCode, HostError, UpsamplerError
 
 if TYPE_CHECKING:
@@ -49,16 +49,16 @@ def _job(raw: DictConfig) -> None:
         log.get().debug("run_failed", exit_code=int(e.exit_code), exc_info=e)
         _say(f"error: {e}" if e.exit_code is not ExitCode.INTERRUPTED else str(e))
         if isinstance(e, HostError) and (root / "plan.json").exists():
-            _say(f"  nothing is lost; take the run up again:\n    python -m src.run {_resume(root)}")
+            _say(f"  nothing is lost; take the run up again:\n    python -m src.run {_resume(root, config)}")
         _codes.append(e.exit_code)
     except KeyboardInterrupt:
-        _say(f"\nstopped; nothing is lost. Take it up again:\n  python -m src.run {_resume(root)}")
+        _say(f"\nstopped; nothing is lost. Take it up again:\n  python -m src.run {_resume(root, config)}")
         raise
     except OSError as e:
         log.get().debug("os_error", exc_info=e)
         _say(
             f"error: {e.filename or root}: {e.strerror or e}\n  → make room or mend the permissions; then nothing is "
-            f"lost with\n    python -m src.run {_resume(root)}"
+            f"lost with\n    python -m src.run {_resume(root, config)}"
         )
         _codes.append(ExitCode.HOST)
     except Exception as e:
@@ -114,15 +114,16 @@ def _relative(path: Path) -> Path:
         return path
 
 
-def _resume(path: Path) -> str:
-    """The override that resumes a run, quoted for Hydra and for the shell where the path needs it."""
+def _resume(path: Path, config: Config) -> str:
+    """The overrides that resume a run, quoted for Hydra and for the shell where the path needs it."""
     import shlex
 
     shown = str(_relative(path))
+    task, key = ("task=pipeline ", "run") if config.task.name is TaskName.pipeline else ("", "resume")
     if re.fullmatch(r"[A-Za-z0-9_./-]+", shown):
-        return f"resume={shown}"
+        return f"{task}{key}={shown}"
     escaped = shown.replace("\\", "\\\\").replace('"', '\\"')
-    return shlex.quote(f'resume="{escaped}"')
+    return task + shlex.quote(f'{key}="{escaped}"')
 
 
 def main() -> None:

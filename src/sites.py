@@ -6,12 +6,13 @@ the host each time, so that it is the same whether we started it, came back, or 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Protocol
 
 from src.containers import Glance, State
-from src.host_site import HostSite, connect
+from src.host_site import HostSite, Launch, connect, worker_launch
 from src.jobs import JobPaths
-from src.local_site import LocalSite
+from src.local_site import LocalSite, worker_argv
 from src.plan import Plan
 
 
@@ -44,6 +45,9 @@ class Site(Protocol):
     def was_cancelled(self) -> bool:
         """Whether the worker's end was asked for, by us or by another controller."""
 
+    def fetch(self, names: Collection[str]) -> None:
+        """Bring files that the job made, by their names in its folder, into the local job folder."""
+
     def give_up_waiting(self) -> None:
         """From now on a lost link is not waited for."""
 
@@ -55,7 +59,12 @@ class Site(Protocol):
 
 def site_for(plan: Plan, job: JobPaths) -> Site:
     """The place that the plan names for a job."""
-    settings = plan.settings
+    return place_for(worker_launch(plan), job, worker_argv(plan.settings, job.root))
+
+
+def place_for(launch: Launch, job: JobPaths, here: tuple[str, ...]) -> Site:
+    """The place that the settings name for whatever is launched; here: its command as a plain process on this machine."""
+    settings = launch.settings
     if settings.place.kind == "local" and not settings.container.reference:
-        return LocalSite(settings, job)
-    return HostSite(plan, job, connect(settings.place))
+        return LocalSite(settings, job, here)
+    return HostSite(launch, job, connect(settings.place))

@@ -45,6 +45,23 @@ MAY_IMPORT: dict[str, set[str]] = {
     "shards": {"gpus", "plan"},
     "local_site": {"containers", "gpus", "errors", "jobs", "plan", "worker"},
     "sites": {"containers", "host_site", "jobs", "local_site", "plan"},
+    "inference": {"containers", "plan", "specs"},
+    "resolve_inference": {"config", "errors", "gpus", "inference", "plan", "resolve"},
+    "generate": {
+        "containers",
+        "errors",
+        "execute",
+        "host_site",
+        "infer",
+        "inference",
+        "jobs",
+        "log",
+        "paths",
+        "plan",
+        "progress",
+        "sites",
+        "worker",
+    },
     "leftovers": {"containers", "errors", "host_site", "hosts", "plan", "transfer"},
     "execute": {
         "containers",
@@ -124,11 +141,16 @@ def test_worker_imports_the_standard_library_only() -> None:
     assert foreign <= {"__future__"}
 
 
+def test_inference_runner_imports_the_standard_library_and_its_neighbour_only() -> None:
+    foreign = imported(ROOT / "launchers" / "infer.py") - {"launchers.worker", "worker"}
+    assert {name.split(".")[0] for name in foreign} - set(sys.stdlib_module_names) <= {"__future__"}
+
+
 def test_table_of_layers_has_no_cycle() -> None:
     order: list[str] = []
     rest = dict(MAY_IMPORT)
     while rest:
-        free = [m for m, needs in rest.items() if needs <= {*order, "worker", "tasks"}]
+        free = [m for m, needs in rest.items() if needs <= {*order, "worker", "infer", "tasks"}]
         assert free, f"cycle among {sorted(rest)}"
         order += free
         rest = {m: n for m, n in rest.items() if m not in free}

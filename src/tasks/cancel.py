@@ -10,7 +10,8 @@ from src import log
 from src.errors import ExitCode, HostError, InputError
 from src.paths import RunPaths
 from src.tasks import Invocation
-from src.tasks.status import jobs_of, opened
+from src.tasks.pipeline import as_begun, open_sites
+from src.tasks.status import jobs_of, looked_at, opened
 
 PATIENCE_S = 30.0  # beyond the grace time of the worker
 
@@ -19,25 +20,34 @@ def run(invocation: Invocation) -> ExitCode:
     """Exit code 0 when no worker runs any more."""
     if not invocation.config.run:
         raise InputError("task=cancel: which run?", hint="name its folder: run=outputs/DATE/TIME")
-    plan, parts = jobs_of(RunPaths(Path(invocation.config.run)))
+    paths = RunPaths(Path(invocation.config.run))
     with ExitStack() as stack:
-        sites = {job.root.name: opened(part, job) for part, job in parts}
+        sites = {job.root.name: site for job, site in open_sites(paths)}  # then upsampling is over
+        if sites:
+            grace_s = as_begun(paths)[1].grace_s
+            for site in sites.values():
+                looked_at(site)
+        else:
+            plan, parts = jobs_of(paths)
+            grace_s = plan.settings.engine.grace_s
+            sites = {job.root.name: opened(part, job) for part, job in parts}
         for site in sites.values():
             stack.callback(site.close)
         running = {name: site for name, site in sites.items() if site.glance().state.status == "running"}
         for name, site in running.items():
             site.ask_to_stop()
             log.get().info("waiting_for_what_is_in_flight", job=name)
-        deadline = time.monotonic() + plan.settings.engine.grace_s + PATIENCE_S
+        deadline = time.monotonic() + grace_s + PATIENCE_S
         for site in running.values():
             while site.glance().state.status == "running":
                 if time.monotonic() > deadline:
                     raise HostError("the worker does not end", hint="look at it with task=status log=true")
                 time.sleep(site.poll_s)
+        again = "task=pipeline run" if paths.pipeline.exists() else "resume"
         for name, site in sites.items():
             state = site.glance().state
             said = f"ended: {state.ending}" if state.ending else state.status
             invocation.out.print(
-                f"{name}  {said}; what is missing:  python -m src.run resume={invocation.config.run}", markup=False
+                f"{name}  {said}; what is missing:  python -m src.run {again}={invocation.config.run}", markup=False
             )
     return ExitCode.OK

@@ -17,6 +17,7 @@ from src.resolve import host_settings
 from src.shards import shards
 from src.sites import Site, site_for
 from src.tasks import Invocation
+from src.tasks.pipeline import open_sites
 
 LOG_LINES = 40
 
@@ -56,7 +57,11 @@ def jobs_of(paths: RunPaths) -> tuple[Plan, list[tuple[Plan, JobPaths]]]:
 
 def opened(plan: Plan, job: JobPaths) -> Site:
     """The place of a job, ready to be looked at."""
-    site = site_for(plan, job)
+    return looked_at(site_for(plan, job))
+
+
+def looked_at(site: Site) -> Site:
+    """A place, ready to be looked at."""
     if isinstance(site, HostSite):
         site.give_up_waiting()  # who asks wants an answer now
         site.locate()
@@ -64,6 +69,10 @@ def opened(plan: Plan, job: JobPaths) -> Site:
 
 
 def _one(paths: RunPaths, invocation: Invocation) -> ExitCode:
+    if begun := open_sites(paths):  # upsampling is over then
+        for job, site in begun:
+            _inference(job, site, paths, invocation)
+        return ExitCode.OK
     plan, parts = jobs_of(paths)
     taken = read_outcomes(paths.journal).keys()
     seen = [_glance(part, job, taken, invocation) for part, job in parts]
@@ -82,6 +91,33 @@ def _one(paths: RunPaths, invocation: Invocation) -> ExitCode:
     elif known < asked:
         invocation.out.print(f"go on     python -m src.run task=attach run={paths.root}", markup=False, soft_wrap=True)
     return ExitCode.OK
+
+
+def _inference(job: JobPaths, site: Site, paths: RunPaths, invocation: Invocation) -> None:
+    """How an inference job stands."""
+    try:
+        seen = looked_at(site).glance()
+        if invocation.config.log and isinstance(site, HostSite) and seen.state.status != "absent":
+            site.fetch_logs()
+    finally:
+        site.close()
+    state, asked = seen.state, len(job.staged())
+    said = f"ended: {state.ending}" if state.ending else state.status
+    facts = {
+        "run": str(paths.root),
+        "host": site.name,
+        "inference": job.root.name,
+        "state": said,
+        "phase": seen.phase or "–",
+    }
+    for name, value in {**facts, "ended": f"{seen.answered} of {asked}"}.items():
+        invocation.out.print(f"{name:10}{printable(value)}", markup=False, highlight=False, soft_wrap=True)
+    if invocation.config.log:
+        _show_log(job.engine_log if job.engine_log.exists() else job.log, invocation)
+    else:
+        invocation.out.print(
+            f"go on     python -m src.run task=pipeline run={paths.root}", markup=False, soft_wrap=True
+        )
 
 
 def _glance(part: Plan, job: JobPaths, taken: Set[str], invocation: Invocation) -> tuple[str, str, int]:

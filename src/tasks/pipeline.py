@@ -1,0 +1,173 @@
+"""`task=pipeline`: upsample the prompts, then let Cosmos-Transfer1 make the videos, on the same host.
+
+Each stage can be left out, and each is taken up where it stopped: `task=pipeline run=FOLDER` does only what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+from src import log, results
+from src.errors import Detached, ExitCode, InputError
+from src.execute import locked
+from src.generate import Record, generate, how_to_come_back, launch_of, open_jobs, site_of
+from src.inference import InferenceSettings, Take, settings_from_json, settings_json, takes
+from src.jobs import JobPaths
+from src.outcomes import read_outcomes
+from src.paths import RunPaths, write_atomic
+from src.plan import Plan, read_plan
+from src.progress import showing
+from src.resolve_inference import inference_settings
+from src.sites import Site
+from src.tasks import Invocation, upsample
+from src.tasks.resolving import resolve_shown, save_plan
+from src.timings import words
+
+VERSION = 1
+SKIPPED = "skipped"
+
+
+def run(invocation: Invocation) -> ExitCode:
+    """Exit code 0 when every item has its video (and was upsampled, where that was asked), 3 when some have not."""
+    config, paths = invocation.config, invocation.paths
+    stages, coming_back = config.pipeline, bool(config.run or config.resume)
+    if not (stages.upsample or stages.inference):
+        raise InputError("pipeline.upsample=false pipeline.inference=false: there is nothing to do")
+    upsampling, inference = stages.upsample, None
+    if stages.inference:
+        upsampling, inference = _inference(invocation, coming_back)
+    with locked(paths):
+        if inference is not None:  # before anything happens, so that whoever comes back finds it
+            _remember(upsampling, inference, paths)
+        if not upsampling and not coming_back:
+            save_plan(resolve_shown(invocation), paths)
+            write_atomic(paths.command, invocation.command + "\n")
+    code = _upsample(invocation, coming_back) if upsampling else ExitCode.OK
+    if inference is None:
+        return code
+    with locked(paths):
+        return max(code, _make_videos(read_plan(paths.plan), inference, invocation))
+
+
+def _inference(invocation: Invocation, coming_back: bool) -> tuple[bool, InferenceSettings]:
+    """Whether to upsample, and how inference runs: as the run was begun, if it was, else as this command says."""
+    config, paths = invocation.config, invocation.paths
+    if coming_back and paths.pipeline.exists() and not config.pipeline.again:
+        log.get().info(
+            "run_resumed", run=str(paths.root), note="its pipeline.json decides; pipeline.again=true does not"
+        )
+        begun, settings = as_begun(paths)
+        return begun and config.pipeline.upsample, settings
+    settings = inference_settings(config, read_plan(paths.plan).settings if coming_back else None)
+    return config.pipeline.upsample, settings
+
+
+def _remember(upsampling: bool, inference: InferenceSettings, paths: RunPaths) -> None:
+    record = {"version": VERSION, "upsample": upsampling, "inference": settings_json(inference)}
+    write_atomic(paths.pipeline, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
+
+
+def as_begun(paths: RunPaths) -> tuple[bool, InferenceSettings]:
+    """Whether a run upsamples, and how its inference runs, from its pipeline.json."""
+    try:
+        data = json.loads(paths.pipeline.read_text(encoding="utf-8"))
+        if data["version"] != VERSION:
+            raise InputError(f"{paths.pipeline}: is of version {data['version']}, this program reads {VERSION}")
+        return bool(data["upsample"]), settings_from_json(data["inference"])
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise InputError(
+            f"{paths.pipeline}: cannot be read ({type(e).__name__}: {e})", hint="pipeline.again=true goes without it"
+        ) from e
+
+
+def open_sites(paths: RunPaths) -> list[tuple[JobPaths, Site]]:
+    """The inference jobs of a run that were begun and not brought to their end, each with its place."""
+    if not (jobs := open_jobs(paths)):
+        return []
+    launch = launch_of(read_plan(paths.plan), as_begun(paths)[1])
+    return [(job, site_of(job, launch)) for job in jobs]
+
+
+def _upsample(invocation: Invocation, coming_back: bool) -> ExitCode:
+    """The ordinary task; nothing, where a run has all its results."""
+    config, paths = invocation.config, invocation.paths
+    if coming_back:
+        plan, known = read_plan(paths.plan), read_outcomes(paths.journal)
+        if paths.results.exists() and all(item.id in known for item in plan.items):
+            log.get().info("prompts_taken_over", run=str(paths.root), items=len(plan.items))
+            ended = {known[item.id].state for item in plan.items}
+            return ExitCode.OK if ended == {"upsampled"} else ExitCode.INCOMPLETE
+        invocation = replace(invocation, config=replace(config, resume=str(paths.root)))
+    try:
+        return upsample.run(invocation)
+    except Detached as e:
+        raise Detached(e.message, hint=how_to_come_back(paths)) from None
+
+
+def _make_videos(plan: Plan, inference: InferenceSettings, invocation: Invocation) -> ExitCode:
+    config, paths = invocation.config, invocation.paths
+    wanted = takes(plan.items, _rows(plan, paths), inference)
+    for take in wanted:
+        if take.note:
+            log.get().warning("control_ignored", item=take.name, reason=take.note)
+    started = time.monotonic()
+    ended: dict[str, Record] = {}
+    try:
+        with showing(config.console.progress.value, invocation.err) as progress:
+            generate(wanted, plan, inference, paths, progress, ended)
+    finally:
+        table = [_row(take, ended.get(take.id), paths) for take in wanted]
+        body = ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in table)
+        write_atomic(paths.inference_results, f"[\n{body}\n]\n")
+    _show_end(table, paths, time.monotonic() - started, invocation)
+    return ExitCode.OK if all(row["state"] == "done" for row in table) else ExitCode.INCOMPLETE
+
+
+def _rows(plan: Plan, paths: RunPaths) -> list[dict[str, Any]] | None:
+    """The rows of results.json, in the order of the plan; None for a run that upsampled nothing."""
+    if paths.results.exists():
+        table: list[dict[str, Any]] = json.loads(paths.results.read_text(encoding="utf-8"))
+        if [row["id"] for row in table] == [item.id for item in plan.items]:
+            return table
+    if not paths.journal.exists():
+        return None
+    return list(results.rows(plan, read_outcomes(paths.journal), paths, "did not end"))
+
+
+def _row(take: Take, record: Record | None, paths: RunPaths) -> dict[str, Any]:
+    """A row of inference.json."""
+    state = record["state"] if record else (SKIPPED if take.left_out else "unfinished")
+    video = paths.videos / f"{take.slug}.mp4"
+    return {
+        "id": take.id,
+        "name": take.name,
+        "state": state,
+        "reason": record["reason"] if record else take.left_out or "did not end",
+        "note": take.note,
+        "prompt": take.prompt,
+        "prompt_from": take.source,
+        "input_video": take.video_path,
+        "video": str(video.relative_to(paths.root)) if state == "done" else None,
+        "sha256": record.get("sha256") if record else None,
+        "seconds": record["seconds"] if record else None,
+        "attempts": record["attempts"] if record else 0,
+    }
+
+
+def _show_end(table: list[dict[str, Any]], paths: RunPaths, took_s: float, invocation: Invocation) -> None:
+    out, states = invocation.out, Counter(row["state"] for row in table)
+    out.print(
+        f"{states['done']} videos, {states['failed']} failed, {states[SKIPPED]} left out  ·  {words(took_s)}",
+        style="bold",
+        highlight=False,
+    )
+    for (state, reason), count in Counter((r["state"], r["reason"]) for r in table if r["state"] != "done").most_common(
+        10
+    ):
+        out.print(f"  {count} {state}: {log.printable(reason)}", markup=False, highlight=False, soft_wrap=True)
+    for path in (paths.videos, paths.inference_results):
+        out.print(f"{path.name:<13} {path}", markup=False, highlight=False, soft_wrap=True)
