@@ -175,6 +175,7 @@ class Settings:
     on_bad_video: str
     spec_output: str
     report: bool
+    exports: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -277,7 +278,9 @@ def _settings_from_json(data: dict[str, Any]) -> Settings:
     own = data["container"]
     container = _known(ContainerSettings, own, mounts=tuple(own["mounts"]), env=tuple(own["env"]))
     engine = _known(EngineSettings, data["engine"])
-    return _known(Settings, data, engine=engine, model=model, place=place, container=container)
+    exports = tuple(data.get("exports", ()))  # a plan of an older version has none
+    made = {"engine": engine, "model": model, "place": place, "container": container, "exports": exports}
+    return _known(Settings, data | made, **made)
 
 
 def _item_from_json(data: dict[str, Any]) -> PlanItem:

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from importlib import metadata
+from pathlib import Path
 
-from src import log, results
+from src import exports, log, results
 from src.errors import EngineError, ExitCode
 from src.execute import execute, locked
 from src.outcomes import UPSAMPLED, Outcome, read_outcomes
@@ -22,11 +23,14 @@ from src.tasks.resolving import resolve_shown, save_plan
 from src.timings import remember, words
 
 
-def run(invocation: Invocation, most: int | None = None) -> ExitCode:
-    """Exit code 0 when every item was upsampled, 3 when some were kept or failed. most: so many items at most."""
+def run(invocation: Invocation, most: int | None = None, files: list[Path] | None = None) -> ExitCode:
+    """Exit code 0 when every item was upsampled, 3 when some were kept or failed.
+
+    most: so many items at most. files: prompt files in place of those that the config names.
+    """
     config, paths = invocation.config, invocation.paths
     with locked(paths):
-        plan = _plan(invocation, most)
+        plan = _plan(invocation, most, files)
         started = time.monotonic()
         try:
             with showing(config.console.progress.value, invocation.err) as progress:
@@ -40,13 +44,13 @@ def run(invocation: Invocation, most: int | None = None) -> ExitCode:
         return _finish(plan, outcomes, invocation, "did not end", took_s)
 
 
-def _plan(invocation: Invocation, most: int | None) -> Plan:
+def _plan(invocation: Invocation, most: int | None, files: list[Path] | None) -> Plan:
     """The plan of the run folder when resuming, else a new one, on disk before anything else happens."""
     config, paths = invocation.config, invocation.paths
     if config.resume:
         log.get().info("run_resumed", run=str(paths.root), note="its plan.json decides; prompts are not read again")
         return read_plan(paths.plan)
-    plan = resolve_shown(invocation)
+    plan = resolve_shown(invocation, files)
     if most is not None:
         first = [item for item in plan.items if item.fits][:most]
         plan = replace(plan, items=tuple(first), batches=(tuple(item.id for item in first),))
@@ -66,6 +70,8 @@ def _finish(
     results.link_hints(plan, outcomes, paths)
     table = list(results.rows(plan, outcomes, paths, unfinished))
     results.write_exports(plan, table, paths, now)
+    wanted = dict.fromkeys((*plan.settings.exports, *(e.value for e in invocation.config.output.exports)))
+    exported = [exports.write(name, plan, table, paths) for name in wanted]
     if plan.settings.report:
         from src.report import Report, write_report
 
@@ -74,7 +80,7 @@ def _finish(
         title = f"{settings.recipe} · {settings.engine.name}"
         facts = _facts(plan, outcomes, invocation, now, took_s)
         write_report(Report(title, facts, settings.max_model_len, settings.max_output_tokens, rows), paths.report)
-    show_end(plan, table, paths, took_s, invocation.out)
+    show_end(plan, table, paths, took_s, invocation.out, exported)
     return ExitCode.OK if all(row["state"] == UPSAMPLED for row in table) else ExitCode.INCOMPLETE
 
 
