@@ -43,7 +43,7 @@ import sys
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -595,6 +595,18 @@ def _take(lock: int) -> bool:
 # ----------------------------------------------------------------------------------------------------------- engines
 
 
+def chat_body(system: str, text: str, pictures: Sequence[Picture]) -> dict[str, Any]:
+    """What a request says, in the form of OpenAI's chat completions."""
+    images = [
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(p.data).decode()}}
+        for p in pictures
+    ]
+    messages = [{"role": "user", "content": [*images, {"type": "text", "text": text}] if images else text}]
+    if system:
+        messages.insert(0, {"role": "system", "content": system})
+    return {"messages": messages}
+
+
 class ChatClient:
     """One prompt after another over an OpenAI-compatible server; a kept-alive connection for each calling thread."""
 
@@ -633,17 +645,9 @@ class ChatClient:
             raise
 
     def _body(self, request: Request) -> dict[str, Any]:
-        images = [
-            {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(p.data).decode()}}
-            for p in request.pictures
-        ]
-        text = request.item.text
-        messages = [{"role": "user", "content": [*images, {"type": "text", "text": text}] if images else text}]
-        if request.item.system:
-            messages.insert(0, {"role": "system", "content": request.item.system})
         return {
+            **chat_body(request.item.system, request.item.text, request.pictures),
             "model": self.model,
-            "messages": messages,
             "temperature": self.temperature,
             "max_tokens": request.max_tokens,
             "seed": request.seed,

@@ -20,6 +20,7 @@ class TaskName(Enum):
     upsample = "upsample"
     plan = "plan"
     pipeline = "pipeline"
+    spec = "spec"
     attach = "attach"
     status = "status"
     cancel = "cancel"
@@ -63,6 +64,12 @@ class SpecOutput(Enum):
     beside = "beside"
     in_place = "in_place"
     none = "none"
+
+
+class Export(Enum):
+    parquet = "parquet"
+    openai = "openai"
+    cosmos3 = "cosmos3"
 
 
 class ProgressMode(Enum):
@@ -287,9 +294,21 @@ class HintsConf:
 
 
 @dataclass
+class SpecConf:
+    """task=spec: what is made, and where."""
+
+    video: str = ""  # one clip, to make one spec of; without it, the clips or the list that prompts= names
+    name: str = ""  # name of that one spec; "": the clip's
+    prompt: str | None = None  # prompt of what is made; null: the text file beside each clip, if there is one
+    out: str = ""  # folder for a file a spec, or a list that ends in .json; "": in the run folder
+    overwrite: bool = False  # whether files that are there may be written over
+
+
+@dataclass
 class OutputConf:
     specs: SpecOutput = SpecOutput.beside  # updated specs in the run folder, in place (a backup is kept), or not at all
     report: bool = True  # write report.html
+    exports: list[Export] = field(default_factory=list)  # also results.parquet, openai_batch.jsonl, cosmos3.jsonl
 
 
 @dataclass
@@ -309,6 +328,7 @@ class Config:
     log: bool = False  # task=status: also show the end of the engine's log
     yes: bool = False  # task=clean and trust: do not ask
     probe: bool = False  # task=doctor: also send one real prompt through
+    then: bool = False  # task=spec: upsample what was made, in the same run
     reuse: bool = False  # take answers already paid for in earlier runs from the cache
     aspect: str | None = None  # 16:9, 9:16, 4:3, 3:4 or 1:1 for upsample=category; null: found from each video
     size: str | None = None  # task=limits: WIDTHxHEIGHT, in place of resolution and aspect
@@ -333,6 +353,7 @@ class Config:
     pipeline: PipelineConf = field(default_factory=PipelineConf)
     video: VideoConf = field(default_factory=VideoConf)
     hints: HintsConf = field(default_factory=HintsConf)
+    spec: SpecConf = field(default_factory=SpecConf)
     output: OutputConf = field(default_factory=OutputConf)
     console: ConsoleConf = field(default_factory=ConsoleConf)
 

@@ -28,7 +28,6 @@ class Outcome:
     id: str
     state: str
     reason: str = ""
-    refusal: str = ""
     text: str | None = None
     note: str = ""
     attempts: list[dict[str, Any]] = field(default_factory=list)
@@ -37,6 +36,7 @@ class Outcome:
     finish_reason: str | None = None
     frames: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float | None] = field(default_factory=dict)
+    refusal: str = ""
 
     @staticmethod
     def of(record: dict[str, Any]) -> Outcome:

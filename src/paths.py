@@ -83,6 +83,23 @@ class RunPaths:
         return self.root / "specs"
 
     @property
+    def made(self) -> Path:
+        """Specs that task=spec made."""
+        return self.root / "prompts"
+
+    @property
+    def parquet(self) -> Path:
+        return self.root / "results.parquet"
+
+    @property
+    def openai_batch(self) -> Path:
+        return self.root / "openai_batch.jsonl"
+
+    @property
+    def cosmos3(self) -> Path:
+        return self.root / "cosmos3.jsonl"
+
+    @property
     def results(self) -> Path:
         return self.root / "results.json"
 

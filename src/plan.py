@@ -182,6 +182,7 @@ class Settings:
     report: bool
     shrink: bool = True
     believed_len: int = 0
+    exports: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -287,7 +288,8 @@ def _settings_from_json(data: dict[str, Any]) -> Settings:
     own = data["container"]
     container = _known(ContainerSettings, own, mounts=tuple(own["mounts"]), env=tuple(own["env"]))
     engine = _known(EngineSettings, data["engine"])
-    return _known(Settings, data, engine=engine, model=model, place=place, container=container)
+    exports = tuple(data.get("exports", ()))  # a plan of an older version has none
+    return _known(Settings, data, engine=engine, model=model, place=place, container=container, exports=exports)
 
 
 def _item_from_json(data: dict[str, Any]) -> PlanItem:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from src import batches, envelope, geometry, gpus, sampling, tokens
-from src.config import Config, EngineName, HostKind, SizeRule, TaskName
+from src import batches, datasets, envelope, geometry, gpus, sampling, tokens
+from src.config import Config, EngineName, Export, HostKind, SizeRule, SpecOutput, TaskName
 from src.errors import InputError, VideoError
 from src.geometry import Size
 from src.plan import (
@@ -40,16 +40,20 @@ OnProgress = Callable[[int, int], None]
 Messages = Callable[[PromptSpec], tuple[str, str]]
 
 
-def resolve(config: Config, *, on_probe: OnProgress = lambda done, total: None) -> Plan:
+def resolve(
+    config: Config, *, files: list[Path] | None = None, on_probe: OnProgress = lambda done, total: None
+) -> Plan:
     """The plan of this config.
 
-    on_probe is called with (clips probed, clips in all). Raises InputError or SpecError before anything starts.
+    files: prompt files in place of those that `prompts` names. on_probe: called with (clips probed, clips in all).
+    Raises InputError or SpecError before anything starts.
     """
     _check(config)
-    specs = list(read_specs(prompt_files(config.prompts)))
+    specs = list(read_specs(prompt_files(config.prompts) if files is None else files))
+    _check_output(config, specs)
     settings = _settings(config)
     recipe = Recipe.of(config, settings.believed_len or settings.max_model_len)
-    probed = _probe_all({spec.video for spec in specs if spec.video}, config, on_probe)
+    probed = probe_all({spec.video for spec in specs if spec.video}, config, on_probe)
     clips = {path: found if isinstance(found, VideoError) else _clip(found, recipe) for path, found in probed.items()}
     count_text = tokens.text_counter(config.model.tokenizer, Path(config.cache_dir))
     messages = message_writer(config.template.system, config.template.user)
@@ -220,6 +224,19 @@ def _placed_wrongly(config: Config) -> list[str]:
     return wrong
 
 
+def _check_output(config: Config, specs: list[PromptSpec]) -> None:
+    """Refuse what could not be written in the end."""
+    if config.output.specs is SpecOutput.in_place:
+        table = next((spec for spec in specs if spec.shape in datasets.KINDS), None)
+        if table:
+            raise InputError(
+                f"output.specs=in_place: {table.source} is {table.shape.capitalize()}, which is not written into",
+                hint="output.specs=beside leaves updated specs in the run folder",
+            )
+    if Export.parquet in config.output.exports:
+        datasets.require()
+
+
 # Field -> (least, most) of what the parts can work with; NaN is never within.
 _RANGES: dict[str, tuple[float, float]] = {
     "frames.fps": (0.01, 240),
@@ -303,6 +320,7 @@ def _settings(config: Config) -> Settings:
         spec_output=config.output.specs.value,
         report=config.output.report,
         shrink=config.upsample.shrink,
+        exports=tuple(dict.fromkeys(export.value for export in config.output.exports)),
     )
     if config.task.name is TaskName.limits:  # it measures what is believed
         return settings
@@ -310,7 +328,7 @@ def _settings(config: Config) -> Settings:
     return replace(settings, believed_len=(seen and seen.believed_len) or 0)
 
 
-def _probe_all(paths: Iterable[Path], config: Config, on_probe: OnProgress) -> dict[Path, Video | VideoError]:
+def probe_all(paths: Iterable[Path], config: Config, on_probe: OnProgress) -> dict[Path, Video | VideoError]:
     """Each clip probed once, in parallel; a clip that cannot be used stands as its error."""
     limits = VideoLimits(config.video.max_bytes, config.video.max_pixels, config.video.max_duration_s)
 

@@ -6,6 +6,7 @@ The format is recognised by content, not by name:
     { ... }                   one PromptSpec, or one NVIDIA controlnet spec (`prompt`, `input_video_path`)
     { ... } NEWLINE { ... }   JSON lines; NVIDIA's batch file too (`visual_input`, `prompt`, `control_overrides`)
     prompt,video_path,...     CSV with a header
+    Parquet, Arrow            a column for each field; a Hugging Face dataset folder too (src.datasets)
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from src import datasets
 from src.errors import InputError, SpecError
 from src.paths import safe_name
 
@@ -30,7 +32,7 @@ from src.paths import safe_name
 VIDEO_FIELDS = ("video_path", "input_video_path", "visual_input")
 TEXT_FIELDS = ("name", "prompt", "upsampled_prompt", "upsampled_at")
 OBJECT_FIELDS = ("metadata", "upsampling_params", "control_overrides")
-SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv")
+SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".parquet", ".arrow")
 MAX_NAME = 200
 _CHUNK = 1 << 16
 
@@ -56,15 +58,18 @@ class PromptSpec:
 
 
 def prompt_files(pattern: str) -> list[Path]:
-    """The files that `prompts=` names: a file, the prompt files of a folder, or the matches of a glob, sorted.
+    """The files that `prompts=` names: a file, the prompt files of a folder, or the matches of a glob, sorted; of a
+    dataset folder, its Arrow files in their own order.
 
     Raises InputError when there are none.
     """
-    path = _expanded(pattern)
+    path = expanded(pattern)
     try:
         if path.is_file():
             return [path]
         if path.is_dir():
+            if (own := datasets.dataset_files(path)) is not None:
+                return own
             files = sorted(
                 p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file()
             )
@@ -74,7 +79,7 @@ def prompt_files(pattern: str) -> list[Path]:
                     hint=f"it wants files ending in {', '.join(SUFFIXES)}",
                 )
             return files
-        files = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if os.path.isfile(p))
+        files = matches(pattern)
     except OSError as e:
         raise InputError(f"prompts={pattern}: cannot be looked up: {e.strerror}") from None
     if not files:
@@ -85,7 +90,12 @@ def prompt_files(pattern: str) -> list[Path]:
     return files
 
 
-def _expanded(path: str) -> Path:
+def matches(pattern: str) -> list[Path]:
+    """The files that a glob matches, sorted."""
+    return sorted(Path(p) for p in glob.glob(str(expanded(pattern)), recursive=True) if os.path.isfile(p))
+
+
+def expanded(path: str) -> Path:
     """A path with ~ expanded where it names a user, and taken as it stands where it does not."""
     try:
         return Path(path).expanduser()
@@ -100,15 +110,15 @@ def read_specs(files: list[Path]) -> Iterator[PromptSpec]:
     """
     problems: list[str] = []
     seen: dict[str, str] = {}
-    slugs = _Free()
-    defaults = _Free()
+    slugs = FreeNames()
+    defaults = FreeNames()
     for file in files:
         count = 0
         try:
             for where, shape, raw in _items(file):
                 count += 1
                 at = f"{file}, {where}"
-                found = [f"{at}, {field}: {what}" for field, what in _problems(raw)]
+                found = [f"{at}, {field}: {what}" for field, what in problems_of(raw)]
                 if found:
                     problems += found
                     continue
@@ -137,7 +147,7 @@ class _FileProblem(Exception):
         self.where = where
 
 
-class _Free:
+class FreeNames:
     """Gives each name once; one that is taken, in any case, gets the first number that makes it free."""
 
     def __init__(self) -> None:
@@ -162,6 +172,10 @@ class _BadItem(str):
 def _items(file: Path) -> Iterator[tuple[str, str, Any]]:
     """(where, shape, raw item) of one file, streamed."""
     try:
+        if kind := datasets.kind_of(file):
+            rows = datasets.read_rows(file, kind, (*TEXT_FIELDS, *VIDEO_FIELDS), ("prompt", *VIDEO_FIELDS))
+            yield from ((f"row {number}", kind, raw) for number, raw in enumerate(rows, start=1))
+            return
         with open(file, encoding="utf-8-sig", newline="") as f:
             head = f.read(_CHUNK)
             first = head.lstrip()[:1]
@@ -174,6 +188,8 @@ def _items(file: Path) -> Iterator[tuple[str, str, Any]]:
                 yield from _json_objects(f, one_a_line=file.suffix.lower() in (".jsonl", ".ndjson"))
             else:
                 yield from _csv_rows(f)
+    except datasets.Unreadable as e:
+        raise _FileProblem(str(e)) from None
     except UnicodeDecodeError as e:
         raise _FileProblem(f"is not UTF-8 (byte {e.start} of a block: {e.reason}); save it as UTF-8") from None
     except OSError as e:
@@ -348,7 +364,7 @@ def _csv_rows(f: io.TextIOBase) -> Iterator[tuple[str, str, Any]]:
         raise _FileProblem(f"is not CSV: {e}", f", line {rows.line_num}") from None
 
 
-def _problems(raw: Any) -> Iterator[tuple[str, str]]:
+def problems_of(raw: Any) -> Iterator[tuple[str, str]]:
     """(field, what is wrong with it) of one raw item."""
     if isinstance(raw, _BadItem):
         yield "the whole item", str(raw)
@@ -398,7 +414,7 @@ def _spec(file: Path, where: str, shape: str, raw: dict[str, Any], name: str) ->
 @lru_cache(maxsize=4096)  # many items share a clip, and paths are slow
 def absolute_video(file: Path, video_path: str) -> Path:
     """A video path as an item has it, made absolute: it is relative to the file that names it."""
-    return Path(os.path.abspath(file.parent / _expanded(video_path)))
+    return Path(os.path.abspath(file.parent / expanded(video_path)))
 
 
 def _default_name(file: Path, shape: str, raw: dict[str, Any], count: int) -> str:

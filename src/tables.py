@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src import geometry, tokens
+from src.drafts import Listed
 from src.log import printable
 from src.outcomes import FAILED, KEPT, UPSAMPLED
 from src.paths import RunPaths
@@ -132,7 +134,38 @@ def _larger_hint(plan: Plan) -> str | None:
     return None
 
 
-def show_end(plan: Plan, table: Sequence[Mapping[str, Any]], paths: RunPaths, took_s: float, console: Console) -> None:
+def show_specs(shown: Sequence[Listed], console: Console) -> None:
+    """Specs and their clips, as many as a person reads."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True)
+    for name, width in (("name", 18), ("prompt", max(18, console.width - 62)), ("video", 18)):
+        table.add_column(name, overflow="ellipsis", no_wrap=True, max_width=width)
+    for name in ("size", "fps", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for spec in shown[:MAX_ROWS]:
+        facts = (f"{spec.video.size}", f"{spec.video.fps:.4g}", f"{spec.video.duration_s:.1f}") if spec.video else "–––"
+        table.add_row(
+            Text(printable(spec.name)),
+            Text(printable(" ".join(spec.prompt.split())) or "–", style="" if spec.prompt.strip() else "dim"),
+            Text(printable(spec.path.name) if spec.path else "–", style="red" if spec.problem else ""),
+            *facts,
+        )
+    if shown:
+        console.print(table)
+    if len(shown) > MAX_ROWS:
+        console.print(f"… and {len(shown) - MAX_ROWS} more", style="dim")
+
+
+def show_end(
+    plan: Plan,
+    table: Sequence[Mapping[str, Any]],
+    paths: RunPaths,
+    took_s: float,
+    console: Console,
+    exported: Sequence[Path] = (),
+) -> None:
     """Counts, the reasons of what was not upsampled, and where things lie."""
     states = Counter(row["state"] for row in table)
     console.print(
@@ -146,5 +179,5 @@ def show_end(plan: Plan, table: Sequence[Mapping[str, Any]], paths: RunPaths, to
         console.print(f"  {count} {state}: {printable(reason)}", markup=False, highlight=False, soft_wrap=True)
     if len(reasons) > 10:
         console.print(f"  … and {len(reasons) - 10} more reasons in summary.csv", style="dim")
-    for path in (paths.report, paths.results) if plan.settings.report else (paths.results,):
+    for path in (*((paths.report,) if plan.settings.report else ()), paths.results, *exported):
         console.print(f"{path.name:<13} {path}", markup=False, highlight=False, soft_wrap=True)

@@ -110,7 +110,7 @@ def test_an_outcome_says_whether_the_engine_took_it() -> None:
         "i", "upsampled", attempts=[{}], tokens={"measured": 509}, engine={"name": "vllm", "version": "1"}
     )
     flagged = replace(answered, state="kept", reason="echo of the prompt, 1 time")
-    refused = Outcome("i", "kept", "the engine refused it", "no_room", tokens={"measured": 4000})
+    refused = Outcome("i", "kept", "the engine refused it", refusal="no_room", tokens={"measured": 4000})
     lost = Outcome("i", "failed", "frame damaged")
     verdicts = [
         (m.accepted, m.refusal, m.room)

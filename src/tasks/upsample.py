@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
-from src import log
+from src import exports, log
 from src.errors import EngineError, ExitCode
 from src.execute import execute, locked
 from src.outcomes import UPSAMPLED, Outcome, read_outcomes
@@ -30,12 +31,15 @@ from src.timings import (
 )
 
 
-def run(invocation: Invocation, most: int | None = None) -> ExitCode:
-    """Exit code 0 when every item was upsampled, 3 when some were kept or failed. most: so many items at most."""
+def run(invocation: Invocation, most: int | None = None, files: list[Path] | None = None) -> ExitCode:
+    """Exit code 0 when every item was upsampled, 3 when some were kept or failed.
+
+    most: so many items at most. files: prompt files in place of those that the config names.
+    """
     config, paths = invocation.config, invocation.paths
     failed: EngineError | None = None
     with locked(paths):
-        plan = _plan(invocation, most)
+        plan = _plan(invocation, most, files)
         is_typical = not config.resume and not config.reuse  # a run that finds answers would look faster than it is
         work = work_of(plan)
         expected = estimated(work, earlier_runs(plan)) if is_typical else None
@@ -74,13 +78,13 @@ def _remember(plan: Plan, work: Work, measured: Measured, outcomes: Mapping[str,
         remember(plan, past_of(work, measured, workers_of(paths), seconds))
 
 
-def _plan(invocation: Invocation, most: int | None) -> Plan:
+def _plan(invocation: Invocation, most: int | None, files: list[Path] | None) -> Plan:
     """The plan of the run folder when resuming, else a new one, on disk before anything else happens."""
     config, paths = invocation.config, invocation.paths
     if config.resume:
         log.get().info("run_resumed", run=str(paths.root), note="its plan.json decides; prompts are not read again")
         return read_plan(paths.plan)
-    plan = resolve_shown(invocation)
+    plan = resolve_shown(invocation, files)
     if most is not None:
         first = [item for item in plan.items if item.fits][:most]
         plan = replace(plan, items=tuple(first), batches=(tuple(item.id for item in first),))
@@ -98,7 +102,9 @@ def _finish(
     """Write what the run leaves behind and say how it ended."""
     paths = invocation.paths
     table = write_results(plan, outcomes, paths, invocation.command, unfinished)
-    show_end(plan, table, paths, measured.seconds, invocation.out)
+    wanted = dict.fromkeys((*plan.settings.exports, *(e.value for e in invocation.config.output.exports)))
+    exported = [exports.write(name, plan, table, paths) for name in wanted]
+    show_end(plan, table, paths, measured.seconds, invocation.out, exported)
     if off := error_words(measured.estimated_s, measured.seconds):
         invocation.out.print(off, markup=False, highlight=False)
     return ExitCode.OK if all(row["state"] == UPSAMPLED for row in table) else ExitCode.INCOMPLETE

@@ -1,0 +1,118 @@
+"""`task=spec`: make PromptSpecs of clips, of the command line or of another list; or check and show what a list holds.
+
+With then=true the ordinary upsampling follows, in the same run folder, on what was made or shown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from src import drafts
+from src.config import Config
+from src.drafts import Draft, Listed
+from src.errors import ExitCode, InputError, SpecError, VideoError
+from src.log import printable
+from src.progress import showing
+from src.resolve import probe_all
+from src.specs import expanded, matches, prompt_files, read_specs
+from src.tables import show_specs
+from src.tasks import Invocation, upsample
+
+
+def run(invocation: Invocation) -> ExitCode:
+    """Exit code 2 when something is wrong with a prompt or a clip, all of it listed and nothing written; with
+    then=true, that of task=upsample."""
+    config, out = invocation.config, invocation.out
+    if config.resume:
+        raise InputError("task=spec starts something new", hint="a run goes on with resume=FOLDER and no task")
+    found = _described(config) or _clips(config) or _listed(config)
+    shown, problems = _looked_at(found, invocation)
+    show_specs(shown, out)
+    for problem in problems:
+        out.print(f"- {printable(problem)}", markup=False, highlight=False, soft_wrap=True)
+    if problems:
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        out.print(f"{count}; nothing was written", style="bold", highlight=False)
+        return ExitCode.INPUT
+    files = list(found.files)
+    if not files or config.spec.out:
+        folder = config.spec.out or str(invocation.paths.made)
+        made = drafts.files_for(found.drafts, folder, overwrite=config.spec.overwrite)
+        drafts.write_files(made)
+        files = list(made)
+    count = f"{len(shown)} spec{'s' if len(shown) > 1 else ''}"
+    where = str(files[0]) if len(files) == 1 else str(files[0].parent)
+    out.print(f"{count}  {where}", markup=False, highlight=False, soft_wrap=True)
+    return upsample.run(invocation, files=files) if config.then else ExitCode.OK
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What there is to show and to make, what is wrong with it, and the files where it is in files already."""
+
+    drafts: list[Draft]
+    problems: list[str]
+    files: tuple[Path, ...] = ()
+
+
+def _described(config: Config) -> _Found | None:
+    """The one spec that the command line describes; None when it describes none."""
+    spec = config.spec
+    if not (spec.video or spec.name):
+        return None
+    return _Found(*drafts.draft_of_line(spec.name, spec.prompt, spec.video))
+
+
+def _clips(config: Config) -> _Found | None:
+    """The clips that prompts= names; None when it names prompt files."""
+    path = expanded(config.prompts)
+    files = drafts.clips_of_folder(path) if path.is_dir() else matches(config.prompts)
+    clips = drafts.clips_among(files)
+    if not clips:
+        return None
+    others = _prompt_files_beside(config.prompts) if path.is_dir() else sorted(set(files) - set(clips))
+    if others:
+        raise InputError(
+            f"prompts={config.prompts}: holds clips ({clips[0].name}, …) and prompt files ({others[0].name}, …)",
+            hint=f"name one kind: 'prompts={path / '*' if path.is_dir() else path.parent / '*'}{clips[0].suffix}'",
+        )
+    return _Found(*drafts.drafts_of_clips(clips, config.spec.prompt))
+
+
+def _prompt_files_beside(folder: str) -> list[Path]:
+    try:
+        return prompt_files(folder)
+    except InputError:
+        return []
+
+
+def _listed(config: Config) -> _Found:
+    """The specs of prompt files."""
+    if config.spec.prompt is not None:
+        raise InputError(
+            "spec.prompt: is for clips, and these are prompt files",
+            hint="name a folder of clips with prompts=, or one clip with spec.video=",
+        )
+    files, specs, problems = prompt_files(config.prompts), [], []
+    try:
+        for spec in read_specs(files):
+            specs.append(spec)
+    except SpecError as e:
+        problems = list(e.problems)
+    return _Found([Draft.from_spec(spec) for spec in specs], problems, tuple(files))
+
+
+def _looked_at(found: _Found, invocation: Invocation) -> tuple[list[Listed], list[str]]:
+    """What the table shows, with every clip probed, and all problems."""
+    paths = {draft.video for draft in found.drafts if draft.video}
+    with showing(invocation.config.console.progress.value, invocation.err) as progress:
+        clips = probe_all(paths, invocation.config, lambda done, total: progress.step("clips probed", done, total))
+    shown, problems = [], list(found.problems)
+    for draft in found.drafts:
+        clip = clips[draft.video] if draft.video else None
+        wrong = clip.message if isinstance(clip, VideoError) else ""
+        video = clip if clip and not isinstance(clip, VideoError) else None
+        shown.append(Listed(draft.name, draft.prompt, draft.video, video, wrong))
+        problems += [f"{draft.name}: {wrong}"] if wrong else []
+    return shown, problems
