@@ -77,7 +77,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "worker",
     },
     "results": {"hints", "outcomes", "paths", "plan", "specs", "video"},
-    "report": {"account", "outcomes", "paths", "results"},
+    "reviews": {"errors", "outcomes", "worker"},
+    "compare": {"errors", "outcomes", "paths", "plan"},
+    "report": {"account", "compare", "outcomes", "paths", "results"},
     "tables": {"geometry", "log", "outcomes", "paths", "plan", "timings", "tokens"},
     "resolve": {
         "batches",

@@ -14,6 +14,7 @@ from src.outcomes import Outcome
 from src.paths import RunPaths
 from src.phases import Life, Measured, lives, read_starts
 from src.plan import Plan
+from src.reviews import read_marks, reviewed
 
 
 def versions() -> dict[str, str]:
@@ -30,11 +31,15 @@ def workers_of(paths: RunPaths) -> tuple[Life, ...]:
 def write_results(
     plan: Plan, outcomes: Mapping[str, Outcome], paths: RunPaths, command: str, unfinished: str
 ) -> list[results.Row]:
-    """Write what the run leaves behind; the rows of results.json. unfinished: the reason of what did not end."""
+    """Write what the run leaves behind, as it was reviewed; the rows of results.json.
+
+    unfinished: the reason of what did not end.
+    """
     starts = read_starts(paths.timings)
     ended = datetime.fromisoformat(starts[-1].ended) if starts else datetime.now().astimezone()
     results.link_hints(plan, outcomes, paths)
-    table = list(results.rows(plan, outcomes, paths, unfinished))
+    marks = read_marks(paths.review)
+    table = [reviewed(row, marks.get(row["name"])) for row in results.rows(plan, outcomes, paths, unfinished)]
     results.write_exports(plan, table, paths, ended)
     if plan.settings.report:
         from src.report import Report, write_report
