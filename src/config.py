@@ -27,6 +27,8 @@ class TaskName(Enum):
     clean = "clean"
     trust = "trust"
     doctor = "doctor"
+    compare = "compare"
+    review = "review"
     limits = "limits"
 
 
@@ -311,6 +313,23 @@ class OutputConf:
     exports: list[Export] = field(default_factory=list)  # also results.parquet, openai_batch.jsonl, cosmos3.jsonl
 
 
+class Verdict(Enum):
+    accepted = "accepted"
+    rejected = "rejected"
+
+
+@dataclass
+class ReviewConf:
+    """task=review: what a person says about the answers of a run, without being asked."""
+
+    accept: list[str] = field(default_factory=list)  # names of items whose text is good
+    reject: list[str] = field(default_factory=list)  # names of items whose original prompt is to stand
+    edit: Any = None  # better texts by name: "{boat: A boat at dusk.}", or a JSON file of that shape
+    all: Verdict | None = None  # for every text without a verdict: accepted or rejected
+    page: int = 1  # page of the table that is shown, 20 items each; 0: no table
+    rerun: bool = False  # ask for the rejected ones again, as a run of its own
+
+
 @dataclass
 class ConsoleConf:
     progress: ProgressMode = ProgressMode.auto  # auto: bars on a terminal, lines elsewhere
@@ -324,7 +343,8 @@ class Config:
 
     prompts: str = "examples/prompts.json"  # file, folder or glob with prompts
     resume: str | None = None  # run folder to take up again
-    run: str | None = None  # run folder for task=attach, status, cancel and pipeline
+    run: str | None = None  # run folder for task=attach, status, cancel, pipeline and review
+    runs: list[str] = field(default_factory=list)  # task=compare: two run folders
     log: bool = False  # task=status: also show the end of the engine's log
     yes: bool = False  # task=clean and trust: do not ask
     probe: bool = False  # task=doctor: also send one real prompt through
@@ -355,6 +375,7 @@ class Config:
     hints: HintsConf = field(default_factory=HintsConf)
     spec: SpecConf = field(default_factory=SpecConf)
     output: OutputConf = field(default_factory=OutputConf)
+    review: ReviewConf = field(default_factory=ReviewConf)
     console: ConsoleConf = field(default_factory=ConsoleConf)
 
 
@@ -362,12 +383,12 @@ class Config:
 _KEEP_NO_RECORD = (TaskName.status, TaskName.cancel, TaskName.clean, TaskName.trust, TaskName.doctor)
 
 
-def run_folder(resume: str | None, run: str | None, task: TaskName, pattern: str) -> str:
+def run_folder(resume: str | None, run: str | None, task: TaskName, pattern: str, anew: bool = False) -> str:
     """Folder of this run: the one to take up again, or a new one named by the clock, made here so that no other run
-    gets it. Tasks that make no run share one."""
+    gets it. Tasks that make no run share one. anew: a run of its own, although it begins from another one."""
     if task in _KEEP_NO_RECORD:
         return "outputs/.tasks"
-    if existing := resume or run:
+    if (existing := resume or run) and not anew:
         return existing
     folder = datetime.now().strftime(pattern)
     candidate, n = folder, 1
@@ -380,11 +401,11 @@ def run_folder(resume: str | None, run: str | None, task: TaskName, pattern: str
             candidate = f"{folder}-{n}"
 
 
-def hydra_subdir(resume: str | None, run: str | None, task: TaskName) -> str | None:
+def hydra_subdir(resume: str | None, run: str | None, task: TaskName, anew: bool = False) -> str | None:
     """Where Hydra keeps its record: a resumed run must not overwrite the record of the first start."""
     if task in _KEEP_NO_RECORD:
         return None
-    return f".hydra/resumed-{datetime.now():%Y%m%d-%H%M%S}" if resume or run else ".hydra"
+    return f".hydra/resumed-{datetime.now():%Y%m%d-%H%M%S}" if (resume or run) and not anew else ".hydra"
 
 
 def register() -> None:

@@ -186,6 +186,8 @@ def write_results(rows: Iterable[Mapping[str, Any]], out: IO[bytes]) -> None:
         "seconds": pa.float64(),
         "frames": pa.list_(frame),
         "shrunk_from": text,
+        "flags": pa.list_(text),
+        "review": pa.struct({"verdict": text, "at": text, "answer": text}),
     })  # fmt: skip
     rest = iter(rows)
     with parquet.ParquetWriter(out, schema) as writer:

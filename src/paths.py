@@ -42,6 +42,11 @@ class RunPaths:
         return self.root / "journal.jsonl"
 
     @property
+    def review(self) -> Path:
+        """What a person said about the texts."""
+        return self.root / "review.jsonl"
+
+    @property
     def timings(self) -> Path:
         """What the phases of each start took."""
         return self.root / "timings.json"

@@ -1,6 +1,7 @@
-"""The run report: one HTML page that opens from disk, needs nothing beside it and loads nothing.
+"""The run report, and two runs compared: HTML pages that open from disk, need nothing beside them and load nothing.
 
-It holds its data as JSON, which report.html.j2 draws, and small copies of the frames, each once; it is written as a stream.
+A page holds its data as JSON, which its template draws, and the report small copies of the frames, each once; it is
+written as a stream.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from PIL import Image
 
 from src.account import Bar
+from src.compare import Pair, page_pair
 from src.outcomes import STATES
 from src.paths import appearing, safe_name
 from src.results import FLAGS
@@ -59,10 +61,7 @@ def write_report(report: Report, out: Path) -> None:
     width_px = thumbnail_width(len(pictures))
     states = Counter(row["state"] for row in report.rows)
     flags = Counter(flag for row in report.rows for flag in row["flags"])
-    loader = FileSystemLoader(Path(__file__).parent)
-    env = Environment(autoescape=True, loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    env.filters |= {"script_json": script_json, "script_hash": script_hash}
-    page = env.get_template("report.html.j2").generate(
+    page = _template("report.html.j2").generate(
         title=report.title,
         facts=[fact for fact in report.facts if fact[0].casefold() != COMMAND],
         commands=[value for label, value in report.facts if label.casefold() == COMMAND],
@@ -77,6 +76,26 @@ def write_report(report: Report, out: Path) -> None:
     )
     with appearing(out, errors="replace") as f:  # half a surrogate pair in a text must not cost the report
         f.writelines(page)
+
+
+def write_comparison(sides: tuple[Mapping[str, str], Mapping[str, str]], pairs: Sequence[Pair], out: Path) -> None:
+    """Write the page of two runs side by side; `sides` are what `compare.facts` says about each."""
+    page = _template("compare.html.j2").generate(
+        facts=[(label, value, sides[1][label]) for label, value in sides[0].items()],
+        items=[page_pair(pair) for pair in pairs],
+        differ=sum(pair.differs for pair in pairs),
+        states_differ=sum(pair.first["state"] != pair.second["state"] for pair in pairs),
+        thumbnail_px=MAX_WIDTH_PX,
+    )
+    with appearing(out, errors="replace") as f:
+        f.writelines(page)
+
+
+def _template(name: str) -> Template:
+    loader = FileSystemLoader(Path(__file__).parent)
+    env = Environment(autoescape=True, loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    env.filters |= {"script_json": script_json, "script_hash": script_hash}
+    return env.get_template(name)
 
 
 def distinct_frames(files: Iterable[str]) -> tuple[dict[str, int | None], list[str]]:
@@ -128,7 +147,13 @@ def page_item(row: Mapping[str, Any], frames: Sequence[int | None]) -> dict[str,
     before, after = row["original_prompt"], row["upsampled_prompt"]
     quoted = bool(before) and after is not None and after.startswith(before)
     texts = {"before": before, "after": after[len(before) :] if quoted else after, "quoted": quoted}
-    return {"slug": safe_name(row["name"]), **{key: row[key] for key in _SHOWN}, **texts, "frames": frames}
+    return {
+        "slug": safe_name(row["name"]),
+        **{key: row[key] for key in _SHOWN},
+        **texts,
+        "frames": frames,
+        "review": (row.get("review") or {}).get("verdict"),
+    }
 
 
 def script_json(value: Any) -> Markup:

@@ -140,11 +140,25 @@ def write_exports(plan: Plan, table: Sequence[Row], paths: RunPaths, now: dateti
 
 def _summary(table: Sequence[Row]) -> str:
     out = io.StringIO()
-    columns = ["name", "state", "reason", "predicted", "measured", "output", "attempts", "seconds", "video_path"]
+    columns = [
+        "name",
+        "state",
+        "reason",
+        "predicted",
+        "measured",
+        "output",
+        "attempts",
+        "seconds",
+        "review",
+        "video_path",
+    ]
     writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for row in table:
-        writer.writerow({**row, **{k: row["tokens"][k] for k in ("predicted", "measured", "output")}})
+        verdict = (row.get("review") or {}).get("verdict", "")
+        writer.writerow(
+            {**row, "review": verdict, **{k: row["tokens"][k] for k in ("predicted", "measured", "output")}}
+        )
     return out.getvalue()
 
 
@@ -162,12 +176,16 @@ def _batch(plan: Plan, table: Sequence[Row]) -> Iterator[dict[str, Any]]:
 def updated_spec(item: PlanItem, row: Row, settings: Settings, now: datetime) -> dict[str, Any]:
     """The item as a PromptSpec with what this run adds. Fields that are not ours come out as they came in; video paths
     are made absolute, since the file lies somewhere else."""
+    given = as_prompt(item)
+    return given | _additions(item, row, settings, now, given.get("metadata"))
+
+
+def as_prompt(item: PlanItem) -> dict[str, Any]:
+    """The item as its prompt file had it, with absolute video paths, for a file that lies somewhere else."""
     video = _absolute_video(item)
     extra = json.loads(item.extra)
     moved = {field: str(video) for field in VIDEO_FIELDS if field in extra and video}
-    return {"name": item.name, "prompt": item.prompt, "video_path": str(video) if video else None, **extra, **moved} | (
-        _additions(item, row, settings, now, extra.get("metadata"))
-    )
+    return {"name": item.name, "prompt": item.prompt, "video_path": str(video) if video else None, **extra, **moved}
 
 
 def _additions(item: PlanItem, row: Row, settings: Settings, now: datetime, metadata: Any) -> dict[str, Any]:
@@ -175,7 +193,8 @@ def _additions(item: PlanItem, row: Row, settings: Settings, now: datetime, meta
     return {
         "metadata": {
             **(metadata if isinstance(metadata, dict) else {}),
-            "upsampling": {"state": row["state"], "reason": row["reason"], "note": row["note"]},
+            "upsampling": {"state": row["state"], "reason": row["reason"], "note": row["note"]}
+            | ({"review": row["review"]["verdict"]} if row.get("review") else {}),
         },
         "upsampled_prompt": row["upsampled_prompt"],
         "upsampled_at": now.isoformat(timespec="seconds") if row["upsampled_prompt"] else None,

@@ -87,12 +87,38 @@ def _added(raw: DictConfig, kind: type, prefix: str = "") -> list[str]:
 def _no_run_to_resume(arguments: list[str]) -> str | None:
     """Why resume= cannot be, None when it can: looked at before Hydra makes the folder that it names."""
     for argument in arguments:
-        key, _, value = argument.partition("=")
-        if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":  # as Hydra takes quotes off
-            value = re.sub(r"\\(.)", r"\1", value[1:-1])
+        key, value = _override(argument)
         if key in ("resume", "run") and value not in ("", "null") and not (Path(value) / "plan.json").is_file():
             return f"{key}={value}: the folder has no plan.json; name the folder that the interrupted run printed"
     return None
+
+
+def _override(argument: str) -> tuple[str, str]:
+    """Key and value of an override, without what marks it as added or removed, and without quotes."""
+    key, _, value = argument.partition("=")
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":  # as Hydra takes quotes off
+        value = re.sub(r"\\(.)", r"\1", value[1:-1])
+    return key.lstrip("+~"), value
+
+
+# Overrides that say what a run was about, not how it was made.
+_OF_THE_RUN_ITSELF = ("task", "prompts", "run", "runs", "resume", "reuse", "log", "yes", "probe")
+
+
+def with_inherited(arguments: list[str]) -> list[str]:
+    """The command line of task=review review.rerun=true, with the overrides of that run before those given now.
+
+    What is asked again is asked as it was, but for what this command line says.
+    """
+    given = dict(_override(argument) for argument in arguments)
+    if given.get("review.rerun", "").lower() != "true" or not given.get("run"):
+        return arguments
+    try:
+        old = [str(o) for o in OmegaConf.load(Path(given["run"]) / ".hydra" / "overrides.yaml")]
+    except FileNotFoundError:
+        return arguments
+    kept = (o for o in old if (key := _override(o)[0]) not in (*given, *_OF_THE_RUN_ITSELF) and key[:7] != "review.")
+    return [*arguments, *kept]
 
 
 def _carry_out(config: Config, root: Path, out: Console, err: Console) -> ExitCode:
@@ -135,6 +161,7 @@ def main() -> None:
             _say(f"error: {reason}")
             _codes.append(ExitCode.INPUT)
         else:
+            sys.argv[1:] = with_inherited(sys.argv[1:])
             _job()
     except KeyboardInterrupt:
         _codes.append(ExitCode.INTERRUPTED)

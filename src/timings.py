@@ -25,8 +25,8 @@ KEPT_RUNS = 5
 class Work:
     """What a plan asks for, in the units that time is counted in.
 
-    tokens: of all prompts and the room for their answers. pixels: of all distinct frames. to_render: clips' hints that
-    are not in the cache. lanes: requests that are answered at the same time, at most.
+    tokens: of all prompts and the room for their answers. pixels: of all distinct frames. to_render: pixels of
+    frames that are not in the cache. lanes: requests that are answered at the same time, at most.
     """
 
     requests: int
@@ -40,12 +40,12 @@ def work_of(plan: Plan) -> Work:
     """Looks at which hints are in the cache, and so must be called before a run makes them."""
     asked = [item for item in plan.by_id.values() if item.runs]
     cache = Path(plan.settings.cache_dir) / "hints"
-    hints = _distinct_hints(asked)
+    pixels = {key: h.width_px * h.height_px * h.frames for key, (_, h) in _distinct_hints(asked).items()}
     return Work(
         len(asked),
         sum(item.tokens.prompt + item.tokens.output_reserved for item in asked),
-        sum(hint.width_px * hint.height_px * hint.frames for _, hint in hints.values()),
-        sum(not (cache / key).exists() for key in hints),
+        sum(pixels.values()),
+        sum(count for key, count in pixels.items() if not (cache / key).exists()),
         lanes_of(plan),
     )
 
@@ -168,7 +168,7 @@ def _token_waves(work: Work | Past) -> float:
 
 
 def _answering_s(work: Work, last: Sequence[Past]) -> float:
-    """Seconds a round of requests, or a token in it: whichever differed less between the earlier runs."""
+    """Seconds a token in a round of requests, or a round, where that differed clearly less between the earlier runs."""
     answered = [p for p in last if p.requests]
     if not answered:
         return 0.0
@@ -177,7 +177,7 @@ def _answering_s(work: Work, last: Sequence[Past]) -> float:
         rates = [p.answering_s / units(p) for p in answered]
         return max(rates) / max(min(rates), 1e-9)
 
-    units = _token_waves if spread(_token_waves) < spread(_waves) else _waves
+    units = _waves if spread(_waves) < 0.9 * spread(_token_waves) else _token_waves
     return units(work) * median(p.answering_s / units(p) for p in answered)
 
 

@@ -80,7 +80,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "results": {"hints", "outcomes", "paths", "plan", "specs", "video"},
     "exports": {"datasets", "errors", "geometry", "hints", "jobs", "log", "outcomes", "paths", "plan", "worker"},
-    "report": {"account", "outcomes", "paths", "results"},
+    "reviews": {"errors", "outcomes", "worker"},
+    "compare": {"errors", "outcomes", "paths", "plan"},
+    "report": {"account", "compare", "outcomes", "paths", "results"},
     "tables": {"drafts", "geometry", "log", "outcomes", "paths", "plan", "timings", "tokens"},
     "resolve": {
         "batches",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import pty
 import random
 import re
 import resource
@@ -227,6 +229,116 @@ def test_a_finished_run_resumed_says_the_same_again_and_asks_nothing(example: Ex
     assert again.code == 0, again.err
     assert results_of(example.run) == before
     assert len(answered(example.run)) == len(before)
+
+
+# -------------------------------------------------------------------------------------------------- compare and review
+
+
+def test_two_runs_are_compared_in_a_folder_of_their_own(example: ExampleRun, tmp_path: Path) -> None:
+    again, both = tmp_path / "ägain", tmp_path / "both"
+    shared = (f"prompts={quoted(example.prompts)}", f"cache_dir={quoted(example.run.parent / 'cache')}")
+    assert program(f"hydra.run.dir={quoted(again)}", "frames=ends_2", *shared).code == 0
+    end = program("task=compare", f"runs=[{quoted(example.run)},{quoted(again)}]", f"hydra.run.dir={both}")
+    assert end.code == 0, end.err
+    assert re.search(r"8 items in both, \d of them differ", end.out)
+    lines = list(csv.DictReader((both / "compare.csv").open(encoding="utf-8")))
+    texts = [{row["name"]: row["upsampled_prompt"] for row in results_of(run)} for run in (example.run, again)]
+    assert {line["name"]: line["differs"] for line in lines} == {
+        name: "no" if texts[1][name] == text else "yes" for name, text in texts[0].items()
+    }
+    assert "ends_2" not in example.ended.out and (both / "compare.html").stat().st_size > 10_000
+    assert not (both / "plan.json").exists()
+
+
+def test_runs_that_cannot_be_compared_are_2_with_the_reason(example: ExampleRun, tmp_path: Path) -> None:
+    one = quoted(example.run)
+    for runs, says in {f"[{one}]": "1 runs were named", f"[{one},{one}]": "named twice"}.items():
+        end = program("task=compare", f"runs={runs}", f"hydra.run.dir={tmp_path / 'both'}")
+        assert (end.code, says in end.err, "Traceback" in end.err) == (2, True, False), end.err
+
+
+@pytest.fixture(scope="module")
+def judged(example: ExampleRun, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
+    """A copy of the examples' run in which two texts were rejected, one was edited and the rest accepted."""
+    run = tmp_path_factory.mktemp("judged") / "run"
+    shutil.copytree(example.run, run)
+    return run, program(
+        "task=review", f"run={run}", "review.reject=[robot_arm,sunset_sail]",
+        "review.edit={snowy_street: Snow falls softly.}", "review.all=accepted",
+    )  # fmt: skip
+
+
+def test_a_review_is_written_into_every_export(judged: tuple[Path, Ended]) -> None:
+    run, end = judged
+    assert end.code == 0, end.err
+    assert "5 accepted, 2 rejected, 1 edited" in end.out
+    rows = {row["name"]: row for row in results_of(run)}
+    assert (rows["robot_arm"]["state"], rows["robot_arm"]["reason"]) == ("kept", "rejected in review")
+    assert rows["robot_arm"]["review"]["answer"].startswith(rows["robot_arm"]["original_prompt"])
+    assert rows["snowy_street"]["upsampled_prompt"] == "Snow falls softly."
+    assert rows["tractor_field"]["review"]["verdict"] == "accepted"
+    batch = [json.loads(line)["prompt"] for line in (run / "batch.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert batch == [row["upsampled_prompt"] or row["original_prompt"] for row in rows.values()]
+    spec = json.loads((run / "specs" / "robot_arm.json").read_text())
+    assert (spec["upsampled_prompt"], spec["metadata"]["upsampling"]["review"]) == (None, "rejected")
+    assert "Snow falls softly." in (run / "report.html").read_text(encoding="utf-8")
+    summary = list(csv.DictReader((run / "summary.csv").open(encoding="utf-8")))
+    assert [line["review"] for line in summary][:3] == ["rejected", "accepted", "edited"]
+
+
+def test_a_review_lasts_over_a_resume_and_what_was_rejected_can_be_accepted_later(
+    judged: tuple[Path, Ended], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(judged[0], run)
+    assert program(f"resume={run}").code == 3  # two are kept
+    assert results_of(run) == results_of(judged[0])
+    assert program("task=review", f"run={run}", "review.accept=[robot_arm]", "review.page=0").code == 0
+    [row] = [row for row in results_of(run) if row["name"] == "robot_arm"]
+    assert (row["state"], row["review"]["verdict"]) == ("upsampled", "accepted")
+
+
+def test_a_wrong_name_in_a_review_is_2_and_marks_nothing(judged: tuple[Path, Ended]) -> None:
+    before = (judged[0] / "review.jsonl").read_bytes()
+    end = program("task=review", f"run={judged[0]}", "review.accept=[dusk_drive,nobody]")
+    assert end.code == 2 and "nobody: there is no such item" in end.err
+    assert (judged[0] / "review.jsonl").read_bytes() == before
+
+
+def test_only_the_rejected_are_asked_again_in_a_run_of_its_own(judged: tuple[Path, Ended], tmp_path: Path) -> None:
+    run, again = judged[0], tmp_path / "again"
+    before = results_of(run)
+    end = program("task=review", f"run={run}", "review.rerun=true", "sampling.seed=7", f"hydra.run.dir={again}")
+    assert end.code == 0, end.err
+    assert [row["name"] for row in results_of(again)] == ["robot_arm", "sunset_sail"]
+    assert results_of(run) == before
+    assert plan_of(again)["settings"]["seed"] == 7
+    assert plan_of(again)["settings"]["cache_dir"] == plan_of(run)["settings"]["cache_dir"]  # as the run was made
+    assert "the_same_is_asked" not in (again / "log.jsonl").read_text()
+    repeated = (again / "command.txt").read_text().replace("python", shlex.quote(sys.executable), 1).strip()
+    done = subprocess.run(
+        ["bash", "-c", f"{repeated} hydra.run.dir={tmp_path / 'third'}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert [r["id"] for r in results_of(tmp_path / "third")] == [r["id"] for r in results_of(again)]
+
+
+def test_on_a_terminal_a_person_is_asked_about_each_text(example: ExampleRun, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(example.run, run)
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "src.run", "task=review", f"run={run}", "review.page=0"], cwd=ROOT, stdin=theirs,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    os.close(theirs)
+    os.write(ours, b"y\nn\ns\nq\n")
+    end = ended(process)
+    os.close(ours)
+    assert end.code == 0, end.err
+    marks = [json.loads(line) for line in (run / "review.jsonl").read_text().splitlines()]
+    assert [(m["name"], m["verdict"]) for m in marks] == [("robot_arm", "accepted"), ("robot_arm_camera", "rejected")]
+    assert results_of(run)[1]["state"] == "kept"
 
 
 # ---------------------------------------------------------------------------------------------------------- exit codes

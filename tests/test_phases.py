@@ -145,14 +145,14 @@ def test_each_worker_of_a_job_lived_from_its_first_word_to_its_last() -> None:
 
 def past(**changes: Any) -> Past:
     known: dict[str, Any] = {
-        "requests": 100, "tokens": 80_000, "pixels": 1_000_000, "to_render": 100, "lanes": 10, "starting_s": 2.0,
+        "requests": 100, "tokens": 80_000, "pixels": 1_000_000, "to_render": 1_000_000, "lanes": 10, "starting_s": 2.0,
         "loading_s": 60.0, "rendering_s": 10.0, "sent_bytes": 10 << 20, "sending_s": 5.0, "answering_s": 50.0,
         "ending_s": 1.0, "total_s": 113.0,
     }  # fmt: skip
     return Past(**{**known, **changes})
 
 
-WORK = Work(requests=200, tokens=160_000, pixels=2_000_000, to_render=200, lanes=10)
+WORK = Work(requests=200, tokens=160_000, pixels=2_000_000, to_render=2_000_000, lanes=10)
 
 
 def test_each_phase_is_scaled_by_what_it_does() -> None:
@@ -191,6 +191,12 @@ def test_tokens_are_the_unit_where_they_explain_the_time_better() -> None:
     assert found and found.phases[ANSWERS] == pytest.approx(80)
 
 
+def test_rounds_are_the_unit_where_they_explain_the_time_better() -> None:
+    runs = [past(tokens=50_000, answering_s=50.0), past(tokens=200_000, answering_s=50.0)]
+    found = estimated(replace(WORK, requests=100, tokens=400_000), runs)
+    assert found and found.phases[ANSWERS] == pytest.approx(50)
+
+
 def test_hints_in_the_cache_and_frames_that_need_not_travel_cost_nothing() -> None:
     found = estimated(replace(WORK, to_render=0), [past(sent_bytes=0, sending_s=0.0)])
     assert found and found.phases[HINTS] == found.phases[SENDING] == 0
@@ -218,7 +224,7 @@ def test_answers_that_waited_for_hints_are_counted_by_their_own_seconds(clock: C
 
 
 def test_an_estimate_by_itself_is_right_for_the_same_work(clock: Clock) -> None:
-    work = Work(requests=3, tokens=3000, pixels=9000, to_render=3, lanes=10)
+    work = Work(requests=3, tokens=3000, pixels=9000, to_render=9000, lanes=10)
     measured = remote_run(clock)
     found = estimated(work, [past_of(work, measured, [], [1.0] * 3)])
     assert found and found.total_s == pytest.approx(measured.seconds)
@@ -249,7 +255,7 @@ def plan(tmp_path: Path, clips: Path, configure: Configure) -> Plan:
 
 def test_work_counts_requests_and_each_hint_once(plan: Plan) -> None:
     work = work_of(plan)
-    assert (work.requests, work.to_render, work.pixels) == (3, 1, 320 * 180 * 2)
+    assert (work.requests, work.to_render, work.pixels) == (3, 320 * 180 * 2, 320 * 180 * 2)
     assert work.tokens == sum(item.tokens.prompt + 300 for item in plan.items)
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from importlib import metadata
+from pathlib import Path
 
 from launchers.worker import read_records
-from src import results
+from src import exports, results
 from src.account import run_facts, timeline
 from src.outcomes import Outcome
 from src.paths import RunPaths
 from src.phases import Life, Measured, lives, read_starts
 from src.plan import Plan
+from src.reviews import read_marks, reviewed
 
 
 def versions() -> dict[str, str]:
@@ -28,14 +30,24 @@ def workers_of(paths: RunPaths) -> tuple[Life, ...]:
 
 
 def write_results(
-    plan: Plan, outcomes: Mapping[str, Outcome], paths: RunPaths, command: str, unfinished: str
-) -> list[results.Row]:
-    """Write what the run leaves behind; the rows of results.json. unfinished: the reason of what did not end."""
+    plan: Plan,
+    outcomes: Mapping[str, Outcome],
+    paths: RunPaths,
+    command: str,
+    unfinished: str,
+    also: Iterable[str] = (),
+) -> tuple[list[results.Row], list[Path]]:
+    """Write what the run leaves behind, as it was reviewed; the rows of results.json, and the exports for other tools.
+
+    unfinished: the reason of what did not end. also: exports beyond those of the plan.
+    """
     starts = read_starts(paths.timings)
     ended = datetime.fromisoformat(starts[-1].ended) if starts else datetime.now().astimezone()
     results.link_hints(plan, outcomes, paths)
-    table = list(results.rows(plan, outcomes, paths, unfinished))
+    marks = read_marks(paths.review)
+    table = [reviewed(row, marks.get(row["name"])) for row in results.rows(plan, outcomes, paths, unfinished)]
     results.write_exports(plan, table, paths, ended)
+    exported = [exports.write(name, plan, table, paths) for name in dict.fromkeys((*plan.settings.exports, *also))]
     if plan.settings.report:
         from src.report import Report, write_report
 
@@ -49,7 +61,7 @@ def write_results(
             tuple(timeline(start) for start in starts),
         )
         write_report(report, paths.report)
-    return table
+    return table, exported
 
 
 def _facts(

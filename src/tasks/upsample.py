@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from src import exports, log
+from src import log
 from src.errors import EngineError, ExitCode
 from src.execute import execute, locked
 from src.outcomes import UPSAMPLED, Outcome, read_outcomes
@@ -101,9 +101,8 @@ def _finish(
 ) -> ExitCode:
     """Write what the run leaves behind and say how it ended."""
     paths = invocation.paths
-    table = write_results(plan, outcomes, paths, invocation.command, unfinished)
-    wanted = dict.fromkeys((*plan.settings.exports, *(e.value for e in invocation.config.output.exports)))
-    exported = [exports.write(name, plan, table, paths) for name in wanted]
+    also = [export.value for export in invocation.config.output.exports]
+    table, exported = write_results(plan, outcomes, paths, invocation.command, unfinished, also)
     show_end(plan, table, paths, measured.seconds, invocation.out, exported)
     if off := error_words(measured.estimated_s, measured.seconds):
         invocation.out.print(off, markup=False, highlight=False)

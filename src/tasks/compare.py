@@ -1,0 +1,65 @@
+"""`task=compare runs=[FIRST,SECOND]`: two finished runs of the same prompts side by side, in a folder of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from src.compare import Finished, Pair, as_csv, facts, pairs_of, read_run
+from src.errors import ExitCode, InputError
+from src.log import printable
+from src.paths import write_atomic
+from src.report import write_comparison
+from src.tasks import Invocation
+
+
+def run(invocation: Invocation) -> ExitCode:
+    """compare.html, compare.csv, and a short table."""
+    folders = invocation.config.runs
+    if len(folders) != 2:
+        raise InputError(
+            f"task=compare: {len(folders)} runs were named, and two are compared",
+            hint="runs=[outputs/DATE/TIME,outputs/DATE/TIME]",
+        )
+    if Path(folders[0]).resolve() == Path(folders[1]).resolve():
+        raise InputError(f"task=compare: {folders[0]} is named twice", hint="name another run of the same prompts")
+    first, second = (read_run(folder) for folder in folders)
+    pairs, paths = pairs_of(first, second), invocation.paths
+    sides = (facts(first, [pair.first for pair in pairs]), facts(second, [pair.second for pair in pairs]))
+    page, table = paths.root / "compare.html", paths.root / "compare.csv"
+    write_comparison(sides, pairs, page)
+    write_atomic(table, as_csv(pairs))
+    _show(first, second, sides, pairs, invocation)
+    for path in (page, table):
+        invocation.out.print(f"{path.name:<13} {path}", markup=False, highlight=False, soft_wrap=True)
+    return ExitCode.OK
+
+
+def _show(
+    first: Finished,
+    second: Finished,
+    sides: tuple[dict[str, str], dict[str, str]],
+    pairs: tuple[Pair, ...],
+    invocation: Invocation,
+) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("", "first", "second"):
+        table.add_column(column, overflow="fold")
+    for name, value in sides[0].items():
+        same = name != "run" and value == sides[1][name]
+        cells = [Text(printable(side[name]), style="dim" if same else "") for side in sides]
+        table.add_row(Text(name), *cells)
+    out = invocation.out
+    out.print(table)
+    differ = sum(pair.differs for pair in pairs)
+    out.print(f"{len(pairs)} items in both, {differ} of them differ", style="bold", highlight=False)
+    for run_, other in ((first, second), (second, first)):
+        if alone := len(run_.rows) - len(pairs):
+            out.print(
+                f"  {alone} only in {printable(run_.folder)}, or with another prompt or video in {printable(other.folder)}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )

@@ -1,0 +1,223 @@
+"""`task=review run=FOLDER`: accept, reject or edit the texts of a run before they are used.
+
+On a terminal, each text without a verdict is asked about; elsewhere the fields of `review` say it. The exports are
+written anew. With review.rerun, the rejected items are asked again, as a run of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from src import log, results
+from src.errors import ExitCode, InputError
+from src.execute import locked
+from src.log import printable
+from src.outcomes import UPSAMPLED, read_outcomes
+from src.paths import RunPaths, write_atomic
+from src.plan import Plan, read_plan
+from src.reviews import ACCEPTED, EDITED, REJECTED, Mark, add_marks, marks_from, open_rows, read_marks, rejected_names
+from src.tasks import Invocation, upsample
+from src.tasks.reporting import write_results
+
+PAGE = 20
+Ask = Callable[[str], str]
+
+
+def run(invocation: Invocation) -> ExitCode:
+    config = invocation.config
+    if not config.run:
+        raise InputError("task=review: which run?", hint="name its folder: run=outputs/DATE/TIME")
+    old = RunPaths(Path(config.run))
+    if not old.results.is_file():
+        raise InputError(f"{old.root}: has no results yet", hint=f"let it finish first: resume={old.root}")
+    if config.review.rerun:
+        return _rerun(invocation, old)
+    with locked(old):
+        plan, outcomes = read_plan(old.plan), read_outcomes(old.journal)
+        unfinished = _reason_of_unfinished(old, outcomes)
+        rows = list(results.rows(plan, outcomes, old, unfinished))
+        marked, asked = read_marks(old.review), config.review
+        new = marks_from(
+            rows,
+            marked,
+            accept=asked.accept,
+            reject=asked.reject,
+            edit=_edits(asked.edit),
+            rest=asked.all.value if asked.all else None,
+            at=_now(),
+        )
+        if new:
+            add_marks(old.review, new)
+        elif sys.stdin.isatty():
+            for mark in _answers(open_rows(rows, marked), invocation, input):
+                add_marks(old.review, [mark])
+        table, _ = write_results(plan, outcomes, old, invocation.command, unfinished)
+    if asked.page:
+        _show(table, asked.page, invocation)
+    _count(table, old, invocation)
+    return ExitCode.OK
+
+
+def _edits(given: Any) -> dict[str, str]:
+    """review.edit: better texts by name, on the command line or in a JSON file."""
+    if isinstance(given, str):
+        try:
+            given = json.loads(Path(given).expanduser().read_text(encoding="utf-8"))
+        except (OSError, ValueError) as e:
+            raise InputError(f"review.edit={given}: cannot be read as JSON: {e}") from None
+    if given is not None and not (isinstance(given, dict) and all(isinstance(v, str) for v in given.values())):
+        raise InputError("review.edit: must be texts by name", hint='review.edit="{boat: A boat at dusk.}"')
+    return {str(name): text for name, text in (given or {}).items()}
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def _reason_of_unfinished(paths: RunPaths, outcomes: Mapping[str, object]) -> str:
+    """Why the items that did not end did not, as results.json says."""
+    written = json.loads(paths.results.read_text(encoding="utf-8"))
+    return next((str(row["reason"]) for row in written if row["id"] not in outcomes), "did not end")
+
+
+# ------------------------------------------------------------------------------------------------- asked on a terminal
+
+
+def _answers(rows: Sequence[results.Row], invocation: Invocation, ask: Ask) -> Iterator[Mark]:
+    """A verdict for each row, until the person has enough."""
+    out = invocation.out
+    for n, row in enumerate(rows, start=1):
+        out.rule(f"{n} of {len(rows)}  {printable(row['name'])}", align="left", style="dim")
+        out.print(printable(row["original_prompt"]) or "(no prompt)", markup=False, highlight=False, style="dim")
+        out.print(printable(row["upsampled_prompt"]), markup=False, highlight=False)
+        while True:
+            try:
+                said = ask("use it? y(es) n(o) e(dit) s(kip) q(uit) ").strip().lower()[:1]
+            except EOFError:
+                return
+            if said == "q":
+                return
+            if said == "s":
+                break
+            if said == "e":
+                text = edited(row["upsampled_prompt"], ask)
+                if text.strip() and text != row["upsampled_prompt"]:
+                    yield Mark(row["name"], EDITED, text, _now())
+                    break
+                out.print("nothing was changed")
+            if said in ("y", "n"):
+                yield Mark(row["name"], ACCEPTED if said == "y" else REJECTED, at=_now())
+                break
+
+
+def edited(text: str, ask: Ask) -> str:
+    """The text as the person's own editor leaves it; without one, a new text on one line."""
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
+    if not editor:
+        return ask("better text (one line): ")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "prompt.txt"
+        file.write_text(text, encoding="utf-8")
+        try:
+            code = subprocess.run([*shlex.split(editor), str(file)]).returncode
+        except OSError as e:
+            log.get().warning("editor_cannot_be_run", editor=editor, reason=e.strerror)
+            return text
+        return file.read_text(encoding="utf-8").rstrip("\n") if code == 0 else text
+
+
+# ------------------------------------------------------------------------------------------------------- what is shown
+
+
+def verdict_of(row: results.Row) -> str:
+    if row["review"]:
+        return str(row["review"]["verdict"])
+    return "open" if row["state"] == UPSAMPLED else str(row["state"])
+
+
+def _show(table: Sequence[results.Row], page: int, invocation: Invocation) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    pages = -(-len(table) // PAGE) or 1
+    if page > pages:
+        raise InputError(f"review.page={page}: there {'is' if pages == 1 else 'are'} {pages}")
+    shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 1, 0))
+    shown.add_column("item", overflow="fold", max_width=24)
+    shown.add_column("before", overflow="fold", ratio=1)
+    shown.add_column("after", overflow="fold", ratio=2)
+    shown.add_column("verdict", no_wrap=True)
+    for row in table[(page - 1) * PAGE : page * PAGE]:
+        before, after = row["original_prompt"], row["upsampled_prompt"]
+        added = f"… {after[len(before) :].strip()}" if after and before and after.startswith(before) else after
+        cells = (row["name"], before, added or row["reason"], verdict_of(row))
+        shown.add_row(*(Text(printable(cell)) for cell in cells))
+    invocation.out.print(shown)
+    if page < pages:
+        invocation.out.print(f"page {page} of {pages}; the next: review.page={page + 1}", style="dim", highlight=False)
+
+
+def _count(table: Sequence[results.Row], paths: RunPaths, invocation: Invocation) -> None:
+    counts = Counter(verdict_of(row) for row in table)
+    out = invocation.out
+    out.print(", ".join(f"{n} {word}" for word, n in counts.most_common()), style="bold", highlight=False)
+    if counts[REJECTED]:
+        out.print(
+            f"ask for the rejected again:  python -m src.run task=review run={paths.root} review.rerun=true sampling.seed=7",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+    out.print(f"results.json  {paths.results}", markup=False, highlight=False, soft_wrap=True)
+
+
+# ----------------------------------------------------------------------------------------------------- asked once more
+
+
+def _rerun(invocation: Invocation, old: RunPaths) -> ExitCode:
+    """A new run of the rejected items only; src.run has put the old run's overrides before ours."""
+    plan, paths, config = read_plan(old.plan), invocation.paths, invocation.config
+    names = rejected_names(read_marks(old.review))
+    again = [results.as_prompt(item) for item in plan.items if item.name in names]
+    if not again:
+        invocation.out.print("nothing is rejected in that run: there is nothing to ask again")
+        return ExitCode.OK
+    if _asks_the_same(invocation, plan):
+        log.get().warning(
+            "the_same_is_asked", note="the same answers are likely: change sampling.seed, template or upsample"
+        )
+    prompts = paths.root / "prompts.json"
+    write_atomic(prompts, json.dumps(again, ensure_ascii=False, indent=1) + "\n")
+    config = replace(config, prompts=str(prompts), run=None, resume=None)
+    return upsample.run(replace(invocation, config=config, command=_command(invocation.command, prompts)))
+
+
+def _asks_the_same(invocation: Invocation, plan: Plan) -> bool:
+    """As far as can be seen before the new plan is made."""
+    config, settings = invocation.config, plan.settings
+    now: tuple[Any, ...] = (
+        config.sampling.seed,
+        config.sampling.temperature,
+        config.template.name,
+        config.upsample.name,
+        config.model.name,
+    )
+    return now == (settings.seed, settings.temperature, settings.template, settings.recipe, settings.model.name)
+
+
+def _command(command: str, prompts: Path) -> str:
+    """The command that repeats the new run, whatever becomes of the verdicts."""
+    kept = [o for o in shlex.split(command)[3:] if not o.startswith(("task=", "run=", "prompts=", "review."))]
+    escaped = str(prompts).replace("\\", "\\\\").replace('"', '\\"')
+    return shlex.join(["python", "-m", "src.run", f'prompts="{escaped}"', *kept])
