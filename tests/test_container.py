@@ -21,6 +21,7 @@ from src.plan import read_plan
 from tests.program import Ended, quoted
 from tests.rig import dockerd as rig_dockerd
 from tests.rig import sshd
+from tests.rig.cosmos import Cosmos
 from tests.rig.dockerd import Dockerd, Unavailable
 from tests.test_remote import Rig, Run, ended, take, wait_for
 from tests.test_remote import planned as tokens_by_text
@@ -507,3 +508,32 @@ def test_the_real_vllm_in_a_container_without_network_behind_ssh(far: Docked) ->
     assert len(tokens) == 14
     assert [t["predicted"] for t in tokens] == [t["measured"] for t in tokens]
     assert far.daemon.names() == []
+
+
+# --------------------------------------------------------------------------------------------------------- inference
+
+
+def test_inference_runs_in_a_container_behind_ssh_and_its_videos_come_here(far: Docked, tmp_path: Path) -> None:
+    """NVIDIA's script and torchrun are stand-ins; container, runner and link are real."""
+    cosmos = Cosmos(tmp_path / "cosmos", python="python3")
+    prompts, run = tmp_path / "prompts.json", tmp_path / "run"
+    prompts.write_text(json.dumps([take(n, far.clips) for n in range(3)]))
+    fields = (
+        f"prompts={quoted(prompts)}", f"hydra.run.dir={quoted(run)}", "pipeline.upsample=false", *far.given, *far.host,
+        *cosmos.overrides, f"image.mounts=[{quoted(cosmos.folder)}]",
+    )  # fmt: skip
+    cosmos.hold.touch()
+    process = far.start("task=pipeline", *fields)
+    wait_for(lambda: any(far.daemon.running(name) for name in far.daemon.names()))
+    [name] = far.daemon.names()
+    found = far.daemon.inspect(name)
+    assert found["HostConfig"]["NetworkMode"] == "none" and found["HostConfig"]["ReadonlyRootfs"]
+    process.kill()
+    process.wait()
+    cosmos.hold.unlink()
+    end = ended(far.start("task=pipeline", f"run={quoted(run)}"))
+    assert end.code == 0, end.err
+    rows = json.loads((run / "inference.json").read_text())
+    assert [row["state"] for row in rows] == ["done"] * 3
+    assert all((run / row["video"]).stat().st_size for row in rows)
+    assert far.daemon.names() == [] and far.jobs() == []

@@ -200,13 +200,15 @@ def test_controller_that_is_killed_is_taken_up_by_the_next_and_no_video_is_made_
     local.cosmos.behave(delay_s=0.4)
     process = local.first(local.prompts(*(f"a boat {n}" for n in range(4))), "pipeline.upsample=false")
     wait_for(lambda: local.made() >= 1)
+    local.cosmos.hold.touch()
     process.kill()
     process.wait()
-    runner = local.runner()
-    assert not has_ended(runner)
-    end = local.back()
+    assert not has_ended(local.runner())
+    process = local.start(f"run={quoted(local.run)}")
+    wait_for(lambda: "job_found_running" in (local.run / "log.jsonl").read_text())
+    local.cosmos.hold.unlink()
+    end = ended(process)
     assert end.code == 0, end.err
-    assert "job found running" in end.err
     local.assert_videos()
     assert (local.made(), local.calls()) == (4, 1)
     (local.run / local.rows()[1]["video"]).write_bytes(b"half")  # and a damaged one is made again

@@ -18,7 +18,7 @@ RIG = Path(__file__).resolve().parent
 class Cosmos:
     """A folder with all of them; `behave` says how the stand-in behaves."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, python: str = sys.executable) -> None:
         self.folder = folder
         self.repository, self.checkpoints = folder / "cosmos transfer1", folder / "checkpoints"
         script = self.repository / "cosmos_transfer1/diffusion/inference/transfer.py"
@@ -26,9 +26,8 @@ class Cosmos:
         self.checkpoints.mkdir()
         shutil.copyfile(RIG / "standin_transfer.py", script)
         self.torchrun = folder / "torchrun"
-        self.torchrun.write_text(
-            f'#!/bin/sh\nexec {sys.executable} {shlex.quote(str(RIG / "standin_torchrun.py"))} "$@"\n'
-        )
+        launcher = shutil.copyfile(RIG / "standin_torchrun.py", folder / "standin_torchrun.py")
+        self.torchrun.write_text(f'#!/bin/sh\nexec {python} {shlex.quote(str(launcher))} "$@"\n')
         self.torchrun.chmod(0o755)
         self.hold, self.once = folder / "hold", folder / "once"
         self.behave()
