@@ -22,6 +22,7 @@ from src.paths import RunPaths
 from src.plan import Plan, PlanItem, read_plan, write_plan
 from src.progress import Quiet
 from src.resolve import resolve
+from src.reviews import reviewed
 from tests.clips import make_clip
 from tests.conftest import Configure
 from tests.rig.openai_server import FakeOpenAI
@@ -199,7 +200,8 @@ def test_parquet_holds_the_rows_of_results_json(planned: Planned, clips: Path, p
     plan = planned([over(clips / "wide.mp4"), {"prompt": "y"}, over(clips / "text.mp4")])
     frames = [{"sha256": "ab", "bytes": 5, "size": "320x180"}]
     first = plan.items[0]
-    table = list(results.rows(plan, {first.id: outcome(first, frames=frames)}, paths, "did not end"))
+    rows = results.rows(plan, {first.id: outcome(first, frames=frames)}, paths, "did not end")
+    table = [reviewed(row, None) for row in rows]
     assert parquet.read_table(exports.write("parquet", plan, table, paths)).to_pylist() == table
 
 
