@@ -186,6 +186,7 @@ def write_results(rows: Iterable[Mapping[str, Any]], out: IO[bytes]) -> None:
         "seconds": pa.float64(),
         "frames": pa.list_(frame),
         "shrunk_from": text,
+        "flags": pa.list_(text),
     })  # fmt: skip
     rest = iter(rows)
     with parquet.ParquetWriter(out, schema) as writer:

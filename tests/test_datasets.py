@@ -288,7 +288,7 @@ def result(n: int, **changes: Any) -> dict[str, Any]:
         "id": f"{n:016x}", "name": f"n{n} 雨", "original_prompt": "", "upsampled_prompt": "line\nline \u2028 \0 🚗",
         "video_path": None, "preprocessed_video": None, "state": "upsampled", "reason": "", "note": "", "attempts": 1,
         "engine": "offline", "tokens": {**numbers, "measured": None}, "finish_reason": "stop", "seconds": 0.5,
-        "frames": [frame, frame], "shrunk_from": None,
+        "frames": [frame, frame], "shrunk_from": None, "flags": ["asked again"],
     }  # fmt: skip
     return row | changes
 
