@@ -56,7 +56,7 @@ def logged() -> Iterator[list[Any]]:
 
 
 def outcome(item: PlanItem, text: str | None = "A long answer.", **changes: Any) -> Outcome:
-    return replace(Outcome(item.id, UPSAMPLED if text else KEPT, "", text), **changes)
+    return replace(Outcome(item.id, UPSAMPLED if text else KEPT, text=text), **changes)
 
 
 def exported(name: str, plan: Plan, paths: RunPaths, ended: dict[str, Outcome] | None = None) -> list[Line]:
