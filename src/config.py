@@ -236,9 +236,7 @@ class LimitsConf:
     """task=limits: which frames at which budget."""
 
     prompt: str = "Test prompt"  # the text that is sent with the frames
-    together: bool = (
-        True  # a sweep is measured after its last point, each engine loaded once; false: each point by itself
-    )
+    together: bool = True  # measure a sweep after its last point, each engine loaded once; false: each point by itself
 
 
 @dataclass
