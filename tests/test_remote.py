@@ -259,6 +259,15 @@ def test_a_run_over_ssh_answers_every_item_and_leaves_only_frames_behind(rig: Ri
         {f["sha256"] for r in read_records(run.folder / "journal.jsonl") for f in r["frames"]}
     )
     assert rig.workers() == []
+    [start] = json.loads((run.folder / "timings.json").read_text())["starts"]
+    sent = sum(file.stat().st_size for file in run.folder.glob("job/*/frames/*"))
+    phases = start["phases"]
+    assert list(phases) == [
+        "worker starts", "hints", "sending", "loading", "first answer", "answers", "fetching",
+    ]  # fmt: skip
+    assert phases["sending"]["amount"] >= sent > 0  # the stream has headers
+    assert phases["answers"]["amount"] == 10
+    assert all(0 <= p["begin_s"] <= p["end_s"] <= start["seconds"] for p in phases.values())
 
 
 def test_another_run_over_the_same_clips_sends_no_frame_again(rig: Rig) -> None:
