@@ -1,6 +1,7 @@
 """The entry point: `python -m src.run`. Hydra composes the config, a task carries it out, the exit code tells how.
 
-Home of Hydra, together with src.config. What is heavy is imported inside the task, so that --help and --cfg are fast.
+Home of Hydra, together with src.config and src.sweep. What is heavy is imported inside the task, so that --help and
+--cfg are fast.
 """
 
 from __future__ import annotations
@@ -14,23 +15,31 @@ from typing import TYPE_CHECKING, cast, get_type_hints
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from src.config import Config, TaskName, register
+from src import sweep
+from src.config import Config, ProgressMode, TaskName
 from src.errors import ExitCode, HostError, UpsamplerError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-register()
-_codes: list[ExitCode] = []  # how the jobs of this process ended; a sweep has several
-
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def _job(raw: DictConfig) -> None:
-    """One run. Errors end here, as a message and an exit code, so that a bad point does not stop a sweep."""
+    """One run. It leaves its exit code and raises nothing, so that a bad point does not stop a sweep."""
+    try:
+        sweep.record(_run(raw))
+    except KeyboardInterrupt:
+        sweep.record(ExitCode.INTERRUPTED)
+        raise
+
+
+def _run(raw: DictConfig) -> ExitCode:
+    """Errors end here, as a message and an exit code."""
     from rich.console import Console
 
     from src import log
@@ -38,19 +47,20 @@ def _job(raw: DictConfig) -> None:
     config = cast(Config, OmegaConf.to_object(raw))
     if added := _added(raw, Config):
         print(f"error: the config has no field {', '.join(added)}", file=sys.stderr)
-        _codes.append(ExitCode.INPUT)
-        return
+        return ExitCode.INPUT
+    if sweep.is_elsewhere(HydraConfig.get()) and config.console.progress is ProgressMode.auto:
+        config.console.progress = ProgressMode.lines  # bars of several processes would paint over one another
     root = Path(HydraConfig.get().runtime.output_dir)
     out, err = Console(soft_wrap=False), Console(stderr=True)
     log.configure(err, root / "log.jsonl", config.console.level.value)
     try:
-        _codes.append(_carry_out(config, root, out, err))
+        return _carry_out(config, root, out, err)
     except UpsamplerError as e:
         log.get().debug("run_failed", exit_code=int(e.exit_code), exc_info=e)
         _say(f"error: {e}" if e.exit_code is not ExitCode.INTERRUPTED else str(e))
         if isinstance(e, HostError) and (root / "plan.json").exists():
             _say(f"  nothing is lost; take the run up again:\n    python -m src.run {_resume(root, config)}")
-        _codes.append(e.exit_code)
+        return e.exit_code
     except KeyboardInterrupt:
         _say(f"\nstopped; nothing is lost. Take it up again:\n  python -m src.run {_resume(root, config)}")
         raise
@@ -60,7 +70,7 @@ def _job(raw: DictConfig) -> None:
             f"error: {e.filename or root}: {e.strerror or e}\n  → make room or mend the permissions; then nothing is "
             f"lost with\n    python -m src.run {_resume(root, config)}"
         )
-        _codes.append(ExitCode.HOST)
+        return ExitCode.HOST
     except Exception as e:
         log.get().debug("bug", exc_info=e)
         _say(
@@ -69,7 +79,7 @@ def _job(raw: DictConfig) -> None:
         )
         if config.console.traceback:
             err.print_exception()
-        _codes.append(ExitCode.BUG)
+        return ExitCode.BUG
 
 
 def _added(raw: DictConfig, kind: type, prefix: str = "") -> list[str]:
@@ -128,8 +138,8 @@ def _carry_out(config: Config, root: Path, out: Console, err: Console) -> ExitCo
     from src.tasks import Invocation, carry_out
 
     command = shlex.join(["python", "-m", "src.run", *HydraConfig.get().overrides.task])
-    sweep = HydraConfig.get().mode is RunMode.MULTIRUN
-    return carry_out(Invocation(config, RunPaths(_relative(root)), command, out, err, sweep))
+    in_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
+    return carry_out(Invocation(config, RunPaths(_relative(root)), command, out, err, in_sweep))
 
 
 def _relative(path: Path) -> Path:
@@ -159,22 +169,42 @@ def main() -> None:
     try:
         if reason := _no_run_to_resume(sys.argv[1:]):
             _say(f"error: {reason}")
-            _codes.append(ExitCode.INPUT)
+            sweep.codes.append(ExitCode.INPUT)
         else:
             sys.argv[1:] = with_inherited(sys.argv[1:])
             _job()
     except KeyboardInterrupt:
-        _codes.append(ExitCode.INTERRUPTED)
+        if folder := sweep.sent_from():
+            _say(
+                f"\nstopped waiting for the sweep in {folder}; points that are on a cluster go on, the others can be "
+                "taken up again, each with resume= and its folder"
+            )
+        sweep.codes.append(ExitCode.INTERRUPTED)
     except Exception as e:
         if isinstance(e, OSError) and not isinstance(e, HydraException):
             _say(f"error: {e.filename or ''}: {e.strerror or e}")
-            sys.exit(int(ExitCode.HOST))
-        if wants_traceback:
+            sweep.codes.append(ExitCode.HOST)
+        elif wants_traceback:
             raise
-        _say(f"error: {e}\n  → the config was refused and nothing was started; --help shows what there is")
-        _codes.append(ExitCode.INPUT)
+        else:
+            sweep.codes.append(_refused(e))
     sys.stdout.flush()
-    sys.exit(int(max(_codes, default=ExitCode.OK)))
+    sys.exit(int(sweep.exit_code()))
+
+
+def _refused(error: Exception) -> ExitCode:
+    """Say what Hydra or a launcher raised; the exit code for it."""
+    if sweep.sent_from() and not isinstance(error, (HydraException, OmegaConfBaseException)):
+        _say(
+            f"error: the launcher ended the sweep: {error}\n  → points that had started may still be running; what "
+            "they made is in their folders"
+        )
+        return ExitCode.BUG
+    hint = "the config was refused and nothing was started; --help shows what there is"
+    if isinstance(error, MissingConfigException) and (error.missing_cfg_file or "").startswith("hydra/launcher/"):
+        hint = "launchers are an extra: pip install hydra-joblib-launcher hydra-submitit-launcher"
+    _say(f"error: {error}\n  → {hint}")
+    return ExitCode.INPUT
 
 
 def _say(text: str) -> None:

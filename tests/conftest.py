@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import cast
@@ -16,6 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from src.config import Config, register
 from src.tokens import tokenizer_file
 from tests.clips import make_clip, make_sound
+from tests.rig import slurm as rig_slurm
+from tests.rig.slurm import Slurm
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKENIZER = "tekken_240911.json"  # of Pixtral-12B, inside the mistral-common wheel
@@ -91,3 +93,16 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_sound(folder / "sound.m4a")
     (folder / "text.mp4").write_text("ffconcat version 1.0\nfile /etc/passwd\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    """A real Slurm of one node; what needs it is skipped where there can be none."""
+    if reason := rig_slurm.missing():
+        pytest.skip(reason)
+    try:
+        cluster = Slurm(tmp_path_factory.mktemp("slurm") / "slurm")
+    except rig_slurm.Unavailable as e:
+        pytest.skip(str(e))
+    yield cluster
+    cluster.stop()

@@ -98,11 +98,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         "tokens",
         "video",
     },
-    "run": {"config", "errors", "log", "paths", "tasks"},
+    "sweep": {"config", "errors", "paths"},
+    "run": {"config", "errors", "log", "paths", "sweep", "tasks"},
 }
 HOMES = {
-    "hydra": {"run", "config"},
-    "omegaconf": {"run", "config"},
+    "hydra": {"run", "config", "sweep"},
+    "omegaconf": {"run", "config", "sweep"},
     "av": {"video", "frames", "hints"},
     "mistral_common": {"tokens"},
     "tiktoken": {"tokens"},

@@ -71,7 +71,7 @@ def test_there_are_commands_to_run() -> None:
 
 @pytest.mark.e2e
 @pytest.mark.parametrize(("guide", "command"), commands(), ids=lambda value: value.removeprefix("python -m src.run "))
-def test_command_of_the_guide_works(guide: str, command: str, checkout: Path) -> None:
+def test_command_of_the_guide_works(guide: str, command: str, checkout: Path, request: pytest.FixtureRequest) -> None:
     finished = next(p.parent for p in sorted((checkout / "outputs").glob("*/*/results.json")))
     command = command.replace("outputs/DATE/TIME", str(finished.relative_to(checkout)))
     argv = [sys.executable, *shlex.split(command)[1:]]
@@ -85,7 +85,8 @@ def test_command_of_the_guide_works(guide: str, command: str, checkout: Path) ->
         argv += stand_in(checkout.parent / "cosmos")
     if any(word in command for word in ASKS):
         argv += ["yes=true"]
-    ended = subprocess.run(argv, cwd=checkout, capture_output=True, text=True, timeout=120)
+    cluster = request.getfixturevalue("slurm").environment if "launcher=slurm" in command else None
+    ended = subprocess.run(argv, cwd=checkout, capture_output=True, text=True, timeout=120, env=cluster)
     # task=plan says with 3 that something cannot be served, which some of the examples are there to show.
     # A doctor finds no GPU and no checkpoint on the machine of the tests, and says so with 4.
     allowed = (0, 3) if "task=plan" in argv or "task=pipeline" in argv else (0, 4) if "task=doctor" in argv else (0,)

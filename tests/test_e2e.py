@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,9 @@ RESULT_KEYS = {
 RESULT_TOKEN_KEYS = {"predicted", "measured", "output"}
 
 
-def start(*overrides: str, limit_bytes: int | None = None) -> subprocess.Popen[str]:
+def start(
+    *overrides: str, limit_bytes: int | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
     def prepare() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests in the background inherit that it is ignored
         if limit_bytes:
@@ -54,7 +56,7 @@ def start(*overrides: str, limit_bytes: int | None = None) -> subprocess.Popen[s
 
     return subprocess.Popen(
         [sys.executable, "-m", "src.run", *overrides], cwd=ROOT, text=True, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=prepare,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=prepare, env=env,
     )  # fmt: skip
 
 
@@ -63,8 +65,8 @@ def ended(process: subprocess.Popen[str]) -> Ended:
     return Ended(process.returncode, out, err)
 
 
-def program(*overrides: str, limit_bytes: int | None = None) -> Ended:
-    return ended(start(*overrides, limit_bytes=limit_bytes))
+def program(*overrides: str, limit_bytes: int | None = None, env: Mapping[str, str] | None = None) -> Ended:
+    return ended(start(*overrides, limit_bytes=limit_bytes, env=env))
 
 
 def wait_for(what: Callable[[], bool], seconds: float = 60.0, step_s: float = 0.01) -> None:

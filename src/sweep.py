@@ -1,0 +1,95 @@
+"""How the jobs of this call ended, also those that a launcher runs in other processes or on other machines.
+
+Home of Hydra, with src.run and src.config. Each job of a sweep leaves a record in the sweep's folder, which is all that
+the process that started the sweep learns of it. State lives here and not in src.run, which runs as `__main__`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+
+from src.config import register
+from src.errors import ExitCode
+from src.paths import write_atomic
+
+if TYPE_CHECKING:
+    from hydra.conf import HydraConf
+    from omegaconf import DictConfig
+
+register()  # here, because the callback takes this module, and so schema and resolvers, into a launcher's processes
+RECORDS = ".ended"  # in the folder of a sweep, one file a point
+codes: list[ExitCode] = []  # of the jobs that ran in this process
+_records: Path | None = None  # of the sweep that this process started
+_is_sent = False  # whether other processes run the points of that sweep
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A job of a sweep that came to its end, well or not; its number is the point's."""
+
+    number: int
+    folder: Path
+    code: ExitCode
+
+
+class Sweep(Callback):
+    """What Hydra calls around a sweep, in the process that started it."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Forget an earlier sweep in the same folder, and say where to look when the points are not seen here."""
+        global _records, _is_sent
+        folder = Path(config.hydra.sweep.dir)
+        _records, _is_sent = folder / RECORDS, is_elsewhere(config.hydra)
+        shutil.rmtree(_records, ignore_errors=True)
+        if _is_sent:
+            logs = str(config.hydra.launcher.get("submitit_folder") or "").split("%")[0]
+            print(f"sweep in {folder}" + (f", what its points say in {logs}" if logs else ""), flush=True)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Say how each point ended, where that may not have been seen."""
+        if _is_sent:
+            for job in ended():
+                print(f"point {job.number}: exit code {int(job.code)}  {job.folder}")
+
+
+def record(code: ExitCode) -> None:
+    """Keep how the job that runs in this process ended; in a sweep for the process that started it, too."""
+    codes.append(code)
+    config = HydraConfig.get()
+    if config.mode == RunMode.MULTIRUN:
+        facts = {"exit_code": int(code), "folder": config.runtime.output_dir}
+        path = Path(config.sweep.dir) / RECORDS / f"{config.job.num}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(facts))
+
+
+def ended() -> list[Ended]:
+    """The jobs that ended, of the sweep that this process started."""
+    found = []
+    for path in _records.glob("*.json") if _records else ():
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        found.append(Ended(int(path.stem), Path(facts["folder"]), ExitCode(facts["exit_code"])))
+    return sorted(found, key=lambda job: job.number)
+
+
+def exit_code() -> ExitCode:
+    """The highest of all jobs, wherever they ran."""
+    return max([*codes, *(job.code for job in ended())], default=ExitCode.OK)
+
+
+def sent_from() -> Path | None:
+    """Folder of the sweep that this process started and whose points other processes run, if there is one."""
+    return _records.parent if _records and _is_sent else None
+
+
+def is_elsewhere(hydra: HydraConf) -> bool:
+    """Whether the jobs run in other processes than the one that was started, several at the same time."""
+    return hydra.mode == RunMode.MULTIRUN and hydra.runtime.choices["hydra/launcher"] != "basic"
