@@ -139,22 +139,14 @@ def _carry_out(config: Config, root: Path, out: Console, err: Console) -> ExitCo
 
     command = shlex.join(["python", "-m", "src.run", *HydraConfig.get().overrides.task])
     in_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
-    return carry_out(Invocation(config, RunPaths(_relative(root)), command, out, err, in_sweep))
-
-
-def _relative(path: Path) -> Path:
-    """Below the working directory as a relative path, which people can read and paste."""
-    try:
-        return path.relative_to(Path.cwd())
-    except ValueError:
-        return path
+    return carry_out(Invocation(config, RunPaths(sweep.shown(root)), command, out, err, in_sweep))
 
 
 def _resume(path: Path, config: Config) -> str:
     """The overrides that resume a run, quoted for Hydra and for the shell where the path needs it."""
     import shlex
 
-    shown = str(_relative(path))
+    shown = str(sweep.shown(path))
     task, key = ("task=pipeline ", "run") if config.task.name is TaskName.pipeline else ("", "resume")
     if re.fullmatch(r"[A-Za-z0-9_./-]+", shown):
         return f"{task}{key}={shown}"

@@ -6,18 +6,21 @@ the process that started the sweep learns of it. State lives here and not in src
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
+from omegaconf import OmegaConf, open_dict, read_write
 
-from src.config import register
-from src.errors import ExitCode
+from src.config import Config, TaskName, register
+from src.errors import ExitCode, UpsamplerError
 from src.paths import write_atomic
 
 if TYPE_CHECKING:
@@ -54,10 +57,47 @@ class Sweep(Callback):
             print(f"sweep in {folder}" + (f", what its points say in {logs}" if logs else ""), flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Say how each point ended, where that may not have been seen."""
+        """Say how each point ended, where that may not have been seen; end a sweep that ends as one."""
         if _is_sent:
             for job in ended():
                 print(f"point {job.number}: exit code {int(job.code)}  {job.folder}")
+        if config.task.name is TaskName.limits:
+            codes.append(_conclude_limits(config))
+
+
+def _conclude_limits(raw: DictConfig) -> ExitCode:
+    """Measure the points of a limits sweep together and write its matrix."""
+    from rich.console import Console
+
+    from src import log
+    from src.tasks import limits
+
+    own = copy.deepcopy(raw)
+    with read_write(own), open_dict(own):
+        del own["hydra"]
+    config = cast(Config, OmegaConf.to_object(own))
+    folder = shown(Path(raw.hydra.sweep.dir))
+    out, err = Console(soft_wrap=False), Console(stderr=True)
+    log.configure(err, folder / "log.jsonl", config.console.level.value)
+    try:
+        return limits.conclude(folder, config, out, err)
+    except UpsamplerError as e:
+        print(log.printable(f"error: {e}"), file=sys.stderr)
+        return e.exit_code
+    except OSError as e:
+        print(log.printable(f"error: {e.filename or folder}: {e.strerror or e}"), file=sys.stderr)
+        return ExitCode.HOST
+    except KeyboardInterrupt:
+        print(f"\nstopped; nothing is lost: the same command with hydra.sweep.dir={folder} goes on", file=sys.stderr)
+        raise
+
+
+def shown(path: Path) -> Path:
+    """Below the working directory as a relative path, which people can read and paste."""
+    try:
+        return path.relative_to(Path.cwd())
+    except ValueError:
+        return path
 
 
 def record(code: ExitCode) -> None:

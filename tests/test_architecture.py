@@ -98,7 +98,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "tokens",
         "video",
     },
-    "sweep": {"config", "errors", "paths"},
+    "sweep": {"config", "errors", "log", "paths", "tasks"},
     "run": {"config", "errors", "log", "paths", "sweep", "tasks"},
 }
 HOMES = {
