@@ -89,7 +89,14 @@ def test_command_of_the_guide_works(guide: str, command: str, checkout: Path, re
     ended = subprocess.run(argv, cwd=checkout, capture_output=True, text=True, timeout=120, env=cluster)
     # task=plan says with 3 that something cannot be served, which some of the examples are there to show.
     # A doctor finds no GPU and no checkpoint on the machine of the tests, and says so with 4.
-    allowed = (0, 3) if "task=plan" in argv or "task=pipeline" in argv else (0, 4) if "task=doctor" in argv else (0,)
+    # A run that another guide has reviewed ends with 3 when it is resumed: what was rejected is kept.
+    allowed = (
+        (0, 3)
+        if "task=plan" in argv or "resume=" in command or "task=pipeline" in argv
+        else (0, 4)
+        if "task=doctor" in argv
+        else (0,)
+    )
     assert ended.returncode in allowed, ended.stdout + ended.stderr
     assert "Traceback" not in ended.stderr
 

@@ -143,11 +143,12 @@ class Rig:
 
 
 def has_ended(pid: int) -> bool:
-    """Whether a process is gone or a zombie: only then are its sockets closed (its command line empties before that)."""
+    """Whether a process is gone, or a zombie without a thread left: only then are its sockets closed."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return True
+    return fields[0] in "ZX" and int(fields[17]) <= 1
 
 
 class Run:
