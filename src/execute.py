@@ -7,7 +7,6 @@ runs is followed, one that does not is started, and only what is missing is aske
 from __future__ import annotations
 
 import json
-import os
 import queue
 import threading
 import time
@@ -199,6 +198,7 @@ class _Job:
         if state.status == "absent" and self.site.goes_on_without_us:
             log.get().info("job_gone", job=self.name, note="another controller tidied it up; made again")
             self.site.prepare()
+            self._events.begin_anew_if_shorter()
             self.site.push()
         else:
             log.get().warning("worker_restarted", job=self.name, ended=last_words(self.folder, state))
@@ -326,14 +326,18 @@ class Tail:
     def __init__(self, path: Path) -> None:
         self.path, self.at = path, 0
 
+    def begin_anew_if_shorter(self) -> None:
+        """After a journal may have been emptied, and before it can have grown beyond where we were."""
+        if not self.path.exists() or self.path.stat().st_size < self.at:
+            self.at = 0
+
     def new(self) -> Iterator[dict[str, Any]]:
+        self.begin_anew_if_shorter()
         try:
             f = open(self.path, "rb")
         except FileNotFoundError:
             return
         with f:
-            if f.seek(0, os.SEEK_END) < self.at:  # begun anew
-                self.at = 0
             f.seek(self.at)
             for line in f:
                 if not line.endswith(b"\n"):

@@ -212,6 +212,7 @@ class _Job:
                 log.get().warning("inference_restarted", job=name, ended=last_words(self.folder, state))
                 if state.status == "absent":
                     site.prepare()
+                    events.begin_anew_if_shorter()
                     site.push()
                 site.start()
             time.sleep(site.poll_s)
