@@ -87,6 +87,11 @@ def _conclude_limits(raw: DictConfig) -> ExitCode:
     except OSError as e:
         print(log.printable(f"error: {e.filename or folder}: {e.strerror or e}"), file=sys.stderr)
         return ExitCode.HOST
+    except Exception as e:  # Hydra would make a warning of it, and the exit code would not tell
+        log.get().debug("bug", exc_info=e)
+        words = f"error: unexpected {type(e).__name__}: {e}\n  → this is a bug of ours; see {folder / 'log.jsonl'}"
+        print(log.printable(words), file=sys.stderr)
+        return ExitCode.BUG
     except KeyboardInterrupt:
         print(f"\nstopped; nothing is lost: the same command with hydra.sweep.dir={folder} goes on", file=sys.stderr)
         raise
