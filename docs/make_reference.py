@@ -64,7 +64,7 @@ def blocks(source: str) -> dict[str, Block]:
         c.name: Block(
             ast.get_docstring(c) or "",
             tuple(
-                Field(n.target.id, _type(n.annotation, enums), _default(n.value), comments.get(n.lineno, ""))
+                Field(n.target.id, _type(n.annotation, enums), _default(n.value), _beside(n, comments))
                 for n in c.body
                 if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
             ),
@@ -130,12 +130,19 @@ def _comments(source: str) -> Iterator[tuple[int, str]]:
             yield token.start[0], token.string.removeprefix("#").strip()
 
 
+def _beside(node: ast.stmt, comments: dict[int, str]) -> str:
+    """The comment beside a field; the formatter may have broken its line."""
+    return " ".join(comments[line] for line in range(node.lineno, (node.end_lineno or 0) + 1) if line in comments)
+
+
 def _members(enum: ast.ClassDef) -> str:
     return ", ".join(f"`{ast.literal_eval(n.value)}`" for n in enum.body if isinstance(n, ast.Assign))
 
 
 def _type(annotation: ast.expr, enums: dict[str, str]) -> str:
     text = ast.unparse(annotation)
+    if (of := re.fullmatch(r"list\[(\w+)\]", text)) and of[1] in enums:
+        return f"list of {enums[of[1]]}"
     return enums.get(text, text.replace(" | None", " or null"))
 
 
@@ -143,12 +150,16 @@ def _default(value: ast.expr | None) -> str:
     """A default as it is written on the command line."""
     if isinstance(value, ast.Call):  # field(default_factory=list), or a lambda
         made = value.keywords[0].value
-        value = made.body if isinstance(made, ast.Lambda) else ast.List(elts=[])
+        value = made.body if isinstance(made, ast.Lambda) else ast.parse(f"{ast.unparse(made)}()", mode="eval").body
     match value:
         case None | ast.Name(id="MISSING"):
             return "by option"
         case ast.Attribute():  # a member of an enumeration
             return f"`{value.attr}`"
+        case ast.Call(func=ast.Name(id="dict")):
+            return "`{}`"
+        case ast.Call(func=ast.Name(id="list")):
+            return "`[]`"
         case ast.List():
             return f"`[{', '.join(str(ast.literal_eval(e)) for e in value.elts)}]`"
         case ast.Constant(value=bool() | None):

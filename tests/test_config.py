@@ -289,7 +289,8 @@ def help_text(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_help_fits_40_lines_and_names_every_option(help_text: str) -> None:
-    assert len(help_text.splitlines()) <= 40
+    rows = sum(max(1, -(-len(line) // 100)) for line in help_text.splitlines())  # a terminal breaks what is longer
+    assert rows <= 40
     for group, option in OPTIONS:
         assert re.search(rf"^{group}:.*\b{re.escape(option)}\b", help_text, re.MULTILINE), (group, option)
     assert "schema" not in help_text
