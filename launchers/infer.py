@@ -29,7 +29,6 @@ done, and video_K/prompt.txt after that. An item that NVIDIA's guardrail blocks 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -341,7 +340,7 @@ def run(folder: Path) -> int:
     """Work in a job folder until it is done; returns the exit code, which exit.json has too."""
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        if not _take_lock(lock):
+        if not worker.take_lock(lock):
             print(f"{folder}: another runner holds this job", file=sys.stderr)
             return worker.LOCKED
         os.ftruncate(lock, 0)
@@ -349,19 +348,6 @@ def run(folder: Path) -> int:
         return _work(folder)
     finally:
         os.close(lock)
-
-
-def _take_lock(lock: int) -> bool:
-    """Hold the lock; somebody who only looks whether it is held has it for an instant, hence the patience."""
-    deadline = time.monotonic() + worker.LOCK_PATIENCE_S
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.01)
 
 
 def _work(folder: Path) -> int:

@@ -541,7 +541,7 @@ def _end_lanes(todo: queue.Queue[Item | None], lanes: int) -> None:
 def run(folder: Path, make_engine: Callable[[dict[str, Any], Path], Engine]) -> int:
     """Work in a job folder until it is done; returns the exit code, which exit.json has too."""
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    if not _take(lock):
+    if not take_lock(lock):
         print(f"{folder}: another worker holds this job", file=sys.stderr)
         return LOCKED
     try:
@@ -578,7 +578,7 @@ def _work(folder: Path, make_engine: Callable[[dict[str, Any], Path], Engine]) -
     return int(end["code"])
 
 
-def _take(lock: int) -> bool:
+def take_lock(lock: int) -> bool:
     """Hold the lock; somebody who only looks whether it is held has it for an instant, hence the patience."""
     deadline = time.monotonic() + LOCK_PATIENCE_S
     while True:

@@ -45,7 +45,8 @@ def execute(plan: Plan, paths: RunPaths, progress: Progress) -> dict[str, Outcom
             if not item.runs:
                 journal.add(_never_sent(item))
         for folder in sorted(paths.jobs.glob("*/")):
-            _absorb(JobPaths(folder), journal)
+            if new := _absorb(JobPaths(folder), journal):
+                log.get().info("answers_taken_over", items=new)
         if plan.settings.reuse:
             _reuse(plan, journal)
         jobs_of_plan = [_Job(shard, paths, journal) for shard in shards(plan)]
@@ -75,12 +76,10 @@ def _reuse(plan: Plan, journal: RunJournal) -> None:
         log.get().info("answers_reused", items=found)
 
 
-def _absorb(job: JobPaths, journal: RunJournal, *, quiet: bool = False) -> None:
-    """Take over what a job of this run answered while nobody watched."""
+def _absorb(job: JobPaths, journal: RunJournal) -> int:
+    """Take over what a job of this run answered while nobody watched; how many answers that were."""
     records = Tail(job.results).new()
-    new = sum(journal.add(Outcome.of(record)) for record in records if record["state"] != REFUSED)
-    if new and not quiet:
-        log.get().info("answers_taken_over", items=new)
+    return sum(journal.add(Outcome.of(record)) for record in records if record["state"] != REFUSED)
 
 
 def _see_through(jobs_here: Sequence[_Job], plan: Plan, journal: RunJournal, progress: Progress) -> None:
@@ -259,7 +258,7 @@ def _leave(error: BaseException, started: Sequence[_Job], journal: RunJournal) -
     for job in started:
         while job.site.look().status == "running":
             time.sleep(min(job.site.poll_s, 0.1))
-        _absorb(job.folder, journal, quiet=True)
+        _absorb(job.folder, journal)
 
 
 def _take(record: dict[str, Any], plan: Plan, job: JobPaths, journal: RunJournal) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,7 +24,7 @@ from src.execute import MAX_WORKER_DEATHS, SECOND_CTRL_C_S, Tail, last_words
 from src.host_site import Launch
 from src.inference import InferenceSettings, Take, infer_argv, job_line, job_record, specs_of, stage_settings
 from src.jobs import JobPaths, open_job
-from src.paths import RunPaths, write_atomic
+from src.paths import RunPaths, link_whole, write_atomic
 from src.plan import Plan, digest
 from src.progress import Progress
 from src.sites import Site, place_for
@@ -112,26 +111,12 @@ def _stage(missing: Sequence[Take], inference: InferenceSettings, paths: RunPath
     job = JobPaths(paths.inference / digest([job_line(take, specs) for take in missing], record, code, before))
     (job.root / "frames").mkdir(parents=True, exist_ok=True)
     for name, file in sorted({pair for take in missing for pair in take.files}):
-        _link(Path(file), job.root / name)
+        link_whole(Path(file), job.root / name)
     lines = "".join(json.dumps(job_line(take, specs), ensure_ascii=True) + "\n" for take in missing)
     job.batches.mkdir(exist_ok=True)
     write_atomic(job.batches / "00000.jsonl", lines)
     open_job(job, record)  # last: a folder without job.json was not begun
     return job
-
-
-def _link(source: Path, target: Path) -> None:
-    """The same file under another name; a copy where the file system has no links."""
-    if target.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.part")
-    aside.unlink(missing_ok=True)
-    try:
-        os.link(source.resolve(), aside)
-    except OSError:
-        shutil.copyfile(source, aside)
-    os.replace(aside, target)
 
 
 def _is_here(record: Record, slugs: Iterable[str], paths: RunPaths) -> bool:
@@ -154,7 +139,7 @@ def _put(source: Path, names: Iterable[Path]) -> None:
     for name in names:
         if name != source:
             name.unlink(missing_ok=True)
-            _link(source, name)
+            link_whole(source, name)
 
 
 def _sha256(file: Path) -> str:
@@ -243,7 +228,7 @@ class _Job:
                 )
             first, *others = (self.paths.videos / f"{slug}.mp4" for slug in self.slugs[record["id"]])
             first.unlink(missing_ok=True)
-            _link(source, first)
+            link_whole(source, first)
             _put(first, others)
         self.ended.update((r["id"], r) for r in records)
 

@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from src.containers import detached_argv
-from src.plan import ContainerSettings, HostSettings, PlanItem, Settings, digest, fields_of
+from src.plan import (
+    ContainerSettings,
+    HostSettings,
+    PlanItem,
+    Settings,
+    container_from_json,
+    digest,
+    fields_of,
+    place_from_json,
+)
 from src.specs import absolute_video
 
 CONTROLS = ("vis", "seg", "edge", "depth", "keypoint", "upscale", "hdmap", "lidar")
@@ -305,21 +314,10 @@ def settings_json(settings: InferenceSettings) -> dict[str, Any]:
 
 def settings_from_json(data: Mapping[str, Any]) -> InferenceSettings:
     """From pipeline.json; fields that a later version added are left out. Raises KeyError and TypeError for others."""
-    place, container = data["place"], data["container"]
     known = {name: data[name] for name in InferenceSettings.__dataclass_fields__}
     return InferenceSettings(
         **known
         | {name: json.dumps(data[name], sort_keys=True) for name in ("controls", "arguments")}
         | {name: tuple(data[name]) for name in ("flags", "extra_args")}
-        | {
-            "place": HostSettings(**_fields(HostSettings, place) | {"docker": tuple(place["docker"])}),
-            "container": ContainerSettings(
-                **_fields(ContainerSettings, container)
-                | {"mounts": tuple(container["mounts"]), "env": tuple(container["env"])}
-            ),
-        }
+        | {"place": place_from_json(data["place"]), "container": container_from_json(data["container"])}
     )
-
-
-def _fields(kind: type, data: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: data[name] for name in kind.__dataclass_fields__}  # type: ignore[attr-defined]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from src.containers import ABSENT, State, ended
 from src.errors import HintError, VideoError
 from src.hints import RenderedHint, hint_key, render
 from src.outcomes import FAILED, KEPT, Outcome
-from src.paths import write_atomic
+from src.paths import link_whole, write_atomic
 from src.plan import Hint, Plan, PlanItem, Settings, digest, fields_of
 from src.video import Video
 
@@ -268,21 +266,8 @@ def stage_smaller(item: PlanItem, refused: dict[str, Any], paths: JobPaths, sett
 
 
 def _link_frames(rendered: RenderedHint, paths: JobPaths) -> list[str]:
-    pairs = zip(rendered.frame_paths, rendered.frames, strict=True)
-    return [_link_frame(path, frame.sha256, paths) for path, frame in pairs]
-
-
-def _link_frame(source: Path, sha256: str, paths: JobPaths) -> str:
-    """Put a frame into the job folder, named by its content; a link where the file system has links."""
-    name = f"{sha256}.png"
-    target = paths.frames / name
-    if not target.exists():
-        aside = target.with_suffix(".part")
-        with suppress(FileNotFoundError):
-            aside.unlink()
-        try:
-            os.link(source, aside)
-        except OSError:
-            shutil.copyfile(source, aside)
-        os.replace(aside, target)
-    return f"frames/{name}"
+    """Put the frames of a hint into the job folder, named by their content; their names there."""
+    names = [f"frames/{frame.sha256}.png" for frame in rendered.frames]
+    for source, name in zip(rendered.frame_paths, names, strict=True):
+        link_whole(source, paths.root / name)
+    return names

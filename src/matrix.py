@@ -234,13 +234,12 @@ def _curve(points: Sequence[Point]) -> str:
 
 
 def _page(points: Sequence[Point], facts: Facts) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    loader = FileSystemLoader(Path(__file__).parent)
-    env = Environment(autoescape=True, loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    from src.pages import page_template
+
     grid = _Grid(points)
-    return env.get_template("matrix.html.j2").render(
+    return page_template("matrix.html.j2").render(
         grid=grid,
         points=points,
         wrong=limits.disagreements(points),

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -133,6 +134,20 @@ def safe_name(name: str) -> str:
     kept = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-._")[:40]
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:10]
     return f"{kept}-{digest}" if kept else f"item-{digest}"
+
+
+def link_whole(source: Path, target: Path) -> None:
+    """The same file under another name, unless that is there; a copy where the file system has no links."""
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.part")
+    aside.unlink(missing_ok=True)
+    try:
+        os.link(source.resolve(), aside)
+    except OSError:
+        shutil.copyfile(source, aside)
+    os.replace(aside, target)
 
 
 @contextmanager

@@ -284,12 +284,20 @@ def _known(kind: type[T], data: dict[str, Any], **made: Any) -> T:
 
 def _settings_from_json(data: dict[str, Any]) -> Settings:
     model = _known(ModelSettings, data["model"], extra_args=tuple(data["model"]["extra_args"]))
-    place = _known(HostSettings, data["place"], docker=tuple(data["place"]["docker"]))
-    own = data["container"]
-    container = _known(ContainerSettings, own, mounts=tuple(own["mounts"]), env=tuple(own["env"]))
+    place, container = place_from_json(data["place"]), container_from_json(data["container"])
     engine = _known(EngineSettings, data["engine"])
     exports = tuple(data.get("exports", ()))  # a plan of an older version has none
     return _known(Settings, data, engine=engine, model=model, place=place, container=container, exports=exports)
+
+
+def place_from_json(data: dict[str, Any]) -> HostSettings:
+    """As `write_plan` writes it."""
+    return _known(HostSettings, data, docker=tuple(data["docker"]))
+
+
+def container_from_json(data: dict[str, Any]) -> ContainerSettings:
+    """As `write_plan` writes it."""
+    return _known(ContainerSettings, data, mounts=tuple(data["mounts"]), env=tuple(data["env"]))
 
 
 def _item_from_json(data: dict[str, Any]) -> PlanItem:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,13 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
-from markupsafe import Markup
 from PIL import Image
 
 from src.account import Bar
 from src.compare import Pair, page_pair
 from src.outcomes import STATES
+from src.pages import page_template
 from src.paths import appearing, safe_name
 from src.results import FLAGS
 
@@ -61,7 +59,7 @@ def write_report(report: Report, out: Path) -> None:
     width_px = thumbnail_width(len(pictures))
     states = Counter(row["state"] for row in report.rows)
     flags = Counter(flag for row in report.rows for flag in row["flags"])
-    page = _template("report.html.j2").generate(
+    page = page_template("report.html.j2").generate(
         title=report.title,
         facts=[fact for fact in report.facts if fact[0].casefold() != COMMAND],
         commands=[value for label, value in report.facts if label.casefold() == COMMAND],
@@ -80,7 +78,7 @@ def write_report(report: Report, out: Path) -> None:
 
 def write_comparison(sides: tuple[Mapping[str, str], Mapping[str, str]], pairs: Sequence[Pair], out: Path) -> None:
     """Write the page of two runs side by side; `sides` are what `compare.facts` says about each."""
-    page = _template("compare.html.j2").generate(
+    page = page_template("compare.html.j2").generate(
         facts=[(label, value, sides[1][label]) for label, value in sides[0].items()],
         items=[page_pair(pair) for pair in pairs],
         differ=sum(pair.differs for pair in pairs),
@@ -89,13 +87,6 @@ def write_comparison(sides: tuple[Mapping[str, str], Mapping[str, str]], pairs: 
     )
     with appearing(out, errors="replace") as f:
         f.writelines(page)
-
-
-def _template(name: str) -> Template:
-    loader = FileSystemLoader(Path(__file__).parent)
-    env = Environment(autoescape=True, loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    env.filters |= {"script_json": script_json, "script_hash": script_hash}
-    return env.get_template(name)
 
 
 def distinct_frames(files: Iterable[str]) -> tuple[dict[str, int | None], list[str]]:
@@ -154,14 +145,3 @@ def page_item(row: Mapping[str, Any], frames: Sequence[int | None]) -> dict[str,
         "frames": frames,
         "review": (row.get("review") or {}).get("verdict"),
     }
-
-
-def script_json(value: Any) -> Markup:
-    """JSON that can stand inside <script>: there is no `<` in it, so neither `</script` nor `<!--`."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c"))
-
-
-def script_hash(text: str) -> str:
-    """The hash by which the page's content security policy knows its one script; any other is refused."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

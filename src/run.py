@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src import sweep
 from src.config import Config, ProgressMode, TaskName
-from src.errors import ExitCode, HostError, UpsamplerError
+from src.errors import ExitCode
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,31 +55,14 @@ def _run(raw: DictConfig) -> ExitCode:
     log.configure(err, root / "log.jsonl", config.console.level.value)
     try:
         return _carry_out(config, root, out, err)
-    except UpsamplerError as e:
-        log.get().debug("run_failed", exit_code=int(e.exit_code), exc_info=e)
-        _say(f"error: {e}" if e.exit_code is not ExitCode.INTERRUPTED else str(e))
-        if isinstance(e, HostError) and (root / "plan.json").exists():
-            _say(f"  nothing is lost; take the run up again:\n    python -m src.run {_resume(root, config)}")
-        return e.exit_code
     except KeyboardInterrupt:
-        _say(f"\nstopped; nothing is lost. Take it up again:\n  python -m src.run {_resume(root, config)}")
+        sweep.say(f"\nstopped; nothing is lost. Take it up again:\n  python -m src.run {_resume(root, config)}")
         raise
-    except OSError as e:
-        log.get().debug("os_error", exc_info=e)
-        _say(
-            f"error: {e.filename or root}: {e.strerror or e}\n  → make room or mend the permissions; then nothing is "
-            f"lost with\n    python -m src.run {_resume(root, config)}"
-        )
-        return ExitCode.HOST
     except Exception as e:
-        log.get().debug("bug", exc_info=e)
-        _say(
-            f"error: unexpected {type(e).__name__}: {e}\n  → this is a bug of ours; the traceback is in "
-            f"{root / 'log.jsonl'} (console.traceback=true shows it here)"
-        )
-        if config.console.traceback:
+        code = sweep.told(e, root, f"python -m src.run {_resume(root, config)}")
+        if config.console.traceback and code is ExitCode.BUG:
             err.print_exception()
-        return ExitCode.BUG
+        return code
 
 
 def _added(raw: DictConfig, kind: type, prefix: str = "") -> list[str]:
@@ -160,21 +143,21 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us, in place of printing them
     try:
         if reason := _no_run_to_resume(sys.argv[1:]):
-            _say(f"error: {reason}")
+            sweep.say(f"error: {reason}")
             sweep.codes.append(ExitCode.INPUT)
         else:
             sys.argv[1:] = with_inherited(sys.argv[1:])
             _job()
     except KeyboardInterrupt:
         if folder := sweep.sent_from():
-            _say(
+            sweep.say(
                 f"\nstopped waiting for the sweep in {folder}; points that are on a cluster go on, the others can be "
                 "taken up again, each with resume= and its folder"
             )
         sweep.codes.append(ExitCode.INTERRUPTED)
     except Exception as e:
         if isinstance(e, OSError) and not isinstance(e, HydraException):
-            _say(f"error: {e.filename or ''}: {e.strerror or e}")
+            sweep.say(f"error: {e.filename or ''}: {e.strerror or e}")
             sweep.codes.append(ExitCode.HOST)
         elif wants_traceback:
             raise
@@ -187,7 +170,7 @@ def main() -> None:
 def _refused(error: Exception) -> ExitCode:
     """Say what Hydra or a launcher raised; the exit code for it."""
     if sweep.sent_from() and not isinstance(error, (HydraException, OmegaConfBaseException)):
-        _say(
+        sweep.say(
             f"error: the launcher ended the sweep: {error}\n  → points that had started may still be running; what "
             "they made is in their folders"
         )
@@ -195,14 +178,8 @@ def _refused(error: Exception) -> ExitCode:
     hint = "the config was refused and nothing was started; --help shows what there is"
     if isinstance(error, MissingConfigException) and (error.missing_cfg_file or "").startswith("hydra/launcher/"):
         hint = "launchers are an extra: pip install hydra-joblib-launcher hydra-submitit-launcher"
-    _say(f"error: {error}\n  → {hint}")
+    sweep.say(f"error: {error}\n  → {hint}")
     return ExitCode.INPUT
-
-
-def _say(text: str) -> None:
-    from src.log import printable
-
-    print(printable(text), file=sys.stderr)
 
 
 if __name__ == "__main__":

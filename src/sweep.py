@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict, read_write
 
 from src.config import Config, TaskName, register
-from src.errors import ExitCode, UpsamplerError
+from src.errors import ExitCode, HostError, UpsamplerError
 from src.paths import write_atomic
 
 if TYPE_CHECKING:
@@ -81,20 +81,43 @@ def _conclude_limits(raw: DictConfig) -> ExitCode:
     log.configure(err, folder / "log.jsonl", config.console.level.value)
     try:
         return limits.conclude(folder, config, out, err)
-    except UpsamplerError as e:
-        print(log.printable(f"error: {e}"), file=sys.stderr)
-        return e.exit_code
-    except OSError as e:
-        print(log.printable(f"error: {e.filename or folder}: {e.strerror or e}"), file=sys.stderr)
-        return ExitCode.HOST
-    except Exception as e:  # Hydra would make a warning of it, and the exit code would not tell
-        log.get().debug("bug", exc_info=e)
-        words = f"error: unexpected {type(e).__name__}: {e}\n  → this is a bug of ours; see {folder / 'log.jsonl'}"
-        print(log.printable(words), file=sys.stderr)
-        return ExitCode.BUG
     except KeyboardInterrupt:
-        print(f"\nstopped; nothing is lost: the same command with hydra.sweep.dir={folder} goes on", file=sys.stderr)
+        say(f"\nstopped; nothing is lost: the same command with hydra.sweep.dir={folder} goes on")
         raise
+    except Exception as e:  # Hydra would make a warning of it, and the exit code would not tell
+        return told(e, folder, f"the same command with hydra.sweep.dir={folder}")
+
+
+def told(error: Exception, folder: Path, go_on: str) -> ExitCode:
+    """Say what went wrong, in words for people, and how to go on where nothing is lost; the exit code for it."""
+    from src import log
+
+    if isinstance(error, UpsamplerError):
+        log.get().debug("run_failed", exit_code=int(error.exit_code), exc_info=error)
+        say(f"error: {error}" if error.exit_code is not ExitCode.INTERRUPTED else str(error))
+        if isinstance(error, HostError) and (folder / "plan.json").exists():
+            say(f"  nothing is lost; take the run up again:\n    {go_on}")
+        return error.exit_code
+    if isinstance(error, OSError):
+        log.get().debug("os_error", exc_info=error)
+        say(
+            f"error: {error.filename or folder}: {error.strerror or error}\n  → make room or mend the permissions; then "
+            f"nothing is lost with\n    {go_on}"
+        )
+        return ExitCode.HOST
+    log.get().debug("bug", exc_info=error)
+    say(
+        f"error: unexpected {type(error).__name__}: {error}\n  → this is a bug of ours; the traceback is in "
+        f"{folder / 'log.jsonl'} (console.traceback=true shows it here)"
+    )
+    return ExitCode.BUG
+
+
+def say(text: str) -> None:
+    """A message for people, which cannot move their cursor."""
+    from src.log import printable
+
+    print(printable(text), file=sys.stderr)
 
 
 def shown(path: Path) -> Path:

@@ -574,6 +574,13 @@ def two_at_work(run: Run) -> subprocess.Popen[str]:
     return process
 
 
+def two_left(run: Run) -> None:
+    """A run that was left with Ctrl-C while its two workers go on."""
+    process = two_at_work(run)
+    process.send_signal(signal.SIGINT)
+    assert ended(process).code == 130
+
+
 def test_two_workers_see_their_own_gpus_and_share_the_items(rig: Rig) -> None:
     run = Run(rig, 20, *TWO)
     process = two_at_work(run)
@@ -603,9 +610,7 @@ def test_one_of_two_workers_that_is_killed_is_started_again_alone(rig: Rig) -> N
 
 def test_two_workers_are_left_looked_at_and_brought_home_together(rig: Rig) -> None:
     run = Run(rig, 20, *TWO)
-    process = two_at_work(run)
-    process.send_signal(signal.SIGINT)
-    assert ended(process).code == 130
+    two_left(run)
     assert all(map(is_held, rig.jobs()))
     status = run.task("status")
     assert len(re.findall(r"^state +running$", status.out, re.MULTILINE)) == 2, status.out
@@ -617,9 +622,7 @@ def test_two_workers_are_left_looked_at_and_brought_home_together(rig: Rig) -> N
 
 def test_cancel_ends_both_workers(rig: Rig) -> None:
     run = Run(rig, 20, *TWO)
-    process = two_at_work(run)
-    process.send_signal(signal.SIGINT)
-    assert ended(process).code == 130
+    two_left(run)
     cancelled = run.task("cancel")
     assert cancelled.code == 0, cancelled.err
     assert rig.workers() == []

@@ -19,7 +19,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from src.account import Bar
-from src.report import Report, distinct_frames, page_item, script_hash, thumbnail_width, thumbnails, write_report
+from src.pages import script_hash
+from src.report import Report, distinct_frames, page_item, thumbnail_width, thumbnails, write_report
 
 HOSTILE = '</script><img src=x onerror="window.hacked=1"><!--<script>window.hacked=2</script> {{ 7*7 }} \u2028 \'"&amp;'
 TEMPLATES = Path(__file__).parents[1] / "src"

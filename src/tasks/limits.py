@@ -51,7 +51,7 @@ def run(invocation: Invocation) -> ExitCode:
         invocation.err.print(f"{item.name}: {item.tokens.prompt} tokens, {words} {limit}", highlight=False, style="dim")
     if not invocation.sweep:
         return conclude(paths.root, config, invocation.out, invocation.err)
-    if not config.limits.together and plan.settings.engine.name != EngineName.offline.value:
+    if _asks(plan) and not config.limits.together:
         _measure(plan, paths.root, config, invocation.err)
     return ExitCode.OK
 
@@ -66,7 +66,7 @@ def conclude(folder: Path, config: Config, out: Console, err: Console) -> ExitCo
         raise InputError(f"{folder}: holds no point", hint="every point of the sweep was refused; see above")
     code, points, facts = ExitCode.OK, [], {}
     for group in groups:
-        if group.asks and config.limits.together:
+        if _asks(group.plan) and config.limits.together:
             try:
                 _measure(group.plan, group.folder, config, err)
             except UpsamplerError as e:  # the other engines go on
@@ -82,7 +82,7 @@ def conclude(folder: Path, config: Config, out: Console, err: Console) -> ExitCo
     marked = limits.marked(points)
     matrix.write(marked, facts, folder)
     matrix.show(marked, folder, out)
-    whole = all(point.agrees for point in marked) or not any(group.asks for group in groups)
+    whole = all(point.agrees for point in marked) or not any(_asks(group.plan) for group in groups)
     return max(code, ExitCode.OK if whole else ExitCode.INCOMPLETE)
 
 
@@ -98,10 +98,10 @@ class _Group:
     members: tuple[Path, ...]
     plan: Plan
 
-    @property
-    def asks(self) -> bool:
-        """Whether there is an engine to ask."""
-        return self.plan.settings.engine.name != EngineName.offline.value
+
+def _asks(plan: Plan) -> bool:
+    """Whether there is an engine to ask."""
+    return plan.settings.engine.name != EngineName.offline.value
 
 
 def _by_engine(folder: Path) -> list[_Group]:
