@@ -125,12 +125,16 @@ def _carry_out(config: Config, root: Path, out: Console, err: Console) -> ExitCo
     return carry_out(Invocation(config, RunPaths(sweep.shown(root)), command, out, err, in_sweep))
 
 
+# How a run of a task that is not upsample is taken up again.
+_COMES_BACK = {TaskName.pipeline: ("task=pipeline ", "run"), TaskName.limits: ("task=limits ", "resume")}
+
+
 def _resume(path: Path, config: Config) -> str:
     """The overrides that resume a run, quoted for Hydra and for the shell where the path needs it."""
     import shlex
 
     shown = str(sweep.shown(path))
-    task, key = ("task=pipeline ", "run") if config.task.name is TaskName.pipeline else ("", "resume")
+    task, key = _COMES_BACK.get(config.task.name, ("", "resume"))
     if re.fullmatch(r"[A-Za-z0-9_./-]+", shown):
         return f"{task}{key}={shown}"
     escaped = shown.replace("\\", "\\\\").replace('"', '\\"')

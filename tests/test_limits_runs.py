@@ -154,3 +154,18 @@ def test_an_engine_that_takes_less_than_it_says_is_believed_by_the_plans_after_i
     believed = planned["settings"]["believed_len"]
     assert 3000 < believed < 4096
     assert all(item["tokens"]["prompt"] + 300 <= believed for item in planned["items"])
+
+
+def test_a_point_whose_engine_is_away_says_how_to_take_it_up_and_that_works(
+    cache: Path, tmp_path: Path, fake: FakeOpenAI
+) -> None:
+    folder = tmp_path / "run"
+    given = ("task=limits", "size=640x480", "engine=endpoint", "engine.base_url=http://127.0.0.1:9/v1")
+    away = program(cache, *given, "engine.start_timeout_s=1", f"hydra.run.dir={quoted(folder)}")
+    assert away.code != 0 and "Traceback" not in away.err
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["settings"]["engine"]["base_url"] = fake.url  # the server is back, at another address
+    (folder / "plan.json").write_text(json.dumps(plan))
+    again = program(cache, "task=limits", f"resume={quoted(folder)}")
+    assert again.code == 0, again.err
+    assert matrix(folder)["agreement"] == {"measured": 1, "exact": 1, "linear": 0, "points": 1}
