@@ -1,7 +1,6 @@
-"""Carry out inference: stage its job, start the runner, follow it, bring the videos here.
+"""Carry out inference: stage its job, have it followed (`src.follow`), bring the videos here.
 
-As in `src.execute`, first start, coming back and recovery are the same code: videos that are here are not made again, a job
-that was begun is taken up, a runner that still lives is followed, and only what is missing is asked.
+Videos that are here are not made again, a job that was begun is taken up, and only what is missing is asked.
 """
 
 from __future__ import annotations
@@ -9,30 +8,31 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from launchers import infer, worker
 from src import log
-from src.containers import State
-from src.errors import Detached, EngineError, HostError
-from src.execute import MAX_WORKER_DEATHS, SECOND_CTRL_C_S, Tail, last_words
+from src.errors import HostError
+from src.follow import Follower, Record, Words, follow
 from src.host_site import Launch
 from src.inference import InferenceSettings, Take, infer_argv, job_line, job_record, specs_of, stage_settings
 from src.jobs import JobPaths, open_job
 from src.paths import RunPaths, link_whole, write_atomic
 from src.plan import Plan, digest
-from src.progress import Progress
+from src.progress import Progress, Quiet
 from src.sites import Site, place_for
 
 FILES = (Path(infer.__file__), Path(worker.__file__))  # infer.py needs worker.py beside it
 MAKING = ("frames", "rounds", "videos")  # what of a job's folder is not kept here once its videos are in place
-
-Record = dict[str, Any]  # a line of the runner's results.jsonl
+WORDS = Words(
+    worker="inference",
+    result="a video",
+    cannot_load="inference cannot run",
+    time_limit="inference.time_limit_s",
+    again="task=pipeline run",
+)
 
 
 def generate(
@@ -59,8 +59,7 @@ def generate(
         log.get().info("videos_taken_over", videos=len(ended))
     while missing := {item_id: take for item_id, take in asked.items() if item_id not in ended}:
         folder = _begun(paths, missing.keys()) or _stage(tuple(missing.values()), inference, paths)
-        job = _Job(folder, launch_of(plan, inference), slugs, ended, paths)
-        job.see_through(progress, len(asked))
+        _see_through(_Videos(folder, launch_of(plan, inference), slugs, ended, paths), len(asked), progress)
     progress.step("videos", len(ended), len(asked))
 
 
@@ -147,126 +146,78 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-@dataclass
-class _Job:
-    """One inference job: its folder, the place where it runs, and how far it has come."""
+def _see_through(job: _Videos, asked: int, progress: Progress) -> None:
+    def tell(followers: Sequence[Follower]) -> None:
+        progress.step("videos", len(job.taken), asked, log.printable(followers[0].said))
 
-    folder: JobPaths
-    launch: Launch
-    slugs: Mapping[str, Sequence[str]]
-    ended: dict[str, Record]
-    paths: RunPaths
+    follow([job], progress, tell)
+    for used in MAKING:
+        shutil.rmtree(job.folder.root / used, ignore_errors=True)
 
-    def see_through(self, progress: Progress, total: int) -> None:
-        site = site_of(self.folder, self.launch)
-        try:
-            self._follow(site, progress, total)
-        except BaseException as e:
-            _leave(e, site, self.paths, lambda: self._take(site))
-            raise
-        finally:
-            site.close()
 
-    def _follow(self, site: Site, progress: Progress, total: int) -> None:
-        staged, name = self.folder.staged(), self.folder.root.name
-        results, events = Tail(self.folder.results), Tail(self.folder.events)
-        said, deaths, at_death = "", 0, -1
-        site.prepare()
-        site.push()
-        if site.look().status == "running":
-            log.get().info("job_found_running", job=name)
-        elif {r["id"] for r in worker.read_records(self.folder.results)} < staged:
-            site.start()
-            log.get().info("job_started", job=name, items=len(staged), inference=self.launch.settings.place.name)
-        while True:
-            state = site.look()
-            for event in events.new():
-                if event["event"] == "phase":
-                    progress.phase(event["phase"])
-                said = event.get("said", said)
-            self._place(list(results.new()), site)
-            progress.step("videos", len(self.ended), total, log.printable(said))
-            if staged <= self.ended.keys():
-                break
-            if state.status != "running":
-                _stop_if_final(state, self.folder, site)
-                deaths = deaths + 1 if len(self.ended) == at_death else 1
-                at_death = len(self.ended)
-                if deaths > MAX_WORKER_DEATHS:
-                    raise HostError(f"inference ended {deaths} times without a video: {last_words(self.folder, state)}")
-                log.get().warning("inference_restarted", job=name, ended=last_words(self.folder, state))
-                if state.status == "absent":
-                    site.prepare()
-                    events.begin_anew_if_shorter()
-                    site.push()
-                site.start()
-            time.sleep(site.poll_s)
-        while site.look().status == "running":
-            time.sleep(min(site.poll_s, 0.1))
-        site.finish()
-        write_atomic(self.folder.tidied, "")
-        for used in MAKING:
-            shutil.rmtree(self.folder.root / used, ignore_errors=True)
+class _Videos:
+    """One inference job. taken: how what it was asked for ended, by id, and what ended before."""
 
-    def _take(self, site: Site) -> None:
-        """What ended while the runner was asked to stop."""
-        new = [r for r in worker.read_records(self.folder.results) if r["id"] not in self.ended]
-        self._place(new, site)
+    words = WORDS
 
-    def _place(self, records: Sequence[Record], site: Site) -> None:
+    def __init__(
+        self,
+        folder: JobPaths,
+        launch: Launch,
+        slugs: Mapping[str, Sequence[str]],
+        taken: dict[str, Record],
+        paths: RunPaths,
+    ) -> None:
+        self.folder, self.launch, self.slugs, self.taken, self.paths = folder, launch, slugs, taken, paths
+        self.asked, self.load_log = folder.staged(), folder.engine_log
+        self.about = {"items": str(len(self.asked)), "inference": launch.settings.place.name}
+
+    @property
+    def is_done(self) -> bool:
+        return self.asked <= self.taken.keys()
+
+    @property
+    def ended(self) -> int:
+        return len(self.taken)
+
+    def open(self) -> Site:
+        return site_of(self.folder, self.launch)
+
+    def begin(self, site: Site, progress: Progress) -> None:
+        """All of it is staged."""
+
+    def collect(self) -> None:
+        """Nothing is staged beside us."""
+
+    def take(self, records: Sequence[Record], site: Site, progress: Progress) -> None:
         """Bring the videos of new records here, check them, and give them their names."""
-        done = [r for r in records if r["state"] == infer.DONE and r["id"] not in self.ended]
-        wanted = [r for r in done if r["id"] in self.slugs and not _is_here(r, self.slugs[r["id"]], self.paths)]
-        for record in wanted:
-            source = self.folder.root / record["file"]
-            if not _is_same(source, record):
-                site.fetch([record["file"]])
-            if not _is_same(source, record):
-                raise HostError(
-                    f"{site.name}: {record['file']} is not the video that was made",
-                    hint="somebody changed it: remove the job's folder there, then run the same command again",
-                )
-            first, *others = (self.paths.videos / f"{slug}.mp4" for slug in self.slugs[record["id"]])
-            first.unlink(missing_ok=True)
-            link_whole(source, first)
-            _put(first, others)
-        self.ended.update((r["id"], r) for r in records)
+        new = [r for r in records if r["id"] not in self.taken]
+        for record in new:
+            if record["state"] == infer.DONE and record["id"] in self.slugs:
+                self._place(record, site)
+        self.taken.update((r["id"], r) for r in new)
 
+    def take_the_rest(self, site: Site) -> None:
+        self.take(list(worker.read_records(self.folder.results)), site, Quiet())
 
-def _stop_if_final(state: State, job: JobPaths, site: Site) -> None:
-    """Raise what makes starting the runner again pointless, or unwanted."""
-    if state.ending == "load_failed":
-        raise EngineError(f"inference cannot run: {last_words(job, state)}", hint=f"see {job.engine_log}")
-    if state.ending == "timeout":
-        raise HostError("inference reached inference.time_limit_s", hint="come back for what is missing")
-    if state.ending == "cancelled" and site.was_cancelled():
-        raise HostError("the job was cancelled from elsewhere", hint="come back for what is missing")
-
-
-def _leave(error: BaseException, site: Site, paths: RunPaths, take: Callable[[], None]) -> None:
-    """Go before the job has ended: a runner on this machine is asked to end; elsewhere it goes on, unless a second
-    Ctrl-C comes."""
-    if site.goes_on_without_us:
-        site.give_up_waiting()
-        if not isinstance(error, KeyboardInterrupt):
+    def _place(self, record: Record, site: Site) -> None:
+        if _is_here(record, self.slugs[record["id"]], self.paths):
             return
-        log.get().warning("leaving", note=f"Ctrl-C again within {SECOND_CTRL_C_S:.0f} s cancels the job")
-        try:
-            time.sleep(SECOND_CTRL_C_S)
-        except KeyboardInterrupt:
-            log.get().warning("cancelling", note="whole videos are kept")
-        else:
-            raise Detached(f"left; inference goes on on {site.name}", hint=how_to_come_back(paths)) from None
-    elif site.look().status != "running":
-        return
-    site.ask_to_stop()
-    while site.look().status == "running":
-        time.sleep(min(site.poll_s, 0.1))
-    take()
+        source = self.folder.root / record["file"]
+        if not _is_same(source, record):
+            site.fetch([record["file"]])
+        if not _is_same(source, record):
+            raise HostError(
+                f"{site.name}: {record['file']} is not the video that was made",
+                hint="somebody changed it: remove the job's folder there, then run the same command again",
+            )
+        first, *others = (self.paths.videos / f"{slug}.mp4" for slug in self.slugs[record["id"]])
+        first.unlink(missing_ok=True)
+        link_whole(source, first)
+        _put(first, others)
 
+    def stop(self) -> None:
+        pass
 
-def how_to_come_back(paths: RunPaths) -> str:
-    return (
-        f"come back:  python -m src.run task=pipeline run={paths.root}\n"
-        f"    stop it:    python -m src.run task=cancel run={paths.root}"
-    )
+    def close(self) -> None:
+        pass

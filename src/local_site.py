@@ -26,7 +26,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 def worker_argv(settings: Settings, job: Path) -> tuple[str, ...]:
     """The command that works off a job folder here. Engines that need no package of their own run in our interpreter."""
     if settings.engine.name == "offline":
-        return (sys.executable, "-m", "src.offline", str(job))
+        return (sys.executable, "-P", "-m", "src.offline", str(job))  # -P: a `src` where the person stands is not ours
     python = sys.executable if settings.engine.name == "endpoint" else settings.python
     return (python, worker.__file__, str(job))
 

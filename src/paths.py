@@ -1,4 +1,4 @@
-"""All paths of a run in one place, and how files appear: whole, or not at all."""
+"""All paths of a run in one place, who may work there, and how files appear: whole, or not at all."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from src.errors import RunLocked
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # Names that Windows keeps for devices; specs travel between machines.
@@ -120,6 +122,23 @@ class RunPaths:
     @property
     def report(self) -> Path:
         return self.root / "report.html"
+
+
+@contextmanager
+def locked(paths: RunPaths) -> Iterator[None]:
+    """Hold the run folder for this process; raises RunLocked when another one has it."""
+    import fcntl
+
+    paths.root.mkdir(parents=True, exist_ok=True)
+    with open(paths.lock, "w") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunLocked(
+                f"{paths.root}: another process works in this run folder",
+                hint="wait for it, or stop it; then run the same command again",
+            ) from None
+        yield
 
 
 def is_safe_name(name: str) -> bool:

@@ -20,9 +20,9 @@ import pytest
 from launchers.worker import read_records
 from src import hints, jobs
 from src.errors import EngineError, HostError, RunLocked
-from src.execute import execute, locked
+from src.execute import execute
 from src.outcomes import Outcome
-from src.paths import RunPaths
+from src.paths import RunPaths, locked
 from src.plan import Plan, write_plan
 from src.progress import Quiet
 from src.resolve import resolve
@@ -399,7 +399,6 @@ def test_a_cache_that_cannot_be_used_does_not_cost_the_answers(
 # ---------------------------------------------------------------------------------------------------------- failures
 
 
-@pytest.mark.xfail(strict=True, reason="`python -m src.offline` looks into the working directory first")
 def test_a_package_called_src_where_the_person_stands_is_not_taken_for_ours(
     paths: RunPaths, clips: Path, make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -473,7 +472,7 @@ def test_a_worker_that_got_tired_of_waiting_for_slow_clips_is_no_failure(
 
 def test_a_run_folder_is_held_by_one_process(paths: RunPaths) -> None:
     code = (
-        "import sys; from pathlib import Path; from src.execute import locked; from src.paths import RunPaths\n"
+        "import sys; from pathlib import Path; from src.paths import RunPaths, locked\n"
         "with locked(RunPaths(Path(sys.argv[1]))): print('held', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(
@@ -499,7 +498,7 @@ def test_a_lock_is_freed_by_an_error_inside_it(paths: RunPaths) -> None:
 def test_a_worker_does_not_hold_the_lock_of_its_run(paths: RunPaths, clips: Path, make_plan: MakePlan) -> None:
     plan = make_plan(several(clips, 8), *SLOW)
     code = Controller.CODE.replace(
-        "execute(read", "from src.execute import locked\nlocked(paths).__enter__()\nexecute(read"
+        "execute(read", "from src.paths import locked\nlocked(paths).__enter__()\nexecute(read"
     )
     with open(paths.plan, "w", encoding="utf-8") as f:
         write_plan(plan, f)

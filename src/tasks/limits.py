@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 from src import batches, envelope, geometry, limits, log, matrix
 from src.config import ChecksConf, Config, EngineName, SizeRule, SpecOutput, UpsampleConf
 from src.errors import ExitCode, InputError, UpsamplerError
-from src.execute import execute, locked
+from src.execute import execute
 from src.geometry import Size
 from src.limits import Point
 from src.outcomes import Outcome, read_outcomes
-from src.paths import RunPaths, write_atomic
+from src.paths import RunPaths, locked, write_atomic
 from src.plan import Plan, digest, fields_of, item_id, read_plan, with_batches
 from src.progress import showing
 from src.resolve import resolve

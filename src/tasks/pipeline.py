@@ -13,12 +13,12 @@ from typing import Any
 
 from src import log, results
 from src.errors import Detached, ExitCode, InputError
-from src.execute import locked
-from src.generate import Record, generate, how_to_come_back, launch_of, open_jobs, site_of
+from src.follow import Record, how_to_come_back
+from src.generate import WORDS, generate, launch_of, open_jobs, site_of
 from src.inference import InferenceSettings, Take, settings_from_json, settings_json, takes
 from src.jobs import JobPaths
 from src.outcomes import read_outcomes
-from src.paths import RunPaths, write_atomic
+from src.paths import RunPaths, locked, write_atomic
 from src.plan import Plan, read_plan
 from src.progress import showing
 from src.resolve_inference import inference_settings
@@ -105,7 +105,7 @@ def _upsample(invocation: Invocation, coming_back: bool) -> ExitCode:
     try:
         return upsample.run(invocation)
     except Detached as e:
-        raise Detached(e.message, hint=how_to_come_back(paths)) from None
+        raise Detached(e.message, hint=how_to_come_back(paths.root, WORDS.again)) from None
 
 
 def _make_videos(plan: Plan, inference: InferenceSettings, invocation: Invocation) -> ExitCode:

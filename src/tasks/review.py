@@ -21,10 +21,9 @@ from typing import Any
 
 from src import log, results
 from src.errors import ExitCode, InputError
-from src.execute import locked
 from src.log import printable
 from src.outcomes import UPSAMPLED, read_outcomes
-from src.paths import RunPaths, write_atomic
+from src.paths import RunPaths, locked, write_atomic
 from src.plan import Plan, read_plan
 from src.reviews import ACCEPTED, EDITED, REJECTED, Mark, add_marks, marks_from, open_rows, read_marks, rejected_names
 from src.tasks import Invocation, upsample

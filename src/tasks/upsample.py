@@ -8,9 +8,9 @@ from pathlib import Path
 
 from src import log
 from src.errors import EngineError, ExitCode
-from src.execute import execute, locked
+from src.execute import execute
 from src.outcomes import UPSAMPLED, Outcome, read_outcomes
-from src.paths import RunPaths, write_atomic
+from src.paths import RunPaths, locked, write_atomic
 from src.phases import Measured, Watch, add_start
 from src.plan import Plan, read_plan
 from src.progress import showing
