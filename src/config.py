@@ -70,6 +70,7 @@ class SpecOutput(Enum):
 
 class Export(Enum):
     parquet = "parquet"
+    dataset = "dataset"
     openai = "openai"
     cosmos3 = "cosmos3"
 
@@ -308,7 +309,9 @@ class SpecConf:
 class OutputConf:
     specs: SpecOutput = SpecOutput.beside  # updated specs in the run folder, in place (a backup is kept), or not at all
     report: bool = True  # write report.html
-    exports: list[Export] = field(default_factory=list)  # also results.parquet, openai_batch.jsonl, cosmos3.jsonl
+    exports: list[Export] = field(
+        default_factory=list
+    )  # also results.parquet, dataset/, openai_batch.jsonl, cosmos3.jsonl
 
 
 class Verdict(Enum):

@@ -1,4 +1,4 @@
-"""Prompt lists in Parquet files and Hugging Face `datasets` folders, and results as Parquet. The only home of pyarrow,
+"""Prompt lists in Parquet files and Hugging Face `datasets` folders, and results as either. The only home of pyarrow,
 which is an extra: without it, all else works and these formats say what to install.
 
 A dataset folder is what `Dataset.save_to_disk` and `DatasetDict.save_to_disk` leave behind: Arrow streams, named in
@@ -7,6 +7,7 @@ order by state.json (datasets, src/datasets/arrow_dataset.py and dataset_dict.py
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -19,6 +20,7 @@ from src.errors import InputError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+Row = Mapping[str, Any]  # of results.json
 KINDS = ("parquet", "arrow")
 ROWS_AT_A_TIME = 1000
 _MAGIC = {b"PAR1": "parquet", b"ARRO": "arrow", b"\xff\xff\xff\xff": "arrow"}  # the last: an Arrow stream
@@ -167,16 +169,61 @@ def _plain(value: Any) -> Any:
     return [_plain(inner) for inner in value] if isinstance(value, list) else value
 
 
-def write_results(rows: Iterable[Mapping[str, Any]], out: IO[bytes]) -> None:
+def write_parquet(rows: Iterable[Row], out: IO[bytes]) -> None:
     """Rows of results.json as Parquet, a group of rows at a time; the columns are always the same."""
     require()
-    import pyarrow as pa
     from pyarrow import parquet
+
+    schema = _results_schema()
+    with parquet.ParquetWriter(out, schema) as writer:
+        for batch in _record_batches(rows, schema):
+            writer.write_batch(batch)
+
+
+def write_folder(rows: Iterable[Row], folder: Path) -> None:
+    """Rows of results.json as a folder that `datasets.load_from_disk` opens, a group of rows at a time.
+
+    dataset_info.json names no features: `Dataset` takes them from the Arrow schema then (datasets,
+    src/datasets/arrow_dataset.py).
+    """
+    require()
+    from pyarrow import ipc
+
+    schema, name = _results_schema(), "data-00000-of-00001.arrow"
+    with open(folder / name, "wb") as f, ipc.new_stream(f, schema) as writer:
+        for batch in _record_batches(rows, schema):
+            writer.write_batch(batch)
+    with open(folder / name, "rb") as written:
+        fingerprint = hashlib.file_digest(written, "sha256").hexdigest()[:16]
+    state: dict[str, Any] = {
+        "_data_files": [{"filename": name}],
+        "_fingerprint": fingerprint,
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": None,
+    }
+    (folder / "dataset_info.json").write_text("{}\n", encoding="ascii")
+    (folder / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="ascii")
+
+
+def _record_batches(rows: Iterable[Row], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    rest = iter(rows)
+    while group := list(islice(rest, ROWS_AT_A_TIME)):
+        yield pa.RecordBatch.from_pylist(group, schema=schema)
+
+
+def _results_schema() -> pa.Schema:
+    """The columns of results.json, whatever its rows hold."""
+    import pyarrow as pa
 
     text, count = pa.string(), pa.int64()
     numbers = ("predicted", "measured", "output", "image", "text", "output_reserved", "linear_estimate")
     frame = pa.struct({"sha256": text, "bytes": count, "size": text, "file": text})
-    schema = pa.schema({
+    return pa.schema({
         **dict.fromkeys(("id", "name", "original_prompt", "upsampled_prompt", "video_path", "preprocessed_video"), text),
         **dict.fromkeys(("state", "reason", "note"), text),
         "attempts": count,
@@ -189,7 +236,3 @@ def write_results(rows: Iterable[Mapping[str, Any]], out: IO[bytes]) -> None:
         "flags": pa.list_(text),
         "review": pa.struct({"verdict": text, "at": text, "answer": text}),
     })  # fmt: skip
-    rest = iter(rows)
-    with parquet.ParquetWriter(out, schema) as writer:
-        while group := list(islice(rest, ROWS_AT_A_TIME)):
-            writer.write_batch(pa.RecordBatch.from_pylist(group, schema=schema))

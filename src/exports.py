@@ -1,5 +1,5 @@
-"""What a run leaves for other tools, on request (output.exports=[parquet,openai,cosmos3]): a line or row at a time, so
-that a run of any length fits into memory, and whole, or not at all."""
+"""What a run leaves for other tools, on request (output.exports=[parquet,dataset,openai,cosmos3]): a line or row at a time,
+so that a run of any length fits into memory, and whole, or not at all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from src.errors import HintError, VideoError
 from src.hints import render
 from src.jobs import seed_of
 from src.outcomes import UPSAMPLED
-from src.paths import RunPaths, appearing
+from src.paths import RunPaths, appearing, appearing_folder
 from src.plan import Plan, PlanItem
 
 Row = Mapping[str, Any]
@@ -28,18 +28,26 @@ class _LeftOut(Exception):
 
 def write(name: str, plan: Plan, table: Sequence[Row], paths: RunPaths) -> Path:
     """Write one export into the run folder; what had no place in it is logged, with the first reason."""
-    path, left_out = {"parquet": paths.parquet, "openai": paths.openai_batch, "cosmos3": paths.cosmos3}[name], []
-    with appearing(path) as f:
-        if name == "parquet":
+    if name == "dataset":
+        with appearing_folder(paths.dataset) as folder:
+            datasets.write_folder(table, folder)
+        return paths.dataset
+    if name == "parquet":
+        with appearing(paths.parquet) as f:
             binary: IO[bytes] = f.buffer  # type: ignore[attr-defined]
-            datasets.write_results(table, binary)
-        else:
-            lines = _openai_lines(plan, table) if name == "openai" else _cosmos3_lines(plan, table)
-            for line in lines:
-                if isinstance(line, str):
-                    left_out.append(line)
-                else:
-                    f.write(json.dumps(line, ensure_ascii=True, allow_nan=False) + "\n")
+            datasets.write_parquet(table, binary)
+        return paths.parquet
+    path, lines = {
+        "openai": (paths.openai_batch, _openai_lines),
+        "cosmos3": (paths.cosmos3, _cosmos3_lines),
+    }[name]
+    left_out = []
+    with appearing(path) as f:
+        for line in lines(plan, table):
+            if isinstance(line, str):
+                left_out.append(line)
+            else:
+                f.write(json.dumps(line, ensure_ascii=True, allow_nan=False) + "\n")
     if left_out:
         log.get().warning("left_out_of_export", file=path.name, items=len(left_out), first=left_out[0])
     return path

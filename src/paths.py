@@ -100,6 +100,11 @@ class RunPaths:
         return self.root / "results.parquet"
 
     @property
+    def dataset(self) -> Path:
+        """A folder for Hugging Face's `datasets`."""
+        return self.root / "dataset"
+
+    @property
     def openai_batch(self) -> Path:
         return self.root / "openai_batch.jsonl"
 
@@ -196,3 +201,22 @@ def write_atomic(path: Path, data: bytes | str) -> None:
             f.write(data)
         else:
             f.buffer.write(data)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def appearing_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into, which stands at `path`, in place of what stood there, when the block ends well, and nowhere
+    when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.part-{secrets.token_hex(4)}")
+    aside.mkdir()
+    try:
+        yield aside
+        old = aside.with_suffix(".old")
+        if path.exists():
+            os.rename(path, old)
+        os.rename(aside, path)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise

@@ -233,7 +233,7 @@ def _check_output(config: Config, specs: list[PromptSpec]) -> None:
                 f"output.specs=in_place: {table.source} is {table.shape.capitalize()}, which is not written into",
                 hint="output.specs=beside leaves updated specs in the run folder",
             )
-    if Export.parquet in config.output.exports:
+    if {Export.parquet, Export.dataset} & set(config.output.exports):
         datasets.require()
 
 

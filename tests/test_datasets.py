@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import ipc, parquet
 
+import datasets as hugging_face
 from src import datasets
 from src.errors import InputError, SpecError
 from src.specs import PromptSpec, prompt_files, read_specs
@@ -297,7 +298,7 @@ def result(n: int, **changes: Any) -> dict[str, Any]:
 def test_results_come_back_as_they_were() -> None:
     rows = [result(n) for n in range(2500)] + [result(9, upsampled_prompt=None, frames=[], seconds=None)]
     out = io.BytesIO()
-    datasets.write_results(iter(rows), out)
+    datasets.write_parquet(iter(rows), out)
     assert parquet.read_table(io.BytesIO(out.getvalue())).to_pylist() == rows
 
 
@@ -305,6 +306,42 @@ def test_columns_are_the_same_whatever_the_results_are() -> None:
     schemas = []
     for rows in ([], [result(1)], [result(1, seconds=None, frames=[], video_path=None, finish_reason=None)]):
         out = io.BytesIO()
-        datasets.write_results(rows, out)
+        datasets.write_parquet(rows, out)
         schemas.append(parquet.read_schema(io.BytesIO(out.getvalue())))
     assert schemas[0].equals(schemas[1]) and schemas[1].equals(schemas[2])
+
+
+# Against Hugging Face's own library
+
+
+def test_folder_that_the_library_saved_is_read(tmp_path: Path) -> None:
+    hugging_face.Dataset.from_dict(TWO).save_to_disk(tmp_path / "set", num_shards=2)
+    found = specs(tmp_path / "set")
+    assert [(s.name, s.prompt, s.video_path) for s in found] == list(zip(*TWO.values(), strict=True))
+
+
+def test_splits_that_the_library_saved_are_read_one_after_another(tmp_path: Path) -> None:
+    one = hugging_face.Dataset.from_dict({"name": ["a"], "prompt": ["A"]})
+    two = hugging_face.Dataset.from_dict({"name": ["b"], "prompt": ["B"]})
+    hugging_face.DatasetDict(train=one, test=two).save_to_disk(tmp_path / "sets")
+    assert [s.prompt for s in specs(tmp_path / "sets")] == ["A", "B"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2500])
+def test_library_opens_the_folder_of_results_with_every_row(tmp_path: Path, count: int) -> None:
+    rows = [result(n) for n in range(count)]
+    datasets.write_folder(iter(rows), tmp_path)
+    opened = hugging_face.load_from_disk(str(tmp_path))
+    assert opened.to_list() == rows
+    assert set(opened.column_names) == set(result(0))
+    assert opened.filter(lambda row: row["state"] == "failed").num_rows == 0
+
+
+def test_library_opens_the_parquet_file_of_results(tmp_path: Path) -> None:
+    rows = [result(n) for n in range(3)]
+    with open(tmp_path / "results.parquet", "wb") as f:
+        datasets.write_parquet(rows, f)
+    assert (
+        hugging_face.Dataset.from_parquet(str(tmp_path / "results.parquet"), cache_dir=str(tmp_path / "c")).to_list()
+        == rows
+    )

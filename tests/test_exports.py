@@ -14,6 +14,7 @@ import pytest
 import structlog
 from pyarrow import parquet
 
+from datasets import load_from_disk
 from src import exports, results
 from src.errors import InputError
 from src.execute import execute
@@ -196,27 +197,36 @@ def test_what_cosmos_3_would_refuse_is_left_out_and_said(
 # All of them
 
 
-def test_parquet_holds_the_rows_of_results_json(planned: Planned, clips: Path, paths: RunPaths) -> None:
+def content(export: Path) -> dict[str, bytes]:
+    """The files of an export by their names."""
+    files = sorted(export.iterdir()) if export.is_dir() else [export]
+    return {file.name: file.read_bytes() for file in files}
+
+
+def test_tables_hold_the_rows_of_results_json(planned: Planned, clips: Path, paths: RunPaths) -> None:
     plan = planned([over(clips / "wide.mp4"), {"prompt": "y"}, over(clips / "text.mp4")])
     frames = [{"sha256": "ab", "bytes": 5, "size": "320x180"}]
     first = plan.items[0]
     rows = results.rows(plan, {first.id: outcome(first, frames=frames)}, paths, "did not end")
     table = [reviewed(row, None) for row in rows]
     assert parquet.read_table(exports.write("parquet", plan, table, paths)).to_pylist() == table
+    assert load_from_disk(str(exports.write("dataset", plan, table, paths))).to_list() == table
 
 
-@pytest.mark.parametrize("name", ["parquet", "openai", "cosmos3"])
+@pytest.mark.parametrize("name", ["parquet", "dataset", "openai", "cosmos3"])
 def test_export_that_cannot_be_finished_leaves_the_one_before(
     planned: Planned, clips: Path, paths: RunPaths, name: str
 ) -> None:
     plan = planned([{"prompt": "x"}, over(clips / "wide.mp4")])
     table = list(results.rows(plan, {i.id: outcome(i) for i in plan.items}, paths, ""))
-    file = exports.write(name, plan, table, paths)
-    before = file.read_bytes()
+    export = exports.write(name, plan, table, paths)
+    before = content(export)
     with pytest.raises((TypeError, ValueError, KeyError)):
         exports.write(name, plan, [table[0], {"seconds": "soon", "frames": 5}], paths)
-    assert file.read_bytes() == before
-    assert [p.name for p in paths.root.iterdir()] == [file.name]
+    assert content(export) == before
+    assert [p.name for p in paths.root.iterdir()] == [export.name]
+    exports.write(name, plan, table, paths)
+    assert content(export) == before
 
 
 def test_exports_are_part_of_the_plan_and_an_older_plan_has_none(planned: Planned, tmp_path: Path) -> None:
@@ -231,12 +241,13 @@ def test_exports_are_part_of_the_plan_and_an_older_plan_has_none(planned: Planne
     assert read_plan(tmp_path / "plan.json").settings.exports == ()
 
 
-def test_parquet_without_pyarrow_is_refused_before_anything_starts(
-    planned: Planned, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["parquet", "dataset"])
+def test_tables_without_pyarrow_are_refused_before_anything_starts(
+    planned: Planned, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(InputError, match="pip install pyarrow"):
-        planned([{"prompt": "x"}], "output.exports=[parquet]")
+        planned([{"prompt": "x"}], f"output.exports=[{name}]")
     assert planned([{"prompt": "x"}], "output.exports=[openai,cosmos3]").items
 
 
