@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -43,24 +44,36 @@ def generate(
     progress: Progress,
     ended: dict[str, Record],
 ) -> None:
-    """Make a video for every take that is not left out; `ended` gets how each ended, by its id, also when this raises.
-    done: the video is in paths.videos.
+    """Make a video for every take that is not left out and has not ended; `ended` gets how each ended, by its id, also
+    when this raises. done: the video is in paths.videos.
 
     Raises EngineError when transfer.py cannot start, HostError when the runner keeps dying; Detached after Ctrl-C while
     the job goes on elsewhere.
     """
     asked = {take.id: take for take in wanted if take.id}
-    slugs: dict[str, list[str]] = {}
-    for take in wanted:
-        if take.id:
-            slugs.setdefault(take.id, []).append(take.slug)
-    ended |= {r["id"]: r for r in made_before(paths) if r["id"] in slugs and _is_here(r, slugs[r["id"]], paths)}
-    if ended:
-        log.get().info("videos_taken_over", videos=len(ended))
+    slugs = _slugs(wanted)
     while missing := {item_id: take for item_id, take in asked.items() if item_id not in ended}:
         folder = _begun(paths, missing.keys()) or _stage(tuple(missing.values()), inference, paths)
         _see_through(_Videos(folder, launch_of(plan, inference), slugs, ended, paths), len(asked), progress)
     progress.step("videos", len(ended), len(asked))
+
+
+def taken_over(wanted: Sequence[Take], paths: RunPaths) -> dict[str, Record]:
+    """How the takes ended whose videos are here already, by their ids."""
+    slugs = _slugs(wanted)
+    ended = {r["id"]: r for r in made_before(paths) if r["id"] in slugs and _is_here(r, slugs[r["id"]], paths)}
+    if ended:
+        log.get().info("videos_taken_over", videos=len(ended))
+    return ended
+
+
+def _slugs(wanted: Sequence[Take]) -> dict[str, list[str]]:
+    """The file names of each video, by its id."""
+    slugs: dict[str, list[str]] = {}
+    for take in wanted:
+        if take.id:
+            slugs.setdefault(take.id, []).append(take.slug)
+    return slugs
 
 
 def made_before(paths: RunPaths) -> Iterable[Record]:
@@ -196,6 +209,8 @@ class _Videos:
             if record["state"] == infer.DONE and record["id"] in self.slugs:
                 self._place(record, site)
         self.taken.update((r["id"], r) for r in new)
+        if new:
+            progress.took("videos", time.monotonic(), len(new))
 
     def take_the_rest(self, site: Site) -> None:
         self.take(list(worker.read_records(self.folder.results)), site, Quiet())

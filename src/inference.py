@@ -74,6 +74,13 @@ class InferenceSettings:
     place: HostSettings
     container: ContainerSettings
 
+    @property
+    def how(self) -> str:
+        """What the time that a video takes depends on, in words."""
+        steps = json.loads(self.arguments).get("num_steps")
+        gpus = f"{self.num_gpus} GPU{'s' if self.num_gpus > 1 else ''}"
+        return f"inference={self.name}, {gpus}" + (f", {steps} steps" if steps else "")
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:

@@ -19,12 +19,13 @@ from src.progress import Progress
 
 STARTING, HINTS, SENDING, LOADING = "worker starts", "hints", "sending", "loading"
 FIRST, ANSWERS, FETCHING = "first answer", "answers", "fetching"
+VIDEOS = "videos"
 ORDER = (STARTING, HINTS, SENDING, LOADING, FIRST, ANSWERS, FETCHING)
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """When a phase went on, in seconds since the start, and how much it did: hints, bytes or answers.
+    """When a phase went on, in seconds since the start, and how much it did: hints, bytes, loads or answers.
 
     busy_s: how much of the time it was at work.
     """
@@ -76,10 +77,10 @@ class Watch:
             self._phases.setdefault(STARTING, Phase(0.0, now, now))
             if self._loading_since is None:
                 self._loading_since = now
-        elif name == "serving" and (LOADING in self._phases or self._loading_since is not None):
+        elif name in ("serving", "generating") and (LOADING in self._phases or self._loading_since is not None):
             # Of several workers, the last to be ready ends the phase.
             since = self._phases[LOADING].end_s if self._loading_since is None else self._loading_since
-            self._note(LOADING, since, now, 0)
+            self._note(LOADING, since, now, 1)
             self._loading_since = None
         elif name == "fetching":
             self._phases[FETCHING] = Phase(now, now, 0.0)

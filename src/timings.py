@@ -1,32 +1,43 @@
-"""How long the phases of earlier runs took, kept in the cache folder, and what that says about a plan.
+"""What earlier runs say about how long a plan may take: its prompts, and its videos.
 
-An estimate rests on the medians of the last runs with the same engine, model and host; without one there is none.
+An estimate rests on the medians of the last runs of the same kind, and says how far it would have been off for each of
+these by the others. Without an earlier run there is none.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import TypeVar
 
+from src import history
 from src.hints import hint_key
-from src.paths import write_atomic
-from src.phases import ANSWERS, FETCHING, FIRST, HINTS, LOADING, SENDING, STARTING, Life, Measured
+from src.phases import ANSWERS, FETCHING, FIRST, HINTS, LOADING, SENDING, STARTING, VIDEOS, Life, Measured
 from src.plan import Hint, Plan, PlanItem
 from src.video import Video
 
-KEPT_RUNS = 5
+LAST = 5  # runs that an estimate rests on: for each phase, the last ones that had it
+FEWEST_FOR_A_RANGE = 3
+# What a hint costs to render, in pixels of the clip that are decoded: `rendering_cost`. The weight is a fit to measured
+# times (clips of 360p to 2160p, 2 to 8 frames of 320 to 800 pixels, good to a factor of two): writing a pixel as PNG and
+# H.264 takes about as long as decoding a hundred.
+WRITTEN_PIXEL = 100
+KEY_FRAMES_APART_S = 10.0  # as x264 puts them by default (250 frames); a frame is decoded from the key frame before it
+NEW_FRAMES_A_PIECE = (
+    120  # of Cosmos-Transfer1, which makes 121 frames at a time and takes one over; clips are padded to that
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
     """What a plan asks for, in the units that time is counted in.
 
-    tokens: of all prompts and the room for their answers. pixels: of all distinct frames. to_render: pixels of
-    frames that are not in the cache. lanes: requests that are answered at the same time, at most.
+    tokens: of all prompts and the room for their answers. pixels: of all distinct frames. to_render: cost of the hints
+    that are not in the cache, see `rendering_cost`. lanes: requests that are answered at the same time, at most.
     """
 
     requests: int
@@ -40,14 +51,25 @@ def work_of(plan: Plan) -> Work:
     """Looks at which hints are in the cache, and so must be called before a run makes them."""
     asked = [item for item in plan.by_id.values() if item.runs]
     cache = Path(plan.settings.cache_dir) / "hints"
-    pixels = {key: h.width_px * h.height_px * h.frames for key, (_, h) in _distinct_hints(asked).items()}
+    hints = _distinct_hints(asked)
     return Work(
         len(asked),
         sum(item.tokens.prompt + item.tokens.output_reserved for item in asked),
-        sum(pixels.values()),
-        sum(count for key, count in pixels.items() if not (cache / key).exists()),
+        sum(hint.width_px * hint.height_px * hint.frames for _, hint in hints.values()),
+        sum(rendering_cost(*pair) for key, pair in hints.items() if not (cache / key).exists()),
         lanes_of(plan),
     )
+
+
+def rendering_cost(video: Video, hint: Hint) -> int:
+    """What a hint costs to render, in decoded pixels: its frames from the key frame before each (for `head`, all until
+    the last of them), and the pixels that are written."""
+    if hint.rule == "head":
+        decoded_s = min(video.duration_s, (hint.frames + 1) / hint.fps)
+    else:
+        decoded_s = sum(min(time_s, KEY_FRAMES_APART_S / 2) for time_s in hint.times_s)
+    decoded = video.width_px * video.height_px * video.fps * decoded_s
+    return round(decoded + WRITTEN_PIXEL * hint.width_px * hint.height_px * hint.frames)
 
 
 def _distinct_hints(items: Iterable[PlanItem]) -> dict[str, tuple[Video, Hint]]:
@@ -85,6 +107,9 @@ class Past:
     total_s: float
 
 
+P = TypeVar("P", "Past", "PastVideos")
+
+
 def past_of(work: Work, measured: Measured, workers: Sequence[Life], seconds_each: Sequence[float]) -> Past:
     """A run that ended, as a later one is estimated by it.
 
@@ -119,26 +144,51 @@ def past_of(work: Work, measured: Measured, workers: Sequence[Life], seconds_eac
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """How long a plan may take: by phase, as a whole, and how many earlier runs that rests on.
+    """How long something may take: by phase, as a whole, and how many earlier runs that rests on.
 
     Hints and their sending go on beside the worker's start and load, so the whole is less than the sum.
+    least_s, most_s: the whole, if it were off as this arithmetic is off for the earlier runs, each by the others; as
+    total_s where there are too few of them to say.
     """
 
     phases: dict[str, float]
     total_s: float
     runs: int
+    least_s: float
+    most_s: float
 
     def as_seconds(self) -> dict[str, float]:
         return {**self.phases, "total": self.total_s}
 
 
 def estimated(work: Work, past: Sequence[Past]) -> Estimate | None:
-    """The estimate for some work by earlier runs, the last ones of which count; None without any."""
-    last = past[-KEPT_RUNS:]
-    if not last or not work.requests:
+    """The estimate for some work by earlier runs; None without any."""
+    if not past or not work.requests:
         return None
-    sent = [p for p in last if p.sent_bytes and p.pixels]
-    rendered = [p for p in last if p.to_render]
+    phases, total_s = _phases(work, past)
+    last = past[-LAST:]
+    return _with_range(phases, total_s, last, lambda p, others: _phases(p, others)[1])
+
+
+def _with_range(
+    phases: dict[str, float], total_s: float, last: Sequence[P], estimate_s: Callable[[P, Sequence[P]], float]
+) -> Estimate:
+    """An estimate with its range: what each earlier run took, against what the others say of it."""
+    if len(last) < FEWEST_FOR_A_RANGE:
+        return Estimate(phases, total_s, len(last), total_s, total_s)
+    off = [one.total_s / max(estimate_s(one, _without(last, n)), 1e-9) for n, one in enumerate(last)]
+    return Estimate(phases, total_s, len(last), total_s * min(1.0, *off), total_s * max(1.0, *off))
+
+
+def _without(runs: Sequence[P], n: int) -> list[P]:
+    return [run for m, run in enumerate(runs) if m != n]
+
+
+def _phases(work: Work | Past, past: Sequence[Past]) -> tuple[dict[str, float], float]:
+    """Seconds of each phase, and of the whole."""
+    last = past[-LAST:]
+    sent = [p for p in past if p.sent_bytes and p.pixels][-LAST:]
+    rendered = [p for p in past if p.to_render][-LAST:]
     by_phase = {
         STARTING: median(p.starting_s for p in last),
         HINTS: work.to_render * median(p.rendering_s / p.to_render for p in rendered) if rendered else 0.0,
@@ -148,11 +198,10 @@ def estimated(work: Work, past: Sequence[Past]) -> Estimate | None:
         FETCHING: median(p.ending_s for p in last),
     }
     served_s = by_phase[STARTING] + by_phase[LOADING] + by_phase[ANSWERS]
-    total_s = max(served_s, by_phase[HINTS] + by_phase[SENDING]) + by_phase[FETCHING]
-    return Estimate(by_phase, total_s, len(last))
+    return by_phase, max(served_s, by_phase[HINTS] + by_phase[SENDING]) + by_phase[FETCHING]
 
 
-def _sending_s(work: Work, sent: Sequence[Past]) -> float:
+def _sending_s(work: Work | Past, sent: Sequence[Past]) -> float:
     """Seconds a MiB, times the MiB that so many pixels had."""
     mib = work.pixels * median(p.sent_bytes / p.pixels for p in sent) / 2**20
     return mib * median(p.sending_s / (p.sent_bytes / 2**20) for p in sent)
@@ -167,7 +216,7 @@ def _token_waves(work: Work | Past) -> float:
     return _waves(work) * work.tokens / work.requests
 
 
-def _answering_s(work: Work, last: Sequence[Past]) -> float:
+def _answering_s(work: Work | Past, last: Sequence[Past]) -> float:
     """Seconds a token in a round of requests, or a round, where that differed clearly less between the earlier runs."""
     answered = [p for p in last if p.requests]
     if not answered:
@@ -181,11 +230,52 @@ def _answering_s(work: Work, last: Sequence[Past]) -> float:
     return units(work) * median(p.answering_s / units(p) for p in answered)
 
 
+# ------------------------------------------------------------------------------------------------------------- videos
+
+
+@dataclass(frozen=True, slots=True)
+class PastVideos:
+    """Inference that ended: what it made, and what that took.
+
+    pieces: of all videos, see `pieces_of`. loads: how often the model was loaded.
+    """
+
+    videos: int
+    pieces: int
+    loads: int
+    loading_s: float
+    total_s: float
+
+
+def pieces_of(frames: int) -> int:
+    """In how many pieces Cosmos-Transfer1 makes a video of so many frames; each takes as long as any other.
+
+    Source: nvidia-cosmos/cosmos-transfer1, cosmos_transfer1/diffusion/inference/world_generation_pipeline.py
+    (num_new_generated_frames; the last piece is filled up).
+    """
+    return max(1, math.ceil((frames - 1) / NEW_FRAMES_A_PIECE))
+
+
+def estimated_videos(pieces: int, loads: int, past: Sequence[PastVideos]) -> Estimate | None:
+    """The estimate for so many pieces of video, with so many loads of the model; None without an earlier run."""
+    last = past[-LAST:]
+    if not last or not pieces:
+        return None
+
+    phases = _video_phases(pieces, loads, last)
+    return _with_range(
+        phases, sum(phases.values()), last, lambda p, others: sum(_video_phases(p.pieces, p.loads, others).values())
+    )
+
+
+def _video_phases(pieces: int, loads: int, past: Sequence[PastVideos]) -> dict[str, float]:
+    return {
+        LOADING: loads * median(p.loading_s / p.loads for p in past),
+        VIDEOS: pieces * median((p.total_s - p.loading_s) / p.pieces for p in past),
+    }
+
+
 # ------------------------------------------------------------------------------------------------------ over the runs
-
-
-def _file(plan: Plan) -> Path:
-    return Path(plan.settings.cache_dir) / "timings.json"
 
 
 def _key(plan: Plan) -> str:
@@ -194,27 +284,28 @@ def _key(plan: Plan) -> str:
     return f"{s.engine.name} · {s.model.name} · {s.host}{rehearsed}"
 
 
-def _read(plan: Plan) -> dict[str, list[dict[str, float]]]:
-    """All that is known, by key; what another version wrote is left out."""
-    names = {f.name for f in fields(Past)}
-    try:
-        known = json.loads(_file(plan).read_text(encoding="utf-8")).items()
-    except (OSError, ValueError, AttributeError):
-        return {}
-    runs = {key: [run for run in runs if run.keys() == names] for key, runs in known if isinstance(runs, list)}
-    return {key: found for key, found in runs.items() if found}
-
-
 def earlier_runs(plan: Plan) -> tuple[Past, ...]:
     """What is known of runs with the plan's engine, model and host, the oldest first."""
-    return tuple(Past(**run) for run in _read(plan).get(_key(plan), []))  # type: ignore[arg-type]
+    return history.recall(history.history_file(plan.settings.cache_dir), _key(plan), Past)
 
 
 def remember(plan: Plan, past: Past) -> None:
-    """Keep a run beside the earlier ones, of which the oldest goes."""
-    known = _read(plan)
-    known[_key(plan)] = [*known.get(_key(plan), []), asdict(past)][-KEPT_RUNS:]
-    write_atomic(_file(plan), json.dumps(known))
+    """Keep a run beside the earlier ones."""
+    history.remember(history.history_file(plan.settings.cache_dir), _key(plan), past)
+
+
+def _videos_key(plan: Plan, how: str) -> str:
+    return f"inference · {how} · {plan.settings.host}"
+
+
+def earlier_videos(plan: Plan, how: str) -> tuple[PastVideos, ...]:
+    """What is known of inference on the plan's host. how: what else it depends on, in words."""
+    return history.recall(history.history_file(plan.settings.cache_dir), _videos_key(plan, how), PastVideos)
+
+
+def remember_videos(plan: Plan, how: str, past: PastVideos) -> None:
+    """Keep inference beside the earlier ones."""
+    history.remember(history.history_file(plan.settings.cache_dir), _videos_key(plan, how), past)
 
 
 def estimate(plan: Plan) -> Estimate | None:
@@ -222,15 +313,18 @@ def estimate(plan: Plan) -> Estimate | None:
     return estimated(work_of(plan), earlier_runs(plan))
 
 
-def estimate_words(plan: Plan, found: Estimate | None) -> str:
+def place_words(plan: Plan) -> str:
+    return f"engine={plan.settings.engine.name} on {plan.settings.host}"
+
+
+def estimate_words(found: Estimate | None, where: str) -> str:
     """An estimate in one line, with what it rests on."""
-    s = plan.settings
-    where = f"engine={s.engine.name} on {s.host}"
     if not found:
         return f"How long it takes is not known: no earlier run with {where}."
     parts = ", ".join(f"{name} {words(seconds)}" for name, seconds in found.phases.items() if seconds >= 0.05)
     rests_on = "the last run" if found.runs == 1 else f"the last {found.runs} runs"
-    return f"It may take about {words(found.total_s)} ({parts}), by {rests_on} with {where}."
+    within = "" if found.least_s == found.most_s else f", {words(found.least_s)} to {words(found.most_s)},"
+    return f"It may take about {words(found.total_s)}{within} by {rests_on} with {where} ({parts})."
 
 
 def error_words(estimated_s: Mapping[str, float], took_s: float) -> str:

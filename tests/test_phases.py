@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from src.account import gpu_facts, rate_words, run_facts, timeline, token_words
+from src.history import KEPT
 from src.phases import (
     ANSWERS,
     FETCHING,
@@ -18,6 +19,7 @@ from src.phases import (
     LOADING,
     SENDING,
     STARTING,
+    VIDEOS,
     Life,
     Measured,
     Phase,
@@ -30,16 +32,23 @@ from src.plan import Plan
 from src.progress import Lines, Quiet
 from src.resolve import resolve
 from src.timings import (
-    KEPT_RUNS,
+    LAST,
     Past,
+    PastVideos,
     Work,
     earlier_runs,
+    earlier_videos,
     error_words,
     estimate,
     estimate_words,
     estimated,
+    estimated_videos,
     past_of,
+    pieces_of,
+    place_words,
     remember,
+    remember_videos,
+    rendering_cost,
     work_of,
 )
 from tests.conftest import Configure
@@ -174,8 +183,8 @@ def test_one_odd_run_does_not_move_the_estimate() -> None:
 
 
 def test_only_the_last_runs_count() -> None:
-    found = estimated(WORK, [*[past(loading_s=900.0)] * 20, *[past()] * KEPT_RUNS])
-    assert found and found.phases[LOADING] == 60 and found.runs == KEPT_RUNS
+    found = estimated(WORK, [*[past(loading_s=900.0)] * 20, *[past()] * LAST])
+    assert found and found.phases[LOADING] == 60 and found.runs == LAST
 
 
 def test_requests_that_go_side_by_side_take_as_long_as_one_round() -> None:
@@ -202,8 +211,77 @@ def test_hints_in_the_cache_and_frames_that_need_not_travel_cost_nothing() -> No
     assert found and found.phases[HINTS] == found.phases[SENDING] == 0
 
 
+def test_what_rendering_took_is_known_from_the_last_runs_that_rendered() -> None:
+    runs = [past(), *[past(to_render=0, rendering_s=0.01)] * LAST]
+    found = estimated(WORK, runs)
+    assert found and found.phases[HINTS] == 20
+
+
 def test_without_an_earlier_run_there_is_no_estimate() -> None:
     assert estimated(WORK, []) is None
+
+
+def test_range_says_how_far_the_others_were_off_for_each_run() -> None:
+    runs = [past(), past(answering_s=25.0, total_s=88.0), past(answering_s=100.0, total_s=163.0)]
+    found = estimated(replace(WORK, requests=100, tokens=80_000), runs)
+    assert found and found.total_s == pytest.approx(113)
+    # 88 s against what 113 s and 163 s say together, 138 s; 163 s against what 113 s and 88 s say, 100.5 s
+    assert found.least_s == pytest.approx(113 * 88 / 138) and found.most_s == pytest.approx(113 * 163 / 100.5)
+    assert "about 2 min, 72 s to 3 min, by the last 3 runs with there" in estimate_words(found, "there")
+
+
+def test_range_holds_the_estimate_and_fewer_than_three_runs_give_none() -> None:
+    for total_s in (50.0, 200.0):
+        found = estimated(WORK, [past(total_s=total_s)] * 3)
+        assert found and found.least_s <= found.total_s <= found.most_s
+    two = estimated(WORK, [past(), past(total_s=500.0)])
+    assert two and two.least_s == two.total_s == two.most_s
+
+
+def test_rendering_costs_more_for_later_frames_and_larger_ones(plan: Plan) -> None:
+    item = plan.items[0]
+    assert item.video and item.hint
+    head, uniform = item.hint, replace(item.hint, rule="uniform", times_s=(4.0, 400.0))
+    long = replace(item.video, duration_s=600.0)
+    larger = replace(head, width_px=640, height_px=360)
+    one_s = long.width_px * long.height_px * long.fps
+    assert rendering_cost(long, head) == one_s * 1.5 + 100 * 320 * 180 * 2
+    assert rendering_cost(long, uniform) - rendering_cost(long, head) == one_s * (4.0 + 5.0 - 1.5)
+    assert rendering_cost(long, larger) - rendering_cost(long, head) == 100 * 3 * 320 * 180 * 2
+
+
+# Videos
+
+
+@pytest.mark.parametrize(("frames", "pieces"), [(1, 1), (24, 1), (121, 1), (122, 2), (241, 2), (242, 3)])
+def test_a_video_is_made_in_pieces_of_121_frames_that_share_one(frames: int, pieces: int) -> None:
+    assert pieces_of(frames) == pieces
+
+
+def test_videos_are_estimated_by_their_pieces_and_by_loads() -> None:
+    before = PastVideos(videos=4, pieces=8, loads=1, loading_s=100.0, total_s=900.0)
+    found = estimated_videos(3, 2, [before])
+    assert found and found.phases == {LOADING: 200.0, VIDEOS: 300.0} and found.total_s == 500.0
+    assert estimated_videos(3, 2, []) is None and estimated_videos(0, 0, [before]) is None
+
+
+def test_inference_is_watched_like_answers(clock: Clock) -> None:
+    watch = Watch(Quiet(), clock)
+    for clock.now, phase in ((1001, "loading"), (1011, "generating"), (1020, "loading"), (1032, "generating")):
+        watch.phase(phase)
+    watch.took("videos", clock.now, 3)
+    loading = watch.measured({}, {}).phases[LOADING]
+    assert (loading.busy_s, loading.amount) == (22, 2)
+
+
+def test_videos_are_remembered_beside_prompts(plan: Plan) -> None:
+    videos = PastVideos(videos=4, pieces=8, loads=1, loading_s=100.0, total_s=900.0)
+    remember(plan, past())
+    remember_videos(plan, "inference=edge, 1 GPU", videos)
+    remember(plan, past())
+    assert earlier_runs(plan) == (past(), past())
+    assert earlier_videos(plan, "inference=edge, 1 GPU") == (videos,)
+    assert earlier_videos(plan, "inference=edge, 2 GPUs") == ()
 
 
 def test_a_run_that_ended_says_what_its_phases_took(clock: Clock) -> None:
@@ -255,18 +333,20 @@ def plan(tmp_path: Path, clips: Path, configure: Configure) -> Plan:
 
 def test_work_counts_requests_and_each_hint_once(plan: Plan) -> None:
     work = work_of(plan)
-    assert (work.requests, work.to_render, work.pixels) == (3, 320 * 180 * 2, 320 * 180 * 2)
+    assert (work.requests, work.pixels) == (3, 320 * 180 * 2)
+    item = plan.items[0]
+    assert item.video and item.hint and work.to_render == rendering_cost(item.video, item.hint)
     assert work.tokens == sum(item.tokens.prompt + 300 for item in plan.items)
 
 
 def test_a_plan_is_estimated_by_the_runs_that_were_remembered(plan: Plan) -> None:
     assert estimate(plan) is None
-    assert "not known" in estimate_words(plan, None)
-    for _ in range(KEPT_RUNS + 2):
+    assert "not known" in estimate_words(None, place_words(plan))
+    for _ in range(KEPT + 2):
         remember(plan, past())
-    assert len(earlier_runs(plan)) == KEPT_RUNS
-    said = estimate_words(plan, estimate(plan))
-    assert "loading 60 s" in said and f"by the last {KEPT_RUNS} runs with engine=offline on local" in said
+    assert len(earlier_runs(plan)) == KEPT
+    said = estimate_words(estimate(plan), place_words(plan))
+    assert "loading 60 s" in said and f"by the last {LAST} runs with engine=offline on local" in said
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"offline": {"answers": 8, "seconds": 2.0}}', '{"a": [{"b": 1}]}'])

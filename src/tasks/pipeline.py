@@ -6,26 +6,37 @@ Each stage can be left out, and each is taken up where it stopped: `task=pipelin
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from launchers.infer import DONE
 from src import log, results
 from src.errors import Detached, ExitCode, InputError
 from src.follow import Record, how_to_come_back
-from src.generate import WORDS, generate, launch_of, open_jobs, site_of
+from src.generate import WORDS, generate, launch_of, open_jobs, site_of, taken_over
 from src.inference import InferenceSettings, Take, settings_from_json, settings_json, takes
 from src.jobs import JobPaths
 from src.outcomes import read_outcomes
 from src.paths import RunPaths, locked, write_atomic
+from src.phases import LOADING, Measured, Watch
 from src.plan import Plan, read_plan
 from src.progress import showing
 from src.resolve_inference import inference_settings
 from src.sites import Site
 from src.tasks import Invocation, upsample
 from src.tasks.resolving import resolve_shown, save_plan
-from src.timings import words
+from src.timings import (
+    PastVideos,
+    earlier_videos,
+    error_words,
+    estimate_words,
+    estimated_videos,
+    pieces_of,
+    remember_videos,
+    words,
+)
 
 VERSION = 1
 SKIPPED = "skipped"
@@ -114,17 +125,34 @@ def _make_videos(plan: Plan, inference: InferenceSettings, invocation: Invocatio
     for take in wanted:
         if take.note:
             log.get().warning("control_ignored", item=take.name, reason=take.note)
-    started = time.monotonic()
-    ended: dict[str, Record] = {}
-    try:
-        with showing(config.console.progress.value, invocation.err) as progress:
-            generate(wanted, plan, inference, paths, progress, ended)
-    finally:
-        table = [_row(take, ended.get(take.id), paths) for take in wanted]
-        body = ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in table)
-        write_atomic(paths.inference_results, f"[\n{body}\n]\n")
-    _show_end(table, paths, time.monotonic() - started, invocation)
+    ended = taken_over(wanted, paths)
+    is_typical = not ended and not open_jobs(paths)  # one that is taken up would look faster than it is
+    videos, pieces, loads = _work(plan, wanted)
+    expected = estimated_videos(pieces, loads, earlier_videos(plan, inference.how)) if is_typical else None
+    if expected:
+        log.get().info("estimate", says=estimate_words(expected, f"{inference.how} on {plan.settings.host}"))
+    with showing(config.console.progress.value, invocation.err, expected.total_s if expected else None) as shown:
+        watch = Watch(shown)
+        try:
+            generate(wanted, plan, inference, paths, watch, ended)
+        finally:
+            table = [_row(take, ended.get(take.id), paths) for take in wanted]
+            body = ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in table)
+            write_atomic(paths.inference_results, f"[\n{body}\n]\n")
+    measured = watch.measured(expected.as_seconds() if expected else {}, {})
+    loading = measured.phases.get(LOADING)
+    if is_typical and loading and all(record["state"] == DONE for record in ended.values()):
+        past = PastVideos(videos, pieces, loading.amount, loading.busy_s, measured.seconds)
+        remember_videos(plan, inference.how, past)
+    _show_end(table, paths, measured, invocation)
     return ExitCode.OK if all(row["state"] == "done" for row in table) else ExitCode.INCOMPLETE
+
+
+def _work(plan: Plan, wanted: Sequence[Take]) -> tuple[int, int, int]:
+    """Videos to make, the pieces that they are made in, and how often the model is loaded for them."""
+    asked = {take.id: (item.video, take.spec) for item, take in zip(plan.items, wanted, strict=True) if take.id}
+    pieces = sum(pieces_of(video.frames) for video, _ in asked.values() if video)
+    return len(asked), pieces, len({spec for _, spec in asked.values()})
 
 
 def _rows(plan: Plan, paths: RunPaths) -> list[dict[str, Any]] | None:
@@ -158,10 +186,10 @@ def _row(take: Take, record: Record | None, paths: RunPaths) -> dict[str, Any]:
     }
 
 
-def _show_end(table: list[dict[str, Any]], paths: RunPaths, took_s: float, invocation: Invocation) -> None:
+def _show_end(table: list[dict[str, Any]], paths: RunPaths, measured: Measured, invocation: Invocation) -> None:
     out, states = invocation.out, Counter(row["state"] for row in table)
     out.print(
-        f"{states['done']} videos, {states['failed']} failed, {states[SKIPPED]} left out  ·  {words(took_s)}",
+        f"{states['done']} videos, {states['failed']} failed, {states[SKIPPED]} left out  ·  {words(measured.seconds)}",
         style="bold",
         highlight=False,
     )
@@ -169,5 +197,7 @@ def _show_end(table: list[dict[str, Any]], paths: RunPaths, took_s: float, invoc
         10
     ):
         out.print(f"  {count} {state}: {log.printable(reason)}", markup=False, highlight=False, soft_wrap=True)
+    if off := error_words(measured.estimated_s, measured.seconds):
+        out.print(off, markup=False, highlight=False)
     for path in (paths.videos, paths.inference_results):
         out.print(f"{path.name:<13} {path}", markup=False, highlight=False, soft_wrap=True)

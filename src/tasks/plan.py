@@ -7,7 +7,7 @@ from src.plan import read_plan
 from src.tables import show_plan
 from src.tasks import Invocation
 from src.tasks.resolving import resolve_shown, save_plan
-from src.timings import estimate, estimate_words
+from src.timings import estimate, estimate_words, place_words
 
 
 def run(invocation: Invocation) -> ExitCode:
@@ -19,6 +19,6 @@ def run(invocation: Invocation) -> ExitCode:
         save_plan(plan, invocation.paths)
     out = invocation.out
     show_plan(plan, out)
-    out.print(estimate_words(plan, estimate(plan)), markup=False, highlight=False, soft_wrap=True)
+    out.print(estimate_words(estimate(plan), place_words(plan)), markup=False, highlight=False, soft_wrap=True)
     out.print(f"plan.json     {invocation.paths.plan}", markup=False, highlight=False, soft_wrap=True)
     return ExitCode.OK if all(item.fits for item in plan.items) else ExitCode.INCOMPLETE

@@ -26,6 +26,7 @@ from src.timings import (
     estimate_words,
     estimated,
     past_of,
+    place_words,
     remember,
     work_of,
 )
@@ -44,7 +45,7 @@ def run(invocation: Invocation, most: int | None = None, files: list[Path] | Non
         work = work_of(plan)
         expected = estimated(work, earlier_runs(plan)) if is_typical else None
         if expected:
-            log.get().info("estimate", says=estimate_words(plan, expected))
+            log.get().info("estimate", says=estimate_words(expected, place_words(plan)))
         with showing(config.console.progress.value, invocation.err, expected.total_s if expected else None) as shown:
             watch = Watch(shown)
             try:
