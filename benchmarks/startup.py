@@ -32,7 +32,9 @@ def rows() -> list[Row]:
         (folder / "one.json").write_text(json.dumps([{"name": "one", "prompt": "one", "video_path": str(clip)}]))
         run_dir = f'hydra.run.dir="{folder / "out"}"'
         bare = _time(str(folder / "bare.py"), run_dir)
+        bare_help = _time(str(folder / "bare.py"), "--help")
         config = _time("-m", "src.run", "--cfg", "job")
+        help_ = _time("-m", "src.run", "--help")
         plan = _time("-m", "src.run", "task=plan", f'prompts="{folder / "one.json"}"', run_dir)
     return [
         Row(
@@ -42,6 +44,14 @@ def rows() -> list[Row]:
             "≤ 1.5",
             config / bare <= 1.5,
             f"{shown(config)} / {shown(bare)}",
+        ),
+        Row(
+            "--help",
+            "--help of a bare Hydra app",
+            help_ / bare_help,
+            "≤ 1.5",
+            help_ / bare_help <= 1.5,
+            f"{shown(help_)} / {shown(bare_help)}",
         ),
         Row(
             "task=plan, one item",

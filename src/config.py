@@ -411,7 +411,10 @@ def hydra_subdir(resume: str | None, run: str | None, task: TaskName, anew: bool
 
 def register() -> None:
     """Make the schema and the resolvers known to Hydra; called once, before `hydra.main`."""
-    ConfigStore.instance().store(name="schema", node=Config)
+    store = ConfigStore.instance()
+    # Hydra copies the whole store, schema and all, for every group that --help lists; what is loaded from it is a copy anyway.
+    store.__deepcopy__ = lambda memo: store  # type: ignore[attr-defined]
+    store.store(name="schema", node=Config)
     OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
     OmegaConf.register_new_resolver(
         "choose", lambda condition, then, otherwise: then if condition else otherwise, replace=True
