@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -35,11 +36,24 @@ def composed(*overrides: str) -> DictConfig:
         return compose("config", ["~local", *overrides])
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+# Modules that take longest, the longest first: side by side (-n 3 --dist loadfile) none of them is begun last.
+LONGEST = ("test_vllm", "test_remote", "test_container", "test_docs", "test_e2e", "test_pipeline", "test_limits_runs")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Programs that tests start inherit from us whether Ctrl-C is heard; a shell ignores it in what it runs in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A test with real processes, networks or browsers that fails is run once more, and listed as rerun in the summary."""
     for item in items:
         if any(item.get_closest_marker(name) for name in ("e2e", "vllm", "browser")):
             item.add_marker(pytest.mark.flaky(reruns=1))
+    if hasattr(config, "workerinput"):  # of pytest-xdist
+        place = {name: n for n, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,6 @@ def start(
     *overrides: str, limit_bytes: int | None = None, env: Mapping[str, str] | None = None
 ) -> subprocess.Popen[str]:
     def prepare() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests in the background inherit that it is ignored
         if limit_bytes:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
 
@@ -560,6 +559,9 @@ def test_a_sweep_runs_every_point_and_a_failing_one_does_not_stop_the_others(
 # ------------------------------------------------------------------------------------------ interrupted, held, killed
 
 
+ITEMS = 48  # at SLOW, enough to outlast the start of another process on a busy machine
+
+
 @dataclass(frozen=True)
 class Interrupted:
     """A slow run in which a second start was tried, and which then got Ctrl-C, and then the line that it printed."""
@@ -575,7 +577,7 @@ class Interrupted:
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory: pytest.TempPathFactory, clips: Path, common: tuple[str, ...]) -> Interrupted:
     folder = tmp_path_factory.mktemp("interrupted") / AWKWARD
-    file, run = write_prompts(folder / "prompts.json", clips / "wide.mp4", 12), folder / "run"
+    file, run = write_prompts(folder / "prompts.json", clips / "wide.mp4", ITEMS), folder / "run"
     process = start(f"prompts={quoted(file)}", f"hydra.run.dir={quoted(run)}", *SLOW, *common)
     wait_for(lambda: (run / "journal.jsonl").exists() and len(journalled(run)) >= 2)
     second = program(f"resume={quoted(run)}")
@@ -599,7 +601,7 @@ def test_a_second_start_in_the_same_folder_is_75_and_says_so(interrupted: Interr
 def test_ctrl_c_is_130_and_what_was_in_flight_is_written_down(interrupted: Interrupted) -> None:
     assert interrupted.first.code == 130, interrupted.first.err
     assert "Traceback" not in interrupted.first.err
-    assert 2 <= len(interrupted.ended_then) < 12
+    assert 2 <= len(interrupted.ended_then) < ITEMS
     assert interrupted.ended_then == answered(interrupted.run)[: len(interrupted.ended_then)]
 
 

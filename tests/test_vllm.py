@@ -93,33 +93,6 @@ def check_all_answered_once(run: Path, count: int) -> list[dict[str, Any]]:
     return rows
 
 
-def test_limits_of_the_real_engine_are_those_of_the_token_rule(tmp_path: Path) -> None:
-    """Sizes well inside and far beyond, and the largest that fits with the next one up, in both directions."""
-    command = [
-        sys.executable, "-m", "src.run", "--multirun", "task=limits", "engine=vllm", "model=tiny_random",
-        f"worker.python={PYTHON}", f'cache_dir="{tmp_path / "cache"}"',
-    ]  # fmt: skip
-    found: list[dict[str, Any]] = []
-    for name, *given in (
-        ["sizes", "size=320x180,640x480,1920x1056,360x203"],
-        ["edges", "search=true", "aspect='16:9','9:16'"],
-    ):
-        folder = tmp_path / name
-        argv = [*command, *given, f'hydra.sweep.dir="{folder}"']
-        ended = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=START_S * 2)
-        assert ended.returncode == 0, ended.stderr
-        data = json.loads((folder / "matrix.json").read_text())
-        assert data["agreement"]["measured"] == data["agreement"]["exact"] == len(data["points"]) == 4
-        events = [e for f in folder.glob("engines/*/job/*/events.jsonl") for e in lines(f)]
-        assert sum(e.get("phase") == "loading" for e in events) == 1  # whatever the number of points
-        found += data["points"]
-    rows = {row["size"]: row for row in found}
-    assert rows["910x512"]["measured"] == "accepted" and rows["912x514"]["measured"] == "no_room"
-    assert rows["1920x1056"]["measured"] == "too_long"
-    assert "KV cache" in rows["910x512"]["memory"]
-    assert all(row["measured_tokens"] == row["prompt_tokens"] for row in found)
-
-
 def engine_processes() -> set[str]:
     """Id and command line of all of vLLM's processes; its children call themselves VLLM::something."""
     found = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
@@ -138,31 +111,35 @@ def no_engine_left() -> Iterator[Callable[[], set[str]]]:
     assert engine_processes() - before == set()
 
 
-def test_predicted_tokens_are_the_measured_ones_for_64_prompts_and_no_process_is_left(
-    tmp_path: Path, no_engine_left: Callable[[], set[str]]
-) -> None:
-    run = tmp_path / "run"
-    code, out = finish(start(prompts(tmp_path, 64), run, "upsample=best_fit"))
-    assert code == 0, out
-    rows = check_all_answered_once(run, 64)
-    assert {row["tokens"]["output"] for row in rows} == {32}
-    assert all(row["seconds"] > 0 and row["finish_reason"] == "length" for row in rows)
-    record = lines(next((run / "job").glob("*/results.jsonl")))[0]
-    assert record["engine"]["version"] == "0.32.0"
-    assert record["seconds"]["total"] > record["seconds"]["first_token"] > record["seconds"]["queue"] >= 0
-    assert no_engine_left() == set()
-
-
-def test_server_killed_in_the_middle_is_started_again_and_every_item_answered_once(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    process = start(prompts(tmp_path, 64), run, "engine.in_flight=4")
+@pytest.fixture(scope="module")
+def killed_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 64 prompts with hints as large as fit, whose server is killed in the middle."""
+    folder = tmp_path_factory.mktemp("killed")
+    run, before = folder / "run", engine_processes()
+    process = start(prompts(folder, 64), run, "upsample=best_fit", "engine.in_flight=8")
     job = wait_for(lambda: job_of(run), "the job")
     wait_for(lambda: len(lines(job / "results.jsonl")) >= 3, "the third answer")
     os.killpg(int((job / "server.pid").read_text()), signal.SIGKILL)
     code, out = finish(process)
     assert code == 0, out
-    check_all_answered_once(run, 64)
-    assert [e["restart"] for e in lines(job / "events.jsonl") if e.get("phase") == "restarting"] == [1]
+    assert engine_processes() - before == set()
+    return run
+
+
+def test_server_killed_in_the_middle_is_started_again_and_every_item_answered_once(killed_once: Path) -> None:
+    check_all_answered_once(killed_once, 64)
+    job = job_of(killed_once)
+    assert job and [e["restart"] for e in lines(job / "events.jsonl") if e.get("phase") == "restarting"] == [1]
+
+
+def test_predicted_tokens_are_the_measured_ones_for_64_prompts(killed_once: Path) -> None:
+    rows = check_all_answered_once(killed_once, 64)
+    assert len({row["tokens"]["measured"] for row in rows}) > 7  # clips of seven sizes, prompts of seven lengths
+    assert {row["tokens"]["output"] for row in rows} == {32}
+    assert all(row["seconds"] > 0 and row["finish_reason"] == "length" for row in rows)
+    record = lines(next((killed_once / "job").glob("*/results.jsonl")))[0]
+    assert record["engine"]["version"] == "0.32.0"
+    assert record["seconds"]["total"] > record["seconds"]["first_token"] > record["seconds"]["queue"] >= 0
 
 
 def test_prompts_that_the_engine_refuses_come_again_smaller_while_others_go_on(tmp_path: Path) -> None:
@@ -226,6 +203,33 @@ def standing_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield f"http://127.0.0.1:{port}/v1"
     os.killpg(process.pid, signal.SIGTERM)
     process.wait(timeout=60)
+
+
+def test_limits_of_the_real_engine_are_those_of_the_token_rule(standing_server: str, tmp_path: Path) -> None:
+    """Sizes well inside and far beyond, and the largest that fits with the next one up, in both directions."""
+    command = [
+        sys.executable, "-m", "src.run", "--multirun", "task=limits", "model=tiny_random",
+        f'cache_dir="{tmp_path / "cache"}"',
+    ]  # fmt: skip
+    found: list[dict[str, Any]] = []
+    for name, *given in (
+        ["sizes", "size=320x180,640x480,1920x1056,360x203", "engine=endpoint", f"engine.base_url={standing_server}"],
+        ["edges", "search=true", "aspect='16:9','9:16'", "engine=vllm", f"worker.python={PYTHON}"],
+    ):
+        folder = tmp_path / name
+        argv = [*command, *given, f'hydra.sweep.dir="{folder}"']
+        ended = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=START_S * 2)
+        assert ended.returncode == 0, ended.stderr
+        data = json.loads((folder / "matrix.json").read_text())
+        assert data["agreement"]["measured"] == data["agreement"]["exact"] == len(data["points"]) == 4
+        events = [e for f in folder.glob("engines/*/job/*/events.jsonl") for e in lines(f)]
+        assert sum(e.get("phase") == "loading" for e in events) == 1  # whatever the number of points
+        found += data["points"]
+    rows = {row["size"]: row for row in found}
+    assert rows["910x512"]["measured"] == "accepted" and rows["912x514"]["measured"] == "no_room"
+    assert rows["1920x1056"]["measured"] == "too_long"
+    assert "KV cache" in rows["910x512"]["memory"]
+    assert all(row["measured_tokens"] == row["prompt_tokens"] for row in found)
 
 
 def test_endpoint_engine_answers_from_a_server_that_stands_already(standing_server: str, tmp_path: Path) -> None:
