@@ -168,6 +168,12 @@ def test_map_of_the_code_names_every_module_and_none_that_is_gone() -> None:
     assert sorted(re.findall(r"^\| `([\w.]+)` \|", text, re.MULTILINE)) == sorted(named)
 
 
+def test_picture_of_the_architecture_names_modules_that_exist() -> None:
+    named = " ".join(re.findall(r'<text class="m(?:chip)?"[^>]*>([^<]+)<', (ROOT / "docs" / "architecture.svg").read_text()))
+    assert len(named.split()) > 25
+    assert set(named.split()) <= {path.stem for path in (ROOT / "src").glob("*.py")}
+
+
 def test_every_mark_of_the_tests_is_explained() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text()
     marks = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["markers"]

@@ -8,7 +8,6 @@ import os
 import pty
 import random
 import re
-import resource
 import shlex
 import shutil
 import signal
@@ -16,19 +15,29 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from launchers.worker import read_records
-from tests.program import Ended, quoted
+from tests.program import (
+    ROOT,
+    Ended,
+    ended,
+    journalled,
+    plan_of,
+    program,
+    quoted,
+    results_of,
+    start,
+    wait_for,
+    write_prompts,
+)
 
 pytestmark = pytest.mark.e2e
 
-ROOT = Path(__file__).resolve().parent.parent
 AWKWARD = "läuft 雨 (1), x=y's $1"
 SLOW = ("engine.item_delay_s=0.2", "engine.in_flight=1")
 
@@ -46,42 +55,6 @@ RESULT_KEYS = {
 RESULT_TOKEN_KEYS = {"predicted", "measured", "output"}
 
 
-def start(
-    *overrides: str, limit_bytes: int | None = None, env: Mapping[str, str] | None = None
-) -> subprocess.Popen[str]:
-    def prepare() -> None:
-        if limit_bytes:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
-
-    return subprocess.Popen(
-        [sys.executable, "-m", "src.run", *overrides], cwd=ROOT, text=True, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=prepare, env=env,
-    )  # fmt: skip
-
-
-def ended(process: subprocess.Popen[str]) -> Ended:
-    out, err = process.communicate(timeout=120)
-    return Ended(process.returncode, out, err)
-
-
-def program(*overrides: str, limit_bytes: int | None = None, env: Mapping[str, str] | None = None) -> Ended:
-    return ended(start(*overrides, limit_bytes=limit_bytes, env=env))
-
-
-def wait_for(what: Callable[[], bool], seconds: float = 60.0, step_s: float = 0.01) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(step_s)
-
-
-def write_prompts(file: Path, video: Path | str, count: int) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    items = [{"name": f"take {n}", "prompt": f"A boat, take {n}.", "video_path": str(video)} for n in range(count)]
-    file.write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
-    return file
-
-
 def with_tokenizer(cache: Path, other: Path) -> None:
     """A cache that holds nothing but the tokenizer of another one, if that has been made."""
     cache.mkdir()
@@ -89,23 +62,9 @@ def with_tokenizer(cache: Path, other: Path) -> None:
         shutil.copytree(other / "tokenizer", cache / "tokenizer")
 
 
-def results_of(run: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    return rows
-
-
-def plan_of(run: Path) -> dict[str, Any]:
-    plan: dict[str, Any] = json.loads((run / "plan.json").read_text(encoding="utf-8"))
-    return plan
-
-
 def answered(run: Path) -> list[str]:
     """Ids that the workers of a run wrote down, in order."""
     return [r["id"] for results in run.glob("job/*/results.jsonl") for r in read_records(results)]
-
-
-def journalled(run: Path) -> list[str]:
-    return [r["id"] for r in read_records(run / "journal.jsonl")]
 
 
 def worker_pid(run: Path) -> int | None:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.program import quoted
+from tests.program import ended, journalled, plan_of, program, quoted, results_of, start, wait_for, write_prompts
 from tests.rig.slurm import Slurm
-from tests.test_e2e import ended, journalled, plan_of, program, results_of, start, wait_for, write_prompts
 
 pytestmark = pytest.mark.e2e
 
