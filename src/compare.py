@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -96,10 +97,23 @@ def facts(run: Finished, rows: Sequence[Row]) -> dict[str, str]:
     }
 
 
-def page_pair(pair: Pair) -> dict[str, Any]:
-    """What the page needs of a pair."""
+def frame_files(run: str, row: Row) -> list[str]:
+    """The frames of a row that its run folder still has the names of, in order, as absolute paths."""
+    return [os.path.abspath(Path(run) / frame["file"]) for frame in row.get("frames", ()) if frame["file"]]
+
+
+def page_pair(pair: Pair, frames: Sequence[Sequence[int | None]] = ((), ())) -> dict[str, Any]:
+    """What the page needs of a pair. frames: of each side, the numbers of its pictures."""
     shown = ("state", "reason", "tokens", "seconds", "engine")
-    sides = [{"text": row["upsampled_prompt"], **{key: row[key] for key in shown}} for row in (pair.first, pair.second)]
+    sides = [
+        {
+            "text": row["upsampled_prompt"],
+            **{key: row[key] for key in shown},
+            "frames": numbers,
+            "size": row["frames"][0]["size"] if numbers else None,
+        }
+        for row, numbers in zip((pair.first, pair.second), frames, strict=True)
+    ]
     return {
         "name": pair.first["name"],
         "before": pair.first["original_prompt"],

@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 
 from src.account import Bar
-from src.compare import Pair, page_pair
+from src.compare import Pair, frame_files, page_pair
 from src.outcomes import STATES
 from src.pages import page_template
 from src.paths import appearing, safe_name
@@ -77,13 +77,21 @@ def write_report(report: Report, out: Path) -> None:
 
 
 def write_comparison(sides: tuple[Mapping[str, str], Mapping[str, str]], pairs: Sequence[Pair], out: Path) -> None:
-    """Write the page of two runs side by side; `sides` are what `compare.facts` says about each."""
+    """Write the page of two runs side by side; `sides` are what `compare.facts` says about each, `run` its folder."""
+    shown = [
+        [frame_files(side["run"], row) for side, row in zip(sides, (p.first, p.second), strict=True)] for p in pairs
+    ]
+    number_of, pictures = distinct_frames(file for files in shown for side in files for file in side)
+    width_px = thumbnail_width(len(pictures))
+    numbers = ([[number_of[file] for file in side] for side in files] for files in shown)
     page = page_template("compare.html.j2").generate(
         facts=[(label, value, sides[1][label]) for label, value in sides[0].items()],
-        items=[page_pair(pair) for pair in pairs],
+        count=len(pairs),
         differ=sum(pair.differs for pair in pairs),
         states_differ=sum(pair.first["state"] != pair.second["state"] for pair in pairs),
-        thumbnail_px=MAX_WIDTH_PX,
+        thumbnail_px=width_px,
+        items=(page_pair(pair, frames) for pair, frames in zip(pairs, numbers, strict=True)),
+        frames=thumbnails(pictures, width_px),
     )
     with appearing(out, errors="replace") as f:
         f.writelines(page)

@@ -18,7 +18,7 @@ from src.plan import Plan, write_plan
 from src.report import write_comparison
 from src.resolve import resolve
 from tests.conftest import Configure
-from tests.test_report import HOSTILE, Page, Visit, browser, kept, row  # noqa: F401 - browser is a fixture
+from tests.test_report import HOSTILE, Page, Visit, browser, kept, picture, row  # noqa: F401 - browser is a fixture
 
 
 @pytest.fixture
@@ -98,8 +98,60 @@ def pairs() -> list[Pair]:
 def test_hostile_text_ends_as_data_only(tmp_path: Path) -> None:
     write_comparison(({"run": HOSTILE}, {"run": HOSTILE}), pairs(), tmp_path / "compare.html")
     page = Page(tmp_path / "compare.html")
-    assert [tag for tag, _ in page.tags if tag in ("script", "img")] == ["script", "script"]
+    assert [tag for tag, _ in page.tags if tag in ("script", "img")] == ["script"] * 3  # items, frames, the code
     assert page.json("items")[3]["name"] == HOSTILE
+
+
+def shown(size: str, *names: str) -> dict[str, Any]:
+    """What a row says of the frames that the model saw."""
+    return {"frames": [{"sha256": "ab", "bytes": 5, "size": size, "file": f"hints/{name}.png"} for name in names]}
+
+
+@pytest.fixture
+def two_runs(tmp_path: Path) -> tuple[tuple[dict[str, str], dict[str, str]], list[Pair]]:
+    """Two folders with frames; an item that both saw alike, one that they did not, and one whose frame is gone."""
+    for run, name, sun in (("a", "same", 0.5), ("b", "same", 0.5), ("a", "own", 0.2), ("b", "own", 0.8)):
+        picture(tmp_path / run / "hints" / f"{name}.png", sun=sun)
+    found = [
+        Pair(row("same", **shown("320x180", "same")), row("same", **shown("320x180", "same"))),
+        Pair(row("own", **shown("320x180", "own")), row("own", **shown("910x512", "own", "same"))),
+        Pair(row("gone", **shown("320x180", "gone")), kept("gone")),
+    ]
+    return ({"run": str(tmp_path / "a")}, {"run": str(tmp_path / "b")}), found
+
+
+def test_pictures_that_both_runs_have_are_embedded_once(
+    two_runs: tuple[tuple[dict[str, str], dict[str, str]], list[Pair]], tmp_path: Path
+) -> None:
+    write_comparison(*two_runs, tmp_path / "compare.html")
+    page = Page(tmp_path / "compare.html")
+    sides = [[side["frames"] for side in item["sides"]] for item in page.json("items")]
+    assert sides == [[[0], [0]], [[1], [2, 0]], [[None], []]]
+    assert len(page.json("frames")) == 3
+    assert str(tmp_path) not in json.dumps(page.json("items"))
+
+
+@pytest.mark.browser
+def test_frames_stand_once_where_both_runs_saw_the_same_and_else_on_their_sides(
+    browser: Any,  # noqa: F811 - a fixture
+    two_runs: tuple[tuple[dict[str, str], dict[str, str]], list[Pair]],
+    tmp_path: Path,
+) -> None:
+    write_comparison(*two_runs, tmp_path / "compare.html")
+    v = Visit(browser, tmp_path / "compare.html", 1280, False, "")
+    assert names(v) == ["same", "own", "gone"]
+    counts = [
+        [v.page.locator(".item").nth(n).locator(where).count() for where in ("header img", ".side img", ".missing")]
+        for n in range(3)
+    ]
+    assert counts == [[1, 0, 0], [0, 3, 0], [0, 0, 1]]
+    loaded = "[...document.querySelectorAll('.strip img')].every((image) => image.complete && image.naturalWidth > 0)"
+    v.page.wait_for_function(loaded)
+    captions = v.page.locator(".item").nth(1).locator("figcaption").all_text_contents()
+    assert captions == ["320×180 × 1", "910×512 × 2"]
+    assert v.page.locator(".item").nth(1).locator("img").nth(2).get_attribute("alt") == "Frame 2 of 2, own, second run"
+    assert len(v.requests) == 1 and v.messages == []
+    v.page.context.close()
 
 
 @pytest.fixture

@@ -169,7 +169,9 @@ def test_map_of_the_code_names_every_module_and_none_that_is_gone() -> None:
 
 
 def test_picture_of_the_architecture_names_modules_that_exist() -> None:
-    named = " ".join(re.findall(r'<text class="m(?:chip)?"[^>]*>([^<]+)<', (ROOT / "docs" / "architecture.svg").read_text()))
+    named = " ".join(
+        re.findall(r'<text class="m(?:chip)?"[^>]*>([^<]+)<', (ROOT / "docs" / "architecture.svg").read_text())
+    )
     assert len(named.split()) > 25
     assert set(named.split()) <= {path.stem for path in (ROOT / "src").glob("*.py")}
 
