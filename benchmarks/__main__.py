@@ -12,7 +12,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import engines, hints, planning, startup, tokens, transfer
+from benchmarks import engines, estimates, hints, planning, startup, tokens, transfer
 from benchmarks.measure import Row
 
 BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
@@ -20,6 +20,7 @@ BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "hints": hints.rows,
     "planning": planning.rows,
     "startup": startup.rows,
+    "estimates": estimates.rows,
     "engines": engines.rows,
     "transfer": transfer.rows,
 }

@@ -35,7 +35,6 @@ from src.timings import (
     LAST,
     Past,
     PastVideos,
-    Work,
     earlier_runs,
     earlier_videos,
     error_words,
@@ -44,13 +43,11 @@ from src.timings import (
     estimated,
     estimated_videos,
     past_of,
-    pieces_of,
     place_words,
     remember,
     remember_videos,
-    rendering_cost,
-    work_of,
 )
+from src.work import Work, pieces_of, rendering_cost, work_of
 from tests.conftest import Configure
 
 

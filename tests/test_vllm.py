@@ -113,10 +113,10 @@ def no_engine_left() -> Iterator[Callable[[], set[str]]]:
 
 @pytest.fixture(scope="module")
 def killed_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 64 prompts with hints as large as fit, whose server is killed in the middle."""
+    """A run of 104 prompts with hints as large as fit, whose server is killed in the middle."""
     folder = tmp_path_factory.mktemp("killed")
     run, before = folder / "run", engine_processes()
-    process = start(prompts(folder, 64), run, "upsample=best_fit", "engine.in_flight=8")
+    process = start(prompts(folder, 104), run, "upsample=best_fit", "engine.in_flight=8")
     job = wait_for(lambda: job_of(run), "the job")
     wait_for(lambda: len(lines(job / "results.jsonl")) >= 3, "the third answer")
     os.killpg(int((job / "server.pid").read_text()), signal.SIGKILL)
@@ -127,13 +127,13 @@ def killed_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_server_killed_in_the_middle_is_started_again_and_every_item_answered_once(killed_once: Path) -> None:
-    check_all_answered_once(killed_once, 64)
+    check_all_answered_once(killed_once, 104)
     job = job_of(killed_once)
     assert job and [e["restart"] for e in lines(job / "events.jsonl") if e.get("phase") == "restarting"] == [1]
 
 
-def test_predicted_tokens_are_the_measured_ones_for_64_prompts(killed_once: Path) -> None:
-    rows = check_all_answered_once(killed_once, 64)
+def test_predicted_tokens_are_the_measured_ones_for_104_prompts(killed_once: Path) -> None:
+    rows = check_all_answered_once(killed_once, 104)
     assert len({row["tokens"]["measured"] for row in rows}) > 7  # clips of seven sizes, prompts of seven lengths
     assert {row["tokens"]["output"] for row in rows} == {32}
     assert all(row["seconds"] > 0 and row["finish_reason"] == "length" for row in rows)

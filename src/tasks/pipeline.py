@@ -33,10 +33,10 @@ from src.timings import (
     error_words,
     estimate_words,
     estimated_videos,
-    pieces_of,
     remember_videos,
     words,
 )
+from src.work import pieces_of
 
 VERSION = 1
 SKIPPED = "skipped"

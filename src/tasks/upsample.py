@@ -20,7 +20,6 @@ from src.tasks.reporting import versions, workers_of, write_results
 from src.tasks.resolving import resolve_shown, save_plan
 from src.timings import (
     Estimate,
-    Work,
     earlier_runs,
     error_words,
     estimate_words,
@@ -28,8 +27,8 @@ from src.timings import (
     past_of,
     place_words,
     remember,
-    work_of,
 )
+from src.work import Work, work_of
 
 
 def run(invocation: Invocation, most: int | None = None, files: list[Path] | None = None) -> ExitCode:
