@@ -154,6 +154,12 @@ class Item:
     step: int
     note: str
 
+    @property
+    def shown(self) -> str:
+        """Hash of what the model is shown: the messages, and the frames by their names, which are their content."""
+        parts = json.dumps([self.system, self.text, self.frames])
+        return hashlib.blake2b(parts.encode(), digest_size=8).hexdigest()
+
     @staticmethod
     def of(record: dict[str, Any]) -> Item:
         return Item(
@@ -277,18 +283,24 @@ def flaw(answer: Answer, item: Item, checks: dict[str, Any]) -> str | None:
 
 
 class SeenAnswers:
-    """Which item first gave which text; 16 bytes a text, so that it stays small over a large batch."""
+    """Which item first gave which text, and what it had been shown; 32 bytes a text, so that it stays small over a large
+    batch."""
 
     def __init__(self) -> None:
-        self._first: dict[bytes, str] = {}
+        self._first: dict[bytes, tuple[str, str]] = {}
         self._mutex = threading.Lock()
 
-    def flaw(self, text: str, item_id: str) -> str | None:
-        """What is wrong with a text that another item gave before, None when `item_id` is the first to give it."""
+    def flaw(self, text: str, item_id: str, shown: str) -> str | None:
+        """What is wrong with a text that another item gave before for something else; None for a new one.
+
+        Two files of the same pictures and the same words are two items, and may well have one answer.
+        """
         key = hashlib.blake2b(" ".join(text.split()).encode("utf-8", "replace"), digest_size=16).digest()
         with self._mutex:
-            owner = self._first.setdefault(key, item_id)
-        return None if owner == item_id else f"same answer as item {owner}, which has other input"
+            owner, shown_first = self._first.setdefault(key, (item_id, shown))
+        return (
+            None if owner == item_id or shown == shown_first else f"same answer as item {owner}, which has other input"
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------- the job
@@ -307,7 +319,7 @@ class Worker:
         for record in read_records(folder / "results.jsonl"):
             self._note(record)
             if record["state"] == "upsampled":
-                self.seen.flaw(record["text"], record["id"])
+                self.seen.flaw(record["text"], record["id"], record.get("shown", ""))
         self.stop = threading.Event()  # asked to end: nothing new is started
         self.ended = threading.Event()
         self.loading = False
@@ -490,7 +502,7 @@ class Worker:
                         f"the engine counted {answer.prompt_tokens} prompt tokens, the plan {item.predicted}: "
                         "it did not see what was planned"
                     )
-                wrong = flaw(answer, item, self.job["checks"]) or self.seen.flaw(answer.text, item.id)
+                wrong = flaw(answer, item, self.job["checks"]) or self.seen.flaw(answer.text, item.id, item.shown)
                 attempts.append({"seed": item.seed + n, "max_tokens": max_tokens, "flaw": wrong})
                 if wrong is None:
                     state, reason = "upsampled", ""
@@ -508,6 +520,7 @@ class Worker:
             state = "failed"  # there is no original prompt that could stand
         return {
             "id": item.id,
+            "shown": item.shown,
             "step": item.step,
             "state": state,
             "reason": reason,

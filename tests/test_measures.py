@@ -33,7 +33,7 @@ def upsampled(prompts: Path, run: Path, cache: Path, *overrides: str) -> Ended:
 
 
 def prompts_over(clips: list[Path], file: Path) -> Path:
-    items = [{"name": c.name, "prompt": f"What {c.stem} shows.", "video_path": str(c)} for c in clips]
+    items = [{"name": c.name, "prompt": f"What {c.name} shows.", "video_path": str(c)} for c in clips]
     file.write_text(json.dumps(items))
     return file
 

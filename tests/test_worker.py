@@ -411,6 +411,17 @@ def test_an_answer_is_given_to_one_item_only(folder: Path, lanes: int) -> None:
     assert reasons == {f"same answer as item {owner}, which has other input, 3 times"}
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_items_that_show_the_model_the_same_may_have_one_answer(folder: Path, restarted: bool) -> None:
+    same = {"prompt": "A boat.", "text": "A boat."}
+    if restarted:
+        stage(folder, [line("a", **same)])
+        serve(folder, FakeEngine(lambda r: said("one answer")))
+    stage(folder, [line("a", **same), line("b", **same)])
+    serve(folder, FakeEngine(lambda r: said("one answer")))
+    assert [(r["id"], r["state"]) for r in results(folder)] == [("a", "upsampled"), ("b", "upsampled")]
+
+
 def test_a_cut_off_answer_is_tried_again_with_a_larger_reserve_inside_the_context(folder: Path) -> None:
     write_job(folder, max_model_len=1000)
     stage(folder, [line("a", predicted=500, max_tokens=200)])
