@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from src.durations import short, words
 from src.gpus import devices
 from src.phases import ANSWERS, FIRST, HINTS, ORDER, SENDING, Life, Measured
 from src.plan import Plan
-from src.timings import error_words, words
+from src.timings import error_words
 
 NO_GPU_OF_OURS = ("offline", "endpoint")  # engines whose worker computes nothing
 
@@ -46,15 +47,6 @@ def _amount(name: str, amount: int, busy_s: float) -> str:
         mib = amount / 2**20
         return f"{mib:.1f} MiB, {mib / max(busy_s, 1e-3):.1f} MiB/s"
     return f"{amount} {name}" if name in (HINTS, ANSWERS) and amount else ""
-
-
-def short(seconds: float) -> str:
-    """A measured time, to the digit that was measured."""
-    if seconds < 0.001:
-        return "less than 1 ms"
-    if seconds < 0.0995:
-        return f"{seconds * 1000:.0f} ms"
-    return f"{seconds:.2f} s" if seconds < 10 else words(seconds)
 
 
 def rate_words(starts: Sequence[Measured]) -> str:

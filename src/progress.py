@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from src import log
+from src.durations import left
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 LINE_EVERY_S = 5.0
 STILL_EVERY_S = 30.0
+RESULTS = ("answers", "videos")  # stages that end a run, and may be estimated before they begin
 
 
 class Progress(Protocol):
@@ -42,7 +44,7 @@ class Lines(Quiet):
     """A log line for a phase, for the end of a stage, and now and then between: often while things move, and
     still once in a while when they do not, so that nobody wonders.
 
-    expected_s: how long the answers may take from now on, for as long as their rate is not known.
+    expected_s: how long the results may take from now on, for as long as their rate is not known.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, expected_s: float | None = None) -> None:
@@ -75,9 +77,9 @@ class Lines(Quiet):
             rate = (done - at_start) / (now - started)
             facts["rate"] = f"{rate:.1f}/s"
             if done < total:
-                facts["eta"] = f"{(total - done) / rate:.0f}s"
-        elif stage == "answers" and done < total and (left_s := still_expected_s(self.expected_s, now - self.began)):
-            facts["eta"] = f"~{left_s:.0f}s"
+                facts["eta"] = left((total - done) / rate)
+        elif stage in RESULTS and done < total and (left_s := still_expected_s(self.expected_s, now - self.began)):
+            facts["eta"] = f"~{left(left_s)}"
         return facts
 
 
@@ -114,7 +116,7 @@ class Bars(Quiet):
 
         class Left(TimeRemainingColumn):
             def render(self, task: Task) -> Text:
-                known = task.time_remaining is not None or task.description != "answers"
+                known = task.time_remaining is not None or task.description not in RESULTS
                 left_s = None if known else still_expected_s(expected_s, task.elapsed or 0.0)
                 if left_s is None:
                     return super().render(task)

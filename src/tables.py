@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from src import geometry, tokens
 from src.drafts import Listed
+from src.durations import words
 from src.log import printable
 from src.outcomes import FAILED, KEPT, UPSAMPLED
 from src.paths import RunPaths
 from src.plan import Plan, PlanItem
-from src.timings import words
 
 if TYPE_CHECKING:
     from rich.console import Console

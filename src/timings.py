@@ -12,6 +12,7 @@ from statistics import median
 from typing import TypeVar
 
 from src import history
+from src.durations import words
 from src.phases import ANSWERS, FETCHING, FIRST, HINTS, LOADING, SENDING, STARTING, VIDEOS, Life, Measured
 from src.plan import Plan
 from src.work import Work, work_of
@@ -258,10 +259,3 @@ def error_words(estimated_s: Mapping[str, float], took_s: float) -> str:
     off = round(100 * (took_s - total_s) / total_s)
     sign = "+" if off > 0 else "-" if off < 0 else "±"
     return f"estimated {words(total_s)}, took {words(took_s)} ({sign}{abs(off)} %)"
-
-
-def words(seconds: float) -> str:
-    """A duration as people say it."""
-    if seconds < 90:
-        return f"{max(seconds, 0.1):.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -363,6 +363,7 @@ def test_lines_tell_the_estimate_until_a_rate_is_known(clock: Clock) -> None:
     lines.step("answers", 2, 8)
     clock.now += 2
     assert lines._facts("answers", 4, 8, clock.now)["eta"] == "4s"
+    assert Lines(clock, expected_s=7200.0)._facts("videos", 0, 8, clock.now)["eta"] == "~2.0h"
     clock.now += 100
     assert "eta" not in Lines(clock)._facts("answers", 0, 8, clock.now)
 

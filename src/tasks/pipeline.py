@@ -13,6 +13,7 @@ from typing import Any
 
 from launchers.infer import DONE
 from src import log, results
+from src.durations import words
 from src.errors import Detached, ExitCode, InputError
 from src.follow import Record, how_to_come_back
 from src.generate import WORDS, generate, launch_of, open_jobs, site_of, taken_over
@@ -34,7 +35,6 @@ from src.timings import (
     estimate_words,
     estimated_videos,
     remember_videos,
-    words,
 )
 from src.work import pieces_of
 
