@@ -87,13 +87,15 @@ def facts(run: Finished, rows: Sequence[Row]) -> dict[str, str]:
         "recipe": settings.recipe,
         "engine": settings.engine.name,
         "model": settings.model.name if settings.engine.name != "offline" else "none",
+        "budget": f"{settings.max_model_len} tokens, {settings.max_output_tokens} reserved",
         "template": settings.template,
+        "temperature": f"{settings.temperature:g}",
         "seed": str(settings.seed),
         **{state: str(states[state]) for state in STATES},
         "prompt tokens, planned": f"{mean(row['tokens']['predicted'] for row in rows):.0f} on average",
         "prompt tokens, measured": f"{mean(measured):.0f} on average" if measured else "–",
         "answer tokens": f"{mean(output):.0f} on average" if output else "–",
-        "seconds an answer": f"{median(seconds):.3g} in the middle" if seconds else "–",
+        "seconds an answer": f"{median(seconds):.3g}, the median" if seconds else "–",
     }
 
 

@@ -11,10 +11,9 @@ from typing import Any
 
 from src.errors import InputError
 from src.paths import safe_name, write_atomic
-from src.specs import VIDEO_FIELDS, FreeNames, PromptSpec, expanded, problems_of
+from src.specs import VIDEO_FIELDS, VIDEO_SUFFIXES, FreeNames, PromptSpec, expanded, problems_of
 from src.video import Video
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 MAX_TEXT_BYTES = 1_000_000
 
 

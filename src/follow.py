@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from src import log
+from src.commands import command_line
 from src.containers import State
 from src.errors import Detached, EngineError, HostError
 from src.jobs import JobPaths
@@ -236,7 +237,7 @@ def _leave(error: BaseException, begun: Sequence[Follower]) -> None:
 
 def how_to_come_back(run: Path, again: str) -> str:
     """Two lines for people. again: the overrides that come back to a run, less its folder."""
-    return f"come back:  python -m src.run {again}={run}\n    stop it:    python -m src.run task=cancel run={run}"
+    return f"come back:  {command_line(again, run)}\n    stop it:    {command_line('task=cancel run', run)}"
 
 
 class Tail:

@@ -8,10 +8,11 @@ inference_utils.py (`valid_hint_keys`, `load_controlnet_specs`, `validate_contro
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from src.plan import (
     fields_of,
     place_from_json,
 )
-from src.specs import absolute_video
+from src.specs import OBJECT_FIELDS, absolute_video
 
 CONTROLS = ("vis", "seg", "edge", "depth", "keypoint", "upscale", "hdmap", "lidar")
 STRENGTHS = ("very_low", "low", "medium", "high", "very_high")
@@ -36,6 +37,9 @@ SPEC_ARGUMENTS: dict[str, type] = {
     "negative_prompt": str, "sigma_max": float, "blur_strength": str, "canny_threshold": str, "num_steps": int,
     "guidance": float, "fps": int, "seed": int,
 }  # fmt: skip
+LEAST = {"num_steps": 1, "fps": 1, "guidance": 0, "sigma_max": 0}  # of those that are numbers
+# Fields of a control (examples/inference_cosmos_transfer1_7b.md, preprocessors.py).
+CONTROL_FIELDS = ("control_weight", "control_weight_prompt", "input_control", "input_control_prompt", "ckpt_path")
 FLAGS = ("offload_diffusion_transformer", "offload_text_encoder_model", "offload_guardrail_models")
 # Arguments that are ours to give: with another value, what we follow and fetch would not be what is made.
 OURS = (
@@ -178,17 +182,48 @@ def controls_of(item: PlanItem, template: dict[str, Any]) -> tuple[dict[str, Any
     `control_overrides` change fields of controls that are there; transfer.py ignores others.
     """
     extra = json.loads(item.extra)
-    own = {name: dict(extra[name]) for name in CONTROLS if isinstance(extra.get(name), dict)}
+    given = {name: extra[name] for name in CONTROLS if extra.get(name) is not None}
+    if wrong := [name for name, fields in given.items() if not isinstance(fields, dict)]:
+        raise _Unusable(f"{wrong[0]}: is no object, as a control must be: {json.dumps(given[wrong[0]])[:60]}")
+    own = {name: dict(fields) for name, fields in given.items()}
     overrides = _object(extra.get("control_overrides"))
-    ignored = [name for name in overrides if name not in (own or template)]
-    note = f"control_overrides of {', '.join(ignored)}: no such control in the spec" if ignored else ""
+    ignored = [name for name in overrides if name not in (own or template) or not isinstance(overrides[name], dict)]
+    note = "; ".join(_ignored(extra, own, ignored))
     changes = {k: dict(v) for k, v in overrides.items() if k not in ignored and isinstance(v, dict)}
     if not own:
         return template, changes, {}, note
     # The checkpoints of controls are loaded from the spec; everything else may differ from item to item.
     base = {name: {k: v for k, v in fields.items() if k == "ckpt_path"} for name, fields in own.items()}
-    arguments = {name: extra[name] for name in SPEC_ARGUMENTS if name in extra}
+    arguments = {name: extra[name] for name in SPEC_ARGUMENTS if extra.get(name) is not None}
+    for name, value in arguments.items():
+        if said := wrong_argument(name, value):
+            raise _Unusable(f"{name}={value}: {said}")
     return base, {name: {**fields, **changes.get(name, {})} for name, fields in own.items()}, arguments, note
+
+
+def _ignored(extra: Mapping[str, Any], own: Mapping[str, Any], overrides: Sequence[str]) -> Iterator[str]:
+    """What an item says about controls that NVIDIA's script does not read."""
+    if overrides:
+        yield f"control_overrides of {', '.join(overrides)}: no such control in the spec, or no object"
+    for name, fields in own.items():
+        if unknown := [field for field in fields if field not in CONTROL_FIELDS]:
+            yield f"{name}.{', '.join(unknown)}: no field of a control ({', '.join(CONTROL_FIELDS)})"
+    for name, value in extra.items():
+        if isinstance(value, dict) and name not in (*CONTROLS, *OBJECT_FIELDS):
+            for meant in difflib.get_close_matches(name, CONTROLS, n=1, cutoff=0.7):
+                yield f"{name}: no such control; is {meant} meant?"
+
+
+def wrong_argument(name: str, value: object) -> str:
+    """What is wrong with one of SPEC_ARGUMENTS; "" when nothing is."""
+    if name in ("blur_strength", "canny_threshold"):
+        return "" if value in STRENGTHS else f"must be one of {', '.join(STRENGTHS)}"
+    if SPEC_ARGUMENTS[name] is str:
+        return "" if isinstance(value, str) else "must be text"
+    if isinstance(value, bool) or not isinstance(value, int if SPEC_ARGUMENTS[name] is int else int | float):
+        return "must be a whole number" if SPEC_ARGUMENTS[name] is int else "must be a number"
+    least = LEAST.get(name)
+    return "" if least is None or value >= least else f"must be {least} or more"
 
 
 def _object(value: Any) -> dict[str, Any]:

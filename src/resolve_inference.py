@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from src import gpus
 from src.config import Config
 from src.errors import InputError
-from src.inference import CONTROLS, FLAGS, OURS, SPEC_ARGUMENTS, STRENGTHS, InferenceSettings, wrong_weight
+from src.inference import CONTROLS, FLAGS, OURS, SPEC_ARGUMENTS, InferenceSettings, wrong_argument, wrong_weight
 from src.plan import Settings
 from src.resolve import container_settings, host_settings
 
@@ -70,13 +72,10 @@ def _wrong_controls(controls: dict[str, Any]) -> list[str]:
 
 def _wrong_arguments(settings: InferenceSettings, arguments: dict[str, Any]) -> list[str]:
     wrong = [
-        f"inference.{name}={arguments[name]}: must be one of {', '.join(STRENGTHS)}"
-        for name in ("blur_strength", "canny_threshold")
-        if name in arguments and arguments[name] not in STRENGTHS
+        f"inference.{name}={value}: {said}"
+        for name, value in arguments.items()
+        if (said := wrong_argument(name, value))
     ]
-    for name, least in (("num_steps", 1), ("fps", 1), ("guidance", 0), ("sigma_max", 0)):
-        if name in arguments and not arguments[name] >= least:
-            wrong.append(f"inference.{name}={arguments[name]}: must be {least} or more")
     for word in settings.extra_args:
         if word.partition("=")[0] in OURS:
             wrong.append(f"inference.extra_args: {word} is set by us")
@@ -102,3 +101,17 @@ def _wrong_place(settings: InferenceSettings) -> list[str]:
     if settings.num_gpus < 1 or (named and len(named) < settings.num_gpus):
         wrong.append(f"inference.num_gpus={settings.num_gpus}: must be 1 or more, and host.gpus={settings.place.gpus}")
     return wrong
+
+
+def refuse_what_is_missing(settings: InferenceSettings) -> None:
+    """Raises InputError for what is not on this machine and would be missed only after all prompts are upsampled."""
+    if settings.place.kind != "local" or settings.container.reference:
+        return
+    script = Path(settings.repository, settings.script)  # an absolute script stands alone
+    wanted = {
+        f"inference.checkpoint_dir={settings.checkpoint_dir}": Path(settings.checkpoint_dir).is_dir(),
+        f"inference.script={script}": script.is_file(),
+        f"inference.torchrun={settings.torchrun}": shutil.which(settings.torchrun) is not None,
+    }
+    if missing := [what for what, is_there in wanted.items() if not is_there]:
+        raise InputError("what inference needs is not there:\n" + "\n".join(f"  - {what}" for what in missing))

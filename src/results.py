@@ -201,11 +201,11 @@ def _additions(item: PlanItem, row: Row, settings: Settings, now: datetime, meta
         "upsampling_params": {
             "recipe": settings.recipe,
             "engine": row["engine"],
-            "model": settings.model.name,
+            "model": settings.model.name if row["engine"] != "offline" else None,
             "template": settings.template,
             "max_model_len": settings.max_model_len,
             "max_output_tokens": settings.max_output_tokens,
-            "temperature": settings.temperature,
+            "temperature": settings.temperature if row["engine"] != "offline" else None,
             "hint": asdict(item.hint) if item.hint else None,
             "item": item.id,
         },

@@ -32,7 +32,10 @@ class Mark:
 
 def read_marks(file: Path) -> dict[str, Mark]:
     """The last verdict about each item that has one, by name."""
-    return {mark["name"]: Mark(**{key: mark[key] for key in Mark.__slots__}) for mark in read_records(file)}
+    try:
+        return {mark["name"]: Mark(**{key: mark[key] for key in Mark.__slots__}) for mark in read_records(file)}
+    except (ValueError, KeyError, TypeError) as e:
+        raise InputError(f"{file}: a line of it is no verdict ({e})", hint="mend or remove that line") from e
 
 
 def add_marks(file: Path, marks: Iterable[Mark]) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_type_hints
@@ -51,15 +53,17 @@ def _run(raw: DictConfig) -> ExitCode:
     if sweep.is_elsewhere(HydraConfig.get()) and config.console.progress is ProgressMode.auto:
         config.console.progress = ProgressMode.lines  # bars of several processes would paint over one another
     root = Path(HydraConfig.get().runtime.output_dir)
-    out, err = Console(soft_wrap=False), Console(stderr=True)
+    out, err = sweep.console_for_results(), Console(stderr=True)
     log.configure(err, root / "log.jsonl", config.console.level.value)
     try:
         return _carry_out(config, root, out, err)
     except KeyboardInterrupt:
-        sweep.say(f"\nstopped; nothing is lost. Take it up again:\n  python -m src.run {_resume(root, config)}")
+        begun = (root / "plan.json").exists() or config.task.name is TaskName.review
+        again = f"nothing is lost. Take it up again:\n  {_go_on(root, config)}" if begun else "nothing was begun"
+        sweep.say(f"\nstopped; {again}")
         raise
     except Exception as e:
-        code = sweep.told(e, root, f"python -m src.run {_resume(root, config)}")
+        code = sweep.told(e, root, _go_on(root, config))
         if config.console.traceback and code is ExitCode.BUG:
             err.print_exception()
         return code
@@ -82,7 +86,9 @@ def _no_run_to_resume(arguments: list[str]) -> str | None:
     for argument in arguments:
         key, value = _override(argument)
         if key in ("resume", "run") and value not in ("", "null") and not (Path(value) / "plan.json").is_file():
-            return f"{key}={value}: the folder has no plan.json; name the folder that the interrupted run printed"
+            if not Path(value).is_dir():
+                return f"{key}={value}: there is no such folder"
+            return f"{key}={value}: the folder has no plan.json, so no run was begun in it; start it anew"
     return None
 
 
@@ -126,25 +132,27 @@ def _carry_out(config: Config, root: Path, out: Console, err: Console) -> ExitCo
 
 
 # How a run of a task that is not upsample is taken up again.
-_COMES_BACK = {TaskName.pipeline: ("task=pipeline ", "run"), TaskName.limits: ("task=limits ", "resume")}
+_COMES_BACK = {
+    TaskName.pipeline: "task=pipeline run",
+    TaskName.limits: "task=limits resume",
+    TaskName.review: "task=review run",
+}
 
 
-def _resume(path: Path, config: Config) -> str:
-    """The overrides that resume a run, quoted for Hydra and for the shell where the path needs it."""
-    import shlex
+def _go_on(path: Path, config: Config) -> str:
+    """The command that takes a run up again."""
+    from src.commands import command_line
 
-    shown = str(sweep.shown(path))
-    task, key = _COMES_BACK.get(config.task.name, ("", "resume"))
-    if re.fullmatch(r"[A-Za-z0-9_./-]+", shown):
-        return f"{task}{key}={shown}"
-    escaped = shown.replace("\\", "\\\\").replace('"', '\\"')
-    return task + shlex.quote(f'{key}="{escaped}"')
+    return command_line(_COMES_BACK.get(config.task.name, "resume"), sweep.shown(path))
 
 
 def main() -> None:
     """Run, and end with the highest exit code of all jobs."""
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us, in place of printing them
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # systemd, Slurm and Docker stop a program so: as Ctrl-C does
     try:
         if reason := _no_run_to_resume(sys.argv[1:]):
             sweep.say(f"error: {reason}")
@@ -179,11 +187,37 @@ def _refused(error: Exception) -> ExitCode:
             "they made is in their folders"
         )
         return ExitCode.BUG
-    hint = "the config was refused and nothing was started; --help shows what there is"
+    hint = _meant(str(error)) or "the config was refused and nothing was started; --help shows what there is"
     if isinstance(error, MissingConfigException) and (error.missing_cfg_file or "").startswith("hydra/launcher/"):
         hint = "launchers are an extra: pip install hydra-joblib-launcher hydra-submitit-launcher"
-    sweep.say(f"error: {error}\n  → {hint}")
+    said = re.split(r"\n(?:To append to your config|See https://hydra.cc|Config search path)", str(error))[0].rstrip(
+        "."
+    )
+    cause = str(error.__cause__ or "").split("\n")[0]  # of a wrong value: which values there are
+    if cause and cause not in said:
+        said += f": {cause}"
+    sweep.say(f"error: {said}\n  → {hint}")
     return ExitCode.INPUT
+
+
+def _meant(said: str) -> str:
+    """For a name that the config does not have: the names that look like it, "" where there is none."""
+    import difflib
+
+    if not (found := re.search(r"Could not override '([^']+)'", said)):
+        return ""
+    name = found[1]
+    known = [*_names(Config), "hydra.run.dir", "hydra.sweep.dir"]
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.7)
+    return f"did you mean {' or '.join(near)}?" if near else ""
+
+
+def _names(kind: type, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all groups and fields of the schema."""
+    for name, node in get_type_hints(kind).items():
+        yield prefix + name
+        if is_dataclass(node):
+            yield from _names(cast(type, node), f"{prefix}{name}.")
 
 
 if __name__ == "__main__":

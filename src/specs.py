@@ -12,6 +12,7 @@ The format is recognised by content, not by name:
 from __future__ import annotations
 
 import csv
+import difflib
 import glob
 import io
 import json
@@ -33,6 +34,7 @@ VIDEO_FIELDS = ("video_path", "input_video_path", "visual_input")
 TEXT_FIELDS = ("name", "prompt", "upsampled_prompt", "upsampled_at")
 OBJECT_FIELDS = ("metadata", "upsampling_params", "control_overrides")
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".parquet", ".arrow")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 MAX_NAME = 200
 _CHUNK = 1 << 16
 
@@ -76,7 +78,7 @@ def prompt_files(pattern: str) -> list[Path]:
             if not files:
                 raise InputError(
                     f"prompts={pattern}: the folder has no prompt file",
-                    hint=f"it wants files ending in {', '.join(SUFFIXES)}",
+                    hint=f"it wants files ending in {', '.join(SUFFIXES)}; of clips, task=spec makes specs",
                 )
             return files
         files = matches(pattern)
@@ -191,6 +193,10 @@ def _items(file: Path) -> Iterator[tuple[str, str, Any]]:
     except datasets.Unreadable as e:
         raise _FileProblem(str(e)) from None
     except UnicodeDecodeError as e:
+        if file.suffix.lower() in VIDEO_SUFFIXES:
+            raise _FileProblem(
+                "is a clip, not a list of prompts; task=spec prompts=… then=true makes specs of clips"
+            ) from None
         raise _FileProblem(f"is not UTF-8 (byte {e.start} of a block: {e.reason}); save it as UTF-8") from None
     except OSError as e:
         raise _FileProblem(f"cannot be read: {e.strerror}") from None
@@ -390,9 +396,22 @@ def problems_of(raw: Any) -> Iterator[tuple[str, str]]:
     named = {field: raw[field] for field in VIDEO_FIELDS if isinstance(raw.get(field), str) and raw[field]}
     if len(set(named.values())) > 1:
         yield " and ".join(named), "name different videos"
+    yield from _misspelt(raw)
     prompt = raw.get("prompt")
     if not named and (prompt is None or (isinstance(prompt, str) and not prompt.strip())):
         yield "prompt", "is empty, and there is no video_path either"
+
+
+def _misspelt(raw: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Fields of other names that look like one of ours which is missing: a prompt that nobody reads is none."""
+    for field in ("prompt", "video_path"):
+        if field in raw or (field == "video_path" and any(other in raw for other in VIDEO_FIELDS)):
+            continue
+        spelt = {
+            name.strip().casefold(): name for name in raw if name not in (*TEXT_FIELDS, *VIDEO_FIELDS, *OBJECT_FIELDS)
+        }
+        for found in difflib.get_close_matches(field, spelt, n=1, cutoff=0.86):
+            yield spelt[found], f"is no field that is read; is {field} meant?"
 
 
 def _spec(file: Path, where: str, shape: str, raw: dict[str, Any], name: str) -> PromptSpec:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from src.paths import write_atomic
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
     from omegaconf import DictConfig
+    from rich.console import Console
 
 register()  # here, because the callback takes this module, and so schema and resolvers, into a launcher's processes
 RECORDS = ".ended"  # in the folder of a sweep, one file a point
@@ -77,7 +79,7 @@ def _conclude_limits(raw: DictConfig) -> ExitCode:
         del own["hydra"]
     config = cast(Config, OmegaConf.to_object(own))
     folder = shown(Path(raw.hydra.sweep.dir))
-    out, err = Console(soft_wrap=False), Console(stderr=True)
+    out, err = console_for_results(), Console(stderr=True)
     log.configure(err, folder / "log.jsonl", config.console.level.value)
     try:
         return limits.conclude(folder, config, out, err)
@@ -86,6 +88,14 @@ def _conclude_limits(raw: DictConfig) -> ExitCode:
         raise
     except Exception as e:  # Hydra would make a warning of it, and the exit code would not tell
         return told(e, folder, f"the same command with hydra.sweep.dir={folder}")
+
+
+def console_for_results() -> Console:
+    """Where tables go: as wide as the terminal, and wide enough for every verdict where nobody's terminal is written to."""
+    from rich.console import Console
+
+    wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(soft_wrap=False, width=160 if wide else None)
 
 
 def told(error: Exception, folder: Path, go_on: str) -> ExitCode:
@@ -100,9 +110,10 @@ def told(error: Exception, folder: Path, go_on: str) -> ExitCode:
         return error.exit_code
     if isinstance(error, OSError):
         log.get().debug("os_error", exc_info=error)
+        begun = (folder / "plan.json").exists()
+        again = f"; then nothing is lost with\n    {go_on}" if begun else ", then start it anew"
         say(
-            f"error: {error.filename or folder}: {error.strerror or error}\n  → make room or mend the permissions; then "
-            f"nothing is lost with\n    {go_on}"
+            f"error: {error.filename or folder}: {error.strerror or error}\n  → make room or mend the permissions{again}"
         )
         return ExitCode.HOST
     log.get().debug("bug", exc_info=error)

@@ -29,6 +29,13 @@ def show_plan(plan: Plan, console: Console, verbose_rows: int = MAX_ROWS) -> Non
         console.print(f"… and {len(plan.items) - verbose_rows} more items, all in plan.json", style="dim")
     for line in advice(plan):
         console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+    limit = plan.settings.max_model_len
+    if any(not tokens.linear_says_safe(item.tokens.linear_estimate, limit) for item in plan.items if item.fits):
+        console.print(
+            "! marks what the old linear estimate (w x h x frames x 0.0173, safe below 90 %) would have refused.",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _table(plan: Plan, items: Sequence[PlanItem]) -> Table:
@@ -44,6 +51,8 @@ def _table(plan: Plan, items: Sequence[PlanItem]) -> Table:
     for item in items:
         used = item.tokens.prompt + item.tokens.output_reserved
         verdict, style = verdict_of(item)
+        if item.fits and not item.hint and plan.settings.engine.name == "offline":
+            verdict, style = "will be kept: engine=offline has no frames to measure", "yellow"
         table.add_row(
             Text(printable(item.name)),
             f"{item.video.size}" if item.video else "–",
@@ -82,7 +91,7 @@ def advice(plan: Plan) -> list[str]:
     lines = [
         f"{fit} of {len(items)} items fit max_model_len={settings.max_model_len} with "
         f"{settings.max_output_tokens} tokens reserved for each answer "
-        f"({distinct} distinct requests, {clips} clips, {len(plan.batches)} batches)."
+        f"({_number(distinct, 'distinct request')}, {_number(clips, 'clip')}, {_number(len(plan.batches), 'batch')})."
     ]
     if settings.believed_len:
         lines.append(
@@ -98,16 +107,16 @@ def advice(plan: Plan) -> list[str]:
         lines.append(f"{len(refused)} cannot be served: {_counted(refused)}.")
     if larger := _larger_hint(plan):
         lines.append(f"Your budget would allow {larger}: upsample=best_fit")
-    if any(item.hint for item in items):
+    if not shrunk and any(item.hint for item in items):
         need = tokens.smallest_max_model_len(
             [item.tokens.prompt for item in items if item.hint], settings.max_output_tokens + settings.text_margin
         )
         lines.append(f"The smallest budget that serves every hint of this plan: budget.max_model_len={need}")
-    if any(not tokens.linear_says_safe(i.tokens.linear_estimate, settings.max_model_len) for i in items if i.fits):
-        lines.append(
-            "! marks what the old linear estimate (w x h x frames x 0.0173, safe below 90 %) would have refused."
-        )
     return lines
+
+
+def _number(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 'es' if word.endswith('h') else 's'}"
 
 
 def _counted(items: Sequence[PlanItem]) -> str:

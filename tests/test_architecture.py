@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "config": set(),
+    "commands": set(),
     "durations": set(),
     "geometry": set(),
     "sampling": set(),
@@ -53,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sites": {"containers", "host_site", "jobs", "local_site", "plan"},
     "inference": {"containers", "plan", "specs"},
     "resolve_inference": {"config", "errors", "gpus", "inference", "plan", "resolve"},
-    "follow": {"containers", "errors", "jobs", "log", "paths", "progress", "sites"},
+    "follow": {"commands", "containers", "errors", "jobs", "log", "paths", "progress", "sites"},
     "generate": {
         "errors",
         "follow",
@@ -103,7 +104,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "video",
     },
     "sweep": {"config", "errors", "log", "paths", "tasks"},
-    "run": {"config", "errors", "log", "paths", "sweep", "tasks"},
+    "run": {"commands", "config", "errors", "log", "paths", "sweep", "tasks"},
 }
 HOMES = {
     "hydra": {"run", "config", "sweep"},

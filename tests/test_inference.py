@@ -156,6 +156,39 @@ def test_item_with_a_control_that_nvidia_would_refuse_is_left_out(
     assert next(iter(fields)) in only(planned({"edge": fields}), settings).left_out
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"edge": 5}, "edge: is no object"),
+        ({"depth": [1]}, "depth: is no object"),
+        ({"edge": {}, "sigma_max": "high"}, "sigma_max=high: must be a number"),
+        ({"edge": {}, "num_steps": -3}, "num_steps=-3: must be 1 or more"),
+        ({"edge": {}, "seed": 1.5}, "seed=1.5: must be a whole number"),
+        ({"edge": {}, "blur_strength": "soft"}, "blur_strength=soft: must be one of very_low"),
+    ],
+)
+def test_item_whose_controls_say_nothing_is_left_out_and_says_why(
+    planned: Any, settings: InferenceSettings, fields: dict[str, Any], said: str
+) -> None:
+    assert said in only(planned(fields), settings).left_out
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"egde": {"control_weight": 0.5}}, "egde: no such control; is edge meant?"),
+        ({"edge": {"control_wieght": 0.3}}, "edge.control_wieght: no field of a control"),
+        ({"control_overrides": {"edge": 7}}, "control_overrides of edge: no such control in the spec, or no object"),
+        ({"metadata": {"edges": 1}, "edge": None}, ""),
+    ],
+)
+def test_what_nvidia_does_not_read_is_noted(
+    planned: Any, settings: InferenceSettings, fields: dict[str, Any], said: str
+) -> None:
+    take = only(planned(fields), settings)
+    assert said in take.note if said else not take.note
+
+
 def test_items_with_the_same_controls_share_a_group(planned: Any, settings: InferenceSettings) -> None:
     found = takes(
         planned({}, {"depth": {"control_weight": 1}}, {}, {"depth": {"control_weight": 0.5}}).items, None, settings

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from src.errors import InputError
+from src.paths import RunPaths
 from src.reviews import ACCEPTED, EDITED, REJECTED, Mark, add_marks, marks_from, open_rows, read_marks, reviewed
 from src.run import with_inherited
 from src.tasks.review import _answers, edited
@@ -87,13 +88,13 @@ def test_a_person_is_asked_about_each_until_they_have_enough(monkeypatch: pytest
     monkeypatch.delenv("VISUAL", raising=False)
     rows = [row(name) for name in "abcdef"]
     talk = Talk("yes", "n", "what?", "e", "Better.", "s", "e", "", "y", "q", "y")
-    marks = [(m.name, m.verdict, m.text) for m in _answers(rows, talk, talk)]  # type: ignore[arg-type]
+    marks = [(m.name, m.verdict, m.text) for m in _answers(rows, RunPaths(Path("run")), talk, talk)]  # type: ignore[arg-type]
     assert marks == [("a", ACCEPTED, None), ("b", REJECTED, None), ("c", EDITED, "Better."), ("e", ACCEPTED, None)]
 
 
 def test_the_end_of_input_ends_the_review() -> None:
     talk = Talk("y")
-    assert len(list(_answers([row("a"), row("b")], talk, talk))) == 1  # type: ignore[arg-type]
+    assert len(list(_answers([row("a"), row("b")], RunPaths(Path("run")), talk, talk))) == 1  # type: ignore[arg-type]
 
 
 def test_a_text_is_edited_in_the_persons_own_editor(monkeypatch: pytest.MonkeyPatch) -> None:

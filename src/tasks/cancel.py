@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from src import log
+from src.commands import command_line
 from src.errors import ExitCode, HostError, InputError
 from src.paths import RunPaths
 from src.tasks import Invocation
@@ -43,11 +44,11 @@ def run(invocation: Invocation) -> ExitCode:
                 if time.monotonic() > deadline:
                     raise HostError("the worker does not end", hint="look at it with task=status log=true")
                 time.sleep(site.poll_s)
-        again = "task=pipeline run" if paths.pipeline.exists() else "resume"
+        again = command_line("task=pipeline run" if paths.pipeline.exists() else "resume", paths.root)
         for name, site in sites.items():
             state = site.glance().state
             said = f"ended: {state.ending}" if state.ending else state.status
             invocation.out.print(
-                f"{name}  {said}; what is missing:  python -m src.run {again}={invocation.config.run}", markup=False
+                f"{name}  {said}; what is missing:  {again}", markup=False, highlight=False, soft_wrap=True
             )
     return ExitCode.OK

@@ -24,10 +24,10 @@ from src.paths import RunPaths, locked, write_atomic
 from src.phases import LOADING, Measured, Watch
 from src.plan import Plan, read_plan
 from src.progress import showing
-from src.resolve_inference import inference_settings
+from src.resolve_inference import inference_settings, refuse_what_is_missing
 from src.sites import Site
 from src.tasks import Invocation, upsample
-from src.tasks.resolving import resolve_shown, save_plan
+from src.tasks.resolving import refuse_another_run, resolve_shown, save_plan, say_what_is_ignored
 from src.timings import (
     PastVideos,
     earlier_videos,
@@ -55,7 +55,9 @@ def run(invocation: Invocation) -> ExitCode:
         if inference is not None:  # before anything happens, so that whoever comes back finds it
             _remember(upsampling, inference, paths)
         if not upsampling and not coming_back:
-            save_plan(resolve_shown(invocation), paths)
+            plan = resolve_shown(invocation)
+            refuse_another_run(plan, paths)
+            save_plan(plan, paths)
             write_atomic(paths.command, invocation.command + "\n")
     code = _upsample(invocation, coming_back) if upsampling else ExitCode.OK
     if inference is None:
@@ -68,12 +70,13 @@ def _inference(invocation: Invocation, coming_back: bool) -> tuple[bool, Inferen
     """Whether to upsample, and how inference runs: as the run was begun, if it was, else as this command says."""
     config, paths = invocation.config, invocation.paths
     if coming_back and paths.pipeline.exists() and not config.pipeline.again:
-        log.get().info(
-            "run_resumed", run=str(paths.root), note="its pipeline.json decides; pipeline.again=true does not"
-        )
+        heard = ("task", "resume", "run", "output", "console", "hydra", "pipeline")
+        say_what_is_ignored(invocation, heard, "pipeline.json, unless pipeline.again=true is given,")
+        log.get().info("run_resumed", run=str(paths.root), note="as its pipeline.json says")
         begun, settings = as_begun(paths)
         return begun and config.pipeline.upsample, settings
     settings = inference_settings(config, read_plan(paths.plan).settings if coming_back else None)
+    refuse_what_is_missing(settings)
     return config.pipeline.upsample, settings
 
 

@@ -19,6 +19,7 @@ def run(invocation: Invocation) -> ExitCode:
         save_plan(plan, invocation.paths)
     out = invocation.out
     show_plan(plan, out)
-    out.print(estimate_words(estimate(plan), place_words(plan)), markup=False, highlight=False, soft_wrap=True)
+    if any(item.runs for item in plan.items):
+        out.print(estimate_words(estimate(plan), place_words(plan)), markup=False, highlight=False, soft_wrap=True)
     out.print(f"plan.json     {invocation.paths.plan}", markup=False, highlight=False, soft_wrap=True)
     return ExitCode.OK if all(item.fits for item in plan.items) else ExitCode.INCOMPLETE

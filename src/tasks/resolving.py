@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Collection
 from pathlib import Path
 
+from src import log
+from src.commands import command_line
+from src.errors import InputError
 from src.paths import RunPaths, appearing
-from src.plan import Plan, write_plan
+from src.plan import Plan, read_plan, write_plan
 from src.progress import showing
 from src.resolve import resolve
 from src.tasks import Invocation
@@ -16,6 +21,30 @@ def resolve_shown(invocation: Invocation, files: list[Path] | None = None) -> Pl
     config = invocation.config
     with showing(config.console.progress.value, invocation.err) as progress:
         return resolve(config, files=files, on_probe=lambda done, total: progress.step("clips probed", done, total))
+
+
+# Overrides that a run which is taken up again still hears; all else is in its plan.
+_STILL_HEARD = ("task", "resume", "run", "output", "console", "hydra", "pipeline", "inference")
+
+
+def say_what_is_ignored(
+    invocation: Invocation, heard: Collection[str] = _STILL_HEARD, decides: str = "plan.json"
+) -> None:
+    """Warn of overrides on the command line that have no say any more. heard: groups and fields that have."""
+    given = [override.lstrip("+~") for override in shlex.split(invocation.command)[3:]]
+    if ignored := [override for override in given if override.split("=")[0].split(".")[0] not in heard]:
+        log.get().warning("ignored", overrides=" ".join(ignored), note=f"the run's {decides} decides")
+
+
+def refuse_another_run(plan: Plan, paths: RunPaths) -> None:
+    """Raises InputError where the folder holds the answers of a run that asked something else."""
+    if paths.journal.exists() and paths.plan.exists():
+        before = [item.id for item in read_plan(paths.plan).items]
+        if before != [item.id for item in plan.items]:
+            raise InputError(
+                f"{paths.root}: holds another run already, of {len(before)} items",
+                hint=f"name another folder; that run goes on with  {command_line('resume', paths.root)}",
+            )
 
 
 def save_plan(plan: Plan, paths: RunPaths) -> None:

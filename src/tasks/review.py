@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from src import log, results
+from src.commands import command_line
 from src.errors import ExitCode, InputError
 from src.log import printable
 from src.outcomes import UPSAMPLED, read_outcomes
@@ -58,10 +59,16 @@ def run(invocation: Invocation) -> ExitCode:
         )
         if new:
             add_marks(old.review, new)
-        elif sys.stdin.isatty():
-            for mark in _answers(open_rows(rows, marked), invocation, input):
-                add_marks(old.review, [mark])
+        stopped: KeyboardInterrupt | None = None
+        if not new and sys.stdin.isatty():
+            try:
+                for mark in _answers(open_rows(rows, marked), old, invocation, input):
+                    add_marks(old.review, [mark])
+            except KeyboardInterrupt as e:  # what was said until then counts
+                stopped = e
         table, _ = write_results(plan, outcomes, old, invocation.command, unfinished)
+        if stopped:
+            raise stopped
     if asked.page:
         _show(table, asked.page, invocation)
     _count(table, old, invocation)
@@ -75,8 +82,12 @@ def _edits(given: Any) -> dict[str, str]:
             given = json.loads(Path(given).expanduser().read_text(encoding="utf-8"))
         except (OSError, ValueError) as e:
             raise InputError(f"review.edit={given}: cannot be read as JSON: {e}") from None
-    if given is not None and not (isinstance(given, dict) and all(isinstance(v, str) for v in given.values())):
-        raise InputError("review.edit: must be texts by name", hint='review.edit="{boat: A boat at dusk.}"')
+    if given is not None and not isinstance(given, dict):
+        raise InputError("review.edit: must be texts by name", hint="""'review.edit={boat: "A boat, at dusk."}'""")
+    if wrong := [name for name, text in (given or {}).items() if not isinstance(text, str)]:
+        raise InputError(
+            f"review.edit, item {wrong[0]}: is not text", hint="""'review.edit={boat: "A boat, at dusk."}'"""
+        )
     return {str(name): text for name, text in (given or {}).items()}
 
 
@@ -86,24 +97,31 @@ def _now() -> str:
 
 def _reason_of_unfinished(paths: RunPaths, outcomes: Mapping[str, object]) -> str:
     """Why the items that did not end did not, as results.json says."""
-    written = json.loads(paths.results.read_text(encoding="utf-8"))
+    try:
+        written = json.loads(paths.results.read_text(encoding="utf-8"))
+    except ValueError as e:
+        again = command_line("resume", paths.root)
+        raise InputError(f"{paths.results}: cannot be read: {e}", hint=f"write it anew:  {again}") from e
     return next((str(row["reason"]) for row in written if row["id"] not in outcomes), "did not end")
 
 
 # ------------------------------------------------------------------------------------------------- asked on a terminal
 
 
-def _answers(rows: Sequence[results.Row], invocation: Invocation, ask: Ask) -> Iterator[Mark]:
+def _answers(rows: Sequence[results.Row], run: RunPaths, invocation: Invocation, ask: Ask) -> Iterator[Mark]:
     """A verdict for each row, until the person has enough."""
     out = invocation.out
     for n, row in enumerate(rows, start=1):
         out.rule(f"{n} of {len(rows)}  {printable(row['name'])}", align="left", style="dim")
-        out.print(printable(row["original_prompt"]) or "(no prompt)", markup=False, highlight=False, style="dim")
-        out.print(printable(row["upsampled_prompt"]), markup=False, highlight=False)
+        shown = run.root / row["preprocessed_video"] if row["preprocessed_video"] else row["video_path"]
+        for label, text in (("clip", shown), ("before", row["original_prompt"]), ("after", row["upsampled_prompt"])):
+            out.print(f"[dim]{label:<8}[/]", end="")
+            out.print(printable(str(text or "–")), markup=False, highlight=False, soft_wrap=True)
         while True:
             try:
                 said = ask("use it? y(es) n(o) e(dit) s(kip) q(uit) ").strip().lower()[:1]
             except EOFError:
+                out.print()
                 return
             if said == "q":
                 return
@@ -115,6 +133,8 @@ def _answers(rows: Sequence[results.Row], invocation: Invocation, ask: Ask) -> I
                     yield Mark(row["name"], EDITED, text, _now())
                     break
                 out.print("nothing was changed")
+            elif said not in ("y", "n"):
+                out.print("y: the text is used  n: the original prompt stands  e: a better text  s: not now  q: enough")
             if said in ("y", "n"):
                 yield Mark(row["name"], ACCEPTED if said == "y" else REJECTED, at=_now())
                 break
@@ -124,7 +144,7 @@ def edited(text: str, ask: Ask) -> str:
     """The text as the person's own editor leaves it; without one, a new text on one line."""
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
     if not editor:
-        return ask("better text (one line): ")
+        return ask("better text (one line; nothing: as it was): ")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "prompt.txt"
         file.write_text(text, encoding="utf-8")
@@ -150,7 +170,7 @@ def _show(table: Sequence[results.Row], page: int, invocation: Invocation) -> No
     from rich.text import Text
 
     pages = -(-len(table) // PAGE) or 1
-    if page > pages:
+    if not 1 <= page <= pages:
         raise InputError(f"review.page={page}: there {'is' if pages == 1 else 'are'} {pages}")
     shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 1, 0))
     shown.add_column("item", overflow="fold", max_width=24)

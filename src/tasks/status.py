@@ -6,6 +6,7 @@ from collections.abc import Set
 from pathlib import Path
 
 from src import leftovers
+from src.commands import command_line
 from src.errors import ExitCode, InputError
 from src.host_site import HostSite, connect
 from src.jobs import JobPaths, job_id
@@ -88,8 +89,10 @@ def _one(paths: RunPaths, invocation: Invocation) -> ExitCode:
     if invocation.config.log:
         for _, job in parts:
             _show_log(job.engine_log if job.engine_log.exists() else job.log, invocation)
+    elif paths.pipeline.exists() and not paths.inference_results.exists():  # its videos come after
+        _go_on("task=pipeline run", paths, invocation)
     elif known < asked:
-        invocation.out.print(f"go on     python -m src.run task=attach run={paths.root}", markup=False, soft_wrap=True)
+        _go_on("task=attach run", paths, invocation)
     return ExitCode.OK
 
 
@@ -115,9 +118,11 @@ def _inference(job: JobPaths, site: Site, paths: RunPaths, invocation: Invocatio
     if invocation.config.log:
         _show_log(job.engine_log if job.engine_log.exists() else job.log, invocation)
     else:
-        invocation.out.print(
-            f"go on     python -m src.run task=pipeline run={paths.root}", markup=False, soft_wrap=True
-        )
+        _go_on("task=pipeline run", paths, invocation)
+
+
+def _go_on(words: str, paths: RunPaths, invocation: Invocation) -> None:
+    invocation.out.print(f"go on     {command_line(words, paths.root)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _glance(part: Plan, job: JobPaths, taken: Set[str], invocation: Invocation) -> tuple[str, str, int]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from src import log
-from src.errors import EngineError, ExitCode
+from src.commands import command_line
+from src.config import TaskName
+from src.errors import EngineError, ExitCode, InputError
 from src.execute import execute
 from src.outcomes import UPSAMPLED, Outcome, read_outcomes
 from src.paths import RunPaths, locked, write_atomic
@@ -17,7 +20,7 @@ from src.progress import showing
 from src.tables import advice, show_end
 from src.tasks import Invocation
 from src.tasks.reporting import versions, workers_of, write_results
-from src.tasks.resolving import resolve_shown, save_plan
+from src.tasks.resolving import refuse_another_run, resolve_shown, save_plan, say_what_is_ignored
 from src.timings import (
     Estimate,
     earlier_runs,
@@ -82,9 +85,14 @@ def _plan(invocation: Invocation, most: int | None, files: list[Path] | None) ->
     """The plan of the run folder when resuming, else a new one, on disk before anything else happens."""
     config, paths = invocation.config, invocation.paths
     if config.resume:
+        if config.task.name is not TaskName.pipeline:
+            _refuse_what_only_makes_videos(paths)
+        say_what_is_ignored(invocation)
         log.get().info("run_resumed", run=str(paths.root), note="its plan.json decides; prompts are not read again")
         return read_plan(paths.plan)
     plan = resolve_shown(invocation, files)
+    if most is None:
+        refuse_another_run(plan, paths)
     if most is not None:
         first = [item for item in plan.items if item.fits][:most]
         plan = replace(plan, items=tuple(first), batches=(tuple(item.id for item in first),))
@@ -94,6 +102,15 @@ def _plan(invocation: Invocation, most: int | None, files: list[Path] | None) ->
         for line in advice(plan):
             invocation.err.print(log.printable(line), markup=False, highlight=False, soft_wrap=True, style="dim")
     return plan
+
+
+def _refuse_what_only_makes_videos(paths: RunPaths) -> None:
+    """A pipeline that was begun without upsampling has no prompts to take up."""
+    if paths.pipeline.exists() and not json.loads(paths.pipeline.read_text(encoding="utf-8")).get("upsample", True):
+        raise InputError(
+            f"{paths.root}: is a pipeline that was begun with pipeline.upsample=false",
+            hint=f"go on with its videos:  {command_line('task=pipeline run', paths.root)}",
+        )
 
 
 def _finish(
@@ -106,4 +123,7 @@ def _finish(
     show_end(plan, table, paths, measured.seconds, invocation.out, exported)
     if off := error_words(measured.estimated_s, measured.seconds):
         invocation.out.print(off, markup=False, highlight=False)
+    if paths.pipeline.exists() and invocation.config.task.name is not TaskName.pipeline:
+        again = command_line("task=pipeline run", paths.root)
+        invocation.out.print(f"its videos    {again}", markup=False, highlight=False, soft_wrap=True)
     return ExitCode.OK if all(row["state"] == UPSAMPLED for row in table) else ExitCode.INCOMPLETE
