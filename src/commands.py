@@ -14,9 +14,12 @@ def command_line(words: str, folder: Path) -> str:
     """
     *others, key = words.split()
     shown = str(folder)
-    if not re.fullmatch(r"[A-Za-z0-9_./-]+", shown):
-        escaped = shown.replace("\\", "\\\\").replace('"', '\\"')
-        last = shlex.quote(f'{key}="{escaped}"')
-    else:
-        last = f"{key}={shown}"
+    plain = re.fullmatch(r"[A-Za-z0-9_./-]+", shown)
+    last = f"{key}={shown}" if plain else shlex.quote(f"{key}={in_quotes(shown)}")
     return " ".join(("python -m src.run", *others, last))
+
+
+def in_quotes(value: str) -> str:
+    """A value as Hydra's command line reads it back, whatever letters it has: a backslash escapes a quotation mark, and
+    itself only before one."""
+    return '"' + re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ('\\"' if m[2] else ""), value) + '"'

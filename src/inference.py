@@ -187,8 +187,8 @@ def controls_of(item: PlanItem, template: dict[str, Any]) -> tuple[dict[str, Any
         raise _Unusable(f"{wrong[0]}: is no object, as a control must be: {json.dumps(given[wrong[0]])[:60]}")
     own = {name: dict(fields) for name, fields in given.items()}
     overrides = _object(extra.get("control_overrides"))
-    ignored = [name for name in overrides if name not in (own or template) or not isinstance(overrides[name], dict)]
-    note = "; ".join(_ignored(extra, own, ignored))
+    ignored = [name for name in overrides if name not in (own or template)]
+    note = "; ".join(_ignored(extra, own, overrides, ignored))
     changes = {k: dict(v) for k, v in overrides.items() if k not in ignored and isinstance(v, dict)}
     if not own:
         return template, changes, {}, note
@@ -201,10 +201,14 @@ def controls_of(item: PlanItem, template: dict[str, Any]) -> tuple[dict[str, Any
     return base, {name: {**fields, **changes.get(name, {})} for name, fields in own.items()}, arguments, note
 
 
-def _ignored(extra: Mapping[str, Any], own: Mapping[str, Any], overrides: Sequence[str]) -> Iterator[str]:
+def _ignored(
+    extra: Mapping[str, Any], own: Mapping[str, Any], overrides: Mapping[str, Any], not_there: Sequence[str]
+) -> Iterator[str]:
     """What an item says about controls that NVIDIA's script does not read."""
-    if overrides:
-        yield f"control_overrides of {', '.join(overrides)}: no such control in the spec, or no object"
+    if not_there:
+        yield f"control_overrides of {', '.join(not_there)}: no such control in the spec"
+    if empty := [name for name, fields in overrides.items() if not isinstance(fields, dict)]:
+        yield f"control_overrides of {', '.join(empty)}: no object"
     for name, fields in own.items():
         if unknown := [field for field in fields if field not in CONTROL_FIELDS]:
             yield f"{name}.{', '.join(unknown)}: no field of a control ({', '.join(CONTROL_FIELDS)})"

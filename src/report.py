@@ -25,6 +25,7 @@ from src.outcomes import STATES
 from src.pages import page_template
 from src.paths import appearing, safe_name
 from src.results import FLAGS
+from src.reviews import ACCEPTED, EDITED, REJECTED
 
 COMMAND = "command"  # label (in any case) of the fact that is shown in a box to copy from
 MAX_WIDTH_PX, MIN_WIDTH_PX = 360, 64
@@ -32,7 +33,7 @@ FULL_WIDTH_FRAMES = 1000  # as many thumbnails of full width take 8 MB (drawn cl
 
 # What a card shows of a row as it stands; `page_item` adds the texts and the frames.
 _SHOWN = ["name", "state", "reason", "note", "attempts", "engine", "tokens", "finish_reason", "seconds"]
-_SHOWN += ["source", "hint", "shrunk_from", "flags"]
+_SHOWN += ["source", "hint", "shrunk_from"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +59,13 @@ def write_report(report: Report, out: Path) -> None:
     number_of, pictures = distinct_frames(file for row in report.rows for file in row["frame_files"])
     width_px = thumbnail_width(len(pictures))
     states = Counter(row["state"] for row in report.rows)
-    flags = Counter(flag for row in report.rows for flag in row["flags"])
+    flags = Counter(flag for row in report.rows for flag in _flags(row))
     page = page_template("report.html.j2").generate(
         title=report.title,
         facts=[fact for fact in report.facts if fact[0].casefold() != COMMAND],
         commands=[value for label, value in report.facts if label.casefold() == COMMAND],
         counts=[(state, states[state]) for state in STATES],
-        flags=[(flag, flags[flag]) for flag in FLAGS if flags[flag]],
+        flags=[(flag, flags[flag]) for flag in (*FLAGS, ACCEPTED, EDITED, REJECTED) if flags[flag]],
         timelines=report.timelines,
         offline=any(row["engine"] == "offline" for row in report.rows),
         thumbnail_px=width_px,
@@ -86,6 +87,7 @@ def write_comparison(sides: tuple[Mapping[str, str], Mapping[str, str]], pairs: 
     numbers = ([[number_of[file] for file in side] for side in files] for files in shown)
     page = page_template("compare.html.j2").generate(
         facts=[(label, value, sides[1][label]) for label, value in sides[0].items()],
+        runs=[f"{side['run']}" + (f" · {side['recipe']}" if "recipe" in side else "") for side in sides],
         count=len(pairs),
         differ=sum(pair.differs for pair in pairs),
         states_differ=sum(pair.first["state"] != pair.second["state"] for pair in pairs),
@@ -141,6 +143,11 @@ def _thumbnail(file: str, width_px: int) -> str | None:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
+def _flags(row: Mapping[str, Any]) -> list[str]:
+    """The flags of a row, and the verdict of a person among them."""
+    return [*row["flags"], *([row["review"]["verdict"]] if row.get("review") else [])]
+
+
 def page_item(row: Mapping[str, Any], frames: Sequence[int | None]) -> dict[str, Any]:
     """What the page needs of a row. `quoted`: `after` is only what was added behind the original prompt."""
     before, after = row["original_prompt"], row["upsampled_prompt"]
@@ -151,5 +158,6 @@ def page_item(row: Mapping[str, Any], frames: Sequence[int | None]) -> dict[str,
         **{key: row[key] for key in _SHOWN},
         **texts,
         "frames": frames,
-        "review": (row.get("review") or {}).get("verdict"),
+        "flags": _flags(row),
+        "answer": (row.get("review") or {}).get("answer"),
     }

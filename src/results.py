@@ -151,6 +151,8 @@ def _summary(table: Sequence[Row]) -> str:
         "seconds",
         "review",
         "video_path",
+        "original_prompt",
+        "upsampled_prompt",
     ]
     writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src import sweep
+from src import __version__, sweep
 from src.config import Config, ProgressMode, TaskName
 from src.errors import ExitCode
 
@@ -52,7 +52,10 @@ def _run(raw: DictConfig) -> ExitCode:
         return ExitCode.INPUT
     if sweep.is_elsewhere(HydraConfig.get()) and config.console.progress is ProgressMode.auto:
         config.console.progress = ProgressMode.lines  # bars of several processes would paint over one another
-    root = Path(HydraConfig.get().runtime.output_dir)
+    hydra_ = HydraConfig.get()
+    root = Path(hydra_.runtime.output_dir)
+    if hydra_.mode is RunMode.MULTIRUN and config.console.level.value in ("debug", "info"):
+        sweep.say(f"── point {hydra_.job.num}: {' '.join(hydra_.overrides.task)}")
     out, err = sweep.console_for_results(), Console(stderr=True)
     log.configure(err, root / "log.jsonl", config.console.level.value)
     try:
@@ -96,7 +99,7 @@ def _override(argument: str) -> tuple[str, str]:
     """Key and value of an override, without what marks it as added or removed, and without quotes."""
     key, _, value = argument.partition("=")
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":  # as Hydra takes quotes off
-        value = re.sub(r"\\(.)", r"\1", value[1:-1])
+        value = re.sub(r"\\([\"'])", r"\1", value[1:-1])
     return key.lstrip("+~"), value
 
 
@@ -153,6 +156,9 @@ def main() -> None:
     signal.signal(
         signal.SIGTERM, signal.default_int_handler
     )  # systemd, Slurm and Docker stop a program so: as Ctrl-C does
+    if "--version" in sys.argv[1:]:
+        print(f"prompt upsampler {__version__}")
+        sys.exit(0)
     try:
         if reason := _no_run_to_resume(sys.argv[1:]):
             sweep.say(f"error: {reason}")

@@ -60,9 +60,9 @@ class Sweep(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Say how each point ended, where that may not have been seen; end a sweep that ends as one."""
-        if _is_sent:
+        if config.task.name is not TaskName.limits or _is_sent:
             for job in ended():
-                print(f"point {job.number}: exit code {int(job.code)}  {job.folder}")
+                print(f"point {job.number}: exit code {int(job.code)}  {shown(job.folder)}")
         if config.task.name is TaskName.limits:
             codes.append(_conclude_limits(config))
 

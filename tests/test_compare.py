@@ -98,7 +98,7 @@ def pairs() -> list[Pair]:
 def test_hostile_text_ends_as_data_only(tmp_path: Path) -> None:
     write_comparison(({"run": HOSTILE}, {"run": HOSTILE}), pairs(), tmp_path / "compare.html")
     page = Page(tmp_path / "compare.html")
-    assert [tag for tag, _ in page.tags if tag in ("script", "img")] == ["script"] * 3  # items, frames, the code
+    assert [tag for tag, _ in page.tags if tag in ("script", "img")] == ["script"] * 4  # runs, items, frames, the code
     assert page.json("items")[3]["name"] == HOSTILE
 
 

@@ -19,6 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from src import __version__
 from src import config as schema
 from src.config import Config, TaskName, hydra_subdir, run_folder
 from tests.conftest import ROOT, Configure, composed
@@ -315,6 +316,29 @@ def test_config_that_hydra_refuses_ends_with_2_and_leaves_nothing(tmp_path: Path
     assert override.split("=")[0].split(".")[-1] in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("budgt=4k", "did you mean budget?"),
+        ("sampling.temprature=1", "did you mean sampling.temperature?"),
+        ("engine.item_delay=3", "did you mean engine.item_delay_s?"),
+        ("frames.count=abc", "could not be converted to Integer"),
+        ("review.all=maybe", "expected one of [accepted, rejected]"),
+        ("output.exports=[csv]", "expected one of [parquet, dataset, openai, cosmos3]"),
+        ("upsample=safe", "safe_320"),
+    ],
+)
+def test_what_is_refused_says_what_was_meant_or_what_there_is(tmp_path: Path, override: str, said: str) -> None:
+    done = run(override, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "hydra.cc" not in done.stderr and "use +" not in done.stderr
+
+
+def test_version_is_said(tmp_path: Path) -> None:
+    assert run("--version", cwd=tmp_path).stdout == f"prompt upsampler {__version__}\n"
 
 
 @pytest.mark.parametrize("override", ["resolution=720", "engine=null"])

@@ -301,6 +301,29 @@ def test_on_a_terminal_a_person_is_asked_about_each_text(example: ExampleRun, tm
     assert results_of(run)[1]["state"] == "kept"
 
 
+@pytest.mark.parametrize("end_it", ["Ctrl-C", "Ctrl-D"])
+def test_a_review_that_is_broken_off_counts_as_far_as_it_came(example: ExampleRun, tmp_path: Path, end_it: str) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(example.run, run)
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "src.run", "task=review", f"run={run}", "review.page=0"], cwd=ROOT, stdin=theirs,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    os.close(theirs)
+    os.write(ours, b"n\n")
+    wait_for(lambda: (run / "review.jsonl").exists() and (run / "review.jsonl").read_text().endswith("\n"))
+    if end_it == "Ctrl-C":
+        process.send_signal(signal.SIGINT)
+    else:
+        os.write(ours, b"\x04")
+    end = ended(process)
+    os.close(ours)
+    assert end.code == (130 if end_it == "Ctrl-C" else 0), end.err
+    assert results_of(run)[0]["state"] == "kept"  # as it was said, in every file
+    assert end_it == "Ctrl-D" or "task=review run=" in end.err
+
+
 # ---------------------------------------------------------------------------------------------------------- exit codes
 
 
@@ -579,6 +602,39 @@ def test_ctrl_c_before_anything_began_is_no_success(tmp_path: Path, prompts: Pat
     end = ended(process)
     assert end.code == 130
     assert "resume=" not in end.err or (run / "plan.json").exists()
+
+
+def test_a_program_that_is_asked_to_end_does_so_as_with_ctrl_c(
+    tmp_path: Path, clips: Path, common: tuple[str, ...]
+) -> None:
+    file, run = write_prompts(tmp_path / "prompts.json", clips / "wide.mp4", 40), tmp_path / "run"
+    process = start(f"prompts={quoted(file)}", f"hydra.run.dir={run}", *SLOW, *common)
+    wait_for(lambda: (run / "journal.jsonl").exists() and len(journalled(run)) >= 2)
+    process.terminate()
+    end = ended(process)
+    assert end.code == 130 and "resume=" in end.err
+    assert worker_pid(run) is None and 2 <= len(journalled(run)) < 40
+
+
+def test_a_folder_with_answers_is_not_taken_for_another_run(
+    tmp_path: Path, clips: Path, common: tuple[str, ...]
+) -> None:
+    run, first = tmp_path / "run", write_prompts(tmp_path / "first.json", clips / "wide.mp4", 3)
+    assert program(f"prompts={quoted(first)}", f"hydra.run.dir={run}", *common).code == 0
+    before = (run / "results.json").read_bytes()
+    other = write_prompts(tmp_path / "other.json", clips / "wide.mp4", 2)
+    end = program(f"prompts={quoted(other)}", f"hydra.run.dir={run}", *common)
+    assert end.code == 2 and "holds another run already, of 3 items" in end.err
+    assert (run / "results.json").read_bytes() == before
+    assert program(f"prompts={quoted(first)}", f"hydra.run.dir={run}", *common).code == 0  # the same run goes on
+
+
+def test_options_that_a_resumed_run_does_not_hear_are_named(example: ExampleRun, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(example.run, run)
+    end = program(f"resume={quoted(run)}", "upsample=best_fit", "budget.max_model_len=9000", "output.report=true")
+    assert end.code == 0, end.err
+    assert 'overrides="upsample=best_fit budget.max_model_len=9000"' in end.err
 
 
 def test_ctrl_c_while_the_worker_starts_leaves_none_behind(

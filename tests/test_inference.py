@@ -178,7 +178,7 @@ def test_item_whose_controls_say_nothing_is_left_out_and_says_why(
     [
         ({"egde": {"control_weight": 0.5}}, "egde: no such control; is edge meant?"),
         ({"edge": {"control_wieght": 0.3}}, "edge.control_wieght: no field of a control"),
-        ({"control_overrides": {"edge": 7}}, "control_overrides of edge: no such control in the spec, or no object"),
+        ({"control_overrides": {"edge": 7}}, "control_overrides of edge: no object"),
         ({"metadata": {"edges": 1}, "edge": None}, ""),
     ],
 )

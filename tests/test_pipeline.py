@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import av
 import pytest
 
 from launchers.worker import read_records
-from tests.program import Ended, quoted
+from tests.program import Ended, program, quoted
 from tests.rig import sshd
 from tests.rig.cosmos import Cosmos
 from tests.test_remote import Rig, ended, has_ended, wait_for
@@ -141,6 +142,34 @@ def test_without_inference_it_is_the_ordinary_task_and_a_later_call_makes_the_vi
     assert end.code == 0, end.err
     local.assert_videos()
     assert (local.run / "results.json").read_bytes() == before  # its prompts were taken over, not asked again
+
+
+def test_pipeline_begun_without_upsampling_is_not_upsampled_by_a_resume(local: Local) -> None:
+    assert local.go(local.prompts("a boat"), "pipeline.upsample=false").code == 0
+    before = local.rows()
+    end = program(f"resume={quoted(local.run)}")
+    assert end.code == 2 and "task=pipeline" in end.err
+    assert local.rows() == before and not (local.run / "results.json").exists()
+
+
+def test_a_second_pipeline_says_how_long_it_may_take_and_what_it_does_not_hear(local: Local) -> None:
+    assert local.go(local.prompts("a boat"), "pipeline.upsample=false").code == 0
+    again = local.go(
+        local.prompts("a ship"), "pipeline.upsample=false", f"hydra.run.dir={quoted(local.folder / 'second')}"
+    )
+    assert again.code == 0, again.err
+    assert re.search(r"may take about .* by the last run with inference=edge, 1 GPU on local \(.*videos", again.err)
+    assert re.search(r"estimated .* took .* %\)", again.out)
+    back = local.back("inference=depth", "inference.require_upsampled=true")
+    assert back.code == 0 and "inference=depth inference.require_upsampled=true" in back.err
+
+
+@pytest.mark.parametrize("missing", ["checkpoint_dir", "repository", "torchrun"])
+def test_what_inference_needs_and_is_not_there_is_said_before_anything_starts(local: Local, missing: str) -> None:
+    end = local.go(local.prompts("a boat"), f"inference.{missing}=/no/such/place")
+    assert end.code == 2, end.err
+    assert "/no/such/place" in end.err and "is not there" in end.err
+    assert not (local.run / "plan.json").exists()
 
 
 def test_leaving_both_stages_out_is_refused(local: Local) -> None:
@@ -316,7 +345,7 @@ def test_over_ssh_ctrl_c_leaves_the_job_which_can_be_looked_at_cancelled_and_tak
     process.send_signal(signal.SIGINT)
     end = ended(process)
     assert end.code == 130, end.err
-    assert "task=pipeline run=" in end.err
+    assert re.search(r"come back:  python -m src.run task=pipeline '?run=", end.err)
     assert far.cosmos.processes()
     command = [sys.executable, "-m", "src.run", f"run={quoted(far.run)}"]
     status = subprocess.run(

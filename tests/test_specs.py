@@ -365,6 +365,31 @@ def test_item_that_can_be_used_is_no_problem(write: Write, item: dict[str, Any])
     assert len(specs(write(json.dumps([item])))) == 1
 
 
+@pytest.mark.parametrize(
+    ("item", "field", "meant"),
+    [
+        ({"promt": "a boat", "video_path": "a.mp4"}, "promt", "prompt"),
+        ({"Prompt": "a boat", "video_path": "a.mp4"}, "Prompt", "prompt"),
+        ({"prompt": "a boat", "video_pth": "a.mp4"}, "video_pth", "video_path"),
+    ],
+)
+def test_field_that_looks_like_one_that_is_missing_is_a_problem(
+    write: Write, item: dict[str, str], field: str, meant: str
+) -> None:
+    [problem] = problems(write(json.dumps([item])))
+    assert f"{field}: is no field that is read; is {meant} meant?" in problem
+
+
+def test_other_fields_may_have_any_name_beside_ours(write: Write) -> None:
+    item = {"prompt": "a", "prompts": "b", "video_path": "a.mp4", "video_paths": [], "shot": 1}
+    assert len(specs(write(json.dumps([item])))) == 1
+
+
+def test_clip_in_place_of_a_list_is_told_what_makes_specs(write: Write, clips: Path) -> None:
+    [problem] = problems(clips / "wide.mp4")
+    assert "is a clip, not a list of prompts; task=spec" in problem
+
+
 def test_all_problems_of_all_files_are_listed_at_once(write: Write) -> None:
     one = write('[{"prompt": 5, "video_path": 6}, {"prompt": "fine"}, {"prompt": ""}, {"prompt": "a"}', "1.json")
     two = write('{"prompt": "a"}\n{"prompt": \n{"name": 7}\nnull\n', "2.jsonl")

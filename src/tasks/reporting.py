@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from launchers.worker import read_records
-from src import exports, results
+from src import __version__, exports, results
 from src.account import run_facts, timeline
 from src.outcomes import Outcome
 from src.paths import RunPaths
@@ -21,7 +21,7 @@ from src.reviews import read_marks, reviewed
 def versions() -> dict[str, str]:
     """What this process runs on."""
     ours = {name: metadata.version(name) for name in ("av", "mistral_common", "pillow")}
-    return {"Python": platform.python_version(), **ours}
+    return {"prompt upsampler": __version__, "Python": platform.python_version(), **ours}
 
 
 def workers_of(paths: RunPaths) -> tuple[Life, ...]:

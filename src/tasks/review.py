@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from src import log, results
-from src.commands import command_line
+from src.commands import command_line, in_quotes
 from src.errors import ExitCode, InputError
 from src.log import printable
 from src.outcomes import UPSAMPLED, read_outcomes
@@ -238,5 +238,4 @@ def _asks_the_same(invocation: Invocation, plan: Plan) -> bool:
 def _command(command: str, prompts: Path) -> str:
     """The command that repeats the new run, whatever becomes of the verdicts."""
     kept = [o for o in shlex.split(command)[3:] if not o.startswith(("task=", "run=", "prompts=", "review."))]
-    escaped = str(prompts).replace("\\", "\\\\").replace('"', '\\"')
-    return shlex.join(["python", "-m", "src.run", f'prompts="{escaped}"', *kept])
+    return shlex.join(["python", "-m", "src.run", f"prompts={in_quotes(str(prompts))}", *kept])
