@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -106,7 +105,9 @@ def _plan(invocation: Invocation, most: int | None, files: list[Path] | None) ->
 
 def _refuse_what_only_makes_videos(paths: RunPaths) -> None:
     """A pipeline that was begun without upsampling has no prompts to take up."""
-    if paths.pipeline.exists() and not json.loads(paths.pipeline.read_text(encoding="utf-8")).get("upsample", True):
+    from src.tasks.pipeline import as_begun  # which imports us
+
+    if paths.pipeline.exists() and not as_begun(paths)[0]:
         raise InputError(
             f"{paths.root}: is a pipeline that was begun with pipeline.upsample=false",
             hint=f"go on with its videos:  {command_line('task=pipeline run', paths.root)}",
