@@ -50,18 +50,18 @@ def _run(raw: DictConfig) -> ExitCode:
     if added := _added(raw, Config):
         print(f"error: the config has no field {', '.join(added)}", file=sys.stderr)
         return ExitCode.INPUT
-    if sweep.is_elsewhere(HydraConfig.get()) and config.console.progress is ProgressMode.auto:
+    hydra_config = HydraConfig.get()
+    if sweep.is_elsewhere(hydra_config) and config.console.progress is ProgressMode.auto:
         config.console.progress = ProgressMode.lines  # bars of several processes would paint over one another
-    hydra_ = HydraConfig.get()
-    root = Path(hydra_.runtime.output_dir)
-    if hydra_.mode is RunMode.MULTIRUN and config.console.level.value in ("debug", "info"):
-        sweep.say(f"── point {hydra_.job.num}: {' '.join(hydra_.overrides.task)}")
+    root = Path(hydra_config.runtime.output_dir)
+    if hydra_config.mode is RunMode.MULTIRUN and config.console.level.value in ("debug", "info"):
+        sweep.say(f"── point {hydra_config.job.num}: {' '.join(hydra_config.overrides.task)}")
     out, err = sweep.console_for_results(), Console(stderr=True)
     log.configure(err, root / "log.jsonl", config.console.level.value)
     try:
         return _carry_out(config, root, out, err)
     except KeyboardInterrupt:
-        begun = (root / "plan.json").exists() or config.task.name is TaskName.review
+        begun = (root / "plan.json").exists()
         again = f"nothing is lost. Take it up again:\n  {_go_on(root, config)}" if begun else "nothing was begun"
         sweep.say(f"\nstopped; {again}")
         raise
@@ -153,9 +153,8 @@ def main() -> None:
     """Run, and end with the highest exit code of all jobs."""
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us, in place of printing them
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # systemd, Slurm and Docker stop a program so: as Ctrl-C does
+    # systemd, Slurm and Docker end a program so, and mean what Ctrl-C means.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if "--version" in sys.argv[1:]:
         print(f"prompt upsampler {__version__}")
         sys.exit(0)
@@ -185,6 +184,10 @@ def main() -> None:
     sys.exit(int(sweep.exit_code()))
 
 
+# Where the part of Hydra's messages begins that speaks of Hydra.
+_NOT_FOR_PEOPLE = re.compile(r"\n(?:To append to your config|See https://hydra.cc|Config search path)")
+
+
 def _refused(error: Exception) -> ExitCode:
     """Say what Hydra or a launcher raised; the exit code for it."""
     if sweep.sent_from() and not isinstance(error, (HydraException, OmegaConfBaseException)):
@@ -196,9 +199,7 @@ def _refused(error: Exception) -> ExitCode:
     hint = _meant(str(error)) or "the config was refused and nothing was started; --help shows what there is"
     if isinstance(error, MissingConfigException) and (error.missing_cfg_file or "").startswith("hydra/launcher/"):
         hint = "launchers are an extra: pip install hydra-joblib-launcher hydra-submitit-launcher"
-    said = re.split(r"\n(?:To append to your config|See https://hydra.cc|Config search path)", str(error))[0].rstrip(
-        "."
-    )
+    said = _NOT_FOR_PEOPLE.split(str(error))[0].rstrip(".")
     cause = str(error.__cause__ or "").split("\n")[0]  # of a wrong value: which values there are
     if cause and cause not in said:
         said += f": {cause}"
