@@ -158,7 +158,9 @@ def test_a_second_pipeline_says_how_long_it_may_take_and_what_it_does_not_hear(l
         local.prompts("a ship"), "pipeline.upsample=false", f"hydra.run.dir={quoted(local.folder / 'second')}"
     )
     assert again.code == 0, again.err
-    assert re.search(r"may take about .* by the last run with inference=edge, 1 GPU on local \(.*videos", again.err)
+    assert re.search(
+        r"may take about .* by the last (?:run|\d+ runs) with inference=edge, 1 GPU on local \(.*videos", again.err
+    )
     assert re.search(r"estimated .* took .* %\)", again.out)
     back = local.back("inference=depth", "inference.require_upsampled=true")
     assert back.code == 0 and "inference=depth inference.require_upsampled=true" in back.err
