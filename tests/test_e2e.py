@@ -283,18 +283,24 @@ def test_only_the_rejected_are_asked_again_in_a_run_of_its_own(judged: tuple[Pat
     assert [r["id"] for r in results_of(tmp_path / "third")] == [r["id"] for r in results_of(again)]
 
 
-def test_on_a_terminal_a_person_is_asked_about_each_text(example: ExampleRun, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(example.run, run)
+def reviewing(run: Path) -> tuple[subprocess.Popen[str], int]:
+    """A review of a run on a terminal: its process, and where a person types."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "src.run", "task=review", f"run={run}", "review.page=0"], cwd=ROOT, stdin=theirs,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     os.close(theirs)
-    os.write(ours, b"y\nn\ns\nq\n")
+    return process, ours
+
+
+def test_on_a_terminal_a_person_is_asked_about_each_text(example: ExampleRun, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(example.run, run)
+    process, keys = reviewing(run)
+    os.write(keys, b"y\nn\ns\nq\n")
     end = ended(process)
-    os.close(ours)
+    os.close(keys)
     assert end.code == 0, end.err
     marks = [json.loads(line) for line in (run / "review.jsonl").read_text().splitlines()]
     assert [(m["name"], m["verdict"]) for m in marks] == [("robot_arm", "accepted"), ("robot_arm_camera", "rejected")]
@@ -305,20 +311,15 @@ def test_on_a_terminal_a_person_is_asked_about_each_text(example: ExampleRun, tm
 def test_a_review_that_is_broken_off_counts_as_far_as_it_came(example: ExampleRun, tmp_path: Path, end_it: str) -> None:
     run = tmp_path / "run"
     shutil.copytree(example.run, run)
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "src.run", "task=review", f"run={run}", "review.page=0"], cwd=ROOT, stdin=theirs,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    os.close(theirs)
-    os.write(ours, b"n\n")
+    process, keys = reviewing(run)
+    os.write(keys, b"n\n")
     wait_for(lambda: (run / "review.jsonl").exists() and (run / "review.jsonl").read_text().endswith("\n"))
     if end_it == "Ctrl-C":
         process.send_signal(signal.SIGINT)
     else:
-        os.write(ours, b"\x04")
+        os.write(keys, b"\x04")
     end = ended(process)
-    os.close(ours)
+    os.close(keys)
     assert end.code == (130 if end_it == "Ctrl-C" else 0), end.err
     assert results_of(run)[0]["state"] == "kept"  # as it was said, in every file
     assert end_it == "Ctrl-D" or "task=review run=" in end.err
