@@ -534,6 +534,10 @@ def test_a_sweep_runs_every_point_and_a_failing_one_does_not_stop_the_others(
     assert end.code == 2, end.err
     assert "Traceback" not in end.err
     assert end.err.count("there is no such file or folder") == 2
+    assert "── point 3: upsample=best_fit prompts=" in end.err
+    assert [line.split("  ")[0] for line in end.out.splitlines() if line.startswith("point ")] == [
+        "point 0: exit code 2", "point 1: exit code 0", "point 2: exit code 2", "point 3: exit code 0",
+    ]  # fmt: skip
     assert [(tmp_path / "sweep" / n / "results.json").exists() for n in "0123"] == [False, True, False, True]
     small, large = (plan_of(tmp_path / "sweep" / n)["items"][0]["hint"]["width_px"] for n in "13")
     assert small <= large

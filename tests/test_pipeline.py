@@ -152,6 +152,15 @@ def test_pipeline_begun_without_upsampling_is_not_upsampled_by_a_resume(local: L
     assert local.rows() == before and not (local.run / "results.json").exists()
 
 
+def test_status_of_a_pipeline_whose_videos_are_to_come_names_the_pipeline(local: Local) -> None:
+    assert local.go(local.prompts("a boat"), "pipeline.inference=false").code == 0
+    (local.run / "pipeline.json").write_text(
+        '{"version": 1, "upsample": true, "inference": {}}'
+    )  # as when it was killed
+    said = program("task=status", f"run={quoted(local.run)}").out
+    assert re.search(r"go on +python -m src\.run task=pipeline 'run=", said)
+
+
 def test_a_second_pipeline_says_how_long_it_may_take_and_what_it_does_not_hear(local: Local) -> None:
     assert local.go(local.prompts("a boat"), "pipeline.upsample=false").code == 0
     again = local.go(

@@ -394,6 +394,21 @@ def _words(v: Visit, selector: str) -> list[str]:
 
 
 @pytest.mark.browser
+def test_verdicts_of_a_person_are_filters_and_what_was_rejected_can_be_read(visit: Open) -> None:
+    said = {"verdict": "rejected", "at": "2026-01-01", "answer": "A ship that is not there."}
+    v = visit(
+        report(row("a", review={**said, "verdict": "accepted", "answer": None}), kept("b", review=said), row("c"))
+    )
+    v.page.click("[data-flag=rejected]")
+    v.page.wait_for_function("document.querySelectorAll('.item').length === 1")
+    item = v.page.locator(".item").first
+    item.locator(".texts").wait_for()
+    assert item.locator("h3").text_content() == "b"
+    assert "A ship that is not there." in (item.locator(".texts").text_content() or "")
+    assert v.page.locator("[data-flag]").all_text_contents() == ["Accepted 1", "Rejected 1"]
+
+
+@pytest.mark.browser
 def test_words_that_are_new_or_gone_are_marked_and_the_texts_stay_whole(visit: Open) -> None:
     before, after = "A red car drives fast, at night.", "At dusk a dark red car drives slowly, at night. It rains."
     v = visit(report(row("x", original_prompt=before, upsampled_prompt=after)))

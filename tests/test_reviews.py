@@ -10,7 +10,7 @@ from src.errors import InputError
 from src.paths import RunPaths
 from src.reviews import ACCEPTED, EDITED, REJECTED, Mark, add_marks, marks_from, open_rows, read_marks, reviewed
 from src.run import with_inherited
-from src.tasks.review import _answers, edited
+from src.tasks.review import _answers, _reason_of_unfinished, edited
 from tests.test_report import kept, row
 
 ROWS = [row("a"), row("b"), kept("c"), row("d")]
@@ -24,6 +24,22 @@ def test_the_last_verdict_counts_and_a_torn_line_does_not(tmp_path: Path) -> Non
     add_marks(file, [Mark("a", EDITED, "läuft \u2028 雨")])
     assert read_marks(file) == {"a": Mark("a", EDITED, "läuft \u2028 雨"), "b": Mark("b", REJECTED)}
     assert read_marks(tmp_path / "nowhere") == {}
+
+
+@pytest.mark.parametrize("line", ["nonsense", '{"name": "a"}', "[]"])
+def test_a_line_that_is_no_verdict_is_an_error_that_names_the_file(tmp_path: Path, line: str) -> None:
+    add_marks(tmp_path / "review.jsonl", [Mark("a", ACCEPTED)])
+    with open(tmp_path / "review.jsonl", "a") as f:
+        f.write(f"{line}\n")
+    with pytest.raises(InputError, match=r"review\.jsonl: a line of it is no verdict"):
+        read_marks(tmp_path / "review.jsonl")
+
+
+def test_damaged_results_are_an_error_that_says_how_they_are_written_anew(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text("[{")
+    with pytest.raises(InputError, match="cannot be read") as caught:
+        _reason_of_unfinished(RunPaths(tmp_path), {})
+    assert f"resume={tmp_path}" in caught.value.hint
 
 
 def test_an_edited_text_stands_in_place_of_the_engines_which_is_kept_beside_it() -> None:
