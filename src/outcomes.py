@@ -60,8 +60,10 @@ class RunJournal:
         """Write an outcome down; False when its item had already ended."""
         if outcome.id in self.outcomes:
             return False
-        self._journal.append(asdict(outcome))
+        # Known first: Ctrl-C comes while the line goes to disk, and who then takes over what is left must not write it
+        # again. Was it not written yet, the next start takes it from its job.
         self.outcomes[outcome.id] = outcome
+        self._journal.append(asdict(outcome))
         return True
 
     def close(self) -> None:

@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
+from launchers import worker
 from launchers.worker import read_records
 from src import hints, jobs
 from src.errors import EngineError, HostError, RunLocked
 from src.execute import execute
-from src.outcomes import Outcome
+from src.outcomes import KEPT, Outcome, RunJournal
 from src.paths import RunPaths, locked
 from src.plan import Plan, write_plan
 from src.progress import Quiet
@@ -509,3 +510,22 @@ def test_a_worker_does_not_hold_the_lock_of_its_run(paths: RunPaths, clips: Path
     assert holder(paths) is not None
     with locked(paths):
         execute(plan, paths, Quiet())
+
+
+def test_ctrl_c_while_an_outcome_goes_to_disk_does_not_write_it_twice(
+    paths: RunPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = RunJournal(paths.journal)
+    whole = worker.Journal.append
+
+    def interrupted(self: worker.Journal, record: dict[str, Any]) -> None:
+        whole(self, record)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(worker.Journal, "append", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            journal.add(Outcome("a", KEPT))
+    assert not journal.add(Outcome("a", KEPT)) and journal.add(Outcome("b", KEPT))
+    journal.close()
+    assert [record["id"] for record in worker.read_records(paths.journal)] == ["a", "b"]
