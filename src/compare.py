@@ -104,7 +104,7 @@ def frame_files(run: str, row: Row) -> list[str]:
     return [os.path.abspath(Path(run) / frame["file"]) for frame in row.get("frames", ()) if frame["file"]]
 
 
-def page_pair(pair: Pair, frames: Sequence[Sequence[int | None]] = ((), ())) -> dict[str, Any]:
+def page_pair(pair: Pair, frames: Sequence[Sequence[int | None]]) -> dict[str, Any]:
     """What the page needs of a pair. frames: of each side, the numbers of its pictures."""
     shown = ("state", "reason", "tokens", "seconds", "engine")
     sides = [

@@ -209,14 +209,16 @@ def appearing_folder(path: Path) -> Iterator[Path]:
     when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.part-{secrets.token_hex(4)}")
+    old = path.with_name(f"{aside.name}.old")
     aside.mkdir()
     try:
         yield aside
-        old = aside.with_suffix(".old")
         if path.exists():
             os.rename(path, old)
         os.rename(aside, path)
-        shutil.rmtree(old, ignore_errors=True)
     except BaseException:
+        if old.exists() and not path.exists():
+            os.rename(old, path)
         shutil.rmtree(aside, ignore_errors=True)
         raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -87,7 +87,7 @@ def write_comparison(sides: tuple[Mapping[str, str], Mapping[str, str]], pairs: 
     numbers = ([[number_of[file] for file in side] for side in files] for files in shown)
     page = page_template("compare.html.j2").generate(
         facts=[(label, value, sides[1][label]) for label, value in sides[0].items()],
-        runs=[f"{side['run']}" + (f" · {side['recipe']}" if "recipe" in side else "") for side in sides],
+        runs=[f"{side['run']} · {side['recipe']}" for side in sides],
         count=len(pairs),
         differ=sum(pair.differs for pair in pairs),
         states_differ=sum(pair.first["state"] != pair.second["state"] for pair in pairs),

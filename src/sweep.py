@@ -102,15 +102,15 @@ def told(error: Exception, folder: Path, go_on: str) -> ExitCode:
     """Say what went wrong, in words for people, and how to go on where nothing is lost; the exit code for it."""
     from src import log
 
+    begun = (folder / "plan.json").exists()
     if isinstance(error, UpsamplerError):
         log.get().debug("run_failed", exit_code=int(error.exit_code), exc_info=error)
         say(f"error: {error}" if error.exit_code is not ExitCode.INTERRUPTED else str(error))
-        if isinstance(error, HostError) and (folder / "plan.json").exists():
+        if isinstance(error, HostError) and begun:
             say(f"  nothing is lost; take the run up again:\n    {go_on}")
         return error.exit_code
     if isinstance(error, OSError):
         log.get().debug("os_error", exc_info=error)
-        begun = (folder / "plan.json").exists()
         again = f"; then nothing is lost with\n    {go_on}" if begun else ", then start it anew"
         say(
             f"error: {error.filename or folder}: {error.strerror or error}\n  → make room or mend the permissions{again}"

@@ -173,7 +173,6 @@ class PastVideos:
     pieces: of all videos, see `pieces_of`. loads: how often the model was loaded.
     """
 
-    videos: int
     pieces: int
     loads: int
     loading_s: float

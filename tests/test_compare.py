@@ -96,7 +96,7 @@ def pairs() -> list[Pair]:
 
 
 def test_hostile_text_ends_as_data_only(tmp_path: Path) -> None:
-    write_comparison(({"run": HOSTILE}, {"run": HOSTILE}), pairs(), tmp_path / "compare.html")
+    write_comparison(({"run": HOSTILE, "recipe": HOSTILE},) * 2, pairs(), tmp_path / "compare.html")
     page = Page(tmp_path / "compare.html")
     assert [tag for tag, _ in page.tags if tag in ("script", "img")] == ["script"] * 4  # runs, items, frames, the code
     assert page.json("items")[3]["name"] == HOSTILE
@@ -117,7 +117,7 @@ def two_runs(tmp_path: Path) -> tuple[tuple[dict[str, str], dict[str, str]], lis
         Pair(row("own", **shown("320x180", "own")), row("own", **shown("910x512", "own", "same"))),
         Pair(row("gone", **shown("320x180", "gone")), kept("gone")),
     ]
-    return ({"run": str(tmp_path / "a")}, {"run": str(tmp_path / "b")}), found
+    return ({"run": str(tmp_path / "a"), "recipe": "x"}, {"run": str(tmp_path / "b"), "recipe": "y"}), found
 
 
 def test_pictures_that_both_runs_have_are_embedded_once(

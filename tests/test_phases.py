@@ -256,7 +256,7 @@ def test_a_video_is_made_in_pieces_of_121_frames_that_share_one(frames: int, pie
 
 
 def test_videos_are_estimated_by_their_pieces_and_by_loads() -> None:
-    before = PastVideos(videos=4, pieces=8, loads=1, loading_s=100.0, total_s=900.0)
+    before = PastVideos(pieces=8, loads=1, loading_s=100.0, total_s=900.0)
     found = estimated_videos(3, 2, [before])
     assert found and found.phases == {LOADING: 200.0, VIDEOS: 300.0} and found.total_s == 500.0
     assert estimated_videos(3, 2, []) is None and estimated_videos(0, 0, [before]) is None
@@ -272,7 +272,7 @@ def test_inference_is_watched_like_answers(clock: Clock) -> None:
 
 
 def test_videos_are_remembered_beside_prompts(plan: Plan) -> None:
-    videos = PastVideos(videos=4, pieces=8, loads=1, loading_s=100.0, total_s=900.0)
+    videos = PastVideos(pieces=8, loads=1, loading_s=100.0, total_s=900.0)
     remember(plan, past())
     remember_videos(plan, "inference=edge, 1 GPU", videos)
     remember(plan, past())

@@ -70,8 +70,7 @@ def _inference(invocation: Invocation, coming_back: bool) -> tuple[bool, Inferen
     """Whether to upsample, and how inference runs: as the run was begun, if it was, else as this command says."""
     config, paths = invocation.config, invocation.paths
     if coming_back and paths.pipeline.exists() and not config.pipeline.again:
-        heard = ("task", "resume", "run", "output", "console", "hydra", "pipeline")
-        say_what_is_ignored(invocation, heard, "pipeline.json, unless pipeline.again=true is given,")
+        say_what_is_ignored(invocation, "pipeline.json, unless pipeline.again=true is given,")
         log.get().info("run_resumed", run=str(paths.root), note="as its pipeline.json says")
         begun, settings = as_begun(paths)
         return begun and config.pipeline.upsample, settings
@@ -130,7 +129,7 @@ def _make_videos(plan: Plan, inference: InferenceSettings, invocation: Invocatio
             log.get().warning("control_ignored", item=take.name, reason=take.note)
     ended = taken_over(wanted, paths)
     is_typical = not ended and not open_jobs(paths)  # one that is taken up would look faster than it is
-    videos, pieces, loads = _work(plan, wanted)
+    pieces, loads = _work(plan, wanted)
     expected = estimated_videos(pieces, loads, earlier_videos(plan, inference.how)) if is_typical else None
     if expected:
         log.get().info("estimate", says=estimate_words(expected, f"{inference.how} on {plan.settings.host}"))
@@ -145,17 +144,17 @@ def _make_videos(plan: Plan, inference: InferenceSettings, invocation: Invocatio
     measured = watch.measured(expected.as_seconds() if expected else {}, {})
     loading = measured.phases.get(LOADING)
     if is_typical and loading and all(record["state"] == DONE for record in ended.values()):
-        past = PastVideos(videos, pieces, loading.amount, loading.busy_s, measured.seconds)
+        past = PastVideos(pieces, loading.amount, loading.busy_s, measured.seconds)
         remember_videos(plan, inference.how, past)
     _show_end(table, paths, measured, invocation)
     return ExitCode.OK if all(row["state"] == "done" for row in table) else ExitCode.INCOMPLETE
 
 
-def _work(plan: Plan, wanted: Sequence[Take]) -> tuple[int, int, int]:
-    """Videos to make, the pieces that they are made in, and how often the model is loaded for them."""
+def _work(plan: Plan, wanted: Sequence[Take]) -> tuple[int, int]:
+    """The pieces that all videos are made in, and how often the model is loaded for them."""
     asked = {take.id: (item.video, take.spec) for item, take in zip(plan.items, wanted, strict=True) if take.id}
     pieces = sum(pieces_of(video.frames) for video, _ in asked.values() if video)
-    return len(asked), pieces, len({spec for _, spec in asked.values()})
+    return pieces, len({spec for _, spec in asked.values()})
 
 
 def _rows(plan: Plan, paths: RunPaths) -> list[dict[str, Any]] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection
 from pathlib import Path
 
 from src import log
@@ -23,16 +22,14 @@ def resolve_shown(invocation: Invocation, files: list[Path] | None = None) -> Pl
         return resolve(config, files=files, on_probe=lambda done, total: progress.step("clips probed", done, total))
 
 
-# Overrides that a run which is taken up again still hears; all else is in its plan.
-_STILL_HEARD = ("task", "resume", "run", "output", "console", "hydra", "pipeline", "inference")
+# Groups and fields that a run which is taken up again still hears; all else is in its files.
+_STILL_HEARD = ("task", "resume", "run", "output", "console", "hydra", "pipeline")
 
 
-def say_what_is_ignored(
-    invocation: Invocation, heard: Collection[str] = _STILL_HEARD, decides: str = "plan.json"
-) -> None:
-    """Warn of overrides on the command line that have no say any more. heard: groups and fields that have."""
+def say_what_is_ignored(invocation: Invocation, decides: str) -> None:
+    """Warn of overrides on the command line that have no say any more. decides: the file of the run that has."""
     given = [override.lstrip("+~") for override in shlex.split(invocation.command)[3:]]
-    if ignored := [override for override in given if override.split("=")[0].split(".")[0] not in heard]:
+    if ignored := [override for override in given if override.split("=")[0].split(".")[0] not in _STILL_HEARD]:
         log.get().warning("ignored", overrides=" ".join(ignored), note=f"the run's {decides} decides")
 
 

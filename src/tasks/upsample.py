@@ -86,13 +86,13 @@ def _plan(invocation: Invocation, most: int | None, files: list[Path] | None) ->
     if config.resume:
         if config.task.name is not TaskName.pipeline:
             _refuse_what_only_makes_videos(paths)
-        say_what_is_ignored(invocation)
+            say_what_is_ignored(invocation, "plan.json")
         log.get().info("run_resumed", run=str(paths.root), note="its plan.json decides; prompts are not read again")
         return read_plan(paths.plan)
     plan = resolve_shown(invocation, files)
     if most is None:
         refuse_another_run(plan, paths)
-    if most is not None:
+    else:
         first = [item for item in plan.items if item.fits][:most]
         plan = replace(plan, items=tuple(first), batches=(tuple(item.id for item in first),))
     save_plan(plan, paths)
