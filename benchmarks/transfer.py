@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.measure import Row, shown
-from src import transfer
-from src.plan import HostSettings
-from src.ssh import SshHost
+from src.hosts import transfer
+from src.hosts.ssh import SshHost
+from src.planning.plan import HostSettings
 from tests.rig import sshd
 
 ROOT = Path(__file__).resolve().parent.parent

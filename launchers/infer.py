@@ -7,7 +7,7 @@ Standard library and `worker.py` beside it, nothing else; Python 3.10 or later.
 
 The job folder:
 
-    job.json            the command, its groups of items and how patient to be; see `src.inference.job_record`
+    job.json            the command, its groups of items and how patient to be; see `inference.job.job_record`
     batches/NNNNN.jsonl items, one a line, all there before we start
     frames/SHA256.EXT   the videos and control files that items name
     rounds/NNN/         OUT one call of transfer.py: its batch, its controlnet spec, what it wrote

@@ -1,6 +1,6 @@
 """The schema of conf/: one dataclass a config group, one comment a field, registered with Hydra.
 
-These classes are mutable because Hydra merges into them; `src.resolve` turns them into frozen plan values, and no
+These classes are mutable because Hydra merges into them; `planning.resolve` turns them into frozen plan values, and no
 module that acts ever sees them. Heavy imports are forbidden here: `--help` and `--cfg job` pay for this module.
 """
 

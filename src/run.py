@@ -22,9 +22,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src import __version__, sweep
-from src.config import Config, ProgressMode, TaskName
-from src.errors import ExitCode
+from . import __version__, sweep
+from .config import Config, ProgressMode, TaskName
+from .errors import ExitCode
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,7 +44,7 @@ def _run(raw: DictConfig) -> ExitCode:
     """Errors end here, as a message and an exit code."""
     from rich.console import Console
 
-    from src import log
+    from . import log
 
     config = cast(Config, OmegaConf.to_object(raw))
     if added := _added(raw, Config):
@@ -126,8 +126,8 @@ def with_inherited(arguments: list[str]) -> list[str]:
 def _carry_out(config: Config, root: Path, out: Console, err: Console) -> ExitCode:
     import shlex
 
-    from src.paths import RunPaths
-    from src.tasks import Invocation, carry_out
+    from .files import RunPaths
+    from .tasks import Invocation, carry_out
 
     command = shlex.join(["python", "-m", "src.run", *HydraConfig.get().overrides.task])
     in_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
@@ -144,7 +144,7 @@ _COMES_BACK = {
 
 def _go_on(path: Path, config: Config) -> str:
     """The command that takes a run up again."""
-    from src.commands import command_line
+    from .text import command_line
 
     return command_line(_COMES_BACK.get(config.task.name, "resume"), sweep.shown(path))
 

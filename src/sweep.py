@@ -20,9 +20,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict, read_write
 
-from src.config import Config, TaskName, register
-from src.errors import ExitCode, HostError, UpsamplerError
-from src.paths import write_atomic
+from .config import Config, TaskName, register
+from .errors import ExitCode, HostError, UpsamplerError
+from .files import write_atomic
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
@@ -71,8 +71,8 @@ def _conclude_limits(raw: DictConfig) -> ExitCode:
     """Measure the points of a limits sweep together and write its matrix."""
     from rich.console import Console
 
-    from src import log
-    from src.tasks import limits
+    from . import log
+    from .tasks import limits
 
     own = copy.deepcopy(raw)
     with read_write(own), open_dict(own):
@@ -100,7 +100,7 @@ def console_for_results() -> Console:
 
 def told(error: Exception, folder: Path, go_on: str) -> ExitCode:
     """Say what went wrong, in words for people, and how to go on where nothing is lost; the exit code for it."""
-    from src import log
+    from . import log
 
     begun = (folder / "plan.json").exists()
     if isinstance(error, UpsamplerError):
@@ -126,7 +126,7 @@ def told(error: Exception, folder: Path, go_on: str) -> ExitCode:
 
 def say(text: str) -> None:
     """A message for people, which cannot move their cursor."""
-    from src.log import printable
+    from .log import printable
 
     print(printable(text), file=sys.stderr)
 

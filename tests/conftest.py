@@ -15,7 +15,7 @@ from hypothesis import settings
 from omegaconf import DictConfig, OmegaConf
 
 from src.config import Config, register
-from src.tokens import tokenizer_file
+from src.models.pixtral import tokenizer_file
 from tests.clips import make_clip, make_sound
 from tests.rig import slurm as rig_slurm
 from tests.rig.slurm import Slurm

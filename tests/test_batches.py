@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.batches import group
+from src.planning.partition import group
 
 Sizes = list[tuple[str, int]]
 

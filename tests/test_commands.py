@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from src.commands import command_line
+from src.text import command_line
 
 
 @pytest.mark.parametrize(

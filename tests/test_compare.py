@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from src.compare import Finished, Pair, as_csv, facts, pairs_of, read_run
 from src.errors import InputError
-from src.paths import RunPaths
-from src.plan import Plan, write_plan
-from src.report import write_comparison
-from src.resolve import resolve
+from src.files import RunPaths
+from src.planning.plan import Plan, write_plan
+from src.planning.resolve import resolve
+from src.reports.compare import Finished, Pair, as_csv, facts, pairs_of, read_run
+from src.reports.report import write_comparison
 from tests.conftest import Configure
-from tests.test_report import HOSTILE, Page, Visit, browser, kept, picture, row  # noqa: F401 - browser is a fixture
+from tests.test_report import HOSTILE, Page, Visit, kept, picture, row
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_pictures_that_both_runs_have_are_embedded_once(
 
 @pytest.mark.browser
 def test_frames_stand_once_where_both_runs_saw_the_same_and_else_on_their_sides(
-    browser: Any,  # noqa: F811 - a fixture
+    browser: Any,
     two_runs: tuple[tuple[dict[str, str], dict[str, str]], list[Pair]],
     tmp_path: Path,
 ) -> None:
@@ -155,7 +155,7 @@ def test_frames_stand_once_where_both_runs_saw_the_same_and_else_on_their_sides(
 
 
 @pytest.fixture
-def visited(browser: Any, tmp_path: Path) -> Iterator[Visit]:  # noqa: F811 - a fixture
+def visited(browser: Any, tmp_path: Path) -> Iterator[Visit]:
     write_comparison(SIDES, pairs(), tmp_path / "compare.html")
     v = Visit(browser, tmp_path / "compare.html", 1280, False, "")
     yield v

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from src import containers
-from src.jobs import job_id
-from src.plan import read_plan
+from src.hosts import docker
+from src.planning.plan import read_plan
+from src.runs.staging import job_id
 from tests.program import Ended, quoted
 from tests.rig import dockerd as rig_dockerd
 from tests.rig import sshd
@@ -435,7 +435,7 @@ def test_two_workers_are_two_containers_and_one_result(far: Docked) -> None:
 
 
 def container_of(docked: Docked, job_id: str) -> str:
-    return containers.container_name(f"{docked.root}/jobs/{job_id}")
+    return docker.container_name(f"{docked.root}/jobs/{job_id}")
 
 
 def create(docked: Docked, name: str, *command: str, **labels: str) -> None:

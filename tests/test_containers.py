@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from src import containers
-from src.containers import RUNNING, State, ended, environment, is_absent, run_argv, state_of
-from src.plan import Settings
-from src.resolve import resolve
+from src.hosts import docker
+from src.hosts.docker import RUNNING, State, ended, environment, is_absent, run_argv, state_of
+from src.planning.plan import Settings
+from src.planning.resolve import resolve
 from tests.conftest import Configure
 
 DIGEST = "vllm/vllm-openai@sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
@@ -224,13 +224,13 @@ def test_only_dockers_own_word_that_there_is_none_means_absent(said: str, absent
 
 def test_questions_about_containers(settings: Settings) -> None:
     place = replace(settings.place, docker=("docker", "-H", "unix:///s.sock"))
-    assert containers.inspect_argv(place, "prompt-upsampler-0123456789abcdef") == (
+    assert docker.inspect_argv(place, "prompt-upsampler-0123456789abcdef") == (
         "docker", "-H", "unix:///s.sock", "inspect", "--type", "container",
         "--format", "{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}}", "prompt-upsampler-0123456789abcdef",
     )  # fmt: skip
-    assert containers.list_argv(place, "/data up") == (
+    assert docker.list_argv(place, "/data up") == (
         "docker", "-H", "unix:///s.sock", "ps", "--all", "--no-trunc",
         "--filter", "label=prompt-upsampler.root=/data up",
         "--format", '{{.Label "prompt-upsampler.job"}}\t{{.Names}}\t{{.Status}}',
     )  # fmt: skip
-    assert containers.pull_argv(place, replace(settings.container, reference=DIGEST))[-2:] == ("pull", DIGEST)
+    assert docker.pull_argv(place, replace(settings.container, reference=DIGEST))[-2:] == ("pull", DIGEST)

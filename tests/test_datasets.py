@@ -11,14 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets as hugging_face
 import pyarrow as pa
 import pytest
 from pyarrow import ipc, parquet
 
-import datasets as hugging_face
-from src import datasets
 from src.errors import InputError, SpecError
-from src.specs import PromptSpec, prompt_files, read_specs
+from src.prompts import arrow
+from src.prompts.specs import PromptSpec, prompt_files, read_specs
 
 Columns = dict[str, Any]
 TWO: Columns = {
@@ -271,9 +271,7 @@ def test_rows_are_streamed(tmp_path: Path, form: Form) -> None:
     for count in (5_000, 20_000):
         form(many(count), tmp_path / "x")
         tracemalloc.start()
-        assert sum(
-            1 for _ in datasets.read_rows(tmp_path / "x", datasets.kind_of(tmp_path / "x") or "", (), ["prompt"])
-        )
+        assert sum(1 for _ in arrow.read_rows(tmp_path / "x", arrow.kind_of(tmp_path / "x") or "", (), ["prompt"]))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0] < 10_000_000
@@ -298,7 +296,7 @@ def result(n: int, **changes: Any) -> dict[str, Any]:
 def test_results_come_back_as_they_were() -> None:
     rows = [result(n) for n in range(2500)] + [result(9, upsampled_prompt=None, frames=[], seconds=None)]
     out = io.BytesIO()
-    datasets.write_parquet(iter(rows), out)
+    arrow.write_parquet(iter(rows), out)
     assert parquet.read_table(io.BytesIO(out.getvalue())).to_pylist() == rows
 
 
@@ -306,7 +304,7 @@ def test_columns_are_the_same_whatever_the_results_are() -> None:
     schemas = []
     for rows in ([], [result(1)], [result(1, seconds=None, frames=[], video_path=None, finish_reason=None)]):
         out = io.BytesIO()
-        datasets.write_parquet(rows, out)
+        arrow.write_parquet(rows, out)
         schemas.append(parquet.read_schema(io.BytesIO(out.getvalue())))
     assert schemas[0].equals(schemas[1]) and schemas[1].equals(schemas[2])
 
@@ -330,7 +328,7 @@ def test_splits_that_the_library_saved_are_read_one_after_another(tmp_path: Path
 @pytest.mark.parametrize("count", [0, 1, 2500])
 def test_library_opens_the_folder_of_results_with_every_row(tmp_path: Path, count: int) -> None:
     rows = [result(n) for n in range(count)]
-    datasets.write_folder(iter(rows), tmp_path)
+    arrow.write_folder(iter(rows), tmp_path)
     opened = hugging_face.load_from_disk(str(tmp_path))
     assert opened.to_list() == rows
     assert set(opened.column_names) == set(result(0))
@@ -340,7 +338,7 @@ def test_library_opens_the_folder_of_results_with_every_row(tmp_path: Path, coun
 def test_library_opens_the_parquet_file_of_results(tmp_path: Path) -> None:
     rows = [result(n) for n in range(3)]
     with open(tmp_path / "results.parquet", "wb") as f:
-        datasets.write_parquet(rows, f)
+        arrow.write_parquet(rows, f)
     assert (
         hugging_face.Dataset.from_parquet(str(tmp_path / "results.parquet"), cache_dir=str(tmp_path / "c")).to_list()
         == rows

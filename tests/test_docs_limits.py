@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 
 from docs import make_limits
-from src import geometry, limits, tokens
+from src.limits.points import size_of
+from src.media import geometry
+from src.models import pixtral
 
 
 def test_the_page_is_what_the_matrix_says() -> None:
@@ -15,11 +17,11 @@ def test_the_page_is_what_the_matrix_says() -> None:
 def test_the_matrix_is_what_the_token_rule_says_and_every_point_was_measured() -> None:
     data = json.loads(make_limits.DATA.read_text())
     for row in data["points"]:
-        size = limits.size_of(row["size"])
-        assert row["prompt_tokens"] == tokens.prompt_tokens(
+        size = size_of(row["size"])
+        assert row["prompt_tokens"] == pixtral.prompt_tokens(
             size.width_px, size.height_px, row["frames"], row["text_tokens"]
         )
-        assert row["linear_estimate"] == tokens.linear_estimate(size.width_px, size.height_px, row["frames"])
+        assert row["linear_estimate"] == pixtral.linear_estimate(size.width_px, size.height_px, row["frames"])
         fits = row["prompt_tokens"] + row["output_reserved"] <= row["max_model_len"]
         assert row["measured"] in ("accepted", "too_long", "no_room")
         assert row["agrees"] is (

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from src.drafts import (
+from src.errors import InputError
+from src.prompts.drafts import (
     MAX_TEXT_BYTES,
     Draft,
     clips_of_folder,
@@ -18,8 +19,7 @@ from src.drafts import (
     files_for,
     write_files,
 )
-from src.errors import InputError
-from src.specs import prompt_files, read_specs
+from src.prompts.specs import prompt_files, read_specs
 
 
 def clip(path: Path, text: str | bytes | None = None) -> Path:

@@ -19,14 +19,15 @@ import pytest
 
 from launchers import worker
 from launchers.worker import read_records
-from src import hints, jobs
 from src.errors import EngineError, HostError, RunLocked
-from src.execute import execute
-from src.outcomes import KEPT, Outcome, RunJournal
-from src.paths import RunPaths, locked
-from src.plan import Plan, write_plan
-from src.progress import Quiet
-from src.resolve import resolve
+from src.files import RunPaths, locked
+from src.media import render as rendering
+from src.planning.plan import Plan, write_plan
+from src.planning.resolve import resolve
+from src.runs import staging
+from src.runs.outcomes import KEPT, Outcome, RunJournal
+from src.runs.upsampling import execute
+from src.timing.progress import Quiet
 from tests.conftest import Configure
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -450,9 +451,11 @@ def test_a_worker_that_got_tired_of_waiting_for_slow_clips_is_no_failure(
     paths: RunPaths, clips: Path, make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = make_plan(several(clips, 2))
-    ready, over, render = threading.Event(), threading.Event(), hints.render
-    monkeypatch.setattr(jobs, "LINGER_S", 0.05)
-    monkeypatch.setattr(jobs, "render", lambda *a, **k: (ready.wait(60), render(*a, **k))[1])  # a clip that takes long
+    ready, over, render = threading.Event(), threading.Event(), rendering.render
+    monkeypatch.setattr(staging, "LINGER_S", 0.05)
+    monkeypatch.setattr(
+        staging, "render", lambda *a, **k: (ready.wait(60), render(*a, **k))[1]
+    )  # a clip that takes long
 
     def release() -> None:
         wait_for(lambda: over.is_set() or (bool(list(paths.jobs.glob("*/events.jsonl"))) and starts(paths) > 5))
@@ -473,7 +476,7 @@ def test_a_worker_that_got_tired_of_waiting_for_slow_clips_is_no_failure(
 
 def test_a_run_folder_is_held_by_one_process(paths: RunPaths) -> None:
     code = (
-        "import sys; from pathlib import Path; from src.paths import RunPaths, locked\n"
+        "import sys; from pathlib import Path; from src.files import RunPaths, locked\n"
         "with locked(RunPaths(Path(sys.argv[1]))): print('held', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(
@@ -499,7 +502,7 @@ def test_a_lock_is_freed_by_an_error_inside_it(paths: RunPaths) -> None:
 def test_a_worker_does_not_hold_the_lock_of_its_run(paths: RunPaths, clips: Path, make_plan: MakePlan) -> None:
     plan = make_plan(several(clips, 8), *SLOW)
     code = Controller.CODE.replace(
-        "execute(read", "from src.paths import locked\nlocked(paths).__enter__()\nexecute(read"
+        "execute(read", "from src.files import locked\nlocked(paths).__enter__()\nexecute(read"
     )
     with open(paths.plan, "w", encoding="utf-8") as f:
         write_plan(plan, f)

@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 import structlog
+from datasets import load_from_disk
 from pyarrow import parquet
 
-from datasets import load_from_disk
-from src import exports, results
 from src.errors import InputError
-from src.execute import execute
-from src.outcomes import FAILED, KEPT, UPSAMPLED, Outcome
-from src.paths import RunPaths
-from src.plan import Plan, PlanItem, read_plan, write_plan
-from src.progress import Quiet
-from src.resolve import resolve
-from src.reviews import reviewed
+from src.files import RunPaths
+from src.planning.plan import Plan, PlanItem, read_plan, write_plan
+from src.planning.resolve import resolve
+from src.reports import exports, results
+from src.reports.reviews import reviewed
+from src.runs.outcomes import FAILED, KEPT, UPSAMPLED, Outcome
+from src.runs.upsampling import execute
+from src.timing.progress import Quiet
 from tests.clips import make_clip
 from tests.conftest import Configure
 from tests.rig.openai_server import FakeOpenAI

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.geometry import (
+from src.media.geometry import (
     COSMOS_SIZES,
     MAX_SIDE_PX,
     Size,
@@ -24,7 +24,7 @@ from src.geometry import (
     step_down,
     visible,
 )
-from src.tokens import prompt_tokens
+from src.models.pixtral import prompt_tokens
 
 SIDES = st.integers(1, 5000)
 SIZES = st.builds(Size, SIDES, SIDES)

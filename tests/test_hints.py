@@ -22,11 +22,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src import frames, geometry, hints, sampling, tokens
 from src.errors import HintError, VideoError
-from src.hints import RenderedHint, hint_key, render
-from src.plan import Hint
-from src.video import Video, VideoLimits, probe
+from src.media import frames, geometry, sampling
+from src.media import render as rendering
+from src.media.render import RenderedHint, hint_key, render
+from src.media.video import Video, VideoLimits, probe
+from src.models import pixtral
+from src.planning.plan import Hint
 from tests.clips import make_clip
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,7 +78,7 @@ def test_the_size_on_disk_is_the_one_that_tokens_were_planned_for(tmp_path: Path
     made = render(video, hint, tmp_path, with_video=False)
     for path in made.frame_paths:
         with Image.open(path) as picture:
-            assert tokens.image_tokens(*picture.size) == tokens.image_tokens(hint.width_px, hint.height_px)
+            assert pixtral.image_tokens(*picture.size) == pixtral.image_tokens(hint.width_px, hint.height_px)
             assert (picture.mode, picture.format) == ("RGB", "PNG")
 
 
@@ -364,11 +366,11 @@ def test_who_wants_the_video_gets_it_also_when_overtaken_by_one_who_wants_none(
     hint, read_frames = planned(video), frames.read_frames
 
     def overtaken(*given: Any) -> Any:
-        monkeypatch.setattr(hints, "read_frames", read_frames)
+        monkeypatch.setattr(rendering, "read_frames", read_frames)
         render(video, hint, tmp_path, with_video=False)  # somebody else, in the meantime
         return read_frames(*given)
 
-    monkeypatch.setattr(hints, "read_frames", overtaken)
+    monkeypatch.setattr(rendering, "read_frames", overtaken)
     made = render(video, hint, tmp_path, with_video=True)
     assert made.video_path
     assert_whole(made)

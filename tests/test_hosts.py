@@ -7,7 +7,7 @@ import time
 import pytest
 
 from src.errors import HostError, LinkLost
-from src.hosts import LocalHost, expanded
+from src.hosts.host import LocalHost, expanded
 
 
 def test_a_command_reads_what_it_is_fed_and_says_how_it_ended() -> None:

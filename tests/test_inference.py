@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from src.errors import InputError
-from src.inference import (
+from src.inference.configure import inference_settings
+from src.inference.items import (
     InferenceSettings,
     Take,
     choose_prompt,
@@ -24,9 +25,8 @@ from src.inference import (
     takes,
     transfer_argv,
 )
-from src.plan import Plan, PlanItem
-from src.resolve import resolve
-from src.resolve_inference import inference_settings
+from src.planning.plan import Plan, PlanItem
+from src.planning.resolve import resolve
 from tests.conftest import Configure
 
 GIVEN = ("inference.checkpoint_dir=/models/cosmos", "inference.repository=/opt/cosmos-transfer1")

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from launchers import worker
-from src.containers import run_argv
-from src.plan import Settings
-from src.resolve import resolve
+from src.hosts.docker import run_argv
+from src.planning.plan import Settings
+from src.planning.resolve import resolve
 from tests.conftest import Configure
 
 LAUNCHER = Path(__file__).resolve().parent.parent / "launchers" / "run_job.sh"

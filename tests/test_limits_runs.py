@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from src import tokens
+from src.models import pixtral
 from tests.program import Ended, quoted
 from tests.rig.openai_server import FakeOpenAI
 
@@ -46,7 +46,7 @@ def fake() -> Iterator[FakeOpenAI]:
         urls = [part["image_url"]["url"] for part in body["messages"][-1]["content"] if part["type"] == "image_url"]
         heads = [base64.b64decode(url.split(",")[1][:64]) for url in urls]
         sizes = [(int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")) for head in heads]
-        return sum(tokens.image_tokens(*size) for size in sizes) + tokens.WRAPPER_TOKENS + 2
+        return sum(pixtral.image_tokens(*size) for size in sizes) + pixtral.WRAPPER_TOKENS + 2
 
     made = FakeOpenAI(pause_s=0.0)
     made.count = count

@@ -15,7 +15,7 @@ import imageio_ffmpeg
 import pytest
 
 from launchers.worker import read_records
-from src.geometry import COSMOS_SIZES
+from src.media.geometry import COSMOS_SIZES
 from tests.clips import make_clip
 from tests.program import ROOT, Ended, plan_of, program, quoted, results_of, write_prompts
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.paths import RunPaths, appearing, is_safe_name, safe_name, write_atomic
+from src.files import RunPaths, appearing, is_safe_name, safe_name, write_atomic
 
 HOSTILE = {
     "parent": "..",

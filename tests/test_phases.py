@@ -9,9 +9,26 @@ from typing import Any
 
 import pytest
 
-from src.account import gpu_facts, rate_words, run_facts, timeline, token_words
-from src.history import KEPT
-from src.phases import (
+from src.planning.plan import Plan
+from src.planning.resolve import resolve
+from src.timing.estimates import (
+    LAST,
+    Past,
+    PastVideos,
+    earlier_runs,
+    earlier_videos,
+    error_words,
+    estimate,
+    estimate_words,
+    estimated,
+    estimated_videos,
+    past_of,
+    place_words,
+    remember,
+    remember_videos,
+)
+from src.timing.history import KEPT
+from src.timing.phases import (
     ANSWERS,
     FETCHING,
     FIRST,
@@ -28,26 +45,9 @@ from src.phases import (
     lives,
     read_starts,
 )
-from src.plan import Plan
-from src.progress import Lines, Quiet
-from src.resolve import resolve
-from src.timings import (
-    LAST,
-    Past,
-    PastVideos,
-    earlier_runs,
-    earlier_videos,
-    error_words,
-    estimate,
-    estimate_words,
-    estimated,
-    estimated_videos,
-    past_of,
-    place_words,
-    remember,
-    remember_videos,
-)
-from src.work import Work, pieces_of, rendering_cost, work_of
+from src.timing.progress import Lines, Quiet
+from src.timing.summary import gpu_facts, rate_words, run_facts, timeline, token_words
+from src.timing.workload import Work, pieces_of, rendering_cost, work_of
 from tests.conftest import Configure
 
 

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from src.plan import Plan, digest, item_id, read_plan, with_batches, write_plan
-from src.resolve import resolve
-from src.video import Video
+from src.media.video import Video
+from src.planning.plan import Plan, digest, item_id, read_plan, with_batches, write_plan
+from src.planning.resolve import resolve
 from tests.conftest import Configure
 
 Planned = Callable[..., Plan]

@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
-from src.account import Bar
-from src.pages import script_hash
-from src.report import Report, distinct_frames, page_item, thumbnail_width, thumbnails, write_report
+from src.reports.pages import script_hash
+from src.reports.report import Report, distinct_frames, page_item, thumbnail_width, thumbnails, write_report
+from src.timing.summary import Bar
 
 HOSTILE = '</script><img src=x onerror="window.hacked=1"><!--<script>window.hacked=2</script> {{ 7*7 }} \u2028 \'"&amp;'
-TEMPLATES = Path(__file__).parents[1] / "src"
+TEMPLATES = Path(__file__).parents[1] / "src" / "reports" / "templates"
 
 
 def picture(path: Path, *, hue: float = 0.08, size: tuple[int, int] = (320, 180), sun: float = 0.5) -> str:

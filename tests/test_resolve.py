@@ -15,10 +15,10 @@ import pytest
 
 from src.config import Config
 from src.errors import InputError, SpecError
-from src.plan import Plan, PlanItem
-from src.resolve import EMPTY_PROMPT_TEXT, message_writer, resolve
-from src.specs import PromptSpec, read_specs
-from src.tokens import CountText, message_tokens, prompt_tokens, text_counter
+from src.models.pixtral import CountText, message_tokens, prompt_tokens, text_counter
+from src.planning.plan import Plan, PlanItem
+from src.planning.resolve import EMPTY_PROMPT_TEXT, message_writer, resolve
+from src.prompts.specs import PromptSpec, read_specs
 from tests.clips import make_clip
 from tests.conftest import TOKENIZER, Configure
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.sampling import ends_times, frame_times, head_choice, head_times, slot, uniform_times
+from src.media.sampling import ends_times, frame_times, head_choice, head_times, slot, uniform_times
 
 FPS = [Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(60), Fraction(12), Fraction(1), Fraction(1, 2)]
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from src import gpus
-from src.jobs import job_id
-from src.plan import Plan, PlanItem
-from src.resolve import resolve
-from src.shards import shards
+from src.planning import gpus
+from src.planning.partition import shards
+from src.planning.plan import Plan, PlanItem
+from src.planning.resolve import resolve
+from src.runs.staging import job_id
 from tests.conftest import Configure
 
 

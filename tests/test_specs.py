@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from src.errors import ExitCode, InputError, SpecError
-from src.specs import PromptSpec, prompt_files, read_specs
+from src.prompts.specs import PromptSpec, prompt_files, read_specs
 
 Write = Callable[..., Path]
 Items = list[dict[str, Any]]

@@ -10,8 +10,8 @@ import paramiko
 import pytest
 
 from src.errors import AuthError, UnknownHostKey
-from src.plan import HostSettings
-from src.ssh import KnownHosts, SshHost, _Transport, fingerprint
+from src.hosts.ssh import KnownHosts, SshHost, _Transport, fingerprint
+from src.planning.plan import HostSettings
 from tests.rig import sshd
 from tests.rig.sshd import Sshd
 

@@ -19,9 +19,9 @@ from mistral_common.tokens.tokenizers.instruct import InstructTokenizerV3
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 from PIL import Image
 
-from src import tokens
-from src.geometry import COSMOS_SIZES
-from src.tokens import CountText, image_tokens, prompt_tokens, text_counter, tokenizer_file
+from src.media.geometry import COSMOS_SIZES
+from src.models import pixtral
+from src.models.pixtral import CountText, image_tokens, prompt_tokens, text_counter, tokenizer_file
 from tests.conftest import TOKENIZER, small_tokenizer
 
 TEXTS = {
@@ -170,7 +170,7 @@ def test_text_tokens_are_the_tokenizers_for_any_text(reference: Reference, count
 def test_message_tokens_with_a_system_message_are_those_of_the_full_encoding(
     reference: Reference, count: CountText, system: str, text: str, images: int
 ) -> None:
-    counted = tokens.message_tokens(count, system, text, with_images=images > 0)
+    counted = pixtral.message_tokens(count, system, text, with_images=images > 0)
     assert prompt_tokens(32, 32, images, counted) == reference.prompt([(32, 32)] * images, text, system)
 
 
@@ -228,7 +228,7 @@ def test_cache_loads_without_mistral_common_reading_the_tokenizer_file(
     def refuse(tokenizer: str) -> None:
         raise AssertionError("the tokenizer file was read")
 
-    monkeypatch.setattr(tokens, "_read_tekken", refuse)
+    monkeypatch.setattr(pixtral, "_read_tekken", refuse)
     assert text_counter(TOKENIZER, cache_dir)("Test prompt") == count("Test prompt")
 
 
@@ -245,19 +245,19 @@ def test_cache_that_cannot_be_written_is_done_without(small: str, tmp_path: Path
 
 
 def test_linear_estimate_has_the_known_figures() -> None:
-    estimate = tokens.linear_estimate(320, 180, 2)
+    estimate = pixtral.linear_estimate(320, 180, 2)
     assert estimate == 1992
     assert f"{estimate / 4096:.1%}" == "48.6%"
 
 
 @pytest.mark.parametrize(("estimate", "safe"), [(1992, True), (3686, True), (3687, False), (4096, False)])
 def test_linear_estimate_calls_safe_what_is_below_90_percent(estimate: int, safe: bool) -> None:
-    assert tokens.linear_says_safe(estimate, 4096) is safe
+    assert pixtral.linear_says_safe(estimate, 4096) is safe
 
 
 def test_linear_estimate_is_4_to_15_times_too_high_for_the_cosmos_sizes() -> None:
     sizes = [size for category in COSMOS_SIZES.values() for size in category.values()]
-    factors = [tokens.linear_estimate(*size, 2) / (2 * image_tokens(*size)) for size in sizes]
+    factors = [pixtral.linear_estimate(*size, 2) / (2 * image_tokens(*size)) for size in sizes]
     assert 4 < min(factors) < 4.5
     assert 14.5 < max(factors) < 15.5
 
@@ -266,7 +266,8 @@ def test_linear_estimate_is_wrong_about_half_of_the_cosmos_sizes_and_limits() ->
     sizes = [size for category in COSMOS_SIZES.values() for size in category.values()]
     cells = [(size, limit) for size in sizes for limit in (4096, 8192, 16384, 32768)]
     right = sum(
-        tokens.linear_says_safe(tokens.linear_estimate(*size, 2), limit) == (prompt_tokens(*size, 2, 2) + 300 <= limit)
+        pixtral.linear_says_safe(pixtral.linear_estimate(*size, 2), limit)
+        == (prompt_tokens(*size, 2, 2) + 300 <= limit)
         for size, limit in cells
     )
     assert (right, len(cells)) == (53, 100)
@@ -274,15 +275,15 @@ def test_linear_estimate_is_wrong_about_half_of_the_cosmos_sizes_and_limits() ->
 
 @pytest.mark.parametrize("prompts", [[509], [509, 3653, 12]])
 def test_smallest_max_model_len_serves_all_prompts_and_one_less_does_not(prompts: list[int]) -> None:
-    smallest = tokens.smallest_max_model_len(prompts, 300)
+    smallest = pixtral.smallest_max_model_len(prompts, 300)
     assert all(p + 300 <= smallest for p in prompts)
     assert not all(p + 300 <= smallest - 1 for p in prompts)
 
 
 def test_budgets_of_the_facts_serve_every_shape() -> None:
-    assert tokens.smallest_max_model_len([prompt_tokens(1024, 576, 2, 125)], 300) <= 8192
+    assert pixtral.smallest_max_model_len([prompt_tokens(1024, 576, 2, 125)], 300) <= 8192
     worst = max(image_tokens(w, 1024) for w in range(1, 1025))
-    assert tokens.smallest_max_model_len([2 * worst + tokens.WRAPPER_TOKENS + 120], 300) <= 9216
+    assert pixtral.smallest_max_model_len([2 * worst + pixtral.WRAPPER_TOKENS + 120], 300) <= 9216
 
 
 def test_tokenizer_file_with_a_separator_is_a_path_of_the_users(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from src import transfer
 from src.errors import HostError, LinkLost
-from src.hosts import Done, LocalHost
-from src.transfer import fetch, send
+from src.hosts import transfer
+from src.hosts.host import Done, LocalHost
+from src.hosts.transfer import fetch, send
 
 
 class Breaking(LocalHost):

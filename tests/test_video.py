@@ -22,12 +22,12 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 from PIL import Image
 
-from src import frames, geometry, sampling
 from src.errors import HintError, VideoError
-from src.frames import read_frames
-from src.hints import render
-from src.plan import Hint
-from src.video import Video, VideoLimits, probe
+from src.media import frames, geometry, sampling
+from src.media.frames import read_frames
+from src.media.render import render
+from src.media.video import Video, VideoLimits, probe
+from src.planning.plan import Hint
 from tests.clips import make_clip
 
 FFMPEG: str = imageio_ffmpeg.get_ffmpeg_exe()

@@ -6,9 +6,9 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from src.config import Config
-from src.errors import ExitCode
-from src.paths import RunPaths
+from ..config import Config
+from ..errors import ExitCode
+from ..files import RunPaths
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from src.errors import ExitCode, InputError
-from src.tasks import Invocation, upsample
+from ..errors import ExitCode, InputError
+from . import Invocation, upsample
 
 
 def run(invocation: Invocation) -> ExitCode:

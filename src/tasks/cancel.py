@@ -6,13 +6,13 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from src import log
-from src.commands import command_line
-from src.errors import ExitCode, HostError, InputError
-from src.paths import RunPaths
-from src.tasks import Invocation
-from src.tasks.pipeline import as_begun, open_sites
-from src.tasks.status import jobs_of, looked_at, opened
+from .. import log
+from ..errors import ExitCode, HostError, InputError
+from ..files import RunPaths
+from ..text import command_line
+from . import Invocation
+from .pipeline import as_begun, open_sites
+from .status import jobs_of, looked_at, opened
 
 PATIENCE_S = 30.0  # beyond the grace time of the worker
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from src import leftovers
-from src.errors import ExitCode
-from src.host_site import connect
-from src.resolve import host_settings
-from src.tasks import Invocation
-from src.tasks.asking import agrees
+from ..errors import ExitCode
+from ..hosts import stale_jobs
+from ..hosts.host_job import connect
+from ..planning.resolve import host_settings
+from . import Invocation
+from .confirm import agrees
 
 
 def run(invocation: Invocation) -> ExitCode:
     settings = host_settings(invocation.config)
     host, out = connect(settings), invocation.out
     try:
-        found = leftovers.jobs_on(host, settings)
+        found = stale_jobs.jobs_on(host, settings)
         ended = [job for job in found if job.status != "running"]
         for job in found:
             what = " + ".join(w for w, has in (("folder", job.has_folder), ("container", bool(job.containers))) if has)
@@ -32,7 +32,7 @@ def run(invocation: Invocation) -> ExitCode:
             out.print("nothing was removed")
             return ExitCode.OK
         for job in ended:
-            leftovers.remove(host, settings, job)
+            stale_jobs.remove(host, settings, job)
         out.print(f"{len(ended)} removed")
     finally:
         host.close()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from src.compare import Finished, Pair, as_csv, facts, pairs_of, read_run
-from src.errors import ExitCode, InputError
-from src.log import printable
-from src.paths import write_atomic
-from src.report import write_comparison
-from src.tasks import Invocation
+from ..errors import ExitCode, InputError
+from ..files import write_atomic
+from ..log import printable
+from ..reports.compare import Finished, Pair, as_csv, facts, pairs_of, read_run
+from ..reports.report import write_comparison
+from . import Invocation
 
 
 def run(invocation: Invocation) -> ExitCode:

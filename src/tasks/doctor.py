@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from src import transfer
-from src.config import Config, EngineName
-from src.errors import ExitCode, HostError, UpsamplerError
-from src.host_site import connect, root_on
-from src.hosts import Host
-from src.plan import HostSettings
-from src.resolve import host_settings
-from src.tasks import Invocation, upsample
+from ..config import Config, EngineName
+from ..errors import ExitCode, HostError, UpsamplerError
+from ..hosts import transfer
+from ..hosts.host import Host
+from ..hosts.host_job import connect, root_on
+from ..planning.plan import HostSettings
+from ..planning.resolve import host_settings
+from . import Invocation, upsample
 
 LEAST_FREE_GIB = 5.0
 MOST_CLOCK_DIFFERENCE_S = 60.0
@@ -222,7 +222,7 @@ def _gpus(host: Host, config: Config) -> str:
 
 def _probe(invocation: Invocation) -> ExitCode:
     """One prompt of the list as a run of its own, in a folder that stays for a look."""
-    from src.paths import RunPaths
+    from ..files import RunPaths
 
     root = Path("outputs/.tasks") / f"probe-{time.strftime('%Y%m%d-%H%M%S')}"
     root.mkdir(parents=True)

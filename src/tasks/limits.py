@@ -14,20 +14,23 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src import batches, envelope, geometry, limits, log, matrix
-from src.config import ChecksConf, Config, EngineName, SizeRule, SpecOutput, UpsampleConf
-from src.errors import ExitCode, InputError, UpsamplerError
-from src.execute import execute
-from src.geometry import Size
-from src.limits import Point
-from src.outcomes import Outcome, read_outcomes
-from src.paths import RunPaths, locked, write_atomic
-from src.plan import Plan, digest, fields_of, item_id, read_plan, with_batches
-from src.progress import showing
-from src.resolve import resolve
-from src.tasks import Invocation
-from src.tasks.resolving import save_plan
-from src.test_card import test_card
+from .. import log
+from ..config import ChecksConf, Config, EngineName, SizeRule, SpecOutput, UpsampleConf
+from ..errors import ExitCode, InputError, UpsamplerError
+from ..files import RunPaths, locked, write_atomic
+from ..limits import matrix
+from ..limits.calibration_clip import test_card
+from ..limits.points import Point, edge, envelope_of, marked, memory_lines, point_of, prompt_of, size_of
+from ..media import geometry
+from ..media.geometry import Size
+from ..planning import observed_limits, partition
+from ..planning.plan import Plan, digest, fields_of, item_id, read_plan, with_batches
+from ..planning.resolve import resolve
+from ..runs.outcomes import Outcome, read_outcomes
+from ..runs.upsampling import execute
+from ..timing.progress import showing
+from . import Invocation
+from .resolving import save_plan
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,14 +78,14 @@ def conclude(folder: Path, config: Config, out: Console, err: Console) -> ExitCo
         seen: dict[str, Outcome] = {}
         for place in (*group.members, group.folder):
             seen |= read_outcomes(RunPaths(place).journal)
-        found = [limits.point_of(item, group.plan, group.key, seen.get(item.id)) for item in group.plan.items]
+        found = [point_of(item, group.plan, group.key, seen.get(item.id)) for item in group.plan.items]
         _remember(found, group.plan)
         points += found
         facts[group.key] = _facts(group)
-    marked = limits.marked(points)
-    matrix.write(marked, facts, folder)
-    matrix.show(marked, folder, out)
-    whole = all(point.agrees for point in marked) or not any(_asks(group.plan) for group in groups)
+    table = marked(points)
+    matrix.write(table, facts, folder)
+    matrix.show(table, folder, out)
+    whole = all(point.agrees for point in table) or not any(_asks(group.plan) for group in groups)
     return max(code, ExitCode.OK if whole else ExitCode.INCOMPLETE)
 
 
@@ -154,9 +157,9 @@ def _plan(config: Config, paths: RunPaths) -> Plan:
     recipe_room = config.budget.max_model_len - config.budget.max_output_tokens - config.budget.text_margin
 
     def fits(size: Size) -> bool:
-        return limits.prompt_of(size, config.frames.count, probe.tokens.text) <= recipe_room
+        return prompt_of(size, config.frames.count, probe.tokens.text) <= recipe_room
 
-    return planned([(size, aspect, "") for aspect in _aspects(config) for size in limits.edge(aspect, fits)])
+    return planned([(size, aspect, "") for aspect in _aspects(config) for size in edge(aspect, fits)])
 
 
 def _sizes(config: Config) -> list[tuple[Size, str, str]]:
@@ -165,7 +168,7 @@ def _sizes(config: Config) -> list[tuple[Size, str, str]]:
         category = config.resolution.name
         return [(geometry.category_size(category, aspect), aspect, category) for aspect in _aspects(config)]
     try:
-        size = limits.size_of(config.size)
+        size = size_of(config.size)
     except ValueError:
         raise InputError(f"size={config.size}: must be WIDTHxHEIGHT, as in size=640x360") from None
     named = ((a, c) for c, sizes in geometry.COSMOS_SIZES.items() for a, pair in sizes.items() if Size(*pair) == size)
@@ -191,7 +194,7 @@ def _asking_all(plan: Plan) -> Plan:
         for item in plan.items
     )
     lengths = {item.id: item.tokens.prompt + item.tokens.output_reserved for item in items}
-    grouped = batches.group(list(lengths.items()), 32, 1 << 30)
+    grouped = partition.group(list(lengths.items()), 32, 1 << 30)
     return Plan(plan.settings, grouped, with_batches(items, grouped))
 
 
@@ -206,11 +209,11 @@ def _measure(plan: Plan, folder: Path, config: Config, err: Console) -> dict[str
 def _remember(points: Sequence[Point], plan: Plan) -> None:
     """Keep what this engine was seen to take, for the plans that come."""
     now = datetime.now().astimezone().isoformat(timespec="seconds")
-    seen = limits.envelope_of(points, plan, now)
+    seen = envelope_of(points, plan, now)
     if not seen:
         return
-    file = envelope.limits_file(Path(plan.settings.cache_dir))
-    known = envelope.remember(file, envelope.key_of(plan.settings), seen)
+    file = observed_limits.limits_file(Path(plan.settings.cache_dir))
+    known = observed_limits.remember(file, observed_limits.key_of(plan.settings), seen)
     if known.believed_len:
         log.get().warning(
             "engine_takes_less", max_model_len=known.max_model_len, believed=known.believed_len, file=str(file)
@@ -221,7 +224,7 @@ def _facts(group: _Group) -> Mapping[str, str]:
     """What is known of an engine, with the memory that it reported."""
     settings = group.plan.settings
     logs = [file for place in (*group.members, group.folder) for file in sorted(place.glob("job/*/server.log"))]
-    said = [line for file in logs for line in limits.memory_lines(file.read_text(errors="replace"))]
+    said = [line for file in logs for line in memory_lines(file.read_text(errors="replace"))]
     return {
         "engine": settings.engine.name,
         "model": settings.model.name,

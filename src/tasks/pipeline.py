@@ -12,23 +12,21 @@ from dataclasses import replace
 from typing import Any
 
 from launchers.infer import DONE
-from src import log, results
-from src.durations import words
-from src.errors import Detached, ExitCode, InputError
-from src.follow import Record, how_to_come_back
-from src.generate import WORDS, generate, launch_of, open_jobs, site_of, taken_over
-from src.inference import InferenceSettings, Take, settings_from_json, settings_json, takes
-from src.jobs import JobPaths
-from src.outcomes import read_outcomes
-from src.paths import RunPaths, locked, write_atomic
-from src.phases import LOADING, Measured, Watch
-from src.plan import Plan, read_plan
-from src.progress import showing
-from src.resolve_inference import inference_settings, refuse_what_is_missing
-from src.sites import Site
-from src.tasks import Invocation, upsample
-from src.tasks.resolving import refuse_another_run, resolve_shown, save_plan, say_what_is_ignored
-from src.timings import (
+
+from .. import log
+from ..errors import Detached, ExitCode, InputError
+from ..files import RunPaths, locked, write_atomic
+from ..hosts.job_handle import Site
+from ..inference.configure import inference_settings, refuse_what_is_missing
+from ..inference.generate import WORDS, generate, launch_of, open_jobs, site_of, taken_over
+from ..inference.items import InferenceSettings, Take, settings_from_json, settings_json, takes
+from ..planning.plan import Plan, read_plan
+from ..reports import results
+from ..runs.outcomes import read_outcomes
+from ..runs.staging import JobPaths
+from ..runs.supervisor import Record, how_to_come_back
+from ..text import words
+from ..timing.estimates import (
     PastVideos,
     earlier_videos,
     error_words,
@@ -36,7 +34,11 @@ from src.timings import (
     estimated_videos,
     remember_videos,
 )
-from src.work import pieces_of
+from ..timing.phases import LOADING, Measured, Watch
+from ..timing.progress import showing
+from ..timing.workload import pieces_of
+from . import Invocation, upsample
+from .resolving import refuse_another_run, resolve_shown, save_plan, say_what_is_ignored
 
 VERSION = 1
 SKIPPED = "skipped"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from src.errors import ExitCode
-from src.plan import read_plan
-from src.tables import show_plan
-from src.tasks import Invocation
-from src.tasks.resolving import resolve_shown, save_plan
-from src.timings import estimate, estimate_words, place_words
+from ..errors import ExitCode
+from ..planning.plan import read_plan
+from ..reports.tables import show_plan
+from ..timing.estimates import estimate, estimate_words, place_words
+from . import Invocation
+from .resolving import resolve_shown, save_plan
 
 
 def run(invocation: Invocation) -> ExitCode:

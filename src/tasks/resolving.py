@@ -5,14 +5,14 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from src import log
-from src.commands import command_line
-from src.errors import InputError
-from src.paths import RunPaths, appearing
-from src.plan import Plan, read_plan, write_plan
-from src.progress import showing
-from src.resolve import resolve
-from src.tasks import Invocation
+from .. import log
+from ..errors import InputError
+from ..files import RunPaths, appearing
+from ..planning.plan import Plan, read_plan, write_plan
+from ..planning.resolve import resolve
+from ..text import command_line
+from ..timing.progress import showing
+from . import Invocation
 
 
 def resolve_shown(invocation: Invocation, files: list[Path] | None = None) -> Plan:

@@ -19,16 +19,27 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from src import log, results
-from src.commands import command_line, in_quotes
-from src.errors import ExitCode, InputError
-from src.log import printable
-from src.outcomes import UPSAMPLED, read_outcomes
-from src.paths import RunPaths, locked, write_atomic
-from src.plan import Plan, read_plan
-from src.reviews import ACCEPTED, EDITED, REJECTED, Mark, add_marks, marks_from, open_rows, read_marks, rejected_names
-from src.tasks import Invocation, upsample
-from src.tasks.reporting import write_results
+from .. import log
+from ..errors import ExitCode, InputError
+from ..files import RunPaths, locked, write_atomic
+from ..log import printable
+from ..planning.plan import Plan, read_plan
+from ..reports import results
+from ..reports.reviews import (
+    ACCEPTED,
+    EDITED,
+    REJECTED,
+    Mark,
+    add_marks,
+    marks_from,
+    open_rows,
+    read_marks,
+    rejected_names,
+)
+from ..reports.run_outputs import write_results
+from ..runs.outcomes import UPSAMPLED, read_outcomes
+from ..text import command_line, in_quotes
+from . import Invocation, upsample
 
 PAGE = 20
 Ask = Callable[[str], str]

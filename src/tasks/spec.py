@@ -8,16 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from src import drafts
-from src.config import Config
-from src.drafts import Draft, Listed
-from src.errors import ExitCode, InputError, SpecError, VideoError
-from src.log import printable
-from src.progress import showing
-from src.resolve import probe_all
-from src.specs import expanded, matches, prompt_files, read_specs
-from src.tables import show_specs
-from src.tasks import Invocation, upsample
+from ..config import Config
+from ..errors import ExitCode, InputError, SpecError, VideoError
+from ..log import printable
+from ..planning.resolve import probe_all
+from ..prompts import drafts
+from ..prompts.drafts import Draft, Listed
+from ..prompts.specs import expanded, matches, prompt_files, read_specs
+from ..reports.tables import show_specs
+from ..timing.progress import showing
+from . import Invocation, upsample
 
 
 def run(invocation: Invocation) -> ExitCode:

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Set
 from pathlib import Path
 
-from src import leftovers
-from src.commands import command_line
-from src.errors import ExitCode, InputError
-from src.host_site import HostSite, connect
-from src.jobs import JobPaths, job_id
-from src.log import printable
-from src.outcomes import read_outcomes
-from src.paths import RunPaths
-from src.plan import Plan, read_plan
-from src.resolve import host_settings
-from src.shards import shards
-from src.sites import Site, site_for
-from src.tasks import Invocation
-from src.tasks.pipeline import open_sites
+from ..errors import ExitCode, InputError
+from ..files import RunPaths
+from ..hosts import stale_jobs
+from ..hosts.host_job import HostSite, connect
+from ..hosts.job_handle import Site, site_for
+from ..log import printable
+from ..planning.partition import shards
+from ..planning.plan import Plan, read_plan
+from ..planning.resolve import host_settings
+from ..runs.outcomes import read_outcomes
+from ..runs.staging import JobPaths, job_id
+from ..text import command_line
+from . import Invocation
+from .pipeline import open_sites
 
 LOG_LINES = 40
 
@@ -30,7 +30,7 @@ def run(invocation: Invocation) -> ExitCode:
     settings = host_settings(config)
     host = connect(settings)
     try:
-        found = leftovers.jobs_on(host, settings)
+        found = stale_jobs.jobs_on(host, settings)
     finally:
         host.close()
     if not found:

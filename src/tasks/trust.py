@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from src.errors import AuthError, ExitCode, InputError, UnknownHostKey
-from src.host_site import connect
-from src.paths import write_atomic
-from src.resolve import host_settings
-from src.tasks import Invocation
-from src.tasks.asking import agrees
+from ..errors import AuthError, ExitCode, InputError, UnknownHostKey
+from ..files import write_atomic
+from ..hosts.host_job import connect
+from ..planning.resolve import host_settings
+from . import Invocation
+from .confirm import agrees
 
 
 def run(invocation: Invocation) -> ExitCode:

@@ -6,21 +6,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from src import log
-from src.commands import command_line
-from src.config import TaskName
-from src.errors import EngineError, ExitCode, InputError
-from src.execute import execute
-from src.outcomes import UPSAMPLED, Outcome, read_outcomes
-from src.paths import RunPaths, locked, write_atomic
-from src.phases import Measured, Watch, add_start
-from src.plan import Plan, read_plan
-from src.progress import showing
-from src.tables import advice, show_end
-from src.tasks import Invocation
-from src.tasks.reporting import versions, workers_of, write_results
-from src.tasks.resolving import refuse_another_run, resolve_shown, save_plan, say_what_is_ignored
-from src.timings import (
+from .. import log
+from ..config import TaskName
+from ..errors import EngineError, ExitCode, InputError
+from ..files import RunPaths, locked, write_atomic
+from ..planning.plan import Plan, read_plan
+from ..reports.run_outputs import versions, workers_of, write_results
+from ..reports.tables import advice, show_end
+from ..runs.outcomes import UPSAMPLED, Outcome, read_outcomes
+from ..runs.upsampling import execute
+from ..text import command_line
+from ..timing.estimates import (
     Estimate,
     earlier_runs,
     error_words,
@@ -30,7 +26,11 @@ from src.timings import (
     place_words,
     remember,
 )
-from src.work import Work, work_of
+from ..timing.phases import Measured, Watch, add_start
+from ..timing.progress import showing
+from ..timing.workload import Work, work_of
+from . import Invocation
+from .resolving import refuse_another_run, resolve_shown, save_plan, say_what_is_ignored
 
 
 def run(invocation: Invocation, most: int | None = None, files: list[Path] | None = None) -> ExitCode:
@@ -105,7 +105,7 @@ def _plan(invocation: Invocation, most: int | None, files: list[Path] | None) ->
 
 def _refuse_what_only_makes_videos(paths: RunPaths) -> None:
     """A pipeline that was begun without upsampling has no prompts to take up."""
-    from src.tasks.pipeline import as_begun  # which imports us
+    from .pipeline import as_begun  # which imports us
 
     if paths.pipeline.exists() and not as_begun(paths)[0]:
         raise InputError(

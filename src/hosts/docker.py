@@ -1,0 +1,190 @@
+"""Docker as pure functions: from settings to argument tuples, from what `docker inspect` says to how a job stands."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+from ..planning import gpus
+from ..planning.plan import ContainerSettings, HostSettings, Settings
+
+LABEL = "prompt-upsampler"
+STOP_PATIENCE_S = 20  # beyond the grace time of the worker, before Docker kills it
+INSPECT_FORMAT = "{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}}"
+
+Ending = Literal["done", "cancelled", "timeout", "oom", "load_failed", "locked", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How a job stands on its host.
+
+    status: absent (nothing was ever started, or it was removed), waiting (made, not started), running or ended.
+    ending: how it ended, when it did; exit_code as the container or the worker gave it, None when it is not known.
+    """
+
+    status: Literal["absent", "waiting", "running", "ended"]
+    ending: Ending | None = None
+    exit_code: int | None = None
+
+
+ABSENT, RUNNING = State("absent"), State("running")
+
+
+def ended(exit_code: int | None, *, oom_killed: bool = False) -> State:
+    """The state of a job whose worker ended with this code (launchers/worker.py says which means what)."""
+    known: dict[int | None, Ending] = {
+        0: "done", 7: "load_failed", 75: "locked", 124: "timeout", 130: "cancelled", 143: "cancelled",
+    }  # fmt: skip
+    ending = known.get(exit_code, "failed")
+    if oom_killed and ending not in ("cancelled", "timeout"):  # the mark stays when only a child was killed for memory
+        ending = "oom"
+    return State("ended", ending, exit_code)
+
+
+def state_of(inspected: str) -> State:
+    """The state from `docker inspect --format INSPECT_FORMAT`."""
+    status, exit_code, oom_killed = inspected.split()
+    if status in ("running", "paused", "restarting", "removing"):
+        return RUNNING
+    if status == "created":
+        return State("waiting")
+    return ended(int(exit_code), oom_killed=oom_killed == "true")
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """A job as it stands: its state, how many items have ended, and the phase that the worker last named."""
+
+    state: State
+    answered: int
+    phase: str
+
+
+def container_name(job: str) -> str:
+    """The name of the container of a job folder on its host; it is the lock too: one folder, one container."""
+    return f"{LABEL}-{job.rstrip('/').rsplit('/', 1)[-1]}-{hashlib.sha256(job.encode()).hexdigest()[:8]}"
+
+
+def run_argv(settings: Settings, run_id: str, job: str, root: str, user: str) -> tuple[str, ...]:
+    """The `docker run` that starts the worker of a job, detached.
+
+    job: the job folder on the host, root: the folder of all jobs there, user: "uid:gid" that owns both. Folders are
+    mounted at their own paths, so that job.json means the same inside and outside.
+    """
+    command = (settings.container.python, f"{job}/worker.py", job)
+    return detached_argv(settings, run_id, job, root, user, settings.model.checkpoint, command)
+
+
+def detached_argv(
+    settings: Settings, run_id: str, job: str, root: str, user: str, checkpoint: str, command: tuple[str, ...]
+) -> tuple[str, ...]:
+    """As `run_argv`, for any command; checkpoint: a folder to mount read-only, "" for none."""
+    host, image = settings.place, settings.container
+    job_id = job.rstrip("/").rsplit("/", 1)[-1]
+    cache = f"{root}/cache"
+    mounts = [_mount(job), _mount(f"{job}/frames", read_only=True), _mount(cache)]
+    if checkpoint:
+        mounts.append(_mount(checkpoint, read_only=True))
+    return (
+        *host.docker, "run", "--detach", "--init",
+        "--name", container_name(job),
+        "--label", f"{LABEL}.job={job_id}",
+        "--label", f"{LABEL}.run={run_id}",
+        "--label", f"{LABEL}.root={root}",
+        "--network", _network(settings),
+        "--user", image.user or user,
+        "--cap-drop", "ALL",
+        "--security-opt", "no-new-privileges",
+        "--read-only",
+        "--tmpfs", "/tmp:rw,exec,nosuid,mode=1777",  # exec: compiled kernels are loaded from there
+        "--shm-size", image.shm_size,
+        "--pids-limit", "8192",
+        "--log-opt", "max-size=20m",
+        "--stop-timeout", str(round(settings.engine.grace_s) + STOP_PATIENCE_S),
+        "--pull", "never",  # pulled before, when that is allowed
+        *_gpus(host),
+        *[word for mount in mounts for word in ("--mount", mount)],
+        *[word for mount in image.mounts for word in ("--mount", _own_mount(mount))],
+        *[word for name, value in environment(cache, settings) for word in ("--env", f"{name}={value}" if value else name)],
+        "--entrypoint", "",  # images of inference servers start their server by themselves
+        image.reference,
+        *command,
+    )  # fmt: skip
+
+
+def environment(cache: str, settings: Settings) -> list[tuple[str, str]]:
+    """What the worker's container must find: a uid without a passwd entry has no name and no home (torch looks for
+    both), and compiled kernels are kept between runs. An empty value: taken over from the host's own environment."""
+    made = [
+        ("USER", "upsampler"),
+        ("LOGNAME", "upsampler"),
+        ("HOME", f"{cache}/home"),
+        ("XDG_CACHE_HOME", cache),
+        ("VLLM_CACHE_ROOT", f"{cache}/vllm"),
+        ("TRITON_CACHE_DIR", f"{cache}/triton"),
+        ("TORCHINDUCTOR_CACHE_DIR", f"{cache}/inductor"),
+    ]
+    own = [(name, value) for name, _, value in (entry.partition("=") for entry in settings.container.env)]
+    return made + own + ([(settings.engine.api_key_env, "")] if settings.engine.api_key_env else [])
+
+
+def pull_argv(host: HostSettings, image: ContainerSettings) -> tuple[str, ...]:
+    return (*host.docker, "pull", image.reference)
+
+
+def inspect_argv(host: HostSettings, name: str) -> tuple[str, ...]:
+    return (*host.docker, "inspect", "--type", "container", "--format", INSPECT_FORMAT, name)
+
+
+def list_argv(host: HostSettings, root: str) -> tuple[str, ...]:
+    """Containers of ours below a root, running or not: one a line, job, name, status."""
+    return (
+        *host.docker, "ps", "--all", "--no-trunc", "--filter", f"label={LABEL}.root={root}",
+        "--format", '{{.Label "' + LABEL + '.job"}}\t{{.Names}}\t{{.Status}}',
+    )  # fmt: skip
+
+
+def is_absent(said: str) -> bool:
+    """Whether `docker inspect` failed because there is no such container, and for no other reason."""
+    return "no such container" in said.lower() or "no such object" in said.lower()
+
+
+def is_away(said: str) -> bool:
+    """Whether the docker command could not reach its daemon: nothing is known of any container then."""
+    return any(sign in said.lower() for sign in ("cannot connect to the docker daemon", "error during connect"))
+
+
+def _network(settings: Settings) -> str:
+    """No network, unless the engine asks a server elsewhere: vLLM's own server is on the loopback inside."""
+    return settings.container.network or ("host" if settings.engine.name == "endpoint" else "none")
+
+
+def _gpus(host: HostSettings) -> tuple[str, ...]:
+    """`all`, a count, a list of devices as in `device=0,2`, or nothing."""
+    if gpus.devices(host.gpus) == ():
+        return ()
+    return ("--gpus", f'"{host.gpus}"' if "," in host.gpus else host.gpus)
+
+
+def _mount(path: str, *, read_only: bool = False) -> str:
+    """A bind mount at the same path; `--mount` fails on a missing source, where `-v` would make it as root."""
+    return ",".join(_field(f) for f in ("type=bind", f"source={path}", f"target={path}")) + (
+        ",readonly" if read_only else ""
+    )
+
+
+def _own_mount(entry: str) -> str:
+    """PATH or SOURCE:TARGET, read-only unless it ends with :rw."""
+    parts = entry.split(":")
+    writable = parts[-1] == "rw"
+    if parts[-1] in ("rw", "ro"):
+        parts.pop()
+    mount = ",".join(_field(f) for f in ("type=bind", f"source={parts[0]}", f"target={parts[-1]}"))
+    return mount if writable else f"{mount},readonly"
+
+
+def _field(text: str) -> str:
+    """A field of Docker's comma-separated mount, in quotes where it holds what would split it."""
+    return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"') else text

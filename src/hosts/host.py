@@ -1,0 +1,117 @@
+"""Hosts: machines on which commands run. A command is a tuple of arguments; a shell sees it only when it is far away,
+quoted once. `LocalHost` is this machine; `src.ssh.SshHost` another one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..errors import HostError, LinkLost
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a command ended, and what it said."""
+
+    code: int
+    out: bytes
+    err: bytes
+
+    @property
+    def said(self) -> str:
+        """Its last words, for messages: at most 600 characters."""
+        return " ".join((self.err or self.out).decode("utf-8", "replace").split())[-600:]
+
+
+class Host(Protocol):
+    """A machine. Raises LinkLost when it cannot be reached any more, and never guesses what runs there then."""
+
+    name: str
+
+    def run(self, argv: Sequence[str], feed: Iterable[bytes] = (), *, timeout_s: float = 120.0) -> Done:
+        """Run a command to its end; `feed` goes to its standard input. timeout_s: patience with its silence."""
+        ...
+
+    def stream(self, argv: Sequence[str], *, timeout_s: float = 120.0) -> Iterator[bytes]:
+        """What a command writes, as it comes; raises HostError when it ends with another code than 0."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class LocalHost:
+    """This machine, by the same commands as any other."""
+
+    def __init__(self, name: str = "local") -> None:
+        self.name = name
+
+    def run(self, argv: Sequence[str], feed: Iterable[bytes] = (), *, timeout_s: float = 120.0) -> Done:
+        process = _popen(argv)
+        late = threading.Event()
+        timer = threading.Timer(timeout_s, _end, (process, late))
+        timer.daemon = True  # our end does not wait for it
+        timer.start()
+        feeder = threading.Thread(target=_feed, args=(process, feed), daemon=True)
+        feeder.start()
+        errors: list[bytes] = []
+        reader = threading.Thread(target=lambda: errors.append(_read(process.stderr)), daemon=True)
+        reader.start()
+        try:
+            out = _read(process.stdout)
+            feeder.join()
+            reader.join()
+            code = process.wait()
+        finally:
+            timer.cancel()
+        if late.is_set():
+            raise LinkLost(f"{self.name}: {argv[0]} did not answer within {timeout_s:.0f} s")
+        return Done(code, out, b"".join(errors))
+
+    def stream(self, argv: Sequence[str], *, timeout_s: float = 120.0) -> Iterator[bytes]:
+        process = _popen(argv)
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        process.stdin.close()
+        while piece := process.stdout.read(1 << 18):
+            yield piece
+        errors = process.stderr.read()
+        if code := process.wait():
+            raise HostError(f"{self.name}: {argv[0]} ended with {code}: {Done(code, b'', errors).said}")
+
+    def close(self) -> None:
+        pass
+
+
+def _popen(argv: Sequence[str]) -> subprocess.Popen[bytes]:
+    pipe = subprocess.PIPE
+    try:  # a session of its own: our Ctrl-C is not meant for it
+        return subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
+    except OSError as e:
+        raise HostError(f"{argv[0]} cannot be run here: {e.strerror}") from e
+
+
+def _end(process: subprocess.Popen[bytes], late: threading.Event) -> None:
+    late.set()
+    process.kill()
+
+
+def _feed(process: subprocess.Popen[bytes], feed: Iterable[bytes]) -> None:
+    assert process.stdin is not None
+    try:
+        for piece in feed:
+            process.stdin.write(piece)
+        process.stdin.close()
+    except BrokenPipeError:
+        pass  # it ended before it had read all; its exit code tells
+
+
+def _read(stream: object) -> bytes:
+    return stream.read()  # type: ignore[attr-defined, no-any-return]
+
+
+def expanded(path: str, home: str) -> str:
+    """An absolute path on a host: ~ is the home there, and what is relative is relative to it."""
+    return os.path.normpath(home + path[1:] if path == "~" or path.startswith("~/") else os.path.join(home, path))

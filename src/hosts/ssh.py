@@ -1,0 +1,353 @@
+"""A host over SSH. Home of fabric and paramiko: what they raise ends here, as one of our errors.
+
+Fabric reads ~/.ssh/config, keys and jump hosts. What it would do by itself is replaced where it would hang, guess or
+trust: host keys are checked strictly (fabric accepts any), commands have deadlines, a dead link is noticed.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+import os
+import shlex
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import paramiko
+from fabric import Config, Connection
+from paramiko.hostkeys import HostKeyEntry
+
+from ..errors import AuthError, HostError, LinkLost, UnknownHostKey
+from ..planning.plan import HostSettings
+from .host import Done
+
+CONNECT_TIMEOUT_S = 10.0
+PULSE_S = 4.0  # between questions whether the other side is still there
+DEAD_AFTER_S = 10.0  # without an answer, or an acknowledged packet, the link counts as dead
+TICK_S = 1.0
+logging.getLogger("paramiko").addHandler(logging.NullHandler())  # what matters of it, we say ourselves
+PIECE = 1 << 18
+
+
+def fingerprint(key: paramiko.PKey) -> str:
+    """As ssh-keygen shows it: SHA256:base64 without padding."""
+    return "SHA256:" + base64.b64encode(hashlib.sha256(key.asbytes()).digest()).decode().rstrip("=")
+
+
+class _Transport(paramiko.Transport):  # type: ignore[misc]
+    """AES-GCM first: the processor does it, so it carries the most bytes a second."""
+
+    _preferred_ciphers = tuple(
+        sorted(paramiko.Transport._preferred_ciphers, key=lambda name: "gcm" not in name)  # stable: else as it was
+    )
+
+
+class _UnknownKey(Exception):
+    """A host key that nobody has accepted yet."""
+
+    def __init__(self, hostname: str, key: paramiko.PKey) -> None:
+        super().__init__(hostname)
+        self.hostname, self.key = hostname, key
+
+
+class _Refuse(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]
+    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
+        raise _UnknownKey(hostname, key)
+
+
+class SshHost:
+    """One connection, opened when it is needed and again when it was lost; several threads may use it."""
+
+    def __init__(self, settings: HostSettings) -> None:
+        self.settings, self.name = settings, settings.name
+        self._mutex = threading.Lock()
+        self._connection: Connection | None = None
+
+    # ------------------------------------------------------------------------------------------------ commands
+
+    def run(self, argv: Sequence[str], feed: Iterable[bytes] = (), *, timeout_s: float = 120.0) -> Done:
+        channel = self._channel(argv)
+        with channel:
+            failed: list[Exception] = []
+            feeder = threading.Thread(target=self._feed, args=(channel, feed, failed), daemon=True)
+            feeder.start()
+            out = b"".join(self._read(channel, channel.recv, timeout_s))
+            err = b"".join(self._read(channel, channel.recv_stderr, timeout_s))
+            code = self._exit_code(channel, timeout_s)
+            feeder.join(TICK_S)
+            if failed and code == 0:
+                raise LinkLost(f"{self.name}: what was sent broke off: {failed[0]}") from failed[0]
+            return Done(code, out, err)
+
+    def stream(self, argv: Sequence[str], *, timeout_s: float = 120.0) -> Iterator[bytes]:
+        channel = self._channel(argv)
+        with channel:
+            channel.shutdown_write()
+            yield from self._read(channel, channel.recv, timeout_s)
+            err = b"".join(self._read(channel, channel.recv_stderr, timeout_s))
+            if code := self._exit_code(channel, timeout_s):
+                raise HostError(f"{self.name}: {argv[0]} ended with {code}: {Done(code, b'', err).said}")
+
+    def _channel(self, argv: Sequence[str]) -> paramiko.Channel:
+        transport = self._transport()
+        try:
+            channel = transport.open_session(timeout=CONNECT_TIMEOUT_S)
+            channel.settimeout(TICK_S)
+            channel.exec_command(shlex.join(argv))
+        except (paramiko.SSHException, OSError, EOFError) as e:
+            self._drop(transport)
+            raise LinkLost(f"{self.name}: no command can be sent: {e or type(e).__name__}") from e
+        return channel
+
+    def _feed(self, channel: paramiko.Channel, feed: Iterable[bytes], failed: list[Exception]) -> None:
+        try:
+            for piece in feed:
+                view = memoryview(piece)
+                while view:
+                    try:
+                        view = view[channel.send(view) :]
+                    except TimeoutError:
+                        if channel.closed or not channel.get_transport().is_active():
+                            raise
+            channel.shutdown_write()
+        except Exception as e:  # of the link, or of the files that are fed: the main thread tells
+            failed.append(e)
+            channel.close()
+
+    def _read(self, channel: paramiko.Channel, recv: Callable[[int], bytes], timeout_s: float) -> Iterator[bytes]:
+        heard = time.monotonic()
+        while True:
+            try:
+                piece = recv(PIECE)
+            except TimeoutError:
+                self._still_there(channel, heard + timeout_s)
+                continue
+            except (paramiko.SSHException, OSError, EOFError) as e:
+                raise LinkLost(f"{self.name}: the link broke: {e}") from e
+            if not piece:
+                return
+            heard = time.monotonic()
+            yield piece
+
+    def _exit_code(self, channel: paramiko.Channel, timeout_s: float) -> int:
+        deadline = time.monotonic() + timeout_s
+        while not channel.status_event.wait(TICK_S):
+            self._still_there(channel, deadline)
+        if channel.exit_status == -1:  # the link went before the code came: not known how it ended
+            raise LinkLost(f"{self.name}: the link was lost while a command ran")
+        return int(channel.exit_status)
+
+    def _still_there(self, channel: paramiko.Channel, deadline: float) -> None:
+        transport = channel.get_transport()
+        if not transport.is_active():
+            raise LinkLost(f"{self.name}: the link is dead")
+        if time.monotonic() > deadline:
+            self._drop(transport)
+            raise LinkLost(f"{self.name}: a command said nothing for too long")
+
+    # ------------------------------------------------------------------------------------------------ the connection
+
+    def _transport(self) -> paramiko.Transport:
+        with self._mutex:
+            if self._connection is not None:
+                transport = self._connection.client.get_transport()
+                if transport is not None and transport.is_active():
+                    return transport
+                self._connection.close()
+                self._connection = None
+            connection = self._opened()
+            self._connection = connection
+            return connection.client.get_transport()
+
+    def _drop(self, transport: paramiko.Transport) -> None:
+        transport.close()
+
+    def close(self) -> None:
+        with self._mutex:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def _opened(self) -> Connection:
+        connection = self._made()
+        known = KnownHosts.read(self._key_files(connection))
+        hops = [connection]
+        while isinstance(hops[-1].gateway, Connection):
+            hops.append(hops[-1].gateway)
+        for hop in reversed(hops):  # the jump host first: its keys are checked as strictly
+            known.load_into(hop.client)
+            hop.client.set_missing_host_key_policy(_Refuse())
+            hop.connect_kwargs.setdefault("transport_factory", _Transport)
+            try:
+                self._open(hop)
+                known.refuse_revoked(hop.client.get_transport(), hop.host)
+            except BaseException:
+                connection.close()
+                raise
+            _watch(hop.client.get_transport())
+        return connection
+
+    def _made(self) -> Connection:
+        s = self.settings
+        secrets: dict[str, Any] = {}
+        if s.password_env:
+            password = os.environ.get(s.password_env)
+            if password is None:
+                raise AuthError(f"the environment variable {s.password_env} (host.password_env) is not set")
+            secrets |= {"password": password, "look_for_keys": False, "allow_agent": False}
+        if s.key_file:
+            secrets["key_filename"] = os.path.expanduser(s.key_file)
+            _check_key(secrets["key_filename"], s.key_file)
+        try:
+            return Connection(
+                s.address,
+                user=s.user or None,
+                port=s.port or None,
+                config=Config(overrides={"run": {"in_stream": False}}),
+                connect_timeout=int(CONNECT_TIMEOUT_S),
+                connect_kwargs={"banner_timeout": CONNECT_TIMEOUT_S, "auth_timeout": CONNECT_TIMEOUT_S, **secrets},
+            )
+        except (paramiko.ConfigParseError, ValueError, OSError) as e:
+            raise HostError(f"{self.name}: the SSH configuration cannot be used: {e}") from e
+
+    def _open(self, hop: Connection) -> None:
+        """Open one connection; fatal refusals are told apart from a host that cannot be reached now."""
+        s, where = self.settings, f"{self.name}: {hop.user}@{hop.host}:{hop.port}"
+        trust = f"python -m src.run task=trust host={s.name}"
+        if s.name == "ssh":  # not a host of the user's own: the address came from the command line
+            trust += f" host.address={s.address}" + (f" host.port={s.port}" if s.port else "")
+        try:
+            hop.open()
+        except _UnknownKey as e:
+            entry = HostKeyEntry([e.hostname], e.key).to_line() or ""
+            raise UnknownHostKey(
+                f"{where}: this machine's key is not known: {e.key.get_name()} {fingerprint(e.key)}",
+                hint=f"compare it with what the machine's owner says; then accept it with\n    {trust}",
+                entry=entry,
+            ) from None
+        except paramiko.BadHostKeyException as e:
+            raise AuthError(
+                f"{where}: the machine's key has CHANGED: known is {fingerprint(e.expected_key)}, it shows "
+                f"{fingerprint(e.key)}. Somebody may stand between",
+                hint=f"only if you know that the machine was set up anew: ssh-keygen -R {shlex.quote(e.hostname)} "
+                f"(and -f {self.settings.known_hosts}), then {trust}",
+            ) from None
+        except (paramiko.AuthenticationException, paramiko.PasswordRequiredException) as e:
+            raise AuthError(
+                f"{where}: the machine does not let us in: {e}",
+                hint="try `ssh` with the same name; set host.user, host.key_file or host.password_env",
+            ) from e
+        except paramiko.ssh_exception.IncompatiblePeer as e:
+            raise AuthError(f"{where}: no common algorithms (a server that only knows ssh-rsa is refused): {e}") from e
+        except socket.gaierror as e:
+            raise HostError(
+                f"{where}: the name is not known: {e.strerror}", hint="check host.address and ~/.ssh/config"
+            ) from e
+        except FileNotFoundError as e:
+            raise AuthError(f"{where}: {e.filename}: there is no such key file") from e
+        except (paramiko.SSHException, OSError, EOFError) as e:
+            raise LinkLost(
+                f"{where}: cannot be reached: {e or type(e).__name__}", hint="is it up, and is sshd listening there?"
+            ) from e
+
+    def _key_files(self, connection: Connection) -> list[Path]:
+        theirs = str(connection.ssh_config.get("userknownhostsfile", "~/.ssh/known_hosts")).split()
+        return [Path(f).expanduser() for f in (*theirs, "/etc/ssh/ssh_known_hosts", self.settings.known_hosts)]
+
+    def __enter__(self) -> SshHost:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _check_key(path: str, field: str) -> None:
+    """Refuse a key file that holds no key; paramiko would say so as if the machine could not be reached."""
+    try:
+        paramiko.PKey.from_path(path)
+    except FileNotFoundError:
+        raise AuthError(f"host.key_file={field}: there is no such file") from None
+    except (paramiko.PasswordRequiredException, TypeError):
+        raise AuthError(f"host.key_file={field}: the key has a passphrase", hint="add it to ssh-agent") from None
+    except Exception as e:  # paramiko and cryptography have many ways to say it
+        raise AuthError(
+            f"host.key_file={field}: holds no private key that can be read ({e or type(e).__name__})"
+        ) from e
+
+
+def _watch(transport: paramiko.Transport) -> None:
+    """Make a dead link show itself within 15 s, and small packets leave at once."""
+    threading.Thread(target=_pulse, args=(transport,), daemon=True).start()
+    transport.channel_timeout = CONNECT_TIMEOUT_S
+    if isinstance(transport.sock, socket.socket):
+        transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(DEAD_AFTER_S * 1000))
+
+
+def _pulse(transport: paramiko.Transport) -> None:
+    """Ask now and then for an answer, and close a link that gives none: a machine between may still acknowledge every
+    packet, so that TCP sees nothing wrong. (paramiko's own keepalive asks for no answer.)"""
+    while transport.is_active():
+        time.sleep(PULSE_S)
+        answered = threading.Event()
+        threading.Thread(target=_ask, args=(transport, answered), daemon=True).start()
+        if not answered.wait(DEAD_AFTER_S):
+            transport.close()
+
+
+def _ask(transport: paramiko.Transport, answered: threading.Event) -> None:
+    try:
+        transport.global_request("keepalive@openssh.com", wait=True)  # servers refuse it, which is an answer
+    except Exception:  # the link is gone; who reads from it is told by paramiko
+        return
+    answered.set()
+
+
+@dataclass(frozen=True, slots=True)
+class KnownHosts:
+    """The host keys of known_hosts files. paramiko's own loader fails on lines that begin with a marker."""
+
+    entries: tuple[HostKeyEntry, ...]
+    revoked: frozenset[bytes]
+
+    @staticmethod
+    def read(files: Iterable[Path]) -> KnownHosts:
+        """What files that are there say; lines that hold no key are passed over, as ssh does."""
+        entries, revoked = [], set()
+        for file in files:
+            try:
+                text = file.read_text(encoding="utf-8", errors="replace")
+            except FileNotFoundError:
+                continue
+            for number, line in enumerate(text.splitlines(), start=1):
+                marker, _, rest = line.partition(" ") if line.startswith("@") else ("", "", line)
+                if marker == "@cert-authority" or not rest.strip() or rest.startswith("#"):
+                    continue
+                try:
+                    entry = HostKeyEntry.from_line(rest, number)
+                except paramiko.SSHException:
+                    continue
+                if entry is not None and marker == "@revoked":
+                    revoked.add(entry.key.asbytes())
+                elif entry is not None:
+                    entries.append(entry)
+        return KnownHosts(tuple(entries), frozenset(revoked))
+
+    def load_into(self, client: paramiko.SSHClient) -> None:
+        keys = client.get_host_keys()
+        keys.clear()
+        for entry in self.entries:
+            for name in entry.hostnames:
+                keys.add(name, entry.key.get_name(), entry.key)
+
+    def refuse_revoked(self, transport: paramiko.Transport, host: str) -> None:
+        key = transport.get_remote_server_key()
+        if key.asbytes() in self.revoked:
+            raise AuthError(f"{host}: its key {fingerprint(key)} is marked @revoked in a known_hosts file")

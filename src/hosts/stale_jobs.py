@@ -1,0 +1,80 @@
+"""What jobs of ours there are on a host, running or ended, and how the ended ones are removed: by our names only."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ..errors import HostError
+from ..planning.plan import HostSettings
+from . import docker, transfer
+from .host import Host
+from .host_job import REMOVE, root_on
+
+_JOBS = """
+cd "$1/jobs" 2>/dev/null || exit 0
+for job in *; do
+  [ -f "$job/job.json" ] || [ -d "$job" ] || continue
+  answered=$(cat "$job/results.jsonl" 2>/dev/null | wc -l)
+  state=ended
+  [ -e "$job/lock" ] && ! flock -n "$job/lock" true && state=running
+  echo "$answered $state $(du -sk "$job" | cut -f1) $job"
+done
+"""
+_JOB_ID = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """A job on a host. has_folder and containers tell what of it there is."""
+
+    job_id: str
+    status: str
+    answered: int
+    kib: int
+    has_folder: bool
+    containers: tuple[str, ...]
+
+
+def jobs_on(host: Host, settings: HostSettings) -> list[Leftover]:
+    """All jobs of ours below host.root; a Docker that is not there has no containers."""
+    root = root_on(host, settings)
+    listed = transfer.checked(host.run(transfer.script(_JOBS, root)), host, "jobs cannot be listed").decode()
+    rows = (line.split(" ", 3) for line in listed.splitlines())
+    folders = {row[3]: row[:3] for row in rows if len(row) == 4}
+    found = _containers(host, settings, root)
+    jobs = []
+    for job_id in sorted({*folders, *(job for job, _, _ in found)}):
+        if not _JOB_ID.fullmatch(job_id):
+            continue  # not of ours
+        answered, status, kib = folders.get(job_id, ["0", "ended", "0"])
+        own = [(name, said) for job, name, said in found if job == job_id]
+        if any(said.startswith("Up") for _, said in own):
+            status = "running"
+        jobs.append(
+            Leftover(job_id, status, int(answered), int(kib), job_id in folders, tuple(name for name, _ in own))
+        )
+    return jobs
+
+
+def _containers(host: Host, settings: HostSettings, root: str) -> list[tuple[str, str, str]]:
+    """Job, name and status of each container of ours."""
+    try:
+        done = host.run(docker.list_argv(settings, root))
+    except HostError:
+        return []  # no docker command on this machine
+    if done.code:
+        return []
+    rows = (line.split("\t", 2) for line in done.out.decode().splitlines())
+    return [(row[0], row[1], row[2]) for row in rows if len(row) == 3]
+
+
+def remove(host: Host, settings: HostSettings, job: Leftover) -> None:
+    """Remove an ended job's container and folder."""
+    root = root_on(host, settings)
+    for name in job.containers:
+        done = host.run((*settings.docker, "rm", name))
+        transfer.checked(done, host, f"container of {job.job_id}")
+    if job.has_folder:
+        done = host.run(transfer.script(REMOVE, f"{root}/jobs/{job.job_id}", root))
+        transfer.checked(done, host, f"folder of {job.job_id}")

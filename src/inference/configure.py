@@ -1,0 +1,117 @@
+"""The config group `inference` becomes a frozen value, refused before anything starts where NVIDIA's parser would."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..config import Config
+from ..errors import InputError
+from ..planning import gpus
+from ..planning.plan import Settings
+from ..planning.resolve import container_settings, host_settings
+from .items import CONTROLS, FLAGS, OURS, SPEC_ARGUMENTS, InferenceSettings, wrong_argument, wrong_weight
+
+
+def inference_settings(config: Config, run: Settings | None) -> InferenceSettings:
+    """The inference of this config, on its host; run: the settings of the run whose prompts go in, None for a new one.
+
+    A config that names no host goes on where the run was. Raises InputError with all that is wrong.
+    """
+    chosen, image = config.inference, container_settings(config)
+    place = host_settings(config)
+    if run is not None and place.kind == "local":
+        place = run.place
+        image = image if image.reference else run.container
+    reference = chosen.image or image.reference
+    python = chosen.python or (image.python if reference else "")
+    if not python:
+        python = sys.executable if place.kind == "local" else config.worker.python
+    arguments = {name: getattr(chosen, name) for name in SPEC_ARGUMENTS if getattr(chosen, name) is not None}
+    settings = InferenceSettings(
+        name=chosen.name,
+        controls=json.dumps(chosen.controls, sort_keys=True),
+        arguments=json.dumps(arguments, sort_keys=True),
+        flags=tuple(flag for flag in FLAGS if getattr(chosen, flag)),
+        checkpoint_dir=chosen.checkpoint_dir,
+        num_gpus=chosen.num_gpus,
+        repository=chosen.repository.rstrip("/"),
+        script=chosen.script,
+        torchrun=chosen.torchrun,
+        python=python,
+        extra_args=tuple(chosen.extra_args),
+        require_upsampled=chosen.require_upsampled,
+        max_attempts=chosen.max_attempts,
+        grace_s=chosen.grace_s,
+        time_limit_s=chosen.time_limit_s,
+        place=place,
+        container=replace(image, reference=reference, python=python),
+    )
+    if wrong := [*_wrong_controls(chosen.controls), *_wrong_arguments(settings, arguments), *_wrong_place(settings)]:
+        raise InputError("the config cannot be used for inference:\n" + "\n".join(f"  - {w}" for w in wrong))
+    return settings
+
+
+def _wrong_controls(controls: dict[str, Any]) -> list[str]:
+    if not controls:
+        return ["inference.controls: is empty; choose inference=edge, depth, seg, vis, keypoint or multi"]
+    wrong = [
+        f"inference.controls.{name}: must be one of {', '.join(CONTROLS)}" for name in controls if name not in CONTROLS
+    ]
+    for name, fields in controls.items():
+        if not isinstance(fields, dict):
+            wrong.append(f"inference.controls.{name}: must be an object, as in {{control_weight: 1.0}}")
+        elif "control_weight" in fields and (said := wrong_weight(fields["control_weight"])):
+            wrong.append(f"inference.controls.{name}.control_weight: {said}")
+    return wrong
+
+
+def _wrong_arguments(settings: InferenceSettings, arguments: dict[str, Any]) -> list[str]:
+    wrong = [
+        f"inference.{name}={value}: {said}"
+        for name, value in arguments.items()
+        if (said := wrong_argument(name, value))
+    ]
+    for word in settings.extra_args:
+        if word.partition("=")[0] in OURS:
+            wrong.append(f"inference.extra_args: {word} is set by us")
+    if settings.max_attempts < 1 or settings.grace_s < 0 or settings.time_limit_s < 0:
+        wrong.append("inference: max_attempts must be 1 or more, grace_s and time_limit_s 0 or more")
+    return wrong
+
+
+def _wrong_place(settings: InferenceSettings) -> list[str]:
+    wrong = []
+    if not settings.checkpoint_dir:
+        wrong.append("inference.checkpoint_dir: is needed, the folder above nvidia/Cosmos-Transfer1-7B on the host")
+    elif settings.container.reference and not settings.checkpoint_dir.startswith("/"):
+        wrong.append(
+            "inference.checkpoint_dir: must be an absolute path on the host, for it is mounted into the container"
+        )
+    if not settings.repository and not settings.script.startswith("/"):
+        wrong.append("inference.repository: is needed, the checkout of cosmos-transfer1 that has inference.script")
+    try:
+        named = gpus.devices(settings.place.gpus)
+    except ValueError as e:
+        return [*wrong, f"host.gpus={e}"]
+    if settings.num_gpus < 1 or (named and len(named) < settings.num_gpus):
+        wrong.append(f"inference.num_gpus={settings.num_gpus}: must be 1 or more, and host.gpus={settings.place.gpus}")
+    return wrong
+
+
+def refuse_what_is_missing(settings: InferenceSettings) -> None:
+    """Raises InputError for what is not on this machine and would be missed only after all prompts are upsampled."""
+    if settings.place.kind != "local" or settings.container.reference:
+        return
+    script = Path(settings.repository, settings.script)  # an absolute script stands alone
+    wanted = {
+        f"inference.checkpoint_dir={settings.checkpoint_dir}": Path(settings.checkpoint_dir).is_dir(),
+        f"inference.script={script}": script.is_file(),
+        f"inference.torchrun={settings.torchrun}": shutil.which(settings.torchrun) is not None,
+    }
+    if missing := [what for what, is_there in wanted.items() if not is_there]:
+        raise InputError("what inference needs is not there:\n" + "\n".join(f"  - {what}" for what in missing))

@@ -1,0 +1,1 @@
+"""Which resolution fits which token limit: points of a sweep, what an engine says to them, the matrix."""

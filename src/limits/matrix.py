@@ -1,0 +1,254 @@
+"""The matrix of a limits sweep: as CSV, JSON, picture and page, and as a table for the terminal. Home of matplotlib."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..files import appearing, write_atomic
+from ..media import geometry
+from ..media.geometry import Size
+from ..models import pixtral
+from .points import Point, agreement, disagreements, prompt_of, size_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from rich.console import Console
+
+VERSION = 1
+Facts = Mapping[str, Mapping[str, str]]
+
+_COLOURS = {"fits": "#2f6f4f", "refused": "#8a8f94", "wrong": "#c1272d"}
+_PAPER = {"fits": "#dcebe2", "refused": "#eceded", "wrong": "#f8d9d9"}
+
+
+def verdict(point: Point) -> str:
+    """fits or refused, as an engine said or, before one was asked, as the rule says; wrong where the two differ."""
+    if point.agrees is False:
+        return "wrong"
+    return "fits" if point.fits else "refused"
+
+
+def write(points: Sequence[Point], facts: Facts, folder: Path) -> None:
+    """matrix.csv, matrix.json, matrix.png and matrix.html in this folder."""
+    rows = [row_of(point, facts) for point in points]
+    with appearing(folder / "matrix.csv") as f:
+        table = csv.DictWriter(f, fieldnames=list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+    said = agreement(points)
+    data = {"version": VERSION, "agreement": asdict(said) | {"points": len(points)}, "engines": facts, "points": rows}
+    write_atomic(folder / "matrix.json", json.dumps(data, indent=1) + "\n")
+    write_atomic(folder / "matrix.png", _heatmap(points))
+    write_atomic(folder / "matrix.html", _page(points, facts))
+
+
+def row_of(point: Point, facts: Facts) -> dict[str, Any]:
+    """A point as one flat row; what is not known is None."""
+    seen = point.measured
+    return {
+        "size": point.size,
+        "category": point.category,
+        "aspect": point.aspect,
+        "frames": point.frames,
+        "max_model_len": point.max_model_len,
+        "output_reserved": point.reserve,
+        "text_tokens": point.text_tokens,
+        "image_tokens": point.image_tokens,
+        "prompt_tokens": point.prompt_tokens,
+        "predicted": "fits" if point.fits else "does not fit",
+        "linear_estimate": point.linear_estimate,
+        "linear_says": "fits" if point.linear_fits else "does not fit",
+        "same_as": point.same_as,
+        "measured": None if not seen else "accepted" if seen.accepted else seen.refusal,
+        "reason": seen.reason if seen else None,
+        "measured_tokens": seen.prompt_tokens if seen else None,
+        "room": seen.room if seen else None,
+        "first_token_s": seen.first_token_s if seen else None,
+        "total_s": seen.total_s if seen else None,
+        "memory": facts[point.engine_key]["memory"] if seen else None,
+        "engine": seen.engine if seen else None,
+        "agrees": point.agrees,
+        "linear_agrees": point.linear_agrees,
+    }
+
+
+def show(points: Sequence[Point], folder: Path, console: Console) -> None:
+    """Sizes x budgets on the terminal, and the line that says how often prediction and engine agree."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = _Grid(points)
+    table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True)
+    table.add_column("size")
+    table.add_column("frames", justify="right")
+    table.add_column("tokens", justify="right")
+    table.add_column("old est.", justify="right")
+    for budget in grid.budgets:
+        table.add_column(str(budget), justify="right")
+    styles = {"fits": "green", "refused": "dim", "wrong": "bold red"}
+    for row in grid.rows:
+        first = next(point for point in row.cells if point)
+        cells = [Text(_word(point), style=styles[verdict(point)]) if point else Text("–") for point in row.cells]
+        size = row.size + (f"  = {first.same_as}" if first.same_as else "")
+        table.add_row(size, str(first.frames), str(first.prompt_tokens), str(first.linear_estimate), *cells)
+    console.print(table)
+    said = agreement(points)
+    console.print(
+        f"{len(points)} points: {said}", highlight=False, style="bold" if said.measured == said.exact else "bold red"
+    )
+    for name in ("matrix.html", "matrix.png", "matrix.json", "matrix.csv"):
+        console.print(f"{name:<12} {folder / name}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _word(point: Point) -> str:
+    """A cell in one or two words: what was seen, or what is predicted."""
+    if not point.measured:
+        return "fits" if point.fits else "too long"
+    if point.measured.accepted:
+        return "accepted" if point.fits else "accepted!"
+    words = {"too_long": "refused", "no_room": "no room", "failed": "failed"}
+    return words[point.measured.refusal] + ("!" if point.fits and point.measured.refusal != "failed" else "")
+
+
+class _Row:
+    def __init__(self, size: str, cells: list[Point | None]) -> None:
+        self.size, self.cells = size, cells
+
+
+class _Grid:
+    """Points as rows of one size and number of frames, by cost, and columns of one budget."""
+
+    def __init__(self, points: Sequence[Point]) -> None:
+        self.budgets = sorted({p.max_model_len for p in points})
+        at = {(p.size, p.frames, p.max_model_len): p for p in points}
+        keys = sorted({(p.frames, p.prompt_tokens, p.linear_estimate, p.size) for p in points})
+        self.rows = [
+            _Row(size, [at.get((size, frames, budget)) for budget in self.budgets]) for frames, _, _, size in keys
+        ]
+
+
+# ------------------------------------------------------------------------------------------------------- the picture
+
+
+def _heatmap(points: Sequence[Point]) -> bytes:
+    """Sizes x budgets as a PNG: the cost in each cell, coloured by what happens to it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    grid = _Grid(points)
+    figure = Figure(
+        figsize=(3.2 + 1.25 * len(grid.budgets), 1.6 + 0.27 * len(grid.rows)), dpi=130, layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    _draw_heatmap(axes, grid)
+    axes.set_title(str(agreement(points)).replace(", the old", ",\nthe old"), fontsize=9, loc="left", pad=24)
+    out = io.BytesIO()
+    figure.savefig(out, format="png")
+    return out.getvalue()
+
+
+def _draw_heatmap(axes: Axes, grid: _Grid) -> None:
+    from matplotlib.patches import Rectangle
+
+    for y, row in enumerate(grid.rows):
+        for x, point in enumerate(row.cells):
+            if not point:
+                continue
+            kind = verdict(point)
+            line = "solid" if point.measured else (0, (2, 2))
+            axes.add_patch(
+                Rectangle(
+                    (x, y), 0.96, 0.92, facecolor=_PAPER[kind], edgecolor=_COLOURS[kind], linestyle=line, linewidth=0.8
+                )
+            )
+            text = f"{point.prompt_tokens} {_word(point)}"
+            axes.text(x + 0.48, y + 0.48, text, ha="center", va="center", fontsize=7, color="#1d2124")
+    axes.set_xlim(0, len(grid.budgets))
+    axes.set_ylim(len(grid.rows), 0)
+    axes.set_xticks([n + 0.48 for n in range(len(grid.budgets))], [str(b) for b in grid.budgets], fontsize=8)
+    axes.xaxis.tick_top()
+    axes.set_xlabel("max_model_len; in each cell prompt tokens and what happens", fontsize=8)
+    labels = [f"{row.size} x{next(p for p in row.cells if p).frames}" for row in grid.rows]
+    axes.set_yticks([n + 0.46 for n in range(len(labels))], labels, fontsize=7)
+    axes.tick_params(length=0)
+    for side in axes.spines.values():
+        side.set_visible(False)
+
+
+def _curve(points: Sequence[Point]) -> str:
+    """Tokens over pixels as SVG: the rule with its steps and its ceiling, the old estimate, the points, the budgets."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    frames, text = points[0].frames, points[0].text_tokens
+    sizes = [Size(width, width * 9 // 16) for width in range(96, 1921, 8)]
+    pixels = [size.width_px * size.height_px / 1e6 for size in sizes]
+    figure = Figure(figsize=(8.6, 4.4), layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.add_subplot()
+    exact = [prompt_of(size, frames, text) for size in sizes]
+    axes.step(
+        pixels, exact, where="post", color=_COLOURS["fits"], linewidth=1.6, label=f"the rule, 16:9, {frames} frames"
+    )
+    old = [pixtral.linear_estimate(size.width_px, size.height_px, frames) for size in sizes]
+    axes.plot(pixels, old, color="#b36b00", linewidth=1.2, linestyle="--", label="the old estimate")
+    for kind, marker in (("fits", "o"), ("refused", "s"), ("wrong", "X")):
+        chosen = {p.size: p for p in points if p.frames == frames and verdict(p) == kind}.values()
+        places = [size_of(p.size) for p in chosen]
+        axes.scatter(
+            [size.width_px * size.height_px / 1e6 for size in places], [p.prompt_tokens for p in chosen],
+            marker=marker, s=22, color=_COLOURS[kind], zorder=3,
+        )  # fmt: skip
+    for budget in sorted({p.max_model_len for p in points}):
+        axes.axhline(budget, color="#8a8f94", linewidth=0.7)
+        axes.annotate(f"{budget}", (max(pixels), budget), fontsize=8, va="bottom", ha="right", color="#4a4f54")
+    ceiling = geometry.MAX_SIDE_PX * (geometry.MAX_SIDE_PX * 9 // 16) / 1e6
+    axes.axvline(ceiling, color="#8a8f94", linewidth=0.7, linestyle=":")
+    axes.annotate(
+        "1024 px: the encoder scales\nanything larger down",
+        (ceiling, 0),
+        xytext=(4, 6),
+        textcoords="offset points",
+        fontsize=8,
+    )
+    axes.set_ylim(0, max(max(exact) * 1.5, 1.15 * max(p.prompt_tokens for p in points)))
+    axes.set_xlim(0, max(pixels))
+    axes.set_xlabel("megapixels of a frame")
+    axes.set_ylabel("tokens of the prompt")
+    axes.legend(frameon=False, fontsize=9, loc="upper right")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata={"Date": None})
+    whole = out.getvalue()
+    return whole[whole.index("<svg") :]
+
+
+# ---------------------------------------------------------------------------------------------------------- the page
+
+
+def _page(points: Sequence[Point], facts: Facts) -> str:
+    from markupsafe import Markup
+
+    from ..reports.pages import page_template
+
+    grid = _Grid(points)
+    return page_template("matrix.html.j2").render(
+        grid=grid,
+        points=points,
+        wrong=disagreements(points),
+        unmeasured=sum(point.agrees is None for point in points),
+        agreement=agreement(points),
+        engines=facts,
+        verdict=verdict,
+        word=_word,
+        curve=Markup(_curve(points)),
+        row_of=lambda point: row_of(point, facts),
+    )

@@ -1,0 +1,241 @@
+"""Which frames at which budget: points, what the token rule says of them, what an engine did with them.
+
+Pure: a point is read off a plan's item and, once an engine has seen it, off its outcome.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from ..media import geometry
+from ..media.geometry import Size
+from ..models import pixtral
+from ..planning.observed_limits import Envelope
+from ..planning.plan import Plan, PlanItem
+from ..runs.outcomes import Outcome
+
+# Shapes as fine as pixels go: multiples of the aspect that are larger than what the encoder sees.
+_SHAPES = {"16:9": Size(2048, 1152), "9:16": Size(1152, 2048), "4:3": Size(2048, 1536), "3:4": Size(1536, 2048)}
+_SHAPES["1:1"] = Size(2048, 2048)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What an engine did with a point.
+
+    accepted: it answered, with room for the whole reserve. refusal: too_long (the prompt alone), no_room (the answer
+    after it), failed (something else; reason). prompt_tokens as it counted them; room: what it left for the answer.
+    """
+
+    accepted: bool
+    refusal: str
+    reason: str
+    prompt_tokens: int | None
+    room: int | None
+    first_token_s: float | None
+    total_s: float | None
+    engine: str
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Frames of one size under one budget.
+
+    aspect, category: of the Cosmos table, "" for a size of its own. same_as: an earlier point with the same budget
+    whose frames the encoder sees as the same grid of patches, so that both must end alike.
+    """
+
+    id: str
+    engine_key: str
+    size: str
+    aspect: str
+    category: str
+    frames: int
+    max_model_len: int
+    reserve: int
+    text_tokens: int
+    image_tokens: int
+    prompt_tokens: int
+    linear_estimate: int
+    same_as: str = ""
+    measured: Measured | None = None
+
+    @property
+    def fits(self) -> bool:
+        """What the token rule says."""
+        return self.prompt_tokens + self.reserve <= self.max_model_len
+
+    @property
+    def linear_fits(self) -> bool:
+        """What the old estimate said."""
+        return pixtral.linear_says_safe(self.linear_estimate, self.max_model_len)
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether engine and rule say the same, verdict and count; None for what no engine has answered."""
+        if not self.measured or self.measured.refusal == "failed":
+            return None if not self.measured or self.measured.prompt_tokens is None else False
+        counted = self.measured.prompt_tokens
+        return self.measured.accepted == self.fits and counted in (None, self.prompt_tokens)
+
+    @property
+    def linear_agrees(self) -> bool | None:
+        """Whether engine and old estimate give the same verdict."""
+        known = self.measured and self.measured.refusal != "failed"
+        return self.measured.accepted == self.linear_fits if known and self.measured else None
+
+
+def patch_grid(size: Size) -> tuple[int, int]:
+    """Columns and rows of patches that the encoder makes of a picture; with the frames all that its tokens depend on."""
+    per_row = pixtral.image_tokens(size.width_px, size.height_px)
+    rows = _rows(size)
+    return per_row // rows - 1, rows
+
+
+def _rows(size: Size) -> int:
+    ratio = max(size.width_px, size.height_px) / geometry.MAX_SIDE_PX
+    height = max(1, round(size.height_px / ratio)) if ratio > 1 else size.height_px
+    return (height - 1) // geometry.PATCH_PX + 1
+
+
+def point_of(item: PlanItem, plan: Plan, engine_key: str, outcome: Outcome | None) -> Point:
+    """A point from an item of a limits plan."""
+    assert item.hint
+    named = json.loads(item.extra)
+    settings = plan.settings
+    return Point(
+        id=item.id,
+        engine_key=engine_key,
+        size=f"{item.hint.width_px}x{item.hint.height_px}",
+        aspect=named["aspect"],
+        category=named["category"],
+        frames=item.hint.frames,
+        max_model_len=settings.max_model_len,
+        reserve=settings.max_output_tokens,
+        text_tokens=item.tokens.text,
+        image_tokens=item.tokens.image,
+        prompt_tokens=item.tokens.prompt,
+        linear_estimate=item.tokens.linear_estimate,
+        measured=measured_of(outcome, settings.max_model_len) if outcome else None,
+    )
+
+
+def measured_of(outcome: Outcome, max_model_len: int) -> Measured:
+    """What an outcome says about the limit. An answer that was flagged for its words was accepted all the same."""
+    counted = outcome.tokens.get("measured")
+    answered = bool(outcome.attempts)
+    return Measured(
+        accepted=answered,
+        refusal="" if answered else outcome.refusal or "failed",
+        reason="" if answered else outcome.reason,
+        prompt_tokens=counted,
+        room=max_model_len - counted if counted is not None else None,
+        first_token_s=outcome.seconds.get("first_token"),
+        total_s=outcome.seconds.get("total"),
+        engine=f"{outcome.engine.get('name', '')} {outcome.engine.get('version', '')}".strip(),
+    )
+
+
+def marked(points: Sequence[Point]) -> tuple[Point, ...]:
+    """The points with `same_as`, in order of budget, frames and tokens."""
+    ordered = sorted(points, key=lambda p: (p.max_model_len, p.frames, p.prompt_tokens, _area(p), p.size))
+    first: dict[tuple[object, ...], Point] = {}
+    found = []
+    for point in ordered:
+        key = (point.engine_key, point.max_model_len, point.frames, point.text_tokens, patch_grid(size_of(point.size)))
+        twin = first.setdefault(key, point)
+        found.append(replace(point, same_as="" if twin is point else twin.size))
+    return tuple(found)
+
+
+def size_of(text: str) -> Size:
+    """The size that "640x480" names. ValueError for anything else."""
+    width, _, height = text.partition("x")
+    size = Size(int(width), int(height))
+    if size.width_px < 2 or size.height_px < 2:
+        raise ValueError(text)
+    return size
+
+
+def _area(point: Point) -> int:
+    size = size_of(point.size)
+    return size.width_px * size.height_px
+
+
+def edge(aspect: str, fits: Callable[[Size], bool]) -> tuple[Size, ...]:
+    """The largest size of an aspect that fits, and the next one up, which does not.
+
+    Only one size when all fit: then the largest that the encoder sees; every larger one costs the same.
+    """
+    sizes = geometry.aligned_sizes(_SHAPES[aspect])
+    best = next((n for n, size in enumerate(sizes) if fits(size)), None)
+    if best is None:
+        return (sizes[-1],)
+    return (sizes[best],) if best == 0 else (sizes[best], sizes[best - 1])
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """In how many points the engine did what was predicted."""
+
+    measured: int
+    exact: int
+    linear: int
+
+    def __str__(self) -> str:
+        if not self.measured:
+            return "predicted, not measured: engine=offline has no limit"
+        return (
+            f"prediction and engine agree in {self.exact} of {self.measured} points, "
+            f"the old estimate and the engine in {self.linear}"
+        )
+
+
+def agreement(points: Iterable[Point]) -> Agreement:
+    """Points in which the engine was asked and the rule or the old estimate was right."""
+    known = [p for p in points if p.agrees is not None]
+    return Agreement(len(known), sum(bool(p.agrees) for p in known), sum(bool(p.linear_agrees) for p in known))
+
+
+def envelope_of(points: Iterable[Point], plan: Plan, measured_at: str) -> Envelope | None:
+    """What one engine at one budget was seen to take; None when it answered nothing."""
+    seen = [(p.prompt_tokens + p.reserve, p.measured) for p in points if p.measured and p.measured.refusal != "failed"]
+    if not seen:
+        return None
+    place = plan.settings
+    return Envelope(
+        host=place.host,
+        image=place.container.reference,
+        engine=place.engine.name,
+        model=place.model.name,
+        version=next((m.engine for _, m in seen if m.engine), ""),
+        max_model_len=place.max_model_len,
+        accepted=max((length for length, m in seen if m.accepted), default=None),
+        refused=min((length for length, m in seen if not m.accepted), default=None),
+        measured_at=measured_at,
+    )
+
+
+def disagreements(points: Iterable[Point]) -> list[Point]:
+    """Points in which the engine did something else than predicted."""
+    return [p for p in points if p.agrees is False]
+
+
+def prompt_of(size: Size, frames: int, text_tokens: int) -> int:
+    """Tokens of a request with `frames` pictures of this size."""
+    return pixtral.prompt_tokens(size.width_px, size.height_px, frames, text_tokens)
+
+
+# What vLLM (0.8 to 0.32) writes about memory when it starts.
+_MEMORY = re.compile(
+    r"(?:GPU|CPU) KV cache size: [\d,]+ tokens|Available KV cache memory: [\d.]+ GiB|[Mm]odel loading took [\d.]+ GiB"
+    r"|\([\d./]+\) GiB for KV cache"
+)
+
+
+def memory_lines(log: str) -> list[str]:
+    """What an engine's log says about its memory."""
+    return [match[0] for match in _MEMORY.finditer(log)]

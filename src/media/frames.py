@@ -1,0 +1,238 @@
+"""Exactly the frames of a clip that a rule asks for. Home of PyAV, together with media.video and media.render.
+
+The quick way trusts time stamps and index: it reads the times of packets, seeks to the key frame before each wanted
+frame, and leaves out frames that no other frame refers to. Its time depends on the distance between key frames, not
+on the length of the clip. Where a file cannot be read so (AVI without time stamps, fragments without an index), it is
+decoded in order, which gives the same frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import VideoError
+from . import sampling
+from .video import open_video, video_stream
+
+if TYPE_CHECKING:
+    import av
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+Taken = list[tuple[float, "VideoFrame"]]
+
+# Decoders that can leave out single frames that nothing refers to; others are given every packet.
+_CAN_SKIP = ("h264", "hevc", "mpeg4", "mpeg2video")
+_LOOK_BACK_S = (0, 1, 3, 10)  # before an open group of pictures, the frames shown first need the group before
+
+
+class _Broken(Exception):
+    """The packets do not hold what was looked for."""
+
+
+def read_frames(path: Path, rule: str, count: int, fps: float, duration_s: float) -> Taken:
+    """The frames that a rule takes from a clip, with their times in seconds from its start, in order.
+
+    rule: head, ends or uniform; fps: slots a second for head. At most `count` frames; fewer when the clip has fewer.
+    Raises VideoError when the clip ends or breaks before the frames are reached.
+    """
+    import av
+
+    rate = Fraction(fps).limit_denominator(1000)
+    for way in (_quick, _in_order):
+        try:
+            with open_video(path) as container:
+                stream = video_stream(container, path)
+                # Two clips on two cores are faster than one clip on two threads, and skipping frames one by one
+                # needs the decoder to work in step with the packets.
+                stream.codec_context.thread_count = 1
+                return way(container, stream, rule, count, rate, duration_s)
+        except (av.error.FFmpegError, _Broken) as e:
+            wrong: Exception = e
+    raise VideoError(f"{path}: decoding stopped: {wrong}", hint="the file is damaged: encode it again") from wrong
+
+
+def _clock(container: InputContainer, stream: VideoStream) -> tuple[Fraction, Fraction]:
+    """Time base of the stream, and the start of the file in seconds, which ffmpeg takes as zero, in whole ticks."""
+    tb = stream.time_base or Fraction(1, 1000)
+    return tb, round(Fraction(container.start_time or 0, 1_000_000) / tb) * tb
+
+
+# ---------------------------------------------------------------------------------------------------------- the quick way
+
+
+def _quick(
+    container: InputContainer, stream: VideoStream, rule: str, count: int, fps: Fraction, duration_s: float
+) -> Taken:
+    if "avi" in container.format.name:
+        raise _Broken("AVI has no time stamps of its own")
+    if rule == "head":
+        return _quick_head(container, stream, count, fps)
+    tb, origin = _clock(container, stream)
+    first, last = _first_pts(container, stream), _last_pts(container, stream, duration_s)
+    if rule == "ends":
+        targets = [first + round(Fraction((last - first) * k, max(count - 1, 1))) for k in range(count)]
+    else:
+        targets = [round((Fraction(t) + origin) / tb) for t in sampling.uniform_times(duration_s, count, count)]
+    frames = [_frame_at(container, stream, min(max(t, first), last)) for t in targets]
+    return [(float((frame.pts or 0) * tb - origin), frame) for frame in frames]
+
+
+def _quick_head(container: InputContainer, stream: VideoStream, count: int, fps: Fraction) -> Taken:
+    tb, origin = _clock(container, stream)
+    beyond_s = Fraction(count + 1) / fps
+    packets, ended = [], True
+    first_s: Fraction | None = None
+    for packet in container.demux(stream):
+        if not packet.size:
+            continue
+        if packet.pts is None:
+            raise _Broken("packets without time stamps")
+        packets.append(packet)
+        if not packet.is_discard:
+            first_s = packet.pts * tb if first_s is None else min(first_s, packet.pts * tb)
+        # Later packets have a later pts than this dts: nothing after it can fall into a wanted slot.
+        if packet.dts is not None and first_s is not None and packet.dts * tb > max(first_s, origin) + beyond_s:
+            ended = False
+            break
+    shown = sorted((p for p in packets if not p.is_discard), key=lambda p: p.pts or 0)
+    if not shown:
+        raise _Broken("no frame can be shown")
+    times = [(p.pts or 0) * tb - origin for p in shown]
+    end_s = times[-1] + (shown[-1].duration or 0) * tb if ended else times[-1] + beyond_s
+    wanted = [shown[i].pts or 0 for i in sampling.head_choice(times, end_s, fps, count)]
+    decoded = _decode(stream.codec_context, packets, set(wanted))
+    return [(float(pts * tb - origin), decoded[pts]) for pts in wanted]
+
+
+def _frame_at(container: InputContainer, stream: VideoStream, target: int) -> VideoFrame:
+    """The frame shown at time stamp `target`: the last one that is not later."""
+    tb = stream.time_base or Fraction(1, 1000)
+    for back_s in _LOOK_BACK_S:
+        container.seek(target - round(back_s / tb), stream=stream, backward=True)
+        stream.codec_context.flush_buffers()
+        packets = []
+        for packet in container.demux(stream):
+            if packet.size:
+                if packet.pts is None or packet.is_discard:
+                    raise _Broken("time stamps or an edit list that need every packet")
+                packets.append(packet)
+                if packet.dts is not None and packet.dts > target:
+                    break
+        shown = [p.pts or 0 for p in packets if (p.pts or 0) <= target]
+        if shown:
+            wanted = max(shown)
+            try:
+                return _decode(stream.codec_context, packets, {wanted})[wanted]
+            except _Broken:
+                continue
+    raise _Broken(f"no frame at {float(target * tb):.3f} s")
+
+
+def _decode(
+    codec: av.VideoCodecContext, packets: Sequence[av.Packet[VideoStream]], wanted: set[int]
+) -> dict[int, VideoFrame]:
+    """Decode only what the wanted frames need: themselves, and the frames that others refer to."""
+    found: dict[int, VideoFrame] = {}
+    can_skip = codec.name in _CAN_SKIP
+    # What comes after the last wanted packet in decoding order is needed by none of them: the decoder is drained there.
+    last = max((n for n, packet in enumerate(packets) if packet.pts in wanted), default=-1)
+    for packet in (*packets[: last + 1], None):
+        if packet is not None:
+            codec.skip_frame = "NONREF" if can_skip and packet.pts not in wanted else "DEFAULT"
+        for frame in codec.decode(packet):
+            if frame.pts in wanted and not frame.is_corrupt:
+                found[frame.pts] = frame
+        if len(found) == len(wanted):
+            return found
+    raise _Broken(f"{len(wanted) - len(found)} of {len(wanted)} frames could not be decoded")
+
+
+def _first_pts(container: InputContainer, stream: VideoStream) -> int:
+    for packet in container.demux(stream):
+        if packet.size:
+            if packet.pts is None or packet.is_discard:
+                raise _Broken("time stamps or an edit list that need every packet")
+            return packet.pts
+    raise _Broken("no frame can be shown")
+
+
+def _last_pts(container: InputContainer, stream: VideoStream, duration_s: float) -> int:
+    """Time stamp of the last frame, found among the packets after the last key frame."""
+    tb, origin = _clock(container, stream)
+    container.seek(round((Fraction(duration_s) + origin) / tb), stream=stream, backward=True)
+    last = max((p.pts for p in container.demux(stream) if p.pts is not None), default=None)
+    if last is None:
+        raise _Broken("no packet near the end of the clip")
+    return last
+
+
+# ------------------------------------------------------------------------------------------------------------- in order
+
+
+def _in_order(
+    container: InputContainer, stream: VideoStream, rule: str, count: int, fps: Fraction, duration_s: float
+) -> Taken:
+    if rule == "head":
+        taken = _head_in_order(_shown(container, stream), fps, count)
+        return [(float(time_s), frame) for time_s, _, frame in taken]
+    times = [time_s for time_s, _, _ in _shown(container, stream)]
+    if not times:
+        raise _Broken("no frame could be decoded")
+    if rule == "ends":
+        span = times[-1] - times[0]
+        targets = [times[0] + span * Fraction(k, max(count - 1, 1)) for k in range(count)]
+    else:
+        targets = [Fraction(t) for t in sampling.uniform_times(duration_s, count, count)]
+    wanted = [max((n for n, t in enumerate(times) if t <= target), default=0) for target in targets]
+    container.seek(0)
+    stream.codec_context.flush_buffers()
+    found = {n: (t, frame) for n, (t, _, frame) in enumerate(_shown(container, stream)) if n in wanted}
+    return [(float(found[n][0]), found[n][1]) for n in wanted]
+
+
+def _shown(container: InputContainer, stream: VideoStream) -> Iterator[tuple[Fraction, Fraction, VideoFrame]]:
+    """(time, end, frame) of all frames as ffmpeg shows them, one at a time.
+
+    The presentation time stamp counts, unless it has gone backwards more often than the decoding time stamp; then
+    that one does (libavcodec/decode.c, guess_correct_pts, which PyAV does not show).
+    """
+    tb, origin = _clock(container, stream)
+    last_pts, last_dts = -(1 << 63), -(1 << 63)
+    faulty_pts = faulty_dts = 0
+    for frame in container.decode(stream):
+        if frame.dts is not None:
+            faulty_dts, last_dts = faulty_dts + (frame.dts <= last_dts), frame.dts
+        if frame.pts is not None:
+            faulty_pts, last_pts = faulty_pts + (frame.pts <= last_pts), frame.pts
+        trusted = frame.pts is not None and (frame.dts is None or faulty_pts <= faulty_dts)
+        stamp = frame.pts if trusted else frame.dts
+        if stamp is not None:
+            time_s = stamp * tb - origin
+            yield time_s, time_s + (frame.duration or 0) * tb, frame
+
+
+def _head_in_order(
+    frames: Iterator[tuple[Fraction, Fraction, VideoFrame]], fps: Fraction, count: int
+) -> list[tuple[Fraction, Fraction, VideoFrame]]:
+    """`sampling.head_choice` over frames that come one at a time, of which only one is kept."""
+    chosen: list[tuple[Fraction, Fraction, VideoFrame]] = []
+    first, last = None, None
+    for shown in frames:
+        slot = sampling.slot(shown[0], fps)
+        first = slot if first is None else first
+        while last is not None and len(chosen) < count and slot > first + len(chosen):
+            chosen.append(last)
+        if len(chosen) == count:
+            return chosen
+        last = shown
+    if last is None or first is None:
+        raise _Broken("no frame could be decoded")
+    end = sampling.slot(last[1], fps)
+    while len(chosen) < count and end > first + len(chosen):
+        chosen.append(last)
+    return chosen or [last]

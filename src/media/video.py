@@ -1,0 +1,312 @@
+"""Clips: what their header says. Home of PyAV, together with media.frames and media.render."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from ..errors import VideoError
+from .geometry import Size
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+# Containers that hold one real video each. Playlists (HLS, concat) are refused: they make the demuxer read other files.
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
+_OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
+_MAX_MOOV_BYTES = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """A clip as its header describes it; width and height as displayed (after rotation and sample aspect ratio)."""
+
+    path: str
+    sha256: str
+    width_px: int
+    height_px: int
+    fps: float
+    frames: int
+    duration_s: float
+    codec: str
+
+    @property
+    def size(self) -> Size:
+        return Size(self.width_px, self.height_px)
+
+
+@dataclass(frozen=True, slots=True)
+class VideoLimits:
+    """What is refused unread: a prompt batch is no place for a day of 16K footage."""
+
+    max_bytes: int
+    max_pixels: int
+    max_duration_s: float
+
+
+def probe(path: Path, limits: VideoLimits) -> Video:
+    """Read the header of a clip.
+
+    Raises VideoError naming the file and what is wrong with it.
+    """
+    bytes_on_disk = _check_file(path, limits)
+    with open_video(path) as container:
+        stream = video_stream(container, path)
+        if stream.codec_context is None:
+            raise VideoError(f"{path}: its codec is not known here", hint="encode it again, as H.264 for instance")
+        width, height = stream.width, stream.height
+        if not width or not height:
+            raise VideoError(
+                f"{path}: the video stream has no picture size", hint="the file is damaged: encode it again"
+            )
+        fps = _frame_rate(stream)
+        if fps is None:
+            raise VideoError(
+                f"{path}: the header gives no frame rate that can be", hint="encode it again with a constant frame rate"
+            )
+        _check_complete(container, stream, path, bytes_on_disk)
+        frames, duration_s = _length(container, stream, fps)
+        if frames <= 0:
+            raise VideoError(f"{path}: the video has no frames", hint="the file is empty or damaged: encode it again")
+        sar = stream.sample_aspect_ratio or Fraction(1)
+        display = (round(width * sar), height) if sar >= 1 else (width, round(height / sar))
+        if _rotation(container, stream, path) % 180 == 90:
+            display = display[::-1]
+        codec = stream.codec_context.name
+    if display[0] * display[1] > limits.max_pixels:
+        raise VideoError(
+            f"{path}: {display[0]}x{display[1]} is larger than video.max_pixels={limits.max_pixels}",
+            hint="scale it down, or raise video.max_pixels",
+        )
+    if duration_s > limits.max_duration_s:
+        raise VideoError(
+            f"{path}: {duration_s:.0f} s is longer than video.max_duration_s={limits.max_duration_s:.0f}",
+            hint="cut it, or raise video.max_duration_s",
+        )
+    return Video(str(path), content_hash(path), display[0], display[1], float(fps), frames, round(duration_s, 6), codec)
+
+
+def _check_file(path: Path, limits: VideoLimits) -> int:
+    try:
+        info = os.stat(path)
+    except FileNotFoundError:
+        raise VideoError(
+            f"{path}: there is no such file", hint="paths are relative to the file that names them"
+        ) from None
+    except OSError as e:
+        raise VideoError(f"{path}: cannot be read: {e.strerror}") from e
+    if not stat.S_ISREG(info.st_mode):
+        raise VideoError(f"{path}: is not a regular file", hint="name a video file, not a folder, pipe or device")
+    if info.st_size == 0:
+        raise VideoError(f"{path}: is empty", hint="copy or encode it again")
+    if info.st_size > limits.max_bytes:
+        raise VideoError(
+            f"{path}: {info.st_size / 1e9:.1f} GB is larger than video.max_bytes={limits.max_bytes}",
+            hint="cut it, or raise video.max_bytes",
+        )
+    if not os.access(path, os.R_OK):
+        raise VideoError(f"{path}: cannot be read: permission denied")
+    return info.st_size
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file; read once a process, unless size or time of change say that it is another one by now."""
+    info = os.stat(path)
+    return _hash(path, info.st_size, info.st_mtime_ns)
+
+
+@lru_cache(maxsize=65_536)
+def _hash(path: Path, _size: int, _changed_ns: int) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def open_video(path: Path) -> InputContainer:
+    """Open a clip with nothing but files and real video containers allowed; raises VideoError."""
+    import av
+
+    av.logging.set_level(av.logging.PANIC)
+    try:
+        return av.open(str(path), options=_OPEN_OPTIONS, timeout=60.0, metadata_errors="replace")
+    except av.error.FileNotFoundError:
+        raise VideoError(f"{path}: there is no such file") from None
+    except av.error.FFmpegError as e:
+        raise VideoError(
+            f"{path}: is no video that can be opened ({e.strerror})",
+            hint="it is damaged, cut short, or not one of mp4, mov, mkv, webm, avi",
+        ) from e
+
+
+def video_stream(container: InputContainer, path: Path) -> VideoStream:
+    """The first stream of moving pictures; the cover of a sound file is none."""
+    import av
+
+    cover = av.stream.Disposition.attached_pic
+    found = next((s for s in container.streams.video if not s.disposition & cover), None)
+    if found is None:
+        kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
+        raise VideoError(f"{path}: has no video stream, only {kinds}", hint="name a file with moving pictures")
+    return found
+
+
+def _frame_rate(stream: VideoStream) -> Fraction | None:
+    try:
+        fps = stream.average_rate or stream.guessed_rate
+    except ZeroDivisionError:  # PyAV makes a fraction of 0/0
+        return None
+    return fps if fps and 0.01 <= fps <= 10_000 else None
+
+
+def _length(container: InputContainer, stream: VideoStream, fps: Fraction) -> tuple[int, float]:
+    """Frames that are shown, and duration in seconds, from the header; counted in the packets where it has neither."""
+    import av
+
+    tb = stream.time_base or Fraction(1, 1000)
+    duration_s = float(stream.duration * tb) if stream.duration else 0.0
+    if not duration_s:
+        # Matroska counts its durations from zero, also where the first frame comes later.
+        late_s = max(container.start_time or 0, 0) / 1e6 if "matroska" in container.format.name else 0.0
+        whole_s = _tagged_duration_s(stream) or (container.duration or 0) / 1e6
+        duration_s = max(whole_s - late_s, 0.0)
+    try:
+        first = next((p for p in container.demux(stream) if p.size), None)
+        if first is None:
+            return 0, duration_s
+        if not duration_s:  # a recording that was never finished: its packets know
+            times = [p.pts * tb for p in container.demux(stream) if p.pts is not None]
+            return len(times) + 1, float(max(times, default=Fraction(0)) + 1 / fps)
+    except av.error.FFmpegError:
+        return 0, duration_s
+    shown = max(1, round(duration_s * fps))  # an edit list may show less than there is
+    return min(stream.frames or shown, shown), duration_s
+
+
+def _tagged_duration_s(stream: VideoStream) -> float:
+    """Duration of this stream alone, from the tag that Matroska files have for it ("00:00:02.000000000"); 0 without."""
+    try:
+        hours, minutes, seconds = stream.metadata.get("DURATION", "").split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except ValueError:
+        return 0.0
+
+
+def _check_complete(container: InputContainer, stream: VideoStream, path: Path, bytes_on_disk: int) -> None:
+    """Refuse a file that was cut short: by what its own index or its outermost length field says."""
+    if "mp4" in container.format.name:
+        promised = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+    else:
+        with open(path, "rb") as f:
+            promised = _riff_length(f.read(12)) or _matroska_length(f)
+    if promised > bytes_on_disk:
+        raise VideoError(
+            f"{path}: the file was cut short ({bytes_on_disk} of {promised} bytes)",
+            hint="copy it again, or encode it again",
+        )
+
+
+def _riff_length(head: bytes) -> int:
+    """Bytes that an AVI file says it has (RIFF); 0 for other files."""
+    length = int.from_bytes(head[4:8], "little")
+    return length + 8 if head[:4] == b"RIFF" and length != 0xFFFF_FFFF else 0  # all ones: it was never finished
+
+
+def _matroska_length(f: BinaryIO) -> int:
+    """Bytes that a Matroska file says it has: end of its Segment (RFC 8794, 9559); 0 where it does not say."""
+    f.seek(0)
+    data = f.read(4096)
+    at = 0
+    while at + 12 <= len(data):
+        identity = data[at : at + 4]
+        first = data[at + 4]
+        length = 9 - first.bit_length() if first else 9
+        if length > 8:
+            return 0
+        mask = (1 << 7 * length) - 1
+        size = int.from_bytes(data[at + 4 : at + 4 + length], "big") & mask
+        body = at + 4 + length
+        if identity == b"\x18\x53\x80\x67":  # Segment
+            return 0 if size == mask else body + size
+        if identity != b"\x1a\x45\xdf\xa3":  # EBML header
+            return 0
+        at = body + size
+    return 0
+
+
+def _rotation(container: InputContainer, stream: VideoStream, path: Path) -> int:
+    """Degrees by which the picture is turned for display.
+
+    In MP4 the track header says; FFmpeg's Python binding shows it on decoded frames only, so for Matroska, where it
+    is rare, one key frame is decoded.
+    """
+    import av
+
+    if "mp4" in container.format.name:
+        return _mov_rotation(path)
+    if "matroska" not in container.format.name:
+        return 0
+    try:
+        container.seek(0)
+        return next((frame.rotation for frame in container.decode(stream)), 0)
+    except av.error.FFmpegError:
+        return 0  # whether it can be decoded shows when its frames are taken
+
+
+def _mov_rotation(path: Path) -> int:
+    """Clockwise degrees of the first video track's display matrix (ISO 14496-12, tkhd); 0 when there is none.
+
+    FFmpeg's Python binding shows the matrix on decoded frames only; the header is enough to know the displayed size.
+    """
+    with open(path, "rb") as f:
+        moov = _find_box(f, b"moov", os.fstat(f.fileno()).st_size)
+    if moov is None:
+        return 0
+    for kind, trak in _boxes(moov):
+        if kind != b"trak":
+            continue
+        boxes = dict(_boxes(trak))
+        handler = dict(_boxes(boxes.get(b"mdia", b""))).get(b"hdlr", b"")
+        if handler[8:12] == b"vide" and b"tkhd" in boxes:
+            header = boxes[b"tkhd"]
+            at = 52 if header[0] == 1 else 40
+            a, b = struct.unpack(">ii", header[at : at + 8])
+            return round(math.degrees(math.atan2(b, a))) % 360
+    return 0
+
+
+def _find_box(f: BinaryIO, wanted: bytes, size: int) -> bytes | None:
+    """Content of a top-level box, found by its length fields alone."""
+    at = 0
+    while at + 8 <= size:
+        f.seek(at)
+        length, kind = struct.unpack(">I4s", f.read(8))
+        head = 8
+        if length == 1:
+            length, head = struct.unpack(">Q", f.read(8))[0], 16
+        elif length == 0:
+            length = size - at
+        if length < head:
+            return None
+        if kind == wanted:
+            return f.read(length - head) if length <= _MAX_MOOV_BYTES else None
+        at += length
+    return None
+
+
+def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    at = 0
+    while at + 8 <= len(data):
+        length, kind = struct.unpack(">I4s", data[at : at + 8])
+        if length < 8:
+            return
+        yield kind, data[at + 8 : at + length]
+        at += length

@@ -1,0 +1,238 @@
+"""Prompt lists in Parquet files and Hugging Face `datasets` folders, and results as either. The only home of pyarrow,
+which is an extra: without it, all else works and these formats say what to install.
+
+A dataset folder is what `Dataset.save_to_disk` and `DatasetDict.save_to_disk` leave behind: Arrow streams, named in
+order by state.json (datasets, src/datasets/arrow_dataset.py and dataset_dict.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Row = Mapping[str, Any]  # of results.json
+KINDS = ("parquet", "arrow")
+ROWS_AT_A_TIME = 1000
+_MAGIC = {b"PAR1": "parquet", b"ARRO": "arrow", b"\xff\xff\xff\xff": "arrow"}  # the last: an Arrow stream
+
+
+class Unreadable(Exception):
+    """A file, or the rest of it, that cannot be read."""
+
+
+def kind_of(file: Path) -> str | None:
+    """parquet or arrow, by the first bytes of a file; None for every other one."""
+    with open(file, "rb") as f:
+        return _MAGIC.get(f.read(4))
+
+
+def require() -> None:
+    """Raises InputError where pyarrow is not installed."""
+    try:
+        import pyarrow  # noqa: F401 - asked for, not used
+    except ImportError:
+        raise InputError(
+            "Parquet files and dataset folders need pyarrow, which is not installed here",
+            hint="pip install pyarrow",
+        ) from None
+
+
+def dataset_files(folder: Path) -> list[Path] | None:
+    """The Arrow files of a dataset folder in order, split after split; None when the folder is none.
+
+    Raises InputError for a dataset folder that is damaged, or that shows its rows through an index.
+    """
+    try:
+        if (folder / "dataset_dict.json").is_file():
+            splits = _names(json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"])
+            return [file for split in splits for file in _split_files(folder / split)]
+        if (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file():
+            return _split_files(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        raise InputError(
+            f"{folder}: is a dataset folder that cannot be read ({type(e).__name__}: {e})",
+            hint="save it again with save_to_disk",
+        ) from e
+    return None
+
+
+def _split_files(folder: Path) -> list[Path]:
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    if state.get("_indices_data_files") or state.get("_indices_files"):
+        raise InputError(
+            f"{folder}: shows its rows through an index", hint="call flatten_indices() before save_to_disk"
+        )
+    return [folder / name for name in _names([file["filename"] for file in state["_data_files"]])]
+
+
+def _names(names: list[str]) -> list[str]:
+    """Names of a dataset's own files and folders; ValueError for one that leads out of it."""
+    for name in names:
+        if not name or name in (".", "..") or Path(name).name != name:
+            raise ValueError(f"{name!r} is no name of a file in it")
+    return names
+
+
+def read_rows(file: Path, kind: str, text_fields: Collection[str], needed: Collection[str]) -> Iterator[dict[str, Any]]:
+    """The rows of a file in order, a batch of it in memory at a time, as JSON values.
+
+    Columns that JSON has no type for (bytes, times, decimals) are left out, and so are nulls; not-a-number is null.
+    text_fields must hold text. Raises Unreadable, also when there is none of the `needed` columns.
+    """
+    require()
+    import pyarrow as pa
+
+    try:
+        for batch in _batches(file, kind, text_fields, needed):
+            batch.validate(full=True)  # a damaged file may point anywhere in memory
+            for start in range(0, batch.num_rows, ROWS_AT_A_TIME):
+                for row in batch.slice(start, ROWS_AT_A_TIME).to_pylist():
+                    yield {key: plain for key, value in row.items() if (plain := _plain(value)) is not None}
+    except (pa.ArrowException, OSError, ValueError, KeyError, NotImplementedError, MemoryError) as e:
+        said = str(e).strip().split("\n")[0] or type(e).__name__
+        raise Unreadable(f"is no {kind.capitalize()} file that can be read: {said[:200]}") from e
+
+
+def _batches(file: Path, kind: str, text_fields: Collection[str], needed: Collection[str]) -> Iterator[pa.RecordBatch]:
+    from pyarrow import ipc, parquet
+
+    with open(file, "rb") as f:
+        if kind == "parquet":
+            with parquet.ParquetFile(f, pre_buffer=False) as table:
+                names = _columns(table.schema_arrow, text_fields, needed)
+                yield from table.iter_batches(ROWS_AT_A_TIME, columns=names, use_threads=False)
+            return
+        in_blocks = f.read(6) == b"ARROW1"
+        f.seek(0)
+        schema: pa.Schema = (ipc.open_file(f) if in_blocks else ipc.open_stream(f)).schema
+        names = _columns(schema, text_fields, needed)
+        options = ipc.IpcReadOptions(included_fields=[schema.get_field_index(name) for name in names])
+        f.seek(0)
+        if in_blocks:
+            blocks = ipc.open_file(f, options=options)
+            yield from (blocks.get_batch(n) for n in range(blocks.num_record_batches))
+        else:
+            yield from ipc.open_stream(f, options=options)
+
+
+def _columns(schema: pa.Schema, text_fields: Collection[str], needed: Collection[str]) -> list[str]:
+    """The columns to read; Unreadable when they cannot be prompts."""
+    import pyarrow as pa
+
+    for name in schema.names:
+        if schema.names.count(name) > 1:
+            raise Unreadable(f'has the column "{name}" twice')
+    if not set(schema.names) & set(needed):
+        raise Unreadable(f"has no column {' or '.join(needed)}; it has {', '.join(schema.names)[:200] or 'none'}")
+    for field in schema:
+        if field.name in text_fields and not (_is_text(field.type) or pa.types.is_null(field.type)):
+            raise Unreadable(f"column {field.name}: holds {field.type}, not text")
+    return [field.name for field in schema if _json_can_hold(field.type)]
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def _json_can_hold(kind: pa.DataType) -> bool:
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        return _json_can_hold(kind.value_type)
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return _json_can_hold(kind.value_type)
+    if types.is_struct(kind):
+        return all(_json_can_hold(field.type) for field in kind)
+    simple = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_null(kind)
+    return bool(simple or _is_text(kind))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list) else value
+
+
+def write_parquet(rows: Iterable[Row], out: IO[bytes]) -> None:
+    """Rows of results.json as Parquet, a group of rows at a time; the columns are always the same."""
+    require()
+    from pyarrow import parquet
+
+    schema = _results_schema()
+    with parquet.ParquetWriter(out, schema) as writer:
+        for batch in _record_batches(rows, schema):
+            writer.write_batch(batch)
+
+
+def write_folder(rows: Iterable[Row], folder: Path) -> None:
+    """Rows of results.json as a folder that `datasets.load_from_disk` opens, a group of rows at a time.
+
+    dataset_info.json names no features: `Dataset` takes them from the Arrow schema then (datasets,
+    src/datasets/arrow_dataset.py).
+    """
+    require()
+    from pyarrow import ipc
+
+    schema, name = _results_schema(), "data-00000-of-00001.arrow"
+    with open(folder / name, "wb") as f, ipc.new_stream(f, schema) as writer:
+        for batch in _record_batches(rows, schema):
+            writer.write_batch(batch)
+    with open(folder / name, "rb") as written:
+        fingerprint = hashlib.file_digest(written, "sha256").hexdigest()[:16]
+    state: dict[str, Any] = {
+        "_data_files": [{"filename": name}],
+        "_fingerprint": fingerprint,
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": None,
+    }
+    (folder / "dataset_info.json").write_text("{}\n", encoding="ascii")
+    (folder / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="ascii")
+
+
+def _record_batches(rows: Iterable[Row], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    rest = iter(rows)
+    while group := list(islice(rest, ROWS_AT_A_TIME)):
+        yield pa.RecordBatch.from_pylist(group, schema=schema)
+
+
+def _results_schema() -> pa.Schema:
+    """The columns of results.json, whatever its rows hold."""
+    import pyarrow as pa
+
+    text, count = pa.string(), pa.int64()
+    numbers = ("predicted", "measured", "output", "image", "text", "output_reserved", "linear_estimate")
+    frame = pa.struct({"sha256": text, "bytes": count, "size": text, "file": text})
+    return pa.schema({
+        **dict.fromkeys(("id", "name", "original_prompt", "upsampled_prompt", "video_path", "preprocessed_video"), text),
+        **dict.fromkeys(("state", "reason", "note"), text),
+        "attempts": count,
+        "engine": text,
+        "tokens": pa.struct(dict.fromkeys(numbers, count)),
+        "finish_reason": text,
+        "seconds": pa.float64(),
+        "frames": pa.list_(frame),
+        "shrunk_from": text,
+        "flags": pa.list_(text),
+        "review": pa.struct({"verdict": text, "at": text, "answer": text}),
+    })  # fmt: skip

@@ -1,0 +1,144 @@
+"""Two finished runs side by side: which items they share, and what each made of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from ..errors import InputError
+from ..files import RunPaths
+from ..planning.plan import Settings, read_plan
+from ..runs.outcomes import STATES
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A run that ended: its folder, what its items shared, and the rows of its results.json."""
+
+    folder: str
+    settings: Settings
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One item in both runs: the same name, prompt and video."""
+
+    first: Row
+    second: Row
+
+    @property
+    def differs(self) -> bool:
+        """Whether the two runs ended otherwise for it, or in other words."""
+        return any(self.first[key] != self.second[key] for key in ("state", "upsampled_prompt"))
+
+
+def read_run(folder: str) -> Finished:
+    """A finished run; InputError when it is none."""
+    paths = RunPaths(Path(folder))
+    if not paths.plan.is_file():
+        raise InputError(f"runs: {folder} has no plan.json", hint="name the folder that a run printed at its end")
+    try:
+        rows = json.loads(paths.results.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"runs: {folder} has no results.json: it was only planned, or has not finished",
+            hint=f"take it up with resume={folder}, then compare",
+        ) from None
+    except (OSError, ValueError) as e:
+        raise InputError(f"runs: {paths.results} cannot be read: {e}", hint=f"write it anew: resume={folder}") from e
+    return Finished(folder, read_plan(paths.plan).settings, tuple(rows))
+
+
+def pairs_of(first: Finished, second: Finished) -> tuple[Pair, ...]:
+    """The items that both runs have, in the order of the first; InputError when there is none."""
+    there = {_input_of(row): row for row in second.rows}
+    found = tuple(Pair(row, there[_input_of(row)]) for row in first.rows if _input_of(row) in there)
+    if not found:
+        raise InputError(
+            f"runs: {first.folder} and {second.folder} share no item",
+            hint="runs are compared by the name, prompt and video of their items: upsample the same prompts twice",
+        )
+    return found
+
+
+def _input_of(row: Row) -> tuple[Any, ...]:
+    return row["name"], row["original_prompt"], row["video_path"]
+
+
+def facts(run: Finished, rows: Sequence[Row]) -> dict[str, str]:
+    """What a run says about the items that are compared; – where nothing was measured."""
+    settings, states = run.settings, Counter(row["state"] for row in rows)
+    seconds = [row["seconds"] for row in rows if row["seconds"] is not None]
+    measured = [row["tokens"]["measured"] for row in rows if row["tokens"]["measured"] is not None]
+    output = [row["tokens"]["output"] for row in rows if row["tokens"]["output"] is not None]
+    return {
+        "run": run.folder,
+        "recipe": settings.recipe,
+        "engine": settings.engine.name,
+        "model": settings.model.name if settings.engine.name != "offline" else "none",
+        "budget": f"{settings.max_model_len} tokens, {settings.max_output_tokens} reserved",
+        "template": settings.template,
+        "temperature": f"{settings.temperature:g}",
+        "seed": str(settings.seed),
+        **{state: str(states[state]) for state in STATES},
+        "prompt tokens, planned": f"{mean(row['tokens']['predicted'] for row in rows):.0f} on average",
+        "prompt tokens, measured": f"{mean(measured):.0f} on average" if measured else "–",
+        "answer tokens": f"{mean(output):.0f} on average" if output else "–",
+        "seconds an answer": f"{median(seconds):.3g}, the median" if seconds else "–",
+    }
+
+
+def frame_files(run: str, row: Row) -> list[str]:
+    """The frames of a row that its run folder still has the names of, in order, as absolute paths."""
+    return [os.path.abspath(Path(run) / frame["file"]) for frame in row.get("frames", ()) if frame["file"]]
+
+
+def page_pair(pair: Pair, frames: Sequence[Sequence[int | None]]) -> dict[str, Any]:
+    """What the page needs of a pair. frames: of each side, the numbers of its pictures."""
+    shown = ("state", "reason", "tokens", "seconds", "engine")
+    sides = [
+        {
+            "text": row["upsampled_prompt"],
+            **{key: row[key] for key in shown},
+            "frames": numbers,
+            "size": row["frames"][0]["size"] if numbers else None,
+        }
+        for row, numbers in zip((pair.first, pair.second), frames, strict=True)
+    ]
+    return {
+        "name": pair.first["name"],
+        "before": pair.first["original_prompt"],
+        "differs": pair.differs,
+        "sides": sides,
+    }
+
+
+def as_csv(pairs: Sequence[Pair]) -> str:
+    """A line a pair, for a spreadsheet; _1 and _2 tell the runs apart."""
+    out = io.StringIO()
+    kinds = ("state", "reason", "predicted", "measured", "output", "seconds", "words")
+    columns = ["name", "differs", *(f"{kind}_{n}" for kind in kinds for n in (1, 2)), "video_path"]
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    for pair in pairs:
+        line = {
+            "name": pair.first["name"],
+            "differs": "yes" if pair.differs else "no",
+            "video_path": pair.first["video_path"],
+        }
+        for n, row in enumerate((pair.first, pair.second), start=1):
+            values = {**row, **row["tokens"], "words": len((row["upsampled_prompt"] or "").split())}
+            line |= {f"{kind}_{n}": values[kind] for kind in kinds}
+        writer.writerow(line)
+    return out.getvalue()

@@ -1,0 +1,135 @@
+"""What a run leaves for other tools, on request (output.exports=[parquet,dataset,openai,cosmos3]): a line or row at a time,
+so that a run of any length fits into memory, and whole, or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+from launchers.worker import Picture, chat_body
+
+from .. import log
+from ..errors import HintError, VideoError
+from ..files import RunPaths, appearing, appearing_folder
+from ..media import geometry
+from ..media.render import render
+from ..planning.plan import Plan, PlanItem
+from ..prompts import arrow
+from ..runs.outcomes import UPSAMPLED
+from ..runs.staging import seed_of
+
+Row = Mapping[str, Any]
+Line = dict[str, Any]
+
+
+class _LeftOut(Exception):
+    """Why an item has no place in an export."""
+
+
+def write(name: str, plan: Plan, table: Sequence[Row], paths: RunPaths) -> Path:
+    """Write one export into the run folder; what had no place in it is logged, with the first reason."""
+    if name == "dataset":
+        with appearing_folder(paths.dataset) as folder:
+            arrow.write_folder(table, folder)
+        return paths.dataset
+    if name == "parquet":
+        with appearing(paths.parquet) as f:
+            binary: IO[bytes] = f.buffer  # type: ignore[attr-defined]
+            arrow.write_parquet(table, binary)
+        return paths.parquet
+    path, lines = {
+        "openai": (paths.openai_batch, _openai_lines),
+        "cosmos3": (paths.cosmos3, _cosmos3_lines),
+    }[name]
+    left_out = []
+    with appearing(path) as f:
+        for line in lines(plan, table):
+            if isinstance(line, str):
+                left_out.append(line)
+            else:
+                f.write(json.dumps(line, ensure_ascii=True, allow_nan=False) + "\n")
+    if left_out:
+        log.get().warning("left_out_of_export", file=path.name, items=len(left_out), first=left_out[0])
+    return path
+
+
+def _openai_lines(plan: Plan, table: Sequence[Row]) -> Iterator[Line | str]:
+    """The run's requests as OpenAI's batch API and vLLM's `run_batch` take them, each once, as the worker sent them;
+    or why an item has none."""
+    s = plan.settings
+    written: set[str] = set()
+    for item, row in zip(plan.items, table, strict=True):
+        if item.id in written:
+            continue
+        written.add(item.id)
+        try:
+            pictures = _pictures(item, row, Path(s.cache_dir) / "hints")
+        except _LeftOut as e:
+            yield f"{item.name}: {e}"
+            continue
+        body = chat_body(item.system, item.text, pictures) | {
+            "model": s.model.name,
+            "temperature": s.temperature,
+            "max_tokens": s.max_output_tokens,
+            "seed": seed_of(item, s),
+        }
+        yield {"custom_id": item.id, "method": "POST", "url": "/v1/chat/completions", "body": body}
+
+
+def _pictures(item: PlanItem, row: Row, cache: Path) -> tuple[Picture, ...]:
+    """The frames that the engine was sent, or would be: from the cache, or rendered again."""
+    if not item.runs:
+        raise _LeftOut(item.problem)
+    if not (item.video and item.hint) or (row["state"] == UPSAMPLED and not row["frames"]):
+        return ()
+    hint = item.hint
+    if row["frames"]:
+        width, height = map(int, row["frames"][0]["size"].split("x"))
+        hint = replace(hint, width_px=width, height_px=height)
+    try:
+        return tuple(Picture.read(path) for path in render(item.video, hint, cache, with_video=False).frame_paths)
+    except (VideoError, HintError, OSError) as e:
+        raise _LeftOut(str(e)) from e
+
+
+def _cosmos3_lines(plan: Plan, table: Sequence[Row]) -> Iterator[Line | str]:
+    """Samples for `python -m cosmos_framework.scripts.inference -i cosmos3.jsonl`, or why an item is none.
+
+    Source: github.com/NVIDIA/cosmos-framework, docs/inference.md (modes and sample fields), inputs/omni/a2v.json (the
+    prompt: a caption as JSON text), cosmos_framework/inference/common/args.py (JSON lines split at every line break
+    of Unicode, hence ASCII here; names are folders; clips end in .mp4; unknown fields are refused).
+    """
+    for item, row in zip(plan.items, table, strict=True):
+        prompt = row["upsampled_prompt"] or item.prompt
+        if not prompt.strip():
+            yield f"{item.name}: has no prompt"
+        elif not item.video_path:
+            yield {"name": item.slug, "model_mode": "text2video", "prompt": _caption(prompt, {})}
+        elif not item.video:
+            yield f"{item.name}: {item.problem}"
+        elif Path(item.video.path).suffix.lower() != ".mp4":
+            yield f"{item.name}: {item.video.path}: Cosmos 3 takes clips that end in .mp4"
+        else:
+            shape = {"aspect_ratio": geometry.detect_aspect_ratio(item.video.size).replace(":", ",")}
+            yield {
+                "name": item.slug,
+                "model_mode": "video2video",
+                "prompt": _caption(prompt, shape),
+                "vision_path": item.video.path,
+                **shape,
+            }
+
+
+def _caption(prompt: str, shape: Mapping[str, str]) -> str:
+    """A prompt as Cosmos 3's structured caption; one that is a JSON object already, with or without a code fence
+    around it, as it stands. Size, length and frame rate of what is generated are not ours to say."""
+    bare = prompt.strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()
+    try:
+        structured = json.loads(bare)
+    except (ValueError, RecursionError):
+        structured = None
+    caption = structured if isinstance(structured, dict) else {"temporal_caption": prompt, **shape}
+    return json.dumps(caption, ensure_ascii=False)

@@ -1,0 +1,31 @@
+"""Templates of HTML pages that need nothing beside them; the home of jinja2, together with planning.resolve."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+
+def page_template(name: str) -> Template:
+    """A template that lies beside this module; every value is escaped, and a missing one is an error."""
+    loader = FileSystemLoader(Path(__file__).parent / "templates")
+    env = Environment(autoescape=True, loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    env.filters |= {"script_json": script_json, "script_hash": script_hash}
+    return env.get_template(name)
+
+
+def script_json(value: Any) -> Markup:
+    """JSON that can stand inside <script>: there is no `<` in it, so neither `</script` nor `<!--`."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c"))
+
+
+def script_hash(text: str) -> str:
+    """The hash by which the page's content security policy knows its one script; any other is refused."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,163 @@
+"""The run report, and two runs compared: HTML pages that open from disk, need nothing beside them and load nothing.
+
+A page holds its data as JSON, which its template draws, and the report small copies of the frames, each once; it is
+written as a stream.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..files import appearing, safe_name
+from ..runs.outcomes import STATES
+from ..timing.summary import Bar
+from .compare import Pair, frame_files, page_pair
+from .pages import page_template
+from .results import FLAGS
+from .reviews import ACCEPTED, EDITED, REJECTED
+
+COMMAND = "command"  # label (in any case) of the fact that is shown in a box to copy from
+MAX_WIDTH_PX, MIN_WIDTH_PX = 360, 64
+FULL_WIDTH_FRAMES = 1000  # as many thumbnails of full width take 8 MB (drawn clips) to 18 MB (busy ones) as base64
+
+# What a card shows of a row as it stands; `page_item` adds the texts and the frames.
+_SHOWN = ["name", "state", "reason", "note", "attempts", "engine", "tokens", "finish_reason", "seconds"]
+_SHOWN += ["source", "hint", "shrunk_from"]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the page says.
+
+    facts: (label, value) pairs about the run; the one labelled COMMAND is shown in a box to copy from.
+    rows: rows of results.json in input order, each with `source`, `hint` (as in plan.json, or None) and `frame_files`
+    (absolute PNG paths in order; a file that is missing or damaged leads to a placeholder).
+    timelines: the phases of each start of the run.
+    """
+
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    max_model_len: int
+    max_output_tokens: int
+    rows: Sequence[Mapping[str, Any]]
+    timelines: tuple[tuple[Bar, ...], ...] = ()
+
+
+def write_report(report: Report, out: Path) -> None:
+    """Write the page aside, then rename it to `out`; makes the folder. Same report and frames: same bytes."""
+    number_of, pictures = distinct_frames(file for row in report.rows for file in row["frame_files"])
+    width_px = thumbnail_width(len(pictures))
+    states = Counter(row["state"] for row in report.rows)
+    flags = Counter(flag for row in report.rows for flag in _flags(row))
+    page = page_template("report.html.j2").generate(
+        title=report.title,
+        facts=[fact for fact in report.facts if fact[0].casefold() != COMMAND],
+        commands=[value for label, value in report.facts if label.casefold() == COMMAND],
+        counts=[(state, states[state]) for state in STATES],
+        flags=[(flag, flags[flag]) for flag in (*FLAGS, ACCEPTED, EDITED, REJECTED) if flags[flag]],
+        timelines=report.timelines,
+        offline=any(row["engine"] == "offline" for row in report.rows),
+        thumbnail_px=width_px,
+        budget={"max_model_len": report.max_model_len, "max_output_tokens": report.max_output_tokens},
+        items=(page_item(row, [number_of[file] for file in row["frame_files"]]) for row in report.rows),
+        frames=thumbnails(pictures, width_px),
+    )
+    with appearing(out, errors="replace") as f:  # half a surrogate pair in a text must not cost the report
+        f.writelines(page)
+
+
+def write_comparison(sides: tuple[Mapping[str, str], Mapping[str, str]], pairs: Sequence[Pair], out: Path) -> None:
+    """Write the page of two runs side by side; `sides` are what `compare.facts` says about each, `run` its folder."""
+    shown = [
+        [frame_files(side["run"], row) for side, row in zip(sides, (p.first, p.second), strict=True)] for p in pairs
+    ]
+    number_of, pictures = distinct_frames(file for files in shown for side in files for file in side)
+    width_px = thumbnail_width(len(pictures))
+    numbers = ([[number_of[file] for file in side] for side in files] for files in shown)
+    page = page_template("compare.html.j2").generate(
+        facts=[(label, value, sides[1][label]) for label, value in sides[0].items()],
+        runs=[f"{side['run']} · {side['recipe']}" for side in sides],
+        count=len(pairs),
+        differ=sum(pair.differs for pair in pairs),
+        states_differ=sum(pair.first["state"] != pair.second["state"] for pair in pairs),
+        thumbnail_px=width_px,
+        items=(page_pair(pair, frames) for pair, frames in zip(pairs, numbers, strict=True)),
+        frames=thumbnails(pictures, width_px),
+    )
+    with appearing(out, errors="replace") as f:
+        f.writelines(page)
+
+
+def distinct_frames(files: Iterable[str]) -> tuple[dict[str, int | None], list[str]]:
+    """The number of the picture in each file, by content (None: cannot be read), and one file for each picture."""
+    number_of: dict[str, int | None] = {}
+    by_content: dict[bytes, int] = {}
+    pictures: list[str] = []
+    for file in dict.fromkeys(files):
+        try:
+            content = hashlib.sha256(Path(file).read_bytes()).digest()
+        except OSError:
+            number_of[file] = None
+            continue
+        number_of[file] = by_content.setdefault(content, len(pictures))
+        if number_of[file] == len(pictures):
+            pictures.append(file)
+    return number_of, pictures
+
+
+def thumbnail_width(distinct_frames: int) -> int:
+    """Width in pixels that keeps all thumbnails within about 18 MB; from 10,000 frames on they stay as small as is of use.
+
+    The exponent is measured: a WebP grows as width ** 1.33, for small pictures have more detail in a pixel.
+    """
+    width_px = int(MAX_WIDTH_PX * (FULL_WIDTH_FRAMES / max(1, distinct_frames)) ** 0.75)
+    return max(MIN_WIDTH_PX, min(MAX_WIDTH_PX, width_px))
+
+
+def thumbnails(files: Sequence[str], width_px: int) -> Iterator[str | None]:
+    """Base64 WebP of each file in order, at most `width_px` wide and high; None where there is no picture in it."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow lets go of the interpreter lock while it encodes
+        yield from pool.map(lambda file: _thumbnail(file, width_px), files)
+
+
+def _thumbnail(file: str, width_px: int) -> str | None:
+    buffer = io.BytesIO()
+    try:
+        with Image.open(file) as image:
+            picture = image.convert("RGB")
+        picture.thumbnail((width_px, width_px), Image.Resampling.LANCZOS)
+        picture.save(buffer, "WEBP", quality=75)
+    except Exception:  # whatever Pillow meets in a damaged file: the page has a placeholder for it
+        return None
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _flags(row: Mapping[str, Any]) -> list[str]:
+    """The flags of a row, and the verdict of a person among them."""
+    return [*row["flags"], *([row["review"]["verdict"]] if row.get("review") else [])]
+
+
+def page_item(row: Mapping[str, Any], frames: Sequence[int | None]) -> dict[str, Any]:
+    """What the page needs of a row. `quoted`: `after` is only what was added behind the original prompt."""
+    before, after = row["original_prompt"], row["upsampled_prompt"]
+    quoted = bool(before) and after is not None and after.startswith(before)
+    texts = {"before": before, "after": after[len(before) :] if quoted else after, "quoted": quoted}
+    return {
+        "slug": safe_name(row["name"]),
+        **{key: row[key] for key in _SHOWN},
+        **texts,
+        "frames": frames,
+        "flags": _flags(row),
+        "answer": (row.get("review") or {}).get("answer"),
+    }

@@ -1,0 +1,260 @@
+"""What a run leaves behind: results.json, summary.csv, NVIDIA's batch.jsonl, the specs updated."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ..files import RunPaths, write_atomic
+from ..media.render import HINT_VIDEO, hint_key, hint_name
+from ..media.video import Video
+from ..planning.plan import Hint, Plan, PlanItem, Settings, fields_of
+from ..prompts.specs import VIDEO_FIELDS, absolute_video, prompt_files, read_specs
+from ..runs.outcomes import UPSAMPLED, Outcome
+
+Row = dict[str, Any]
+FLAGS = ("asked again", "cut off", "smaller hint", "text only")
+
+
+def rows(plan: Plan, outcomes: Mapping[str, Outcome], paths: RunPaths, unfinished: str) -> Iterator[Row]:
+    """The rows of results.json in input order; `unfinished` is the reason given for items that did not end."""
+    for item in plan.items:
+        outcome = outcomes.get(item.id) or Outcome(item.id, "kept" if item.prompt.strip() else "failed", unfinished)
+        used = _hint_used(item, outcome)
+        hint = paths.hints / hint_name(*used) if used else None
+        if hint and not hint.exists():  # an answer from the cache whose hint is not there any more
+            hint = None
+        video = hint / HINT_VIDEO if hint and (hint / HINT_VIDEO).exists() else None
+        yield {
+            "id": item.id,
+            "name": item.name,
+            "original_prompt": item.prompt,
+            "upsampled_prompt": outcome.text if outcome.state == UPSAMPLED else None,
+            "video_path": item.video_path,
+            "preprocessed_video": os.path.relpath(video, paths.root) if video else None,
+            "state": outcome.state,
+            "reason": outcome.reason,
+            "note": outcome.note,
+            "attempts": len(outcome.attempts),
+            "engine": outcome.engine.get("name", plan.settings.engine.name),
+            "tokens": {
+                "predicted": outcome.tokens.get("predicted") or item.tokens.prompt,
+                "measured": outcome.tokens.get("measured"),
+                "output": outcome.tokens.get("output"),
+                "image": item.tokens.image,
+                "text": item.tokens.text,
+                "output_reserved": item.tokens.output_reserved,
+                "linear_estimate": item.tokens.linear_estimate,
+            },
+            "finish_reason": outcome.finish_reason,
+            "seconds": outcome.seconds.get("total"),
+            "frames": [
+                {**frame, "file": os.path.relpath(hint / f"frame_{n}.png", paths.root) if hint else None}
+                for n, frame in enumerate(outcome.frames, start=1)
+            ],
+            "shrunk_from": item.shrunk_from,
+            "flags": list(flags_of(item, outcome)),
+        }
+
+
+def flags_of(item: PlanItem, outcome: Outcome) -> Iterator[str]:
+    """What a person may want to look at: it was asked more than once, an answer of it was cut off, its hint was made
+    smaller than the recipe asked for, or it was asked without frames."""
+    if len(outcome.attempts) > 1:
+        yield "asked again"
+    if outcome.finish_reason == "length" or any("cut off" in (a.get("flaw") or "") for a in outcome.attempts):
+        yield "cut off"
+    used = _hint_used(item, outcome)
+    if outcome.frames and (item.shrunk_from or (used and used[1] != item.hint)):
+        yield "smaller hint"
+    if outcome.attempts and not outcome.frames:
+        yield "text only"
+
+
+def report_rows(plan: Plan, table: Sequence[Row], paths: RunPaths) -> list[Row]:
+    """The rows with what the report shows beside them: source, hint as it was sent, and where the frames are."""
+    extended = []
+    for item, row in zip(plan.items, table, strict=True):
+        hint = fields_of(item.hint) if item.hint and item.video else None
+        if hint and row["frames"]:
+            width, height = map(int, row["frames"][0]["size"].split("x"))
+            hint |= {"width_px": width, "height_px": height}
+        files = [os.path.abspath(paths.root / frame["file"]) for frame in row["frames"] if frame["file"]]
+        source = fields_of(item.video) if item.video else None
+        extended.append({**row, "source": source, "hint": hint, "frame_files": files})
+    return extended
+
+
+def _hint_used(item: PlanItem, outcome: Outcome) -> tuple[Video, Hint] | None:
+    """The clip and the hint that the engine saw: the planned one, or a smaller one when that was refused."""
+    if not (item.video and item.hint and outcome.frames):
+        return None
+    width, height = map(int, outcome.frames[0]["size"].split("x"))
+    return item.video, replace(item.hint, width_px=width, height_px=height)
+
+
+def link_hints(plan: Plan, outcomes: Mapping[str, Outcome], paths: RunPaths) -> None:
+    """Put the hints that were used into the run folder; links where the file system has links."""
+    cache = Path(plan.settings.cache_dir) / "hints"
+    for item in plan.items:
+        used = _hint_used(item, outcomes[item.id]) if item.id in outcomes else None
+        if not used:
+            continue
+        source, target = cache / hint_key(*used), paths.hints / hint_name(*used)
+        if target.exists() or not source.exists():
+            continue
+        aside = paths.hints / f".{target.name}.part"
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(source, aside, copy_function=_link_or_copy)
+        os.replace(aside, target)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def write_exports(plan: Plan, table: Sequence[Row], paths: RunPaths, now: datetime) -> None:
+    """results.json, summary.csv, batch.jsonl and the updated specs; each appears whole."""
+    body = ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in table)
+    write_atomic(paths.results, f"[\n{body}\n]\n")
+    write_atomic(paths.summary, _summary(table))
+    write_atomic(paths.batch, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in _batch(plan, table)))
+    if plan.settings.spec_output == "beside":
+        for item, row in zip(plan.items, table, strict=True):
+            spec = updated_spec(item, row, plan.settings, now)
+            write_atomic(paths.specs / f"{item.slug}.json", json.dumps(spec, ensure_ascii=False, indent=1) + "\n")
+    elif plan.settings.spec_output == "in_place":
+        _update_in_place(plan, table, now)
+
+
+def _summary(table: Sequence[Row]) -> str:
+    out = io.StringIO()
+    columns = [
+        "name",
+        "state",
+        "reason",
+        "predicted",
+        "measured",
+        "output",
+        "attempts",
+        "seconds",
+        "review",
+        "video_path",
+        "original_prompt",
+        "upsampled_prompt",
+    ]
+    writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for row in table:
+        verdict = (row.get("review") or {}).get("verdict", "")
+        writer.writerow(
+            {**row, "review": verdict, **{k: row["tokens"][k] for k in ("predicted", "measured", "output")}}
+        )
+    return out.getvalue()
+
+
+def _batch(plan: Plan, table: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    """NVIDIA's batch format, for `--batch_input_path`: the upsampled prompt, or the original where it was kept."""
+    for item, row in zip(plan.items, table, strict=True):
+        line: dict[str, Any] = {
+            "visual_input": str(_absolute_video(item) or ""),
+            "prompt": row["upsampled_prompt"] or item.prompt,
+        }
+        control = json.loads(item.extra).get("control_overrides")
+        yield {**line, "control_overrides": control} if control is not None else line
+
+
+def updated_spec(item: PlanItem, row: Row, settings: Settings, now: datetime) -> dict[str, Any]:
+    """The item as a PromptSpec with what this run adds. Fields that are not ours come out as they came in; video paths
+    are made absolute, since the file lies somewhere else."""
+    given = as_prompt(item)
+    return given | _additions(item, row, settings, now, given.get("metadata"))
+
+
+def as_prompt(item: PlanItem) -> dict[str, Any]:
+    """The item as its prompt file had it, with absolute video paths, for a file that lies somewhere else."""
+    video = _absolute_video(item)
+    extra = json.loads(item.extra)
+    moved = {field: str(video) for field in VIDEO_FIELDS if field in extra and video}
+    return {"name": item.name, "prompt": item.prompt, "video_path": str(video) if video else None, **extra, **moved}
+
+
+def _additions(item: PlanItem, row: Row, settings: Settings, now: datetime, metadata: Any) -> dict[str, Any]:
+    """The fields of a PromptSpec that a run sets."""
+    return {
+        "metadata": {
+            **(metadata if isinstance(metadata, dict) else {}),
+            "upsampling": {"state": row["state"], "reason": row["reason"], "note": row["note"]}
+            | ({"review": row["review"]["verdict"]} if row.get("review") else {}),
+        },
+        "upsampled_prompt": row["upsampled_prompt"],
+        "upsampled_at": now.isoformat(timespec="seconds") if row["upsampled_prompt"] else None,
+        "upsampling_params": {
+            "recipe": settings.recipe,
+            "engine": row["engine"],
+            "model": settings.model.name if row["engine"] != "offline" else None,
+            "template": settings.template,
+            "max_model_len": settings.max_model_len,
+            "max_output_tokens": settings.max_output_tokens,
+            "temperature": settings.temperature if row["engine"] != "offline" else None,
+            "hint": asdict(item.hint) if item.hint else None,
+            "item": item.id,
+        },
+    }
+
+
+def _absolute_video(item: PlanItem) -> Path | None:
+    return absolute_video(Path(item.source), item.video_path) if item.video_path else None
+
+
+def _update_in_place(plan: Plan, table: Sequence[Row], now: datetime) -> None:
+    """Write the additions into the files that the prompts came from; the file before is kept as NAME.bak."""
+    by_source: dict[str, dict[str, tuple[PlanItem, Row]]] = {}
+    for item, row in zip(plan.items, table, strict=True):
+        by_source.setdefault(item.source, {})[item.name] = (item, row)
+    for source, found in by_source.items():
+        file = Path(source)
+        updated, shape = [], "list"
+        for spec in read_specs(prompt_files(source)):
+            shape = spec.shape
+            raw = dict(spec.raw)
+            if spec.name in found:
+                item, row = found[spec.name]
+                raw |= _additions(item, row, plan.settings, now, raw.get("metadata"))
+            updated.append(raw)
+        text = _as_file(updated, shape)
+        shutil.copy2(file, _free_backup(file))
+        write_atomic(file, text)
+
+
+def _free_backup(file: Path) -> Path:
+    """NAME.bak, or NAME.bak2 and so on: an older backup is never overwritten."""
+    names = (file.with_name(f"{file.name}.bak{n if n > 1 else ''}") for n in range(1, 10_000))
+    return next(path for path in names if not path.exists())
+
+
+def _as_file(items: list[dict[str, Any]], shape: str) -> str:
+    if shape == "object":
+        return json.dumps(items[0], ensure_ascii=False, indent=1) + "\n"
+    if shape == "lines":
+        return "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
+    if shape == "list":
+        return json.dumps(items, ensure_ascii=False, indent=1) + "\n"
+    out = io.StringIO()
+    columns = list(dict.fromkeys(column for item in items for column in item))
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    for item in items:
+        writer.writerow({k: json.dumps(v, ensure_ascii=False) if isinstance(v, dict) else v for k, v in item.items()})
+    return out.getvalue()

@@ -1,0 +1,112 @@
+"""What a person said about the texts of a run, and what follows from that for its results.
+
+The verdicts stand in review.jsonl in the run folder, one a line, the last one about an item counts; the run's journal,
+which says what the engine answered, stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from launchers.worker import Journal, read_records
+
+from ..errors import InputError
+from ..runs.outcomes import KEPT, UPSAMPLED
+
+ACCEPTED, REJECTED, EDITED = "accepted", "rejected", "edited"
+REJECTED_REASON = "rejected in review"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A verdict about one item. text: the better one, for `edited`. at: when it was given, as ISO time."""
+
+    name: str
+    verdict: str
+    text: str | None = None
+    at: str = ""
+
+
+def read_marks(file: Path) -> dict[str, Mark]:
+    """The last verdict about each item that has one, by name."""
+    try:
+        return {mark["name"]: Mark(**{key: mark[key] for key in Mark.__slots__}) for mark in read_records(file)}
+    except (ValueError, KeyError, TypeError) as e:
+        raise InputError(f"{file}: a line of it is no verdict ({e})", hint="mend or remove that line") from e
+
+
+def add_marks(file: Path, marks: Iterable[Mark]) -> None:
+    """Write verdicts down; each is on disk before the next."""
+    journal = Journal(file)
+    try:
+        for mark in marks:
+            journal.append(asdict(mark))
+    finally:
+        journal.close()
+
+
+def reviewed(row: Row, mark: Mark | None) -> Row:
+    """A row of results.json with what was said about it, under `review`.
+
+    An edited text stands in place of the engine's, which is kept as review.answer. A rejected item is kept: its original
+    prompt stands, or it failed when it has none.
+    """
+    if mark is None or row["state"] != UPSAMPLED:
+        return {**row, "review": None}
+    review = {"verdict": mark.verdict, "at": mark.at}
+    if mark.verdict == EDITED:
+        return {**row, "upsampled_prompt": mark.text, "review": {**review, "answer": row["upsampled_prompt"]}}
+    if mark.verdict == REJECTED:
+        state = KEPT if row["original_prompt"].strip() else "failed"
+        changed = {"state": state, "reason": REJECTED_REASON, "upsampled_prompt": None}
+        return {**row, **changed, "review": {**review, "answer": row["upsampled_prompt"]}}
+    return {**row, "review": review}
+
+
+def marks_from(
+    rows: Sequence[Row],
+    marked: Mapping[str, Mark],
+    *,
+    accept: Sequence[str],
+    reject: Sequence[str],
+    edit: Mapping[str, str],
+    rest: str | None,
+    at: str,
+) -> list[Mark]:
+    """The verdicts that a command line gives, checked; `rows` as the engine left them.
+
+    rest: the verdict of every text that has none, neither here nor in `marked`. Raises InputError for a name that is
+    not in the run, has no text of the engine, or is named twice.
+    """
+    given = [*(Mark(n, ACCEPTED, at=at) for n in accept), *(Mark(n, REJECTED, at=at) for n in reject)]
+    given += [Mark(name, EDITED, text, at) for name, text in edit.items()]
+    states, wrong, seen = {row["name"]: row["state"] for row in rows}, [], set[str]()
+    for mark in given:
+        if mark.name not in states:
+            wrong.append(f"{mark.name}: there is no such item in the run")
+        elif states[mark.name] != UPSAMPLED:
+            wrong.append(f"{mark.name}: was {states[mark.name]}: there is no text to say anything about")
+        elif mark.name in seen:
+            wrong.append(f"{mark.name}: has two verdicts")
+        elif mark.verdict == EDITED and not (mark.text or "").strip():
+            wrong.append(f"{mark.name}: the edited text is empty; reject it to let the original prompt stand")
+        seen.add(mark.name)
+    if wrong:
+        raise InputError("review: nothing was marked:\n" + "\n".join(f"  - {w}" for w in wrong))
+    if rest:
+        given += [Mark(row["name"], rest, at=at) for row in open_rows(rows, {*marked, *seen})]
+    return given
+
+
+def open_rows(rows: Iterable[Row], known: Iterable[str]) -> list[Row]:
+    """The rows that have a text and no verdict yet."""
+    said = set(known)
+    return [row for row in rows if row["state"] == UPSAMPLED and row["name"] not in said]
+
+
+def rejected_names(marks: Mapping[str, Mark]) -> set[str]:
+    return {name for name, mark in marks.items() if mark.verdict == REJECTED}

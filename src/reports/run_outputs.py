@@ -1,0 +1,94 @@
+"""What tasks share at their end: results, exports and the report, written from what the run's journal says."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+
+from launchers.worker import read_records
+
+from .. import __version__
+from ..files import RunPaths
+from ..planning.plan import Plan
+from ..runs.outcomes import Outcome
+from ..timing.phases import Life, Measured, lives, read_starts
+from ..timing.summary import run_facts, timeline
+from . import exports, results
+from .reviews import read_marks, reviewed
+
+
+def versions() -> dict[str, str]:
+    """What this process runs on."""
+    ours = {name: metadata.version(name) for name in ("av", "mistral_common", "pillow")}
+    return {"prompt upsampler": __version__, "Python": platform.python_version(), **ours}
+
+
+def workers_of(paths: RunPaths) -> tuple[Life, ...]:
+    """All workers that a run had."""
+    return tuple(life for events in sorted(paths.jobs.glob("*/events.jsonl")) for life in lives(read_records(events)))
+
+
+def write_results(
+    plan: Plan,
+    outcomes: Mapping[str, Outcome],
+    paths: RunPaths,
+    command: str,
+    unfinished: str,
+    also: Iterable[str] = (),
+) -> tuple[list[results.Row], list[Path]]:
+    """Write what the run leaves behind, as it was reviewed; the rows of results.json, and the exports for other tools.
+
+    unfinished: the reason of what did not end. also: exports beyond those of the plan.
+    """
+    starts = read_starts(paths.timings)
+    ended = datetime.fromisoformat(starts[-1].ended) if starts else datetime.now().astimezone()
+    results.link_hints(plan, outcomes, paths)
+    marks = read_marks(paths.review)
+    table = [reviewed(row, marks.get(row["name"])) for row in results.rows(plan, outcomes, paths, unfinished)]
+    results.write_exports(plan, table, paths, ended)
+    exported = [exports.write(name, plan, table, paths) for name in dict.fromkeys((*plan.settings.exports, *also))]
+    if plan.settings.report:
+        from .report import Report, write_report
+
+        settings = plan.settings
+        report = Report(
+            f"{settings.recipe} · {settings.engine.name}",
+            _facts(plan, outcomes, table, starts, paths, ended, command),
+            settings.max_model_len,
+            settings.max_output_tokens,
+            results.report_rows(plan, table, paths),
+            tuple(timeline(start) for start in starts),
+        )
+        write_report(report, paths.report)
+    return table, exported
+
+
+def _facts(
+    plan: Plan,
+    outcomes: Mapping[str, Outcome],
+    table: list[results.Row],
+    starts: tuple[Measured, ...],
+    paths: RunPaths,
+    ended: datetime,
+    command: str,
+) -> tuple[tuple[str, str], ...]:
+    """What the report says about the run as a whole."""
+    settings = plan.settings
+    engines = sorted({f"{o.engine['name']} {o.engine['version']}" for o in outcomes.values() if o.engine})
+    used = starts[-1].versions if starts else versions()
+    return (
+        ("Recipe", settings.recipe),
+        ("Engine", ", ".join(engines) or settings.engine.name),
+        ("Model", settings.model.name if settings.engine.name != "offline" else "none"),
+        ("Budget", f"{settings.max_model_len} tokens, {settings.max_output_tokens} reserved for each answer"),
+        ("Template", settings.template),
+        ("Host", settings.host),
+        ("Finished", f"{ended:%Y-%m-%d %H:%M:%S %z}"),
+        *run_facts(plan, table, starts, workers_of(paths)),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in used.items())),
+        ("Run", str(paths.root)),
+        ("Command", paths.command.read_text().strip() if paths.command.exists() else command),
+    )

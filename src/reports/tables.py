@@ -1,0 +1,193 @@
+"""The plan and the end of a run, as a person reads them on a terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..files import RunPaths
+from ..log import printable
+from ..media import geometry
+from ..models import pixtral
+from ..planning.plan import Plan, PlanItem
+from ..prompts.drafts import Listed
+from ..runs.outcomes import FAILED, KEPT, UPSAMPLED
+from ..text import words
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+MAX_ROWS = 40
+
+
+def show_plan(plan: Plan, console: Console, verbose_rows: int = MAX_ROWS) -> None:
+    """The table of items and, below it, what a person can do about it."""
+    console.print(_table(plan, plan.items[:verbose_rows]))
+    if len(plan.items) > verbose_rows:
+        console.print(f"… and {len(plan.items) - verbose_rows} more items, all in plan.json", style="dim")
+    for line in advice(plan):
+        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+    limit = plan.settings.max_model_len
+    if any(not pixtral.linear_says_safe(item.tokens.linear_estimate, limit) for item in plan.items if item.fits):
+        console.print(
+            "! marks what the old linear estimate (w x h x frames x 0.0173, safe below 90 %) would have refused.",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _table(plan: Plan, items: Sequence[PlanItem]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True)
+    table.add_column("item", overflow="ellipsis", no_wrap=True, max_width=28)
+    for name in ("source", "hint", "frames", "tokens", "old est.", "budget"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict")
+    limit = plan.settings.max_model_len
+    for item in items:
+        used = item.tokens.prompt + item.tokens.output_reserved
+        verdict, style = verdict_of(item)
+        if item.fits and not item.hint and plan.settings.engine.name == "offline":
+            verdict, style = "will be kept: engine=offline has no frames to measure", "yellow"
+        table.add_row(
+            Text(printable(item.name)),
+            f"{item.video.size}" if item.video else "–",
+            f"{item.hint.width_px}x{item.hint.height_px}" if item.hint else "–",
+            str(item.hint.frames) if item.hint else "–",
+            f"{item.tokens.prompt}",
+            _old_estimate(item, limit),
+            f"{used / limit:.1%}" if item.hint or item.fits else "–",
+            Text(printable(verdict), style=style),
+        )
+    return table
+
+
+def verdict_of(item: PlanItem) -> tuple[str, str]:
+    """The verdict in words, and the style that it is shown in."""
+    if not item.fits:
+        return item.problem, "red"
+    if item.problem:
+        return f"from the text only: {item.problem}", "yellow"
+    if item.shrunk_from:
+        return f"fits, shrunk from {item.shrunk_from}", "yellow"
+    return "fits", "green"
+
+
+def _old_estimate(item: PlanItem, limit: int) -> str:
+    estimate = item.tokens.linear_estimate
+    return f"{estimate}{'' if pixtral.linear_says_safe(estimate, limit) else '!'}" if item.hint else "–"
+
+
+def advice(plan: Plan) -> list[str]:
+    """What fits, what was made smaller, what the budget would allow, and the smallest budget that serves all."""
+    settings, items = plan.settings, plan.items
+    fit = sum(item.fits for item in items)
+    distinct = len({item.id for item in items if item.fits})
+    clips = len({item.video.sha256 for item in items if item.video})
+    lines = [
+        f"{fit} of {len(items)} items fit max_model_len={settings.max_model_len} with "
+        f"{settings.max_output_tokens} tokens reserved for each answer "
+        f"({_number(distinct, 'distinct request')}, {_number(clips, 'clip')}, {_number(len(plan.batches), 'batch')})."
+    ]
+    if settings.believed_len:
+        lines.append(
+            f"The engine on {settings.host} was seen to refuse what max_model_len={settings.max_model_len} should hold: this "
+            f"plan keeps each request to {settings.believed_len} tokens (limits.json in {settings.cache_dir})."
+        )
+    shrunk = [item for item in items if item.shrunk_from]
+    if shrunk:
+        lines.append(
+            f"{len(shrunk)} were made smaller to fit, the first of them {shrunk[0].name!r} from {shrunk[0].shrunk_from}."
+        )
+    if refused := [item for item in items if not item.fits]:
+        lines.append(f"{len(refused)} cannot be served: {_counted(refused)}.")
+    if larger := _larger_hint(plan):
+        lines.append(f"Your budget would allow {larger}: upsample=best_fit")
+    if not shrunk and any(item.hint for item in items):
+        need = pixtral.smallest_max_model_len(
+            [item.tokens.prompt for item in items if item.hint], settings.max_output_tokens + settings.text_margin
+        )
+        lines.append(f"The smallest budget that serves every hint of this plan: budget.max_model_len={need}")
+    return lines
+
+
+def _number(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 'es' if word.endswith('h') else 's'}"
+
+
+def _counted(items: Sequence[PlanItem]) -> str:
+    names = ", ".join(repr(item.name) for item in items[:3])
+    return names + (f" and {len(items) - 3} more" if len(items) > 3 else "")
+
+
+def _larger_hint(plan: Plan) -> str | None:
+    """The best_fit size for the most frequent shape of clip, when it is larger than what is planned."""
+    s = plan.settings
+    shapes = Counter((i.video.size, i.hint.frames) for i in plan.items if i.fits and i.video and i.hint)
+    for (source, frames), _count in shapes.most_common():
+        planned = next(i for i in plan.items if i.fits and i.video and i.hint and i.video.size == source)
+        assert planned.hint
+        text = max(i.tokens.text for i in plan.items if i.video and i.video.size == source)
+        room = (s.believed_len or s.max_model_len) - s.max_output_tokens - s.text_margin
+
+        def fits(size: geometry.Size, frames: int = frames, text: int = text, room: int = room) -> bool:
+            return pixtral.prompt_tokens(size.width_px, size.height_px, frames, text) <= room
+
+        best = geometry.best_fit(source, fits)
+        if best and best.width_px * best.height_px > planned.hint.width_px * planned.hint.height_px:
+            return str(best) if len(shapes) == 1 else f"{best} for the clips of {source}"
+    return None
+
+
+def show_specs(shown: Sequence[Listed], console: Console) -> None:
+    """Specs and their clips, as many as a person reads."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True)
+    for name, width in (("name", 18), ("prompt", max(18, console.width - 62)), ("video", 18)):
+        table.add_column(name, overflow="ellipsis", no_wrap=True, max_width=width)
+    for name in ("size", "fps", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for spec in shown[:MAX_ROWS]:
+        facts = (f"{spec.video.size}", f"{spec.video.fps:.4g}", f"{spec.video.duration_s:.1f}") if spec.video else "–––"
+        table.add_row(
+            Text(printable(spec.name)),
+            Text(printable(" ".join(spec.prompt.split())) or "–", style="" if spec.prompt.strip() else "dim"),
+            Text(printable(spec.path.name) if spec.path else "–", style="red" if spec.problem else ""),
+            *facts,
+        )
+    if shown:
+        console.print(table)
+    if len(shown) > MAX_ROWS:
+        console.print(f"… and {len(shown) - MAX_ROWS} more", style="dim")
+
+
+def show_end(
+    plan: Plan,
+    table: Sequence[Mapping[str, Any]],
+    paths: RunPaths,
+    took_s: float,
+    console: Console,
+    exported: Sequence[Path] = (),
+) -> None:
+    """Counts, the reasons of what was not upsampled, and where things lie."""
+    states = Counter(row["state"] for row in table)
+    console.print(
+        f"{states[UPSAMPLED]} upsampled, {states[KEPT]} kept, {states[FAILED]} failed  ·  engine {plan.settings.engine.name}  "
+        f"·  {words(took_s)}",
+        style="bold",
+        highlight=False,
+    )
+    reasons = Counter((row["state"], row["reason"]) for row in table if row["state"] != UPSAMPLED)
+    for (state, reason), count in reasons.most_common(10):
+        console.print(f"  {count} {state}: {printable(reason)}", markup=False, highlight=False, soft_wrap=True)
+    if len(reasons) > 10:
+        console.print(f"  … and {len(reasons) - 10} more reasons in summary.csv", style="dim")
+    for path in (*((paths.report,) if plan.settings.report else ()), paths.results, *exported):
+        console.print(f"{path.name:<13} {path}", markup=False, highlight=False, soft_wrap=True)

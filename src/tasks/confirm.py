@@ -1,0 +1,18 @@
+"""Questions to the person at the terminal."""
+
+from __future__ import annotations
+
+import sys
+
+from ..errors import InputError
+from . import Invocation
+
+
+def agrees(invocation: Invocation, question: str) -> bool:
+    """Whether the person says yes; yes=true says it beforehand. Without a terminal there is nobody to ask."""
+    if invocation.config.yes:
+        return True
+    if not sys.stdin.isatty():
+        raise InputError(f"{question}: there is no terminal to ask on", hint="say it beforehand with yes=true")
+    invocation.err.print(f"{question} [y/N] ", end="", markup=False)
+    return input().strip().lower() in ("y", "yes")

@@ -1,0 +1,46 @@
+"""Text for people: durations, command lines, printable characters."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+
+def command_line(words: str, folder: Path) -> str:
+    """The command with a run's folder, quoted for Hydra and for the shell where the path needs it.
+
+    words: overrides, the last of them less its value, as in "task=attach run".
+    """
+    *others, key = words.split()
+    shown = str(folder)
+    plain = re.fullmatch(r"[A-Za-z0-9_./-]+", shown)
+    last = f"{key}={shown}" if plain else shlex.quote(f"{key}={in_quotes(shown)}")
+    return " ".join(("python -m src.run", *others, last))
+
+
+def in_quotes(value: str) -> str:
+    """A value as Hydra's command line reads it back, whatever letters it has: a backslash escapes a quotation mark, and
+    itself only before one."""
+    return '"' + re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ('\\"' if m[2] else ""), value) + '"'
+
+
+def words(seconds: float) -> str:
+    """Something that was estimated, or that took long."""
+    if seconds < 90:
+        return f"{max(seconds, 0.1):.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def short(seconds: float) -> str:
+    """Something that was measured, to the digit that was measured."""
+    if seconds < 0.001:
+        return "less than 1 ms"
+    if seconds < 0.0995:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.2f} s" if seconds < 10 else words(seconds)
+
+
+def left(seconds: float) -> str:
+    """What is still to come, in one word."""
+    return f"{seconds:.0f}s" if seconds < 90 else words(seconds).replace(" ", "")

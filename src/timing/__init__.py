@@ -1,0 +1,1 @@
+"""How long phases take: progress, measurements, estimates for the next run."""

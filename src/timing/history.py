@@ -1,0 +1,44 @@
+"""What earlier runs were measured to take, kept in the cache folder for estimates: for each kind of run the last few, the
+oldest first."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..files import write_atomic
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    Measured = TypeVar("Measured", bound=DataclassInstance)
+
+KEPT = 20  # of each kind of run
+
+
+def history_file(cache_dir: str) -> Path:
+    return Path(cache_dir) / "timings.json"
+
+
+def recall(file: Path, key: str, kind: type[Measured]) -> tuple[Measured, ...]:
+    """The runs that are known under a key; what another version wrote is left out."""
+    names = {f.name for f in fields(kind)}
+    known = _read(file).get(key, [])
+    return tuple(kind(**run) for run in known if isinstance(run, dict) and run.keys() == names)
+
+
+def remember(file: Path, key: str, run: Measured) -> None:
+    """Keep a run beside the earlier ones."""
+    known = _read(file)
+    known[key] = [asdict(each) for each in (*recall(file, key, type(run)), run)][-KEPT:]
+    write_atomic(file, json.dumps(known))
+
+
+def _read(file: Path) -> dict[str, list[Any]]:
+    try:
+        known = json.loads(file.read_text(encoding="utf-8")).items()
+    except (OSError, ValueError, AttributeError):
+        return {}
+    return {key: runs for key, runs in known if isinstance(runs, list)}

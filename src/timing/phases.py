@@ -1,0 +1,171 @@
+"""What the phases of a run took, as measured: a watch beside the progress display, and timings.json in the run folder.
+
+Times are those of this machine's clock, as seen from here; how long a worker lived and loaded is in its own events.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ..files import write_atomic
+from .progress import Progress
+
+STARTING, HINTS, SENDING, LOADING = "worker starts", "hints", "sending", "loading"
+FIRST, ANSWERS, FETCHING = "first answer", "answers", "fetching"
+VIDEOS = "videos"
+ORDER = (STARTING, HINTS, SENDING, LOADING, FIRST, ANSWERS, FETCHING)
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """When a phase went on, in seconds since the start, and how much it did: hints, bytes, loads or answers.
+
+    busy_s: how much of the time it was at work.
+    """
+
+    begin_s: float
+    end_s: float
+    busy_s: float
+    amount: int = 0
+
+    def and_then(self, begin_s: float, end_s: float, amount: int) -> Phase:
+        """This phase with a later piece of it."""
+        return Phase(
+            min(self.begin_s, begin_s),
+            max(self.end_s, end_s),
+            self.busy_s + end_s - begin_s,
+            self.amount + amount,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One start of a run, from when its plan was carried out to when it ended or was left.
+
+    estimated_s: how long it had been estimated to take, as a whole and by phase; empty when nothing was known.
+    """
+
+    began: str
+    ended: str
+    seconds: float
+    phases: dict[str, Phase]
+    estimated_s: dict[str, float] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+class Watch:
+    """A progress display that also notes when things happened."""
+
+    def __init__(self, shown: Progress, clock: Callable[[], float] = time.monotonic) -> None:
+        self.shown, self.clock = shown, clock
+        self.started, self.began = clock(), datetime.now().astimezone()
+        self._phases: dict[str, Phase] = {}
+        self._mutex = threading.Lock()
+        self._loading_since: float | None = None
+
+    def phase(self, name: str) -> None:
+        self.shown.phase(name)
+        now = self.clock() - self.started
+        if name in ("loading", "restarting"):
+            self._phases.setdefault(STARTING, Phase(0.0, now, now))
+            if self._loading_since is None:
+                self._loading_since = now
+        elif name in ("serving", "generating") and (LOADING in self._phases or self._loading_since is not None):
+            # Of several workers, the last to be ready ends the phase.
+            since = self._phases[LOADING].end_s if self._loading_since is None else self._loading_since
+            self._note(LOADING, since, now, 1)
+            self._loading_since = None
+        elif name == "fetching":
+            self._phases[FETCHING] = Phase(now, now, 0.0)
+
+    def step(self, stage: str, done: int, total: int, note: str = "") -> None:
+        self.shown.step(stage, done, total, note)
+
+    def took(self, phase: str, began_s: float, amount: int) -> None:
+        self.shown.took(phase, began_s, amount)
+        self._note(phase, began_s - self.started, self.clock() - self.started, amount)
+
+    def _note(self, name: str, begin_s: float, end_s: float, amount: int) -> None:
+        with self._mutex:  # hints are staged in threads of their own
+            before = self._phases.get(name)
+            piece = Phase(begin_s, end_s, end_s - begin_s, amount)
+            self._phases[name] = before.and_then(begin_s, end_s, amount) if before else piece
+
+    def measured(self, estimated_s: Mapping[str, float], versions: Mapping[str, str]) -> Measured:
+        """What was seen until now."""
+        end_s = self.clock() - self.started
+        phases = dict(self._phases)
+        if self._loading_since is not None:  # it never served
+            phases[LOADING] = Phase(self._loading_since, end_s, end_s - self._loading_since)
+        if fetching := phases.get(FETCHING):
+            phases[FETCHING] = Phase(fetching.begin_s, end_s, end_s - fetching.begin_s)
+        if answers := phases.get(ANSWERS):
+            # A worker that was loaded already when we came back: its first answer is waited for from the start.
+            ready = min(phases[LOADING].end_s, answers.begin_s) if LOADING in phases else 0.0
+            phases[FIRST] = Phase(ready, answers.begin_s, answers.begin_s - ready, 1)
+            phases[ANSWERS] = Phase(answers.begin_s, answers.end_s, answers.end_s - answers.begin_s, answers.amount)
+        rounded = {
+            name: Phase(round(p.begin_s, 3), round(p.end_s, 3), round(p.busy_s, 3), p.amount)
+            for name in ORDER
+            if (p := phases.get(name))
+        }
+        ended = datetime.now().astimezone()
+        return Measured(
+            self.began.isoformat(timespec="seconds"),
+            ended.isoformat(timespec="seconds"),
+            round(end_s, 3),
+            rounded,
+            {name: round(seconds, 3) for name, seconds in estimated_s.items()},
+            dict(versions),
+        )
+
+
+def read_starts(path: Path) -> tuple[Measured, ...]:
+    """All starts of a run, in order; none when the file is not there, or is not one that this program wrote."""
+    try:
+        starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
+        return tuple(
+            Measured(**{**start, "phases": {name: Phase(**phase) for name, phase in start["phases"].items()}})
+            for start in starts
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ()
+
+
+def add_start(path: Path, measured: Measured) -> None:
+    """Write a start down beside the earlier ones; one in which nothing happened is left out."""
+    if measured.phases:
+        starts = [asdict(start) for start in (*read_starts(path), measured)]
+        write_atomic(path, json.dumps({"version": 1, "starts": starts}, indent=1) + "\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """A worker from its first word to its last, by its own clock; load_s is None when it never served."""
+
+    seconds: float
+    load_s: float | None
+
+
+def lives(events: Iterable[Mapping[str, Any]]) -> tuple[Life, ...]:
+    """The workers that wrote a job's events.jsonl, one after another."""
+    found: list[list[Mapping[str, Any]]] = []
+    for event in events:
+        # A worker that loads again with less memory says so with its rung, and lives on.
+        if not found or (event.get("phase") == "loading" and "rung" not in event):
+            found.append([])
+        found[-1].append(event)
+    return tuple(
+        Life(
+            max(0.0, round(life[-1]["time"] - life[0]["time"], 3)),
+            next((event["load_s"] for event in life if "load_s" in event), None),
+        )
+        for life in found
+    )

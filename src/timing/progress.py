@@ -1,0 +1,161 @@
+"""Progress of a run for people: live bars on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from .. import log
+from ..text import left
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LINE_EVERY_S = 5.0
+STILL_EVERY_S = 30.0
+RESULTS = ("answers", "videos")  # stages that end a run, and may be estimated before they begin
+
+
+class Progress(Protocol):
+    """What a run tells: `phase` in words, `step` counts of one named stage, `took` that a piece of work was done, of
+    `amount` hints, bytes or answers, since `began_s` of time.monotonic."""
+
+    def phase(self, name: str) -> None: ...
+    def step(self, stage: str, done: int, total: int, note: str = "") -> None: ...
+    def took(self, phase: str, began_s: float, amount: int) -> None: ...
+
+
+class Quiet:
+    """Shows nothing."""
+
+    def phase(self, name: str) -> None:
+        pass
+
+    def step(self, stage: str, done: int, total: int, note: str = "") -> None:
+        pass
+
+    def took(self, phase: str, began_s: float, amount: int) -> None:
+        pass
+
+
+class Lines(Quiet):
+    """A log line for a phase, for the end of a stage, and now and then between: often while things move, and
+    still once in a while when they do not, so that nobody wonders.
+
+    expected_s: how long the results may take from now on, for as long as their rate is not known.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, expected_s: float | None = None) -> None:
+        self.clock, self.expected_s, self.began = clock, expected_s, clock()
+        self.first: dict[str, tuple[float, int]] = {}  # when a stage first had something done, and how much
+        self.said: dict[str, tuple[float, int]] = {}
+        self.now = ""
+
+    def phase(self, name: str) -> None:
+        self.now = name
+        log.get().info("phase", name=name)
+
+    def step(self, stage: str, done: int, total: int, note: str = "") -> None:
+        now = self.clock()
+        said_at, said = self.said.setdefault(stage, (now, -1))
+        if done:
+            self.first.setdefault(stage, (now, done))
+        patience_s = LINE_EVERY_S if done != said else STILL_EVERY_S
+        if said == total or (now - said_at < patience_s and done < total):
+            return
+        self.said[stage] = (now, done)
+        log.get().info(
+            stage.replace(" ", "_"), **self._facts(stage, done, total, now), **({"so_far": note} if note else {})
+        )
+
+    def _facts(self, stage: str, done: int, total: int, now: float) -> dict[str, str]:
+        facts = {"done": f"{done}/{total}"} | ({"phase": self.now} if self.now and not done else {})
+        started, at_start = self.first.get(stage, (now, done))
+        if done > at_start and now > started:
+            rate = (done - at_start) / (now - started)
+            facts["rate"] = f"{rate:.1f}/s"
+            if done < total:
+                facts["eta"] = left((total - done) / rate)
+        elif stage in RESULTS and done < total and (left_s := still_expected_s(self.expected_s, now - self.began)):
+            facts["eta"] = f"~{left(left_s)}"
+        return facts
+
+
+def still_expected_s(expected_s: float | None, elapsed_s: float) -> float | None:
+    """What is left of an estimate; None when there is none, or it has passed."""
+    left_s = (expected_s or 0.0) - elapsed_s
+    return left_s if left_s > 0 else None
+
+
+class Bars(Quiet):
+    """Live bars with rate and time left; log lines are printed above them, never into them.
+
+    expected_s: as for `Lines`; it is shown with a ~ before it.
+    """
+
+    def __init__(self, console: Console, expected_s: float | None = None) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            ProgressColumn,
+            SpinnerColumn,
+            Task,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as RichProgress
+        from rich.text import Text
+
+        class Rate(ProgressColumn):
+            def render(self, task: Task) -> Text:
+                speed = task.finished_speed or task.speed
+                return Text(f"{speed:.1f}/s" if speed else "–", style="progress.data.speed")
+
+        class Left(TimeRemainingColumn):
+            def render(self, task: Task) -> Text:
+                known = task.time_remaining is not None or task.description not in RESULTS
+                left_s = None if known else still_expected_s(expected_s, task.elapsed or 0.0)
+                if left_s is None:
+                    return super().render(task)
+                minutes, seconds = divmod(int(left_s), 60)
+                return Text(f"~{minutes:02d}:{seconds:02d}", style="progress.remaining")
+
+        self.bars = RichProgress(
+            SpinnerColumn(),
+            TextColumn("{task.description:<16}"),
+            BarColumn(bar_width=32),
+            MofNCompleteColumn(),
+            Rate(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            Left(compact=True),
+            TextColumn("{task.fields[note]}", style="dim"),
+            console=console,
+            transient=True,
+        )
+        self.tasks: dict[str, int] = {}
+        self.note = ""
+
+    def phase(self, name: str) -> None:
+        self.note = name
+
+    def step(self, stage: str, done: int, total: int, note: str = "") -> None:
+        if stage not in self.tasks:
+            self.tasks[stage] = int(self.bars.add_task(stage, total=total, note=""))
+        self.bars.update(self.tasks[stage], completed=done, total=total, note=note or self.note)  # type: ignore[arg-type]
+
+
+@contextmanager
+def showing(mode: str, console: Console, expected_s: float | None = None) -> Iterator[Progress]:
+    """The progress display that `console.progress` asks for, alive within the block."""
+    if mode == "none":
+        yield Quiet()
+    elif mode == "bars" or (mode == "auto" and console.is_terminal):
+        bars = Bars(console, expected_s)
+        with bars.bars:
+            yield bars
+    else:
+        yield Lines(expected_s=expected_s)

@@ -1,0 +1,112 @@
+"""What a run took and cost, in words and on a line of time; pure, from what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..planning.gpus import devices
+from ..planning.plan import Plan
+from ..text import short, words
+from .estimates import error_words
+from .phases import ANSWERS, FIRST, HINTS, ORDER, SENDING, Life, Measured
+
+NO_GPU_OF_OURS = ("offline", "endpoint")  # engines whose worker computes nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A phase on the line of time: where it lies, in per cent of the whole, and what is said beside it."""
+
+    label: str
+    detail: str
+    left: float
+    width: float
+
+
+def timeline(start: Measured) -> tuple[Bar, ...]:
+    """The phases of one start of a run, in the order in which they are named; some go on side by side."""
+    whole_s = max(start.seconds, 1e-3)
+
+    def bar(name: str) -> Bar:
+        phase = start.phases[name]
+        parts = [short(phase.end_s - phase.begin_s), _amount(name, phase.amount, phase.busy_s)]
+        if name in start.estimated_s and start.estimated_s[name] > 0:
+            # The estimate of the answers counts from when the worker is ready.
+            parts.append(f"estimated {short(start.estimated_s[name])}{' with the first' if name == ANSWERS else ''}")
+        left = min(100.0, max(0.0, 100 * phase.begin_s / whole_s))
+        width = min(100.0 - left, 100 * (phase.end_s - phase.begin_s) / whole_s)
+        return Bar(name, " · ".join(part for part in parts if part), round(left, 3), round(width, 3))
+
+    return tuple(bar(name) for name in ORDER if name in start.phases)
+
+
+def _amount(name: str, amount: int, busy_s: float) -> str:
+    if name == SENDING:
+        mib = amount / 2**20
+        return f"{mib:.1f} MiB, {mib / max(busy_s, 1e-3):.1f} MiB/s"
+    return f"{amount} {name}" if name in (HINTS, ANSWERS) and amount else ""
+
+
+def rate_words(starts: Sequence[Measured]) -> str:
+    """Answers a second, from when the worker was ready to the last answer; "" when that was too short to say."""
+    phases = [start.phases for start in starts if ANSWERS in start.phases]
+    answers = sum(p[ANSWERS].amount for p in phases)
+    seconds = sum(p[ANSWERS].busy_s + p[FIRST].busy_s for p in phases)
+    if seconds < 0.001:
+        return ""
+    return (
+        f"{answers / seconds:.2f} answers a second"
+        if answers / seconds < 10
+        else f"{answers / seconds:.0f} answers a second"
+    )
+
+
+def token_words(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Prompt tokens as planned and as the engine counted them, over the items that it counted."""
+    counted = [row["tokens"] for row in rows if row["tokens"]["measured"] is not None]
+    if not counted:
+        return ""
+    predicted, measured = (sum(t[key] for t in counted) for key in ("predicted", "measured"))
+    same = sum(t["predicted"] == t["measured"] for t in counted)
+    return f"planned {predicted:,}, measured {measured:,}; equal in {same} of {len(counted)} items"
+
+
+def gpus_of(plan: Plan) -> int | None:
+    """GPUs that each worker of the plan holds; None when host.gpus does not say how many, or the worker uses none."""
+    settings = plan.settings
+    named = devices(settings.place.gpus)
+    if not named or settings.engine.name in NO_GPU_OF_OURS:
+        return None
+    return len(named) // settings.place.workers
+
+
+def gpu_facts(plan: Plan, workers: Sequence[Life]) -> list[tuple[str, str]]:
+    """GPU seconds and, where a price is given, their cost: all the time that workers lived, loading too."""
+    each = gpus_of(plan)
+    if not each or not workers:
+        return []
+    seconds = each * sum(life.seconds for life in workers)
+    facts = [("GPU time", f"{seconds:,.0f} GPU seconds ({each} a worker)")]
+    price = plan.settings.place.price_per_gpu_hour
+    if price:
+        facts.append(("Cost", f"{seconds / 3600 * price:.2f} at {price:g} for an hour of a GPU"))
+    return facts
+
+
+def run_facts(
+    plan: Plan, rows: Sequence[Mapping[str, Any]], starts: Sequence[Measured], workers: Sequence[Life]
+) -> list[tuple[str, str]]:
+    """What was measured over the whole run."""
+    facts = []
+    if starts:
+        total_s = sum(start.seconds for start in starts)
+        facts.append(("Took", words(total_s) + (f", in {len(starts)} starts" if len(starts) > 1 else "")))
+        if len(starts) == 1 and (off := error_words(starts[0].estimated_s, starts[0].seconds)):
+            facts.append(("Time", off))
+    if said := rate_words(starts):
+        facts.append(("Rate", said))
+    if said := token_words(rows):
+        facts.append(("Prompt tokens", said))
+    return facts + gpu_facts(plan, workers)

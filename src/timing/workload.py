@@ -1,0 +1,86 @@
+"""What a plan asks for, in the units that time is counted in."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..media.render import hint_key
+from ..media.video import Video
+from ..planning.plan import Hint, Plan, PlanItem
+
+# What a hint costs to render, in pixels of the clip that are decoded: `rendering_cost`. The weight is a fit to measured
+# times (clips of 360p to 2160p, 2 to 8 frames of 320 to 800 pixels, good to a factor of two): writing a pixel as PNG and
+# H.264 takes about as long as decoding a hundred.
+WRITTEN_PIXEL = 100
+KEY_FRAMES_APART_S = 10.0  # as x264 puts them by default (250 frames); a frame is decoded from the key frame before it
+# Cosmos-Transfer1 makes 121 frames at a time, the first of which it has from the piece before; clips are filled up to that.
+NEW_FRAMES_A_PIECE = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a plan asks for, in the units that time is counted in.
+
+    tokens: of all prompts and the room for their answers. pixels: of all distinct frames. to_render: cost of the hints
+    that are not in the cache, see `rendering_cost`. lanes: requests that are answered at the same time, at most.
+    """
+
+    requests: int
+    tokens: int
+    pixels: int
+    to_render: int
+    lanes: int
+
+
+def work_of(plan: Plan) -> Work:
+    """Looks at which hints are in the cache, and so must be called before a run makes them."""
+    asked = [item for item in plan.by_id.values() if item.runs]
+    cache = Path(plan.settings.cache_dir) / "hints"
+    hints = _distinct_hints(asked)
+    return Work(
+        len(asked),
+        sum(item.tokens.prompt + item.tokens.output_reserved for item in asked),
+        sum(hint.width_px * hint.height_px * hint.frames for _, hint in hints.values()),
+        sum(rendering_cost(*pair) for key, pair in hints.items() if not (cache / key).exists()),
+        lanes_of(plan),
+    )
+
+
+def rendering_cost(video: Video, hint: Hint) -> int:
+    """What a hint costs to render, in decoded pixels: its frames from the key frame before each (for `head`, all until
+    the last of them), and the pixels that are written."""
+    if hint.rule == "head":
+        decoded_s = min(video.duration_s, (hint.frames + 1) / hint.fps)
+    else:
+        decoded_s = sum(min(time_s, KEY_FRAMES_APART_S / 2) for time_s in hint.times_s)
+    decoded = video.width_px * video.height_px * video.fps * decoded_s
+    return round(decoded + WRITTEN_PIXEL * hint.width_px * hint.height_px * hint.frames)
+
+
+def _distinct_hints(items: Iterable[PlanItem]) -> dict[str, tuple[Video, Hint]]:
+    return {hint_key(i.video, i.hint): (i.video, i.hint) for i in items if i.video and i.hint}
+
+
+def lanes_of(plan: Plan) -> int:
+    """How many requests the workers of a plan have in flight at most."""
+    s = plan.settings
+    by_engine = {
+        "offline": os.cpu_count() or 1,
+        "endpoint": 16,
+        "vllm": s.model.max_num_seqs * s.model.data_parallel_size,
+    }
+    each = 1 if s.engine.name == "cosmos" else s.engine.in_flight or by_engine.get(s.engine.name, 1)
+    return each * s.place.workers
+
+
+def pieces_of(frames: int) -> int:
+    """In how many pieces Cosmos-Transfer1 makes a video of so many frames; each takes as long as any other.
+
+    Source: nvidia-cosmos/cosmos-transfer1, cosmos_transfer1/diffusion/inference/world_generation_pipeline.py
+    (num_new_generated_frames; the last piece is filled up).
+    """
+    return max(1, math.ceil((frames - 1) / NEW_FRAMES_A_PIECE))
