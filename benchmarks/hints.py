@@ -11,9 +11,9 @@ from pathlib import Path
 
 from benchmarks.measure import Row, median_s, shown
 from src.media import geometry, sampling
+from src.media.hint import Hint
 from src.media.render import render
 from src.media.video import VideoLimits, probe
-from src.planning.plan import Hint
 
 SIZES = ("1280x720", "1920x1080")
 SECONDS = (5, 20, 60)

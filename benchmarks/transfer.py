@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.measure import Row, shown
 from src.hosts import transfer
 from src.hosts.ssh import SshHost
-from src.planning.plan import HostSettings
+from src.planning.settings import HostSettings
 from tests.rig import sshd
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -6,14 +6,11 @@ module that acts ever sees them. Heavy imports are forbidden here: `--help` and 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import Enum
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING
 
 
 class TaskName(Enum):
@@ -378,45 +375,3 @@ class Config:
     output: OutputConf = field(default_factory=OutputConf)
     review: ReviewConf = field(default_factory=ReviewConf)
     console: ConsoleConf = field(default_factory=ConsoleConf)
-
-
-# Tasks that make no run.
-_KEEP_NO_RECORD = (TaskName.status, TaskName.cancel, TaskName.clean, TaskName.trust, TaskName.doctor)
-
-
-def run_folder(resume: str | None, run: str | None, task: TaskName, pattern: str, anew: bool = False) -> str:
-    """Folder of this run: the one to take up again, or a new one named by the clock, made here so that no other run
-    gets it. Tasks that make no run share one. anew: a run of its own, although it begins from another one."""
-    if task in _KEEP_NO_RECORD:
-        return "outputs/.tasks"
-    if (existing := resume or run) and not anew:
-        return existing
-    folder = datetime.now().strftime(pattern)
-    candidate, n = folder, 1
-    while True:
-        try:
-            os.makedirs(candidate)
-            return candidate
-        except FileExistsError:
-            n += 1
-            candidate = f"{folder}-{n}"
-
-
-def hydra_subdir(resume: str | None, run: str | None, task: TaskName, anew: bool = False) -> str | None:
-    """Where Hydra keeps its record: a resumed run must not overwrite the record of the first start."""
-    if task in _KEEP_NO_RECORD:
-        return None
-    return f".hydra/resumed-{datetime.now():%Y%m%d-%H%M%S}" if (resume or run) and not anew else ".hydra"
-
-
-def register() -> None:
-    """Make the schema and the resolvers known to Hydra; called once, before `hydra.main`."""
-    store = ConfigStore.instance()
-    # Hydra copies the whole store, schema and all, for every group that --help lists; what is loaded from it is a copy anyway.
-    store.__deepcopy__ = lambda memo: store  # type: ignore[attr-defined]
-    store.store(name="schema", node=Config)
-    OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
-    OmegaConf.register_new_resolver(
-        "choose", lambda condition, then, otherwise: then if condition else otherwise, replace=True
-    )
-    OmegaConf.register_new_resolver("hydra_subdir", hydra_subdir, use_cache=True, replace=True)

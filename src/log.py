@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import structlog
 
+from .text import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -54,11 +56,6 @@ def _shown(value: Any) -> str:
         return f"{value:.3g}"
     text = printable(str(value).replace("\n", " | "))
     return json.dumps(text, ensure_ascii=False) if " " in text else text
-
-
-def printable(text: str) -> str:
-    """Text with nothing in it that could move a terminal's cursor or turn its writing round; lines stay lines."""
-    return "".join(c if c.isprintable() or c in "\n\t" else f"\\u{ord(c):04x}" for c in text)
 
 
 def configure(console: Console, log_file: Path | None, level: str) -> None:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -20,14 +18,15 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict, read_write
 
-from .config import Config, TaskName, register
-from .errors import ExitCode, HostError, UpsamplerError
+from .config import Config, TaskName
+from .console import console_for_results, say, shown, told
+from .errors import ExitCode
 from .files import write_atomic
+from .resolvers import register
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
     from omegaconf import DictConfig
-    from rich.console import Console
 
 register()  # here, because the callback takes this module, and so schema and resolvers, into a launcher's processes
 RECORDS = ".ended"  # in the folder of a sweep, one file a point
@@ -72,7 +71,7 @@ def _conclude_limits(raw: DictConfig) -> ExitCode:
     from rich.console import Console
 
     from . import log
-    from .tasks import limits
+    from .limits import measure
 
     own = copy.deepcopy(raw)
     with read_write(own), open_dict(own):
@@ -82,61 +81,12 @@ def _conclude_limits(raw: DictConfig) -> ExitCode:
     out, err = console_for_results(), Console(stderr=True)
     log.configure(err, folder / "log.jsonl", config.console.level.value)
     try:
-        return limits.conclude(folder, config, out, err)
+        return measure.conclude(folder, config, out, err)
     except KeyboardInterrupt:
         say(f"\nstopped; nothing is lost: the same command with hydra.sweep.dir={folder} goes on")
         raise
     except Exception as e:  # Hydra would make a warning of it, and the exit code would not tell
         return told(e, folder, f"the same command with hydra.sweep.dir={folder}")
-
-
-def console_for_results() -> Console:
-    """Where tables go: as wide as the terminal, and wide enough for every verdict where nobody's terminal is written to."""
-    from rich.console import Console
-
-    wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(soft_wrap=False, width=160 if wide else None)
-
-
-def told(error: Exception, folder: Path, go_on: str) -> ExitCode:
-    """Say what went wrong, in words for people, and how to go on where nothing is lost; the exit code for it."""
-    from . import log
-
-    begun = (folder / "plan.json").exists()
-    if isinstance(error, UpsamplerError):
-        log.get().debug("run_failed", exit_code=int(error.exit_code), exc_info=error)
-        say(f"error: {error}" if error.exit_code is not ExitCode.INTERRUPTED else str(error))
-        if isinstance(error, HostError) and begun:
-            say(f"  nothing is lost; take the run up again:\n    {go_on}")
-        return error.exit_code
-    if isinstance(error, OSError):
-        log.get().debug("os_error", exc_info=error)
-        again = f"; then nothing is lost with\n    {go_on}" if begun else ", then start it anew"
-        say(
-            f"error: {error.filename or folder}: {error.strerror or error}\n  → make room or mend the permissions{again}"
-        )
-        return ExitCode.HOST
-    log.get().debug("bug", exc_info=error)
-    say(
-        f"error: unexpected {type(error).__name__}: {error}\n  → this is a bug of ours; the traceback is in "
-        f"{folder / 'log.jsonl'} (console.traceback=true shows it here)"
-    )
-    return ExitCode.BUG
-
-
-def say(text: str) -> None:
-    """A message for people, which cannot move their cursor."""
-    from .log import printable
-
-    print(printable(text), file=sys.stderr)
-
-
-def shown(path: Path) -> Path:
-    """Below the working directory as a relative path, which people can read and paste."""
-    try:
-        return path.relative_to(Path.cwd())
-    except ValueError:
-        return path
 
 
 def record(code: ExitCode) -> None:

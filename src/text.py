@@ -7,6 +7,11 @@ import shlex
 from pathlib import Path
 
 
+def printable(text: str) -> str:
+    """Text with nothing in it that could move a terminal's cursor or turn its writing round; lines stay lines."""
+    return "".join(c if c.isprintable() or c in "\n\t" else f"\\u{ord(c):04x}" for c in text)
+
+
 def command_line(words: str, folder: Path) -> str:
     """The command with a run's folder, quoted for Hydra and for the shell where the path needs it.
 

@@ -14,8 +14,9 @@ from hydra import compose, initialize_config_dir
 from hypothesis import settings
 from omegaconf import DictConfig, OmegaConf
 
-from src.config import Config, register
+from src.config import Config
 from src.models.pixtral import tokenizer_file
+from src.resolvers import register
 from tests.clips import make_clip, make_sound
 from tests.rig import slurm as rig_slurm
 from tests.rig.slurm import Slurm

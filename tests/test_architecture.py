@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SRC = ROOT / "src"
 
 # For every package: modules at the top that know nothing of the others.
-FOR_ALL = {"errors", "files", "text", "log"}
+FOR_ALL = {"errors", "files", "text", "log", "run_folder"}
 # Package -> packages that it may import. What acts on a plan never sees the config; a circle cannot be written down here.
 MAY_IMPORT: dict[str, set[str]] = {
     "media": set(),
@@ -40,22 +40,32 @@ MAY_IMPORT: dict[str, set[str]] = {
         "config",
     },
 }
-TOP = {
-    "errors": set(), "text": set(), "config": set(), "log": {"text"}, "files": {"errors"},
-    "sweep": {"config", "tasks", *FOR_ALL}, "run": {"config", "sweep", "tasks", *FOR_ALL}, "offline": set(),
-}  # fmt: skip
+TOP: dict[str, set[str]] = {
+    "errors": set(),
+    "text": set(),
+    "config": set(),
+    "log": {"text"},
+    "files": set(),
+    "run_folder": {"errors"},
+    "resolvers": {"config"},
+    "overrides": {"config", "text"},
+    "console": FOR_ALL,
+    "sweep": {"config", "console", "limits", "resolvers", *FOR_ALL},
+    "run": {"config", "console", "overrides", "sweep", "tasks", *FOR_ALL},
+    "offline": set(),
+}
 HOMES = {
-    "hydra": {"run", "config", "sweep"},
-    "omegaconf": {"run", "config", "sweep"},
-    "av": {"media.video", "media.frames", "media.render"},
+    "hydra": {"run", "sweep", "resolvers"},
+    "omegaconf": {"run", "sweep", "resolvers", "overrides", "config"},
+    "av": {"media.video", "media.frames", "media.render", "media.encode"},
     "mistral_common": {"models.pixtral"},
     "tiktoken": {"models.pixtral"},
-    "jinja2": {"reports.pages", "planning.resolve"},
-    "sqlite3": {"runs.outcomes"},
+    "jinja2": {"reports.pages", "planning.recipe"},
+    "sqlite3": {"runs.answer_cache"},
     "fabric": {"hosts.ssh"},
-    "paramiko": {"hosts.ssh"},
+    "paramiko": {"hosts.ssh", "hosts.known_hosts"},
     "tenacity": {"hosts.host_job"},
-    "pyarrow": {"prompts.arrow"},
+    "pyarrow": {"prompts.arrow", "reports.arrow"},
     "vllm": set(),
     "moviepy": {"limits.calibration_clip"},
     "matplotlib": {"limits.matrix"},

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from src.errors import InputError
-from src.files import RunPaths
-from src.planning.plan import Plan, write_plan
+from src.planning.plan import Plan
+from src.planning.plan_file import write_plan
 from src.planning.resolve import resolve
 from src.reports.compare import Finished, Pair, as_csv, facts, pairs_of, read_run
 from src.reports.report import write_comparison
+from src.run_folder import RunPaths
 from tests.conftest import Configure
 from tests.test_report import HOSTILE, Page, Visit, kept, picture, row
 

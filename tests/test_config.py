@@ -21,7 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src import __version__
 from src import config as schema
-from src.config import Config, TaskName, hydra_subdir, run_folder
+from src.config import Config, TaskName
+from src.resolvers import hydra_subdir, run_folder
 from tests.conftest import ROOT, Configure, composed
 
 CONF = ROOT / "conf"

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from src.hosts import docker
-from src.planning.plan import read_plan
+from src.planning.plan_file import read_plan
 from src.runs.staging import job_id
 from tests.program import Ended, quoted
 from tests.rig import dockerd as rig_dockerd

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from src.hosts import docker
-from src.hosts.docker import RUNNING, State, ended, environment, is_absent, run_argv, state_of
-from src.planning.plan import Settings
+from src.hosts.docker import environment, is_absent, run_argv, state_of
+from src.hosts.job_folder import RUNNING, State, ended
 from src.planning.resolve import resolve
+from src.planning.settings import Settings
 from tests.conftest import Configure
 
 DIGEST = "vllm/vllm-openai@sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"

@@ -19,6 +19,7 @@ from pyarrow import ipc, parquet
 from src.errors import InputError, SpecError
 from src.prompts import arrow
 from src.prompts.specs import PromptSpec, prompt_files, read_specs
+from src.reports.arrow import write_folder, write_parquet
 
 Columns = dict[str, Any]
 TWO: Columns = {
@@ -296,7 +297,7 @@ def result(n: int, **changes: Any) -> dict[str, Any]:
 def test_results_come_back_as_they_were() -> None:
     rows = [result(n) for n in range(2500)] + [result(9, upsampled_prompt=None, frames=[], seconds=None)]
     out = io.BytesIO()
-    arrow.write_parquet(iter(rows), out)
+    write_parquet(iter(rows), out)
     assert parquet.read_table(io.BytesIO(out.getvalue())).to_pylist() == rows
 
 
@@ -304,7 +305,7 @@ def test_columns_are_the_same_whatever_the_results_are() -> None:
     schemas = []
     for rows in ([], [result(1)], [result(1, seconds=None, frames=[], video_path=None, finish_reason=None)]):
         out = io.BytesIO()
-        arrow.write_parquet(rows, out)
+        write_parquet(rows, out)
         schemas.append(parquet.read_schema(io.BytesIO(out.getvalue())))
     assert schemas[0].equals(schemas[1]) and schemas[1].equals(schemas[2])
 
@@ -328,7 +329,7 @@ def test_splits_that_the_library_saved_are_read_one_after_another(tmp_path: Path
 @pytest.mark.parametrize("count", [0, 1, 2500])
 def test_library_opens_the_folder_of_results_with_every_row(tmp_path: Path, count: int) -> None:
     rows = [result(n) for n in range(count)]
-    arrow.write_folder(iter(rows), tmp_path)
+    write_folder(iter(rows), tmp_path)
     opened = hugging_face.load_from_disk(str(tmp_path))
     assert opened.to_list() == rows
     assert set(opened.column_names) == set(result(0))
@@ -338,7 +339,7 @@ def test_library_opens_the_folder_of_results_with_every_row(tmp_path: Path, coun
 def test_library_opens_the_parquet_file_of_results(tmp_path: Path) -> None:
     rows = [result(n) for n in range(3)]
     with open(tmp_path / "results.parquet", "wb") as f:
-        arrow.write_parquet(rows, f)
+        write_parquet(rows, f)
     assert (
         hugging_face.Dataset.from_parquet(str(tmp_path / "results.parquet"), cache_dir=str(tmp_path / "c")).to_list()
         == rows

@@ -20,10 +20,11 @@ import pytest
 from launchers import worker
 from launchers.worker import read_records
 from src.errors import EngineError, HostError, RunLocked
-from src.files import RunPaths, locked
 from src.media import render as rendering
-from src.planning.plan import Plan, write_plan
+from src.planning.plan import Plan
+from src.planning.plan_file import write_plan
 from src.planning.resolve import resolve
+from src.run_folder import RunPaths, locked
 from src.runs import staging
 from src.runs.outcomes import KEPT, Outcome, RunJournal
 from src.runs.upsampling import execute
@@ -118,10 +119,10 @@ class Controller:
     CODE = """
 import sys
 from pathlib import Path
-from src.execute import execute
-from src.paths import RunPaths
-from src.plan import read_plan
-from src.progress import Quiet
+from src.runs.upsampling import execute
+from src.run_folder import RunPaths
+from src.planning.plan_file import read_plan
+from src.timing.progress import Quiet
 paths = RunPaths(Path(sys.argv[1]))
 execute(read_plan(paths.plan), paths, Quiet())
 """
@@ -476,7 +477,7 @@ def test_a_worker_that_got_tired_of_waiting_for_slow_clips_is_no_failure(
 
 def test_a_run_folder_is_held_by_one_process(paths: RunPaths) -> None:
     code = (
-        "import sys; from pathlib import Path; from src.files import RunPaths, locked\n"
+        "import sys; from pathlib import Path; from src.run_folder import RunPaths, locked\n"
         "with locked(RunPaths(Path(sys.argv[1]))): print('held', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(
@@ -502,7 +503,7 @@ def test_a_lock_is_freed_by_an_error_inside_it(paths: RunPaths) -> None:
 def test_a_worker_does_not_hold_the_lock_of_its_run(paths: RunPaths, clips: Path, make_plan: MakePlan) -> None:
     plan = make_plan(several(clips, 8), *SLOW)
     code = Controller.CODE.replace(
-        "execute(read", "from src.files import locked\nlocked(paths).__enter__()\nexecute(read"
+        "execute(read", "from src.run_folder import locked\nlocked(paths).__enter__()\nexecute(read"
     )
     with open(paths.plan, "w", encoding="utf-8") as f:
         write_plan(plan, f)

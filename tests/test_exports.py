@@ -16,11 +16,13 @@ from datasets import load_from_disk
 from pyarrow import parquet
 
 from src.errors import InputError
-from src.files import RunPaths
-from src.planning.plan import Plan, PlanItem, read_plan, write_plan
+from src.planning.plan import Plan, PlanItem
+from src.planning.plan_file import read_plan, write_plan
 from src.planning.resolve import resolve
-from src.reports import exports, results
+from src.reports import exports
 from src.reports.reviews import reviewed
+from src.reports.rows import result_rows
+from src.run_folder import RunPaths
 from src.runs.outcomes import FAILED, KEPT, UPSAMPLED, Outcome
 from src.runs.upsampling import execute
 from src.timing.progress import Quiet
@@ -62,7 +64,7 @@ def outcome(item: PlanItem, text: str | None = "A long answer.", **changes: Any)
 
 def exported(name: str, plan: Plan, paths: RunPaths, ended: dict[str, Outcome] | None = None) -> list[Line]:
     """The lines of an export of a run that ended so; None: in which no item ended."""
-    file = exports.write(name, plan, list(results.rows(plan, ended or {}, paths, "did not end")), paths)
+    file = exports.write(name, plan, list(result_rows(plan, ended or {}, paths, "did not end")), paths)
     text = file.read_text(encoding="ascii")
     assert text.count("\n") == len(text.splitlines())
     return [json.loads(line) for line in text.splitlines()]
@@ -207,7 +209,7 @@ def test_tables_hold_the_rows_of_results_json(planned: Planned, clips: Path, pat
     plan = planned([over(clips / "wide.mp4"), {"prompt": "y"}, over(clips / "text.mp4")])
     frames = [{"sha256": "ab", "bytes": 5, "size": "320x180"}]
     first = plan.items[0]
-    rows = results.rows(plan, {first.id: outcome(first, frames=frames)}, paths, "did not end")
+    rows = result_rows(plan, {first.id: outcome(first, frames=frames)}, paths, "did not end")
     table = [reviewed(row, None) for row in rows]
     assert parquet.read_table(exports.write("parquet", plan, table, paths)).to_pylist() == table
     assert load_from_disk(str(exports.write("dataset", plan, table, paths))).to_list() == table
@@ -218,7 +220,7 @@ def test_export_that_cannot_be_finished_leaves_the_one_before(
     planned: Planned, clips: Path, paths: RunPaths, name: str
 ) -> None:
     plan = planned([{"prompt": "x"}, over(clips / "wide.mp4")])
-    table = list(results.rows(plan, {i.id: outcome(i) for i in plan.items}, paths, ""))
+    table = list(result_rows(plan, {i.id: outcome(i) for i in plan.items}, paths, ""))
     export = exports.write(name, plan, table, paths)
     before = content(export)
     with pytest.raises((TypeError, ValueError, KeyError)):

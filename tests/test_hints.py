@@ -25,10 +25,10 @@ from PIL import Image
 from src.errors import HintError, VideoError
 from src.media import frames, geometry, sampling
 from src.media import render as rendering
-from src.media.render import RenderedHint, hint_key, render
+from src.media.hint import Hint, RenderedHint, hint_key
+from src.media.render import render
 from src.media.video import Video, VideoLimits, probe
 from src.models import pixtral
-from src.planning.plan import Hint
 from tests.clips import make_clip
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -256,9 +256,9 @@ def test_a_cache_that_cannot_be_written_raises_and_names_the_clip(tmp_path: Path
 _RENDER = """
 import json, sys
 from pathlib import Path
-from src.hints import render
-from src.plan import Hint
-from src.video import Video
+from src.media.render import render
+from src.media.hint import Hint
+from src.media.video import Video
 video, hint, cache = Video(**json.loads(sys.argv[1])), json.loads(sys.argv[2]), Path(sys.argv[3])
 import av, PIL.Image  # what render would load later
 print("ready", flush=True)

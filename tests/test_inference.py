@@ -11,20 +11,10 @@ import pytest
 
 from src.errors import InputError
 from src.inference.configure import inference_settings
-from src.inference.items import (
-    InferenceSettings,
-    Take,
-    choose_prompt,
-    infer_argv,
-    job_line,
-    job_record,
-    settings_from_json,
-    settings_json,
-    specs_of,
-    stage_settings,
-    takes,
-    transfer_argv,
-)
+from src.inference.items import Take, choose_prompt, takes
+from src.inference.job import infer_argv, job_line, job_record, specs_of, stage_settings, transfer_argv
+from src.inference.pipeline_file import settings_from_json, settings_json
+from src.inference.settings import InferenceSettings
 from src.planning.plan import Plan, PlanItem
 from src.planning.resolve import resolve
 from tests.conftest import Configure

@@ -13,8 +13,8 @@ import pytest
 
 from launchers import worker
 from src.hosts.docker import run_argv
-from src.planning.plan import Settings
 from src.planning.resolve import resolve
+from src.planning.settings import Settings
 from tests.conftest import Configure
 
 LAUNCHER = Path(__file__).resolve().parent.parent / "launchers" / "run_job.sh"

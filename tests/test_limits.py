@@ -30,12 +30,12 @@ from src.limits.points import (
 )
 from src.media import geometry
 from src.media.geometry import Size
+from src.media.hint import Hint
 from src.media.render import render
 from src.media.video import VideoLimits, probe
 from src.models import pixtral
 from src.planning import observed_limits
 from src.planning.observed_limits import Envelope
-from src.planning.plan import Hint
 from src.planning.resolve import resolve
 from src.runs.outcomes import Outcome
 from tests.conftest import Configure

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.files import RunPaths, appearing, is_safe_name, safe_name, write_atomic
+from src.files import appearing, is_safe_name, safe_name, write_atomic
+from src.run_folder import RunPaths
 
 HOSTILE = {
     "parent": "..",

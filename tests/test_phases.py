@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from src.inference.items import pieces_of
 from src.planning.plan import Plan
 from src.planning.resolve import resolve
 from src.timing.estimates import (
@@ -47,7 +48,7 @@ from src.timing.phases import (
 )
 from src.timing.progress import Lines, Quiet
 from src.timing.summary import gpu_facts, rate_words, run_facts, timeline, token_words
-from src.timing.workload import Work, pieces_of, rendering_cost, work_of
+from src.timing.workload import Work, rendering_cost, work_of
 from tests.conftest import Configure
 
 

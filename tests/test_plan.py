@@ -16,8 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from src.media.video import Video
-from src.planning.plan import Plan, digest, item_id, read_plan, with_batches, write_plan
+from src.planning.plan import Plan, item_id, with_batches
+from src.planning.plan_file import read_plan, write_plan
 from src.planning.resolve import resolve
+from src.planning.settings import digest
 from tests.conftest import Configure
 
 Planned = Callable[..., Plan]

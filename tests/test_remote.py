@@ -25,7 +25,8 @@ import pytest
 from launchers.worker import read_records
 from src.errors import LinkLost
 from src.hosts.ssh import SshHost
-from src.planning.plan import HostSettings, digest, read_plan
+from src.planning.plan_file import read_plan
+from src.planning.settings import HostSettings, digest
 from src.runs.staging import job_id
 from tests.conftest import Configure
 from tests.program import Ended, quoted
@@ -435,7 +436,7 @@ def test_a_line_that_goes_dead_is_noticed_and_the_run_goes_on_when_it_is_back(ri
 
 def test_a_line_that_goes_dead_while_a_command_runs_is_noticed(rig: Rig, configure: Configure) -> None:
     line = rig.line_of()
-    from src.planning.resolve import host_settings
+    from src.planning.configure import host_settings
 
     settings: HostSettings = host_settings(configure(*rig.host))
     said: list[BaseException] = []

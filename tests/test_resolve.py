@@ -17,7 +17,8 @@ from src.config import Config
 from src.errors import InputError, SpecError
 from src.models.pixtral import CountText, message_tokens, prompt_tokens, text_counter
 from src.planning.plan import Plan, PlanItem
-from src.planning.resolve import EMPTY_PROMPT_TEXT, message_writer, resolve
+from src.planning.recipe import EMPTY_PROMPT_TEXT, message_writer
+from src.planning.resolve import resolve
 from src.prompts.specs import PromptSpec, read_specs
 from tests.clips import make_clip
 from tests.conftest import TOKENIZER, Configure

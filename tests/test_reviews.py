@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from src.errors import InputError
-from src.files import RunPaths
+from src.overrides import with_inherited
 from src.reports.reviews import ACCEPTED, EDITED, REJECTED, Mark, add_marks, marks_from, open_rows, read_marks, reviewed
-from src.run import with_inherited
+from src.run_folder import RunPaths
 from src.tasks.review import _answers, _reason_of_unfinished, edited
 from tests.test_report import kept, row
 

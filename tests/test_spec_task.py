@@ -17,7 +17,7 @@ from rich.console import Console
 
 from src.config import Export, SpecOutput
 from src.errors import UpsamplerError
-from src.files import RunPaths
+from src.run_folder import RunPaths
 from src.tasks import Invocation, upsample
 from src.tasks import spec as task
 from tests.conftest import Configure

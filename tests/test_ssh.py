@@ -10,8 +10,9 @@ import paramiko
 import pytest
 
 from src.errors import AuthError, UnknownHostKey
-from src.hosts.ssh import KnownHosts, SshHost, _Transport, fingerprint
-from src.planning.plan import HostSettings
+from src.hosts.known_hosts import KnownHosts, fingerprint
+from src.hosts.ssh import SshHost, _Transport
+from src.planning.settings import HostSettings
 from tests.rig import sshd
 from tests.rig.sshd import Sshd
 

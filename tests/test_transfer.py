@@ -10,7 +10,7 @@ import pytest
 
 from src.errors import HostError, LinkLost
 from src.hosts import transfer
-from src.hosts.host import Done, LocalHost
+from src.hosts.host import Done, LocalHost, checked
 from src.hosts.transfer import fetch, send
 
 
@@ -139,7 +139,7 @@ def test_full_disk_says_so(tmp_path: Path) -> None:
     host = LocalHost()
     done = Done(1, b"", b"tar: write error: No space left on device")
     with pytest.raises(HostError, match="No space left") as e:
-        transfer.checked(done, host, "files cannot be unpacked")
+        checked(done, host, "files cannot be unpacked")
     assert "full" in e.value.hint
 
 

@@ -25,9 +25,9 @@ from PIL import Image
 from src.errors import HintError, VideoError
 from src.media import frames, geometry, sampling
 from src.media.frames import read_frames
+from src.media.hint import Hint
 from src.media.render import render
 from src.media.video import Video, VideoLimits, probe
-from src.planning.plan import Hint
 from tests.clips import make_clip
 
 FFMPEG: str = imageio_ffmpeg.get_ffmpeg_exe()

@@ -3,44 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import Literal
 
 from ..planning import gpus
-from ..planning.plan import ContainerSettings, HostSettings, Settings
+from ..planning.settings import ContainerSettings, HostSettings, Settings
+from .job_folder import RUNNING, State, ended
 
 LABEL = "prompt-upsampler"
 STOP_PATIENCE_S = 20  # beyond the grace time of the worker, before Docker kills it
 INSPECT_FORMAT = "{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}}"
-
-Ending = Literal["done", "cancelled", "timeout", "oom", "load_failed", "locked", "failed"]
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """How a job stands on its host.
-
-    status: absent (nothing was ever started, or it was removed), waiting (made, not started), running or ended.
-    ending: how it ended, when it did; exit_code as the container or the worker gave it, None when it is not known.
-    """
-
-    status: Literal["absent", "waiting", "running", "ended"]
-    ending: Ending | None = None
-    exit_code: int | None = None
-
-
-ABSENT, RUNNING = State("absent"), State("running")
-
-
-def ended(exit_code: int | None, *, oom_killed: bool = False) -> State:
-    """The state of a job whose worker ended with this code (launchers/worker.py says which means what)."""
-    known: dict[int | None, Ending] = {
-        0: "done", 7: "load_failed", 75: "locked", 124: "timeout", 130: "cancelled", 143: "cancelled",
-    }  # fmt: skip
-    ending = known.get(exit_code, "failed")
-    if oom_killed and ending not in ("cancelled", "timeout"):  # the mark stays when only a child was killed for memory
-        ending = "oom"
-    return State("ended", ending, exit_code)
 
 
 def state_of(inspected: str) -> State:
@@ -51,15 +21,6 @@ def state_of(inspected: str) -> State:
     if status == "created":
         return State("waiting")
     return ended(int(exit_code), oom_killed=oom_killed == "true")
-
-
-@dataclass(frozen=True, slots=True)
-class Glance:
-    """A job as it stands: its state, how many items have ended, and the phase that the worker last named."""
-
-    state: State
-    answered: int
-    phase: str
 
 
 def container_name(job: str) -> str:

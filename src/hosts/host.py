@@ -1,5 +1,5 @@
 """Hosts: machines on which commands run. A command is a tuple of arguments; a shell sees it only when it is far away,
-quoted once. `LocalHost` is this machine; `src.ssh.SshHost` another one."""
+quoted once. `LocalHost` is this machine; `ssh.SshHost` another one."""
 
 from __future__ import annotations
 
@@ -115,3 +115,27 @@ def _read(stream: object) -> bytes:
 def expanded(path: str, home: str) -> str:
     """An absolute path on a host: ~ is the home there, and what is relative is relative to it."""
     return os.path.normpath(home + path[1:] if path == "~" or path.startswith("~/") else os.path.join(home, path))
+
+
+WRONG = 65  # exit code: what arrived is not what was sent
+
+
+def script(text: str, *arguments: str) -> tuple[str, ...]:
+    """A shell script with its arguments as one command."""
+    return ("sh", "-c", text, "sh", *arguments)
+
+
+def checked(done: Done, host: Host, what: str) -> bytes:
+    """The output of a command that ended well; HostError with its own words when it did not.
+
+    LinkLost for what arrived otherwise than it was sent: it may be sent again.
+    """
+    if done.code == WRONG:
+        raise LinkLost(f"{host.name}: {what}: {done.said}")
+    if done.code:
+        full = "No space left" in done.said
+        raise HostError(
+            f"{host.name}: {what}: {done.said or f'ended with {done.code}'}",
+            hint="the disk there is full: make room (task=clean lists what we left), then resume" if full else "",
+        )
+    return done.out

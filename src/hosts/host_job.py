@@ -20,31 +20,17 @@ from .. import log
 from ..errors import HostError, LinkLost
 from ..files import write_atomic
 from ..planning import gpus
-from ..planning.plan import HostSettings, Plan, Settings, digest
-from ..runs.staging import JobPaths
+from ..planning.plan import Plan
+from ..planning.settings import Settings, digest
 from . import docker, transfer
-from .docker import ABSENT, RUNNING, Glance, State, ended
-from .host import Done, Host, LocalHost, expanded
+from .connect import root_on
+from .host import Done, Host, checked, script
+from .job_folder import ABSENT, RUNNING, Glance, JobPaths, State, ended
 
 RETRY_MAX_S = 8.0
 LIMIT = 4 << 20  # bytes of journal that one look brings at most
 
 T = TypeVar("T")
-
-
-def connect(settings: HostSettings) -> Host:
-    """The host that the settings name. Raises HostError, AuthError or LinkLost when it cannot be reached."""
-    if settings.kind == "local":
-        return LocalHost(settings.name)
-    from .ssh import SshHost
-
-    return SshHost(settings)
-
-
-def root_on(host: Host, settings: HostSettings) -> str:
-    """host.root as an absolute path there; it need not exist yet."""
-    home = transfer.checked(host.run(("sh", "-c", "cd && pwd")), host, "no home folder").decode().strip()
-    return expanded(settings.root, home)
 
 
 # Scripts get their values as arguments. $1 is the job's folder.
@@ -178,15 +164,15 @@ class HostSite:
         if self.in_container:
             self._check_image()
         if self.remote:
-            listed = self._checked(transfer.script(_MAKE, self.folder, self.root), "the job's folder cannot be made")
+            listed = self._checked(script(_MAKE, self.folder, self.root), "the job's folder cannot be made")
             self._pushed = set(listed.decode().split())
             self._check_journal()
-            has_events = self.host.run(transfer.script('[ -e "$1/events.jsonl" ]', self.folder)).code == 0
+            has_events = self.host.run(script('[ -e "$1/events.jsonl" ]', self.folder)).code == 0
             if not has_events and self.job.events.exists():  # a new folder in place of one that was tidied up
                 os.truncate(self.job.events, 0)
                 self._events_at = 0
         elif self.in_container:
-            self._checked(transfer.script('mkdir -p "$1/cache/home"', self.root), "the cache cannot be made")
+            self._checked(script('mkdir -p "$1/cache/home"', self.root), "the cache cannot be made")
             for name, file in self.launch.files.items():
                 write_atomic(self.job.root / name, file.read_bytes())
 
@@ -194,7 +180,7 @@ class HostSite:
         """Absolute paths on the host, and who we are there."""
         root = root_on(self.host, self.settings.place)
         uid, gid, self.root, free_kib = (
-            self._checked(transfer.script(_SPACE, root), f"host.root={root} cannot be used").decode().split("\n")[:4]
+            self._checked(script(_SPACE, root), f"host.root={root} cannot be used").decode().split("\n")[:4]
         )
         self.user = f"{uid}:{gid}"
         self.folder = f"{self.root}/jobs/{self.job_id}" if self.remote else str(self.job.root.resolve())
@@ -219,19 +205,17 @@ class HostSite:
             )
         log.get().info("image_pulled", image=image.reference, host=self.host.name)
         done = self.host.run(docker.pull_argv(self.settings.place, image), timeout_s=3600.0)
-        transfer.checked(done, self.host, f"image {image.reference} cannot be pulled")
+        checked(done, self.host, f"image {image.reference} cannot be pulled")
 
     def _check_journal(self) -> None:
         """Our copy of the job's journal must be the beginning of the host's; a host that lost it gets ours back."""
         ours = self.job.results.read_bytes() if self.job.results.exists() else b""
         if not ours:
             return
-        have = self.host.run(
-            transfer.script('head -c "$2" "$1/results.jsonl" | sha256sum', self.folder, str(len(ours)))
-        )
+        have = self.host.run(script('head -c "$2" "$1/results.jsonl" | sha256sum', self.folder, str(len(ours))))
         if have.out.decode()[:64] == transfer.sha256(ours):
             return
-        size = self.host.run(transfer.script('stat -c %s "$1/results.jsonl" 2>/dev/null || echo 0', self.folder)).out
+        size = self.host.run(script('stat -c %s "$1/results.jsonl" 2>/dev/null || echo 0', self.folder)).out
         if int(size):
             raise HostError(
                 f"{self.host.name}: {self.folder}/results.jsonl is not the journal that we know",
@@ -271,8 +255,8 @@ class HostSite:
         if not frames:
             return []
         names = "".join(f"{name}\n" for name in sorted(frames)).encode()
-        done = self.host.run(transfer.script(_LINK, self.folder, self.root, self._key), [names])
-        return transfer.checked(done, self.host, "frames cannot be linked").decode().split()
+        done = self.host.run(script(_LINK, self.folder, self.root, self._key), [names])
+        return checked(done, self.host, "frames cannot be linked").decode().split()
 
     def _sent(self, count: int) -> None:
         self.sent_bytes += count
@@ -286,7 +270,7 @@ class HostSite:
     def _start_process(self) -> None:
         shown = (f"{name}={value}" for name, value in gpus.environment(self.settings.place.gpus).items())
         argv = ("env", *shown, *self.launch.process(self.folder))
-        self._checked(transfer.script(_START, self.folder, *argv), "the worker cannot be started")
+        self._checked(script(_START, self.folder, *argv), "the worker cannot be started")
 
     def _start_container(self) -> None:
         """Docker's own names decide who wins when two start the same job."""
@@ -297,9 +281,7 @@ class HostSite:
             return
         if state.status != "absent" and not self._remove_container():
             return
-        self._checked(
-            transfer.script('rm -f "$1/exit.json" "$1/cancelled"', self.folder), "the job cannot be begun anew"
-        )
+        self._checked(script('rm -f "$1/exit.json" "$1/cancelled"', self.folder), "the job cannot be begun anew")
         argv = self.launch.container(self.folder, self.root, self.user)
         done = self._docker(*argv[len(self.settings.place.docker) :])
         if done.code and "is already in use" not in done.said:
@@ -333,7 +315,7 @@ class HostSite:
             if not self.remote:  # the worker writes into our own folder
                 return self._state(self._answer(question))
             at = self.job.results.stat().st_size if self.job.results.exists() else 0
-            asked = transfer.script(_LOOK, self.folder, str(at), str(self._events_at), str(LIMIT), *question)
+            asked = script(_LOOK, self.folder, str(at), str(self._events_at), str(LIMIT), *question)
             told = self._checked(asked, "the job cannot be looked at")
             state_line, _, rest = told.partition(b"\n")
             state = self._state(state_line.decode("utf-8", "replace"))
@@ -343,7 +325,7 @@ class HostSite:
             if more:
                 continue
             if state.status == "ended":
-                record = self._checked(transfer.script(_EXIT, self.folder), "exit.json cannot be read")
+                record = self._checked(script(_EXIT, self.folder), "exit.json cannot be read")
                 if record:
                     self.job.exit.write_bytes(record)
                 else:  # killed, or it could not write any more: what it said last, and whether the disk is full
@@ -357,7 +339,7 @@ class HostSite:
     def glance(self) -> Glance:
         question = self._question()
         state = self._state(self._answer(question))
-        told = self._checked(transfer.script(_GLANCE, self.folder), "the job cannot be looked at").decode()
+        told = self._checked(script(_GLANCE, self.folder), "the job cannot be looked at").decode()
         answered, event, record = told.split("\n", 2)
         if state.status == "ended" and not self.in_container:
             state = ended(int(json.loads(record)["code"]) if record.strip() else None)
@@ -367,7 +349,7 @@ class HostSite:
         """The command whose answer `_state` understands."""
         if self.in_container:
             return docker.inspect_argv(self.settings.place, self.container)
-        return transfer.script(_PROCESS, self.folder)
+        return script(_PROCESS, self.folder)
 
     def _answer(self, question: Sequence[str]) -> str:
         """What a command says, on whichever stream."""
@@ -409,14 +391,14 @@ class HostSite:
 
     def ask_to_stop(self) -> None:
         """The mark tells who follows the job that its end was wanted; dockerd too ends containers with SIGTERM."""
-        self._checked(transfer.script('cd "$1" && : > cancelled', self.folder), "the job cannot be cancelled")
+        self._checked(script('cd "$1" && : > cancelled', self.folder), "the job cannot be cancelled")
         if self.in_container:
             self._docker("kill", "--signal", "TERM", self.container)
         else:
-            self.host.run(transfer.script(_STOP, self.folder))
+            self.host.run(script(_STOP, self.folder))
 
     def was_cancelled(self) -> bool:
-        return self._steadily(lambda: self.host.run(transfer.script('[ -e "$1/cancelled" ]', self.folder))).code == 0
+        return self._steadily(lambda: self.host.run(script('[ -e "$1/cancelled" ]', self.folder))).code == 0
 
     # ------------------------------------------------------------------------------------------------------ the end
 
@@ -426,7 +408,7 @@ class HostSite:
         if self.in_container:
             self._remove_container()
         if self.remote and not self.settings.place.keep_job:
-            self._checked(transfer.script(REMOVE, self.folder, self.root), "the job's folder cannot be removed")
+            self._checked(script(REMOVE, self.folder, self.root), "the job's folder cannot be removed")
 
     def fetch(self, names: Collection[str]) -> None:
         """Bring files that the job made into our copy of its folder; on this machine they are there already."""
@@ -438,9 +420,7 @@ class HostSite:
         if not self.remote:
             return
         for name, path in (("worker.log", self.job.log), ("server.log", self.job.engine_log)):
-            said = self.host.run(
-                transfer.script('tail -c 2097152 "$1" 2>/dev/null || true', f"{self.folder}/{name}")
-            ).out
+            said = self.host.run(script('tail -c 2097152 "$1" 2>/dev/null || true', f"{self.folder}/{name}")).out
             if said:
                 path.write_bytes(said)
 
@@ -453,7 +433,7 @@ class HostSite:
     # ------------------------------------------------------------------------------------------------------ the link
 
     def _checked(self, argv: Sequence[str], what: str) -> bytes:
-        return transfer.checked(self.host.run(argv), self.host, what)
+        return checked(self.host.run(argv), self.host, what)
 
     def _steadily(self, work: Callable[[], T]) -> T:
         """Do something that may be done twice, again and again while the link is lost, for host.patience_s."""

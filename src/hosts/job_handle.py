@@ -10,9 +10,9 @@ from collections.abc import Collection
 from typing import Protocol
 
 from ..planning.plan import Plan
-from ..runs.staging import JobPaths
-from .docker import Glance, State
-from .host_job import HostSite, Launch, connect, worker_launch
+from .connect import connect
+from .host_job import HostSite, Launch, worker_launch
+from .job_folder import Glance, JobPaths, State
 from .local_job import LocalSite, worker_argv
 
 

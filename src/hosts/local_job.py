@@ -17,9 +17,8 @@ from launchers import worker
 
 from ..errors import HostError
 from ..planning import gpus
-from ..planning.plan import Settings
-from ..runs.staging import JobPaths, state_by_exit_record
-from .docker import RUNNING, Glance, State
+from ..planning.settings import Settings
+from .job_folder import RUNNING, Glance, JobPaths, State, state_by_exit_record
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 

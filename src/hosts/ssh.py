@@ -6,8 +6,6 @@ trust: host keys are checked strictly (fabric accepts any), commands have deadli
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import logging
 import os
 import shlex
@@ -15,7 +13,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +21,9 @@ from fabric import Config, Connection
 from paramiko.hostkeys import HostKeyEntry
 
 from ..errors import AuthError, HostError, LinkLost, UnknownHostKey
-from ..planning.plan import HostSettings
+from ..planning.settings import HostSettings
 from .host import Done
+from .known_hosts import KnownHosts, RefuseUnknownKeys, UnknownKey, check_key_file, fingerprint
 
 CONNECT_TIMEOUT_S = 10.0
 PULSE_S = 4.0  # between questions whether the other side is still there
@@ -35,30 +33,12 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())  # what matters 
 PIECE = 1 << 18
 
 
-def fingerprint(key: paramiko.PKey) -> str:
-    """As ssh-keygen shows it: SHA256:base64 without padding."""
-    return "SHA256:" + base64.b64encode(hashlib.sha256(key.asbytes()).digest()).decode().rstrip("=")
-
-
 class _Transport(paramiko.Transport):  # type: ignore[misc]
     """AES-GCM first: the processor does it, so it carries the most bytes a second."""
 
     _preferred_ciphers = tuple(
         sorted(paramiko.Transport._preferred_ciphers, key=lambda name: "gcm" not in name)  # stable: else as it was
     )
-
-
-class _UnknownKey(Exception):
-    """A host key that nobody has accepted yet."""
-
-    def __init__(self, hostname: str, key: paramiko.PKey) -> None:
-        super().__init__(hostname)
-        self.hostname, self.key = hostname, key
-
-
-class _Refuse(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]
-    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
-        raise _UnknownKey(hostname, key)
 
 
 class SshHost:
@@ -182,7 +162,7 @@ class SshHost:
             hops.append(hops[-1].gateway)
         for hop in reversed(hops):  # the jump host first: its keys are checked as strictly
             known.load_into(hop.client)
-            hop.client.set_missing_host_key_policy(_Refuse())
+            hop.client.set_missing_host_key_policy(RefuseUnknownKeys())
             hop.connect_kwargs.setdefault("transport_factory", _Transport)
             try:
                 self._open(hop)
@@ -203,7 +183,7 @@ class SshHost:
             secrets |= {"password": password, "look_for_keys": False, "allow_agent": False}
         if s.key_file:
             secrets["key_filename"] = os.path.expanduser(s.key_file)
-            _check_key(secrets["key_filename"], s.key_file)
+            check_key_file(secrets["key_filename"], s.key_file)
         try:
             return Connection(
                 s.address,
@@ -224,7 +204,7 @@ class SshHost:
             trust += f" host.address={s.address}" + (f" host.port={s.port}" if s.port else "")
         try:
             hop.open()
-        except _UnknownKey as e:
+        except UnknownKey as e:
             entry = HostKeyEntry([e.hostname], e.key).to_line() or ""
             raise UnknownHostKey(
                 f"{where}: this machine's key is not known: {e.key.get_name()} {fingerprint(e.key)}",
@@ -267,20 +247,6 @@ class SshHost:
         self.close()
 
 
-def _check_key(path: str, field: str) -> None:
-    """Refuse a key file that holds no key; paramiko would say so as if the machine could not be reached."""
-    try:
-        paramiko.PKey.from_path(path)
-    except FileNotFoundError:
-        raise AuthError(f"host.key_file={field}: there is no such file") from None
-    except (paramiko.PasswordRequiredException, TypeError):
-        raise AuthError(f"host.key_file={field}: the key has a passphrase", hint="add it to ssh-agent") from None
-    except Exception as e:  # paramiko and cryptography have many ways to say it
-        raise AuthError(
-            f"host.key_file={field}: holds no private key that can be read ({e or type(e).__name__})"
-        ) from e
-
-
 def _watch(transport: paramiko.Transport) -> None:
     """Make a dead link show itself within 15 s, and small packets leave at once."""
     threading.Thread(target=_pulse, args=(transport,), daemon=True).start()
@@ -308,46 +274,3 @@ def _ask(transport: paramiko.Transport, answered: threading.Event) -> None:
     except Exception:  # the link is gone; who reads from it is told by paramiko
         return
     answered.set()
-
-
-@dataclass(frozen=True, slots=True)
-class KnownHosts:
-    """The host keys of known_hosts files. paramiko's own loader fails on lines that begin with a marker."""
-
-    entries: tuple[HostKeyEntry, ...]
-    revoked: frozenset[bytes]
-
-    @staticmethod
-    def read(files: Iterable[Path]) -> KnownHosts:
-        """What files that are there say; lines that hold no key are passed over, as ssh does."""
-        entries, revoked = [], set()
-        for file in files:
-            try:
-                text = file.read_text(encoding="utf-8", errors="replace")
-            except FileNotFoundError:
-                continue
-            for number, line in enumerate(text.splitlines(), start=1):
-                marker, _, rest = line.partition(" ") if line.startswith("@") else ("", "", line)
-                if marker == "@cert-authority" or not rest.strip() or rest.startswith("#"):
-                    continue
-                try:
-                    entry = HostKeyEntry.from_line(rest, number)
-                except paramiko.SSHException:
-                    continue
-                if entry is not None and marker == "@revoked":
-                    revoked.add(entry.key.asbytes())
-                elif entry is not None:
-                    entries.append(entry)
-        return KnownHosts(tuple(entries), frozenset(revoked))
-
-    def load_into(self, client: paramiko.SSHClient) -> None:
-        keys = client.get_host_keys()
-        keys.clear()
-        for entry in self.entries:
-            for name in entry.hostnames:
-                keys.add(name, entry.key.get_name(), entry.key)
-
-    def refuse_revoked(self, transport: paramiko.Transport, host: str) -> None:
-        key = transport.get_remote_server_key()
-        if key.asbytes() in self.revoked:
-            raise AuthError(f"{host}: its key {fingerprint(key)} is marked @revoked in a known_hosts file")

@@ -6,10 +6,11 @@ import re
 from dataclasses import dataclass
 
 from ..errors import HostError
-from ..planning.plan import HostSettings
-from . import docker, transfer
-from .host import Host
-from .host_job import REMOVE, root_on
+from ..planning.settings import HostSettings
+from . import docker
+from .connect import root_on
+from .host import Host, checked, script
+from .host_job import REMOVE
 
 _JOBS = """
 cd "$1/jobs" 2>/dev/null || exit 0
@@ -39,7 +40,7 @@ class Leftover:
 def jobs_on(host: Host, settings: HostSettings) -> list[Leftover]:
     """All jobs of ours below host.root; a Docker that is not there has no containers."""
     root = root_on(host, settings)
-    listed = transfer.checked(host.run(transfer.script(_JOBS, root)), host, "jobs cannot be listed").decode()
+    listed = checked(host.run(script(_JOBS, root)), host, "jobs cannot be listed").decode()
     rows = (line.split(" ", 3) for line in listed.splitlines())
     folders = {row[3]: row[:3] for row in rows if len(row) == 4}
     found = _containers(host, settings, root)
@@ -74,7 +75,7 @@ def remove(host: Host, settings: HostSettings, job: Leftover) -> None:
     root = root_on(host, settings)
     for name in job.containers:
         done = host.run((*settings.docker, "rm", name))
-        transfer.checked(done, host, f"container of {job.job_id}")
+        checked(done, host, f"container of {job.job_id}")
     if job.has_folder:
-        done = host.run(transfer.script(REMOVE, f"{root}/jobs/{job.job_id}", root))
-        transfer.checked(done, host, f"folder of {job.job_id}")
+        done = host.run(script(REMOVE, f"{root}/jobs/{job.job_id}", root))
+        checked(done, host, f"folder of {job.job_id}")

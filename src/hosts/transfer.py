@@ -14,12 +14,11 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from ..errors import HostError, LinkLost
-from .host import Done, Host
+from ..errors import HostError
+from .host import Host, checked, script
 
 LARGE = 8 << 20  # files from this size on go one by one and are continued in their middle
 PIECE = 1 << 18
-WRONG = 65  # exit code: what arrived is not what was sent
 BEGUN = 3  # exit code: something of an earlier try is there; it is listed, and nothing was taken in
 
 OnBytes = Callable[[int], None]
@@ -64,27 +63,6 @@ if [ "$got" != "$sent" ]; then rm -f "$4"; echo "$4 did not arrive as it was sen
 mv -f "$4" "$1/$4"
 cd "$1" && find "./$2" -depth -type d -empty -delete
 """
-
-
-def script(text: str, *arguments: str) -> tuple[str, ...]:
-    """A shell script with its arguments as one command."""
-    return ("sh", "-c", text, "sh", *arguments)
-
-
-def checked(done: Done, host: Host, what: str) -> bytes:
-    """The output of a command that ended well; HostError with its own words when it did not.
-
-    LinkLost for what arrived otherwise than it was sent: it may be sent again.
-    """
-    if done.code == WRONG:
-        raise LinkLost(f"{host.name}: {what}: {done.said}")
-    if done.code:
-        full = "No space left" in done.said
-        raise HostError(
-            f"{host.name}: {what}: {done.said or f'ended with {done.code}'}",
-            hint="the disk there is full: make room (task=clean lists what we left), then resume" if full else "",
-        )
-    return done.out
 
 
 def send(

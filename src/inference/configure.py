@@ -12,9 +12,9 @@ from typing import Any
 from ..config import Config
 from ..errors import InputError
 from ..planning import gpus
-from ..planning.plan import Settings
-from ..planning.resolve import container_settings, host_settings
-from .items import CONTROLS, FLAGS, OURS, SPEC_ARGUMENTS, InferenceSettings, wrong_argument, wrong_weight
+from ..planning.configure import container_settings, host_settings
+from ..planning.settings import Settings
+from .settings import CONTROLS, FLAGS, OURS, SPEC_ARGUMENTS, InferenceSettings, wrong_argument, wrong_weight
 
 
 def inference_settings(config: Config, run: Settings | None) -> InferenceSettings:

@@ -15,16 +15,22 @@ from pathlib import Path
 
 from launchers import infer, worker
 
-from .. import log
+from .. import log, text
 from ..errors import HostError
-from ..files import RunPaths, link_whole, write_atomic
+from ..files import link_whole, write_atomic
 from ..hosts.host_job import Launch
+from ..hosts.job_folder import JobPaths, open_job
 from ..hosts.job_handle import Site, place_for
-from ..planning.plan import Plan, digest
-from ..runs.staging import JobPaths, open_job
+from ..planning.plan import Plan
+from ..planning.plan_file import read_plan
+from ..planning.settings import digest
+from ..run_folder import RunPaths
 from ..runs.supervisor import Follower, Record, Words, follow
 from ..timing.progress import Progress, Quiet
-from .items import InferenceSettings, Take, infer_argv, job_line, job_record, specs_of, stage_settings
+from .items import Take
+from .job import infer_argv, job_line, job_record, specs_of, stage_settings
+from .pipeline_file import read_pipeline
+from .settings import InferenceSettings
 
 FILES = (Path(infer.__file__), Path(worker.__file__))  # infer.py needs worker.py beside it
 MAKING = ("frames", "rounds", "videos")  # what of a job's folder is not kept here once its videos are in place
@@ -162,7 +168,7 @@ def _sha256(file: Path) -> str:
 
 def _see_through(job: _Videos, asked: int, progress: Progress) -> None:
     def tell(followers: Sequence[Follower]) -> None:
-        progress.step("videos", len(job.taken), asked, log.printable(followers[0].said))
+        progress.step("videos", len(job.taken), asked, text.printable(followers[0].said))
 
     follow([job], progress, tell)
     for used in MAKING:
@@ -237,3 +243,11 @@ class _Videos:
 
     def close(self) -> None:
         pass
+
+
+def open_sites(paths: RunPaths) -> list[tuple[JobPaths, Site]]:
+    """The inference jobs of a run that were begun and not brought to their end, each with its place."""
+    if not (jobs := open_jobs(paths)):
+        return []
+    launch = launch_of(read_plan(paths.plan), read_pipeline(paths)[1])
+    return [(job, site_of(job, launch)) for job in jobs]

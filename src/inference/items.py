@@ -11,79 +11,22 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..hosts.docker import detached_argv
-from ..planning.plan import (
-    ContainerSettings,
-    HostSettings,
-    PlanItem,
-    Settings,
-    container_from_json,
-    digest,
-    fields_of,
-    place_from_json,
-)
-from ..prompts.specs import OBJECT_FIELDS, absolute_video
+from ..planning.plan import PlanItem
+from ..planning.settings import digest
+from ..prompts.formats import OBJECT_FIELDS
+from ..prompts.specs import absolute_video
+from .settings import CONTROL_FIELDS, CONTROLS, SPEC_ARGUMENTS, InferenceSettings, wrong_argument, wrong_weight
 
-CONTROLS = ("vis", "seg", "edge", "depth", "keypoint", "upscale", "hdmap", "lidar")
-STRENGTHS = ("very_low", "low", "medium", "high", "very_high")
-# Fields beside the controls of a spec, which transfer.py reads as if they were arguments.
-SPEC_ARGUMENTS: dict[str, type] = {
-    "negative_prompt": str, "sigma_max": float, "blur_strength": str, "canny_threshold": str, "num_steps": int,
-    "guidance": float, "fps": int, "seed": int,
-}  # fmt: skip
-LEAST = {"num_steps": 1, "fps": 1, "guidance": 0, "sigma_max": 0}  # of those that are numbers
-# Fields of a control (examples/inference_cosmos_transfer1_7b.md, preprocessors.py).
-CONTROL_FIELDS = ("control_weight", "control_weight_prompt", "input_control", "input_control_prompt", "ckpt_path")
-FLAGS = ("offload_diffusion_transformer", "offload_text_encoder_model", "offload_guardrail_models")
-# Arguments that are ours to give: with another value, what we follow and fetch would not be what is made.
-OURS = (
-    "--checkpoint_dir", "--video_save_folder", "--video_save_name", "--controlnet_specs", "--num_gpus",
-    "--batch_input_path", "--batch_size", "--input_video_path", "--prompt", "--upsample_prompt",
-)  # fmt: skip
-GIVE_UP_AFTER = 3  # rounds in a row without a video
 UPSAMPLED, ORIGINAL, SPEC = "upsampled", "original", "spec"  # where a prompt came from
 
 Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class InferenceSettings:
-    """How inference runs; field by field as in the config group `inference`, but for:
-
-    controls: the template, JSON text. arguments: what is set of SPEC_ARGUMENTS, JSON text. flags: those that are set.
-    image, python: with the defaults of the other groups in place of "". place, container: host and image.
-    """
-
-    name: str
-    controls: str
-    arguments: str
-    flags: tuple[str, ...]
-    checkpoint_dir: str
-    num_gpus: int
-    repository: str
-    script: str
-    torchrun: str
-    python: str
-    extra_args: tuple[str, ...]
-    require_upsampled: bool
-    max_attempts: int
-    grace_s: float
-    time_limit_s: float
-    place: HostSettings
-    container: ContainerSettings
-
-    @property
-    def how(self) -> str:
-        """What the time that a video takes depends on, in words."""
-        steps = json.loads(self.arguments).get("num_steps")
-        gpus = f"{self.num_gpus} GPU{'s' if self.num_gpus > 1 else ''}"
-        return f"inference={self.name}, {gpus}" + (f", {steps} steps" if steps else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,18 +161,6 @@ def _ignored(
                 yield f"{name}: no such control; is {meant} meant?"
 
 
-def wrong_argument(name: str, value: object) -> str:
-    """What is wrong with one of SPEC_ARGUMENTS; "" when nothing is."""
-    if name in ("blur_strength", "canny_threshold"):
-        return "" if value in STRENGTHS else f"must be one of {', '.join(STRENGTHS)}"
-    if SPEC_ARGUMENTS[name] is str:
-        return "" if isinstance(value, str) else "must be text"
-    if isinstance(value, bool) or not isinstance(value, int if SPEC_ARGUMENTS[name] is int else int | float):
-        return "must be a whole number" if SPEC_ARGUMENTS[name] is int else "must be a number"
-    least = LEAST.get(name)
-    return "" if least is None or value >= least else f"must be {least} or more"
-
-
 def _object(value: Any) -> dict[str, Any]:
     """An object field of a prompt file, which in CSV is JSON text."""
     if isinstance(value, str):
@@ -238,17 +169,6 @@ def _object(value: Any) -> dict[str, Any]:
         except ValueError:
             return {}
     return value if isinstance(value, dict) else {}
-
-
-def wrong_weight(weight: object) -> str:
-    """What NVIDIA's `validate_controlnet_specs` says against a control_weight; "" when it is right."""
-    if isinstance(weight, str) and weight.endswith(".pt"):
-        return ""
-    try:
-        right = float(weight) >= 0  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        right = False
-    return "" if right else f"{weight!r} is neither a number from 0 on nor a .pt file"
 
 
 def _check_control(name: str, fields: Mapping[str, Any]) -> None:
@@ -280,90 +200,14 @@ def _name_by_content(sha256: str, path: Path) -> str:
     return f"frames/{sha256}{suffix if re.fullmatch(r'[.][a-z0-9]{1,5}', suffix) else '.mp4'}"
 
 
-# --------------------------------------------------------------------------------------------------------- the job
+# Cosmos-Transfer1 makes 121 frames at a time, the first of which it has from the piece before; clips are filled up to that.
+NEW_FRAMES_A_PIECE = 120
 
 
-def transfer_argv(settings: InferenceSettings) -> tuple[str, ...]:
-    """NVIDIA's command for a batch; {videos}, {spec} and {batch} are put in by launchers/infer.py, for each round."""
-    return (
-        settings.torchrun, f"--nproc_per_node={settings.num_gpus}", "--nnodes=1", "--node_rank=0", settings.script,
-        "--checkpoint_dir", settings.checkpoint_dir,
-        "--video_save_folder", "{videos}",
-        "--controlnet_specs", "{spec}",
-        "--num_gpus", str(settings.num_gpus),
-        "--batch_input_path", "{batch}",
-        *(f"--{flag}" for flag in settings.flags),
-        *settings.extra_args,
-    )  # fmt: skip
+def pieces_of(frames: int) -> int:
+    """In how many pieces Cosmos-Transfer1 makes a video of so many frames; each takes as long as any other.
 
-
-def infer_argv(
-    settings: Settings, inference: InferenceSettings, run_id: str, job: str, root: str, user: str
-) -> tuple[str, ...]:
-    """The `docker run` that starts the runner of an inference job, detached. settings: from `stage_settings`."""
-    command = (settings.container.python, f"{job}/infer.py", job)
-    return detached_argv(settings, run_id, job, root, user, inference.checkpoint_dir, command)
-
-
-def stage_settings(settings: Settings, inference: InferenceSettings) -> Settings:
-    """The settings of a run as its inference stage has them: its own place, container and interpreter, and no engine."""
-    engine = replace(settings.engine, name="", api_key_env="", grace_s=inference.grace_s)
-    return replace(
-        settings, engine=engine, place=inference.place, container=inference.container, python=inference.python
-    )
-
-
-def job_record(specs: Sequence[str], settings: InferenceSettings, protocol: int) -> dict[str, Any]:
-    """What job.json of an inference job says; specs: the controlnet specs of its groups, JSON text.
-
-    CHECKPOINT_DIR is where NVIDIA's preprocessors look (auxiliary/depth_anything/model/depth_anything.py).
+    Source: nvidia-cosmos/cosmos-transfer1, cosmos_transfer1/diffusion/inference/world_generation_pipeline.py
+    (num_new_generated_frames; the last piece is filled up).
     """
-    environment = {"PYTHONPATH": settings.repository, "CHECKPOINT_DIR": settings.checkpoint_dir}
-    return {
-        "protocol": protocol,
-        "argv": transfer_argv(settings),
-        "cwd": settings.repository,
-        "env": {name: value for name, value in environment.items() if value},
-        "groups": [json.loads(spec) for spec in specs],
-        "max_attempts": settings.max_attempts,
-        "give_up_after": GIVE_UP_AFTER,
-        "grace_s": settings.grace_s,
-        "time_limit_s": settings.time_limit_s,
-    }
-
-
-def specs_of(wanted: Iterable[Take]) -> tuple[str, ...]:
-    """The different controlnet specs, in order of first use."""
-    return tuple(dict.fromkeys(take.spec for take in wanted))
-
-
-def job_line(take: Take, specs: Sequence[str]) -> dict[str, Any]:
-    """The line of a batch file in the job folder."""
-    return {
-        "id": take.id,
-        "group": specs.index(take.spec),
-        "prompt": take.prompt,
-        "video": take.video,
-        "controls": json.loads(take.controls),
-        "frames": [name for name, _ in take.files],
-    }
-
-
-# ------------------------------------------------------------------------------------------------------ pipeline.json
-
-
-def settings_json(settings: InferenceSettings) -> dict[str, Any]:
-    """As it is written to pipeline.json."""
-    made = {"place": fields_of(settings.place), "container": fields_of(settings.container)}
-    return fields_of(settings) | made | {k: json.loads(getattr(settings, k)) for k in ("controls", "arguments")}
-
-
-def settings_from_json(data: Mapping[str, Any]) -> InferenceSettings:
-    """From pipeline.json; fields that a later version added are left out. Raises KeyError and TypeError for others."""
-    known = {name: data[name] for name in InferenceSettings.__dataclass_fields__}
-    return InferenceSettings(
-        **known
-        | {name: json.dumps(data[name], sort_keys=True) for name in ("controls", "arguments")}
-        | {name: tuple(data[name]) for name in ("flags", "extra_args")}
-        | {"place": place_from_json(data["place"]), "container": container_from_json(data["container"])}
-    )
+    return max(1, math.ceil((frames - 1) / NEW_FRAMES_A_PIECE))

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import stat
-import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from ..errors import VideoError
+from .boxes import matroska_length, mov_rotation, riff_length
 from .geometry import Size
 
 if TYPE_CHECKING:
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
 # Containers that hold one real video each. Playlists (HLS, concat) are refused: they make the demuxer read other files.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
 _OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
-_MAX_MOOV_BYTES = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,40 +203,12 @@ def _check_complete(container: InputContainer, stream: VideoStream, path: Path, 
         promised = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     else:
         with open(path, "rb") as f:
-            promised = _riff_length(f.read(12)) or _matroska_length(f)
+            promised = riff_length(f.read(12)) or matroska_length(f)
     if promised > bytes_on_disk:
         raise VideoError(
             f"{path}: the file was cut short ({bytes_on_disk} of {promised} bytes)",
             hint="copy it again, or encode it again",
         )
-
-
-def _riff_length(head: bytes) -> int:
-    """Bytes that an AVI file says it has (RIFF); 0 for other files."""
-    length = int.from_bytes(head[4:8], "little")
-    return length + 8 if head[:4] == b"RIFF" and length != 0xFFFF_FFFF else 0  # all ones: it was never finished
-
-
-def _matroska_length(f: BinaryIO) -> int:
-    """Bytes that a Matroska file says it has: end of its Segment (RFC 8794, 9559); 0 where it does not say."""
-    f.seek(0)
-    data = f.read(4096)
-    at = 0
-    while at + 12 <= len(data):
-        identity = data[at : at + 4]
-        first = data[at + 4]
-        length = 9 - first.bit_length() if first else 9
-        if length > 8:
-            return 0
-        mask = (1 << 7 * length) - 1
-        size = int.from_bytes(data[at + 4 : at + 4 + length], "big") & mask
-        body = at + 4 + length
-        if identity == b"\x18\x53\x80\x67":  # Segment
-            return 0 if size == mask else body + size
-        if identity != b"\x1a\x45\xdf\xa3":  # EBML header
-            return 0
-        at = body + size
-    return 0
 
 
 def _rotation(container: InputContainer, stream: VideoStream, path: Path) -> int:
@@ -251,7 +220,7 @@ def _rotation(container: InputContainer, stream: VideoStream, path: Path) -> int
     import av
 
     if "mp4" in container.format.name:
-        return _mov_rotation(path)
+        return mov_rotation(path)
     if "matroska" not in container.format.name:
         return 0
     try:
@@ -259,54 +228,3 @@ def _rotation(container: InputContainer, stream: VideoStream, path: Path) -> int
         return next((frame.rotation for frame in container.decode(stream)), 0)
     except av.error.FFmpegError:
         return 0  # whether it can be decoded shows when its frames are taken
-
-
-def _mov_rotation(path: Path) -> int:
-    """Clockwise degrees of the first video track's display matrix (ISO 14496-12, tkhd); 0 when there is none.
-
-    FFmpeg's Python binding shows the matrix on decoded frames only; the header is enough to know the displayed size.
-    """
-    with open(path, "rb") as f:
-        moov = _find_box(f, b"moov", os.fstat(f.fileno()).st_size)
-    if moov is None:
-        return 0
-    for kind, trak in _boxes(moov):
-        if kind != b"trak":
-            continue
-        boxes = dict(_boxes(trak))
-        handler = dict(_boxes(boxes.get(b"mdia", b""))).get(b"hdlr", b"")
-        if handler[8:12] == b"vide" and b"tkhd" in boxes:
-            header = boxes[b"tkhd"]
-            at = 52 if header[0] == 1 else 40
-            a, b = struct.unpack(">ii", header[at : at + 8])
-            return round(math.degrees(math.atan2(b, a))) % 360
-    return 0
-
-
-def _find_box(f: BinaryIO, wanted: bytes, size: int) -> bytes | None:
-    """Content of a top-level box, found by its length fields alone."""
-    at = 0
-    while at + 8 <= size:
-        f.seek(at)
-        length, kind = struct.unpack(">I4s", f.read(8))
-        head = 8
-        if length == 1:
-            length, head = struct.unpack(">Q", f.read(8))[0], 16
-        elif length == 0:
-            length = size - at
-        if length < head:
-            return None
-        if kind == wanted:
-            return f.read(length - head) if length <= _MAX_MOOV_BYTES else None
-        at += length
-    return None
-
-
-def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    at = 0
-    while at + 8 <= len(data):
-        length, kind = struct.unpack(">I4s", data[at : at + 8])
-        if length < 8:
-            return
-        yield kind, data[at + 8 : at + length]
-        at += length

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..files import write_atomic
-from .plan import Settings
+from .settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from typing import Any
 from ..errors import InputError
 from ..files import safe_name, write_atomic
 from ..media.video import Video
-from .specs import VIDEO_FIELDS, VIDEO_SUFFIXES, FreeNames, PromptSpec, expanded, problems_of
+from .formats import VIDEO_FIELDS, VIDEO_SUFFIXES
+from .specs import FreeNames, PromptSpec, expanded, problems_of
 
 MAX_TEXT_BYTES = 1_000_000
 

@@ -14,8 +14,9 @@ from statistics import mean, median
 from typing import Any
 
 from ..errors import InputError
-from ..files import RunPaths
-from ..planning.plan import Settings, read_plan
+from ..planning.plan_file import read_plan
+from ..planning.settings import Settings
+from ..run_folder import RunPaths
 from ..runs.outcomes import STATES
 
 Row = Mapping[str, Any]

@@ -13,13 +13,14 @@ from launchers.worker import Picture, chat_body
 
 from .. import log
 from ..errors import HintError, VideoError
-from ..files import RunPaths, appearing, appearing_folder
+from ..files import appearing, appearing_folder
 from ..media import geometry
 from ..media.render import render
 from ..planning.plan import Plan, PlanItem
-from ..prompts import arrow
+from ..run_folder import RunPaths
 from ..runs.outcomes import UPSAMPLED
 from ..runs.staging import seed_of
+from .arrow import write_folder, write_parquet
 
 Row = Mapping[str, Any]
 Line = dict[str, Any]
@@ -33,12 +34,12 @@ def write(name: str, plan: Plan, table: Sequence[Row], paths: RunPaths) -> Path:
     """Write one export into the run folder; what had no place in it is logged, with the first reason."""
     if name == "dataset":
         with appearing_folder(paths.dataset) as folder:
-            arrow.write_folder(table, folder)
+            write_folder(table, folder)
         return paths.dataset
     if name == "parquet":
         with appearing(paths.parquet) as f:
             binary: IO[bytes] = f.buffer  # type: ignore[attr-defined]
-            arrow.write_parquet(table, binary)
+            write_parquet(table, binary)
         return paths.parquet
     path, lines = {
         "openai": (paths.openai_batch, _openai_lines),

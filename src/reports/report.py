@@ -24,8 +24,8 @@ from ..runs.outcomes import STATES
 from ..timing.summary import Bar
 from .compare import Pair, frame_files, page_pair
 from .pages import page_template
-from .results import FLAGS
 from .reviews import ACCEPTED, EDITED, REJECTED
+from .rows import FLAGS
 
 COMMAND = "command"  # label (in any case) of the fact that is shown in a box to copy from
 MAX_WIDTH_PX, MIN_WIDTH_PX = 360, 64

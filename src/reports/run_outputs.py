@@ -11,13 +11,14 @@ from pathlib import Path
 from launchers.worker import read_records
 
 from .. import __version__
-from ..files import RunPaths
 from ..planning.plan import Plan
+from ..run_folder import RunPaths
 from ..runs.outcomes import Outcome
 from ..timing.phases import Life, Measured, lives, read_starts
 from ..timing.summary import run_facts, timeline
-from . import exports, results
+from . import exports, results, rows
 from .reviews import read_marks, reviewed
+from .rows import result_rows
 
 
 def versions() -> dict[str, str]:
@@ -38,7 +39,7 @@ def write_results(
     command: str,
     unfinished: str,
     also: Iterable[str] = (),
-) -> tuple[list[results.Row], list[Path]]:
+) -> tuple[list[rows.Row], list[Path]]:
     """Write what the run leaves behind, as it was reviewed; the rows of results.json, and the exports for other tools.
 
     unfinished: the reason of what did not end. also: exports beyond those of the plan.
@@ -47,7 +48,7 @@ def write_results(
     ended = datetime.fromisoformat(starts[-1].ended) if starts else datetime.now().astimezone()
     results.link_hints(plan, outcomes, paths)
     marks = read_marks(paths.review)
-    table = [reviewed(row, marks.get(row["name"])) for row in results.rows(plan, outcomes, paths, unfinished)]
+    table = [reviewed(row, marks.get(row["name"])) for row in result_rows(plan, outcomes, paths, unfinished)]
     results.write_exports(plan, table, paths, ended)
     exported = [exports.write(name, plan, table, paths) for name in dict.fromkeys((*plan.settings.exports, *also))]
     if plan.settings.report:
@@ -59,7 +60,7 @@ def write_results(
             _facts(plan, outcomes, table, starts, paths, ended, command),
             settings.max_model_len,
             settings.max_output_tokens,
-            results.report_rows(plan, table, paths),
+            rows.report_rows(plan, table, paths),
             tuple(timeline(start) for start in starts),
         )
         write_report(report, paths.report)
@@ -69,7 +70,7 @@ def write_results(
 def _facts(
     plan: Plan,
     outcomes: Mapping[str, Outcome],
-    table: list[results.Row],
+    table: list[rows.Row],
     starts: tuple[Measured, ...],
     paths: RunPaths,
     ended: datetime,

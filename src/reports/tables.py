@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import RunPaths
-from ..log import printable
 from ..media import geometry
 from ..models import pixtral
 from ..planning.plan import Plan, PlanItem
 from ..prompts.drafts import Listed
+from ..run_folder import RunPaths
 from ..runs.outcomes import FAILED, KEPT, UPSAMPLED
-from ..text import words
+from ..text import printable, words
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import sqlite3
-from collections.abc import Iterable
-from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from launchers.worker import Journal, read_records
-
-from .. import log
 
 UPSAMPLED, KEPT, FAILED = "upsampled", "kept", "failed"
 STATES = (UPSAMPLED, KEPT, FAILED)
@@ -69,41 +63,3 @@ class RunJournal:
 
     def close(self) -> None:
         self._journal.close()
-
-
-class AnswerCache:
-    """Answers already paid for, by item identity, over runs; only `upsampled` ones, for a kept prompt may do better
-    next time. A cache that cannot be used is reported, and costs nothing but its answers."""
-
-    def __init__(self, cache_dir: Path) -> None:
-        self._path = cache_dir / "answers.sqlite"
-
-    def _open(self) -> closing[sqlite3.Connection]:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        db = sqlite3.connect(self._path, timeout=30)
-        db.execute("CREATE TABLE IF NOT EXISTS answers (id TEXT PRIMARY KEY, outcome TEXT NOT NULL)")
-        return closing(db)
-
-    def put(self, outcomes: Iterable[Outcome]) -> None:
-        """Keep answers; one that is there already stays."""
-        rows = [(o.id, json.dumps(asdict(o))) for o in outcomes if o.state == UPSAMPLED]
-        try:
-            with self._open() as db, db:
-                db.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?)", rows)
-        except (sqlite3.Error, OSError) as e:
-            self._warn(e)
-
-    def find(self, ids: Iterable[str]) -> list[Outcome]:
-        """The answers that are there, of those asked for."""
-        found: list[Outcome] = []
-        try:
-            with self._open() as db:
-                for item_id in ids:
-                    row = db.execute("SELECT outcome FROM answers WHERE id = ?", (item_id,)).fetchone()
-                    found += [Outcome.of(json.loads(row[0]))] if row else []
-        except (sqlite3.Error, OSError) as e:
-            self._warn(e)
-        return found
-
-    def _warn(self, error: Exception) -> None:
-        log.get().warning("answer_cache_unusable", file=str(self._path), reason=str(error))

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,98 +14,17 @@ from launchers import worker
 
 from ..errors import HintError, VideoError
 from ..files import link_whole, write_atomic
-from ..hosts.docker import ABSENT, State, ended
+from ..hosts.job_folder import JobPaths
 from ..media import geometry
-from ..media.render import RenderedHint, hint_key, render
+from ..media.hint import Hint, RenderedHint, hint_key
+from ..media.render import render
 from ..media.video import Video
 from ..models import pixtral
-from ..planning.plan import Hint, Plan, PlanItem, Settings, digest, fields_of
+from ..planning.plan import Plan, PlanItem
+from ..planning.settings import Settings, digest, fields_of
 from .outcomes import FAILED, KEPT, Outcome
 
 LINGER_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class JobPaths:
-    """The files of one job folder; see launchers/worker.py for what each is. Makes nothing."""
-
-    root: Path
-
-    @property
-    def job(self) -> Path:
-        return self.root / "job.json"
-
-    @property
-    def run_folder(self) -> Path:
-        """The run that this is the job of; see `RunPaths.jobs`."""
-        return self.root.parent.parent
-
-    @property
-    def batches(self) -> Path:
-        return self.root / "batches"
-
-    @property
-    def frames(self) -> Path:
-        return self.root / "frames"
-
-    @property
-    def closed(self) -> Path:
-        return self.root / "closed"
-
-    @property
-    def results(self) -> Path:
-        return self.root / "results.jsonl"
-
-    @property
-    def events(self) -> Path:
-        return self.root / "events.jsonl"
-
-    @property
-    def exit(self) -> Path:
-        return self.root / "exit.json"
-
-    @property
-    def lock(self) -> Path:
-        return self.root / "lock"
-
-    @property
-    def cancelled(self) -> Path:
-        """Marks a job whose worker was asked to end."""
-        return self.root / "cancelled"
-
-    @property
-    def tidied(self) -> Path:
-        """Marks a job whose answers are all here and of which nothing is left elsewhere."""
-        return self.root / "tidied"
-
-    @property
-    def log(self) -> Path:
-        """What the worker itself printed."""
-        return self.root / "worker.log"
-
-    @property
-    def engine_log(self) -> Path:
-        """What the engine printed."""
-        return self.root / "server.log"
-
-    def exit_record(self) -> dict[str, Any] | None:
-        """How the last worker said that it ended; None while one works, and after one that was killed."""
-        try:
-            record: dict[str, Any] = json.loads(self.exit.read_text())
-        except FileNotFoundError:
-            return None
-        return record
-
-    def staged(self) -> set[str]:
-        """Ids of all items that the worker has been given."""
-        return {line["id"] for batch in self.batches.glob("*.jsonl") for line in worker.read_records(batch)}
-
-
-def state_by_exit_record(job: JobPaths) -> State:
-    """The state of a job without a worker, by what its last one left: exit.json, or nothing when it was killed."""
-    if end := job.exit_record():
-        return ended(int(end["code"]))
-    return ended(None) if job.lock.exists() else ABSENT
 
 
 def job_id(items: Iterable[PlanItem], settings: Settings) -> str:
@@ -113,14 +32,6 @@ def job_id(items: Iterable[PlanItem], settings: Settings) -> str:
     code = Path(worker.__file__).read_bytes().hex()
     asked = list(items)
     return digest(sorted(item.id for item in asked), job_record(asked, settings), code)
-
-
-def open_job(paths: JobPaths, record: dict[str, Any]) -> None:
-    """Make a job folder that a worker can start in; batches follow."""
-    for folder in (paths.batches, paths.frames):
-        folder.mkdir(parents=True, exist_ok=True)
-    if not paths.job.exists():
-        write_atomic(paths.job, json.dumps(record, indent=1))
 
 
 def job_record(items: Iterable[PlanItem], settings: Settings) -> dict[str, Any]:

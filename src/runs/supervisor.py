@@ -17,11 +17,10 @@ from typing import Any, Protocol
 from .. import log
 from ..errors import Detached, EngineError, HostError
 from ..files import write_atomic
-from ..hosts.docker import State
+from ..hosts.job_folder import JobPaths, State
 from ..hosts.job_handle import Site
 from ..text import command_line
 from ..timing.progress import Progress, Quiet
-from .staging import JobPaths
 
 MAX_DEATHS = 3  # without a result between them
 SECOND_CTRL_C_S = 3.0

@@ -17,14 +17,17 @@ from launchers.worker import REFUSED
 
 from .. import log
 from ..errors import HostError
-from ..files import RunPaths
+from ..hosts import job_folder
+from ..hosts.job_folder import JobPaths
 from ..hosts.job_handle import Site, site_for
 from ..planning.partition import shards
 from ..planning.plan import Plan, PlanItem
+from ..run_folder import RunPaths
 from ..timing.progress import Progress
 from . import staging
-from .outcomes import FAILED, KEPT, UPSAMPLED, AnswerCache, Outcome, RunJournal
-from .staging import JobPaths, Stop
+from .answer_cache import AnswerCache
+from .outcomes import FAILED, KEPT, UPSAMPLED, Outcome, RunJournal
+from .staging import Stop
 from .supervisor import Follower, Record, Tail, Words, follow
 
 WORDS = Words(
@@ -134,7 +137,7 @@ class _Answers:
         return self._stager.done if self._stager else 0
 
     def open(self) -> Site:
-        staging.open_job(self.folder, staging.job_record(self.plan.items, self.plan.settings))
+        job_folder.open_job(self.folder, staging.job_record(self.plan.items, self.plan.settings))
         return site_for(self.plan, self.folder)
 
     def begin(self, site: Site, progress: Progress) -> None:

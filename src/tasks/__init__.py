@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..config import Config
 from ..errors import ExitCode
-from ..files import RunPaths
+from ..run_folder import RunPaths
 
 if TYPE_CHECKING:
     from rich.console import Console

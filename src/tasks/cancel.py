@@ -8,11 +8,12 @@ from pathlib import Path
 
 from .. import log
 from ..errors import ExitCode, HostError, InputError
-from ..files import RunPaths
+from ..inference.generate import open_sites
+from ..inference.pipeline_file import read_pipeline
+from ..run_folder import RunPaths
+from ..runs.saved_run import jobs_of, looked_at, opened
 from ..text import command_line
 from . import Invocation
-from .pipeline import as_begun, open_sites
-from .status import jobs_of, looked_at, opened
 
 PATIENCE_S = 30.0  # beyond the grace time of the worker
 
@@ -25,7 +26,7 @@ def run(invocation: Invocation) -> ExitCode:
     with ExitStack() as stack:
         sites = {job.root.name: site for job, site in open_sites(paths)}  # then upsampling is over
         if sites:
-            grace_s = as_begun(paths)[1].grace_s
+            grace_s = read_pipeline(paths)[1].grace_s
             for site in sites.values():
                 looked_at(site)
         else:

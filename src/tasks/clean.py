@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ..errors import ExitCode
 from ..hosts import stale_jobs
-from ..hosts.host_job import connect
-from ..planning.resolve import host_settings
+from ..hosts.connect import connect
+from ..planning.configure import host_settings
 from . import Invocation
 from .confirm import agrees
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from ..errors import ExitCode, InputError
 from ..files import write_atomic
-from ..log import printable
 from ..reports.compare import Finished, Pair, as_csv, facts, pairs_of, read_run
 from ..reports.report import write_comparison
+from ..text import printable
 from . import Invocation
 
 

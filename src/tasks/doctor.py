@@ -13,11 +13,10 @@ from pathlib import Path
 
 from ..config import Config, EngineName
 from ..errors import ExitCode, HostError, UpsamplerError
-from ..hosts import transfer
-from ..hosts.host import Host
-from ..hosts.host_job import connect, root_on
-from ..planning.plan import HostSettings
-from ..planning.resolve import host_settings
+from ..hosts.connect import connect, root_on
+from ..hosts.host import Host, script
+from ..planning.configure import host_settings
+from ..planning.settings import HostSettings
 from . import Invocation, upsample
 
 LEAST_FREE_GIB = 5.0
@@ -104,8 +103,8 @@ def _connection(host: Host, settings: HostSettings) -> str:
 
 def _tools(host: Host, config: Config) -> str:
     needed = ["tar", "b2sum", "sha256sum", "awk", "flock", "setsid", "stat", "xargs"]
-    script = 'for t in "$@"; do command -v "$t" >/dev/null || echo "$t"; done'
-    missing = _run(host, transfer.script(script, *needed), "").split()
+    check = 'for t in "$@"; do command -v "$t" >/dev/null || echo "$t"; done'
+    missing = _run(host, script(check, *needed), "").split()
     if missing:
         raise HostError(f"missing: {' '.join(missing)}", hint="install coreutils, util-linux, findutils and tar there")
     return ", ".join(needed)
@@ -114,12 +113,10 @@ def _tools(host: Host, config: Config) -> str:
 def _disk(host: Host, settings: HostSettings) -> str:
     """Free space where jobs go; the folder itself may not be there yet."""
     root = root_on(host, settings)
-    script = (
+    free_space = (
         'p=$1; while [ ! -d "$p" ]; do p=$(dirname "$p"); done; [ -w "$p" ] || echo unwritable; df -Pk "$p" | tail -n 1'
     )
-    *unwritable, line = _run(
-        host, transfer.script(script, root), "host.root must be a folder that can be made"
-    ).splitlines()
+    *unwritable, line = _run(host, script(free_space, root), "host.root must be a folder that can be made").splitlines()
     if unwritable:
         raise HostError(f"{root} cannot be written", hint="choose another host.root")
     free_gib = int(line.split()[3]) / 2**20
@@ -177,7 +174,7 @@ def _checkpoint(host: Host, config: Config) -> str:
     if not folder:
         raise HostError("model.checkpoint is not set", hint="name the folder of the checkpoint on the host")
     hint = "copy or download the checkpoint there"
-    text = _run(host, transfer.script(_FILES, folder), hint)
+    text = _run(host, script(_FILES, folder), hint)
     listing, _, index = text.partition("\n{")
     sizes = {
         name.rsplit("/", 1)[-1]: int(size) for size, _, name in (line.partition(" ") for line in listing.splitlines())
@@ -202,8 +199,8 @@ def _gpus(host: Host, config: Config) -> str:
         line.split(", ")
         for line in _run(host, query, "install the NVIDIA driver there, or host.gpus=none").splitlines()
     ]
-    script = 'cd "$1" 2>/dev/null && find . -maxdepth 3 -name "*.safetensors" -printf "%s\\n" || true'
-    weights = sum(map(int, _run(host, transfer.script(script, config.model.checkpoint), "").split()))
+    sizes = 'cd "$1" 2>/dev/null && find . -maxdepth 3 -name "*.safetensors" -printf "%s\\n" || true'
+    weights = sum(map(int, _run(host, script(sizes, config.model.checkpoint), "").split()))
     share = config.model.gpu_memory_utilization * min(float(row[1]) for row in rows) * 2**20
     parts = config.model.tensor_parallel_size
     needed = (weights + KV_BYTES_PER_TOKEN * config.budget.max_model_len) / parts
@@ -222,7 +219,7 @@ def _gpus(host: Host, config: Config) -> str:
 
 def _probe(invocation: Invocation) -> ExitCode:
     """One prompt of the list as a run of its own, in a folder that stays for a look."""
-    from ..files import RunPaths
+    from ..run_folder import RunPaths
 
     root = Path("outputs/.tasks") / f"probe-{time.strftime('%Y%m%d-%H%M%S')}"
     root.mkdir(parents=True)

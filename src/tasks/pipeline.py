@@ -13,17 +13,20 @@ from typing import Any
 
 from launchers.infer import DONE
 
-from .. import log
+from .. import log, text
 from ..errors import Detached, ExitCode, InputError
-from ..files import RunPaths, locked, write_atomic
-from ..hosts.job_handle import Site
+from ..files import write_atomic
 from ..inference.configure import inference_settings, refuse_what_is_missing
-from ..inference.generate import WORDS, generate, launch_of, open_jobs, site_of, taken_over
-from ..inference.items import InferenceSettings, Take, settings_from_json, settings_json, takes
-from ..planning.plan import Plan, read_plan
-from ..reports import results
+from ..inference.generate import WORDS, generate, open_jobs, taken_over
+from ..inference.items import Take, pieces_of, takes
+from ..inference.pipeline_file import read_pipeline, save_pipeline
+from ..inference.settings import InferenceSettings
+from ..planning.plan import Plan
+from ..planning.plan_file import read_plan
+from ..reports.rows import result_rows
+from ..run_folder import RunPaths, locked
 from ..runs.outcomes import read_outcomes
-from ..runs.staging import JobPaths
+from ..runs.saved_run import refuse_another_run, save_plan
 from ..runs.supervisor import Record, how_to_come_back
 from ..text import words
 from ..timing.estimates import (
@@ -36,11 +39,9 @@ from ..timing.estimates import (
 )
 from ..timing.phases import LOADING, Measured, Watch
 from ..timing.progress import showing
-from ..timing.workload import pieces_of
 from . import Invocation, upsample
-from .resolving import refuse_another_run, resolve_shown, save_plan, say_what_is_ignored
+from .resolving import resolve_shown, say_what_is_ignored
 
-VERSION = 1
 SKIPPED = "skipped"
 
 
@@ -55,7 +56,7 @@ def run(invocation: Invocation) -> ExitCode:
         upsampling, inference = _inference(invocation, coming_back)
     with locked(paths):
         if inference is not None:  # before anything happens, so that whoever comes back finds it
-            _remember(upsampling, inference, paths)
+            save_pipeline(upsampling, inference, paths)
         if not upsampling and not coming_back:
             plan = resolve_shown(invocation)
             refuse_another_run(plan, paths)
@@ -74,37 +75,11 @@ def _inference(invocation: Invocation, coming_back: bool) -> tuple[bool, Inferen
     if coming_back and paths.pipeline.exists() and not config.pipeline.again:
         say_what_is_ignored(invocation, "pipeline.json, unless pipeline.again=true is given,")
         log.get().info("run_resumed", run=str(paths.root), note="as its pipeline.json says")
-        begun, settings = as_begun(paths)
+        begun, settings = read_pipeline(paths)
         return begun and config.pipeline.upsample, settings
     settings = inference_settings(config, read_plan(paths.plan).settings if coming_back else None)
     refuse_what_is_missing(settings)
     return config.pipeline.upsample, settings
-
-
-def _remember(upsampling: bool, inference: InferenceSettings, paths: RunPaths) -> None:
-    record = {"version": VERSION, "upsample": upsampling, "inference": settings_json(inference)}
-    write_atomic(paths.pipeline, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
-
-
-def as_begun(paths: RunPaths) -> tuple[bool, InferenceSettings]:
-    """Whether a run upsamples, and how its inference runs, from its pipeline.json."""
-    try:
-        data = json.loads(paths.pipeline.read_text(encoding="utf-8"))
-        if data["version"] != VERSION:
-            raise InputError(f"{paths.pipeline}: is of version {data['version']}, this program reads {VERSION}")
-        return bool(data["upsample"]), settings_from_json(data["inference"])
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise InputError(
-            f"{paths.pipeline}: cannot be read ({type(e).__name__}: {e})", hint="pipeline.again=true goes without it"
-        ) from e
-
-
-def open_sites(paths: RunPaths) -> list[tuple[JobPaths, Site]]:
-    """The inference jobs of a run that were begun and not brought to their end, each with its place."""
-    if not (jobs := open_jobs(paths)):
-        return []
-    launch = launch_of(read_plan(paths.plan), as_begun(paths)[1])
-    return [(job, site_of(job, launch)) for job in jobs]
 
 
 def _upsample(invocation: Invocation, coming_back: bool) -> ExitCode:
@@ -167,7 +142,7 @@ def _rows(plan: Plan, paths: RunPaths) -> list[dict[str, Any]] | None:
             return table
     if not paths.journal.exists():
         return None
-    return list(results.rows(plan, read_outcomes(paths.journal), paths, "did not end"))
+    return list(result_rows(plan, read_outcomes(paths.journal), paths, "did not end"))
 
 
 def _row(take: Take, record: Record | None, paths: RunPaths) -> dict[str, Any]:
@@ -200,7 +175,7 @@ def _show_end(table: list[dict[str, Any]], paths: RunPaths, measured: Measured, 
     for (state, reason), count in Counter((r["state"], r["reason"]) for r in table if r["state"] != "done").most_common(
         10
     ):
-        out.print(f"  {count} {state}: {log.printable(reason)}", markup=False, highlight=False, soft_wrap=True)
+        out.print(f"  {count} {state}: {text.printable(reason)}", markup=False, highlight=False, soft_wrap=True)
     if off := error_words(measured.estimated_s, measured.seconds):
         out.print(off, markup=False, highlight=False)
     for path in (paths.videos, paths.inference_results):

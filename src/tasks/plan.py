@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from ..errors import ExitCode
-from ..planning.plan import read_plan
+from ..planning.plan_file import read_plan
 from ..reports.tables import show_plan
+from ..runs.saved_run import save_plan
 from ..timing.estimates import estimate, estimate_words, place_words
 from . import Invocation
-from .resolving import resolve_shown, save_plan
+from .resolving import resolve_shown
 
 
 def run(invocation: Invocation) -> ExitCode:

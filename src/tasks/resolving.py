@@ -6,11 +6,8 @@ import shlex
 from pathlib import Path
 
 from .. import log
-from ..errors import InputError
-from ..files import RunPaths, appearing
-from ..planning.plan import Plan, read_plan, write_plan
+from ..planning.plan import Plan
 from ..planning.resolve import resolve
-from ..text import command_line
 from ..timing.progress import showing
 from . import Invocation
 
@@ -31,19 +28,3 @@ def say_what_is_ignored(invocation: Invocation, decides: str) -> None:
     given = [override.lstrip("+~") for override in shlex.split(invocation.command)[3:]]
     if ignored := [override for override in given if override.split("=")[0].split(".")[0] not in _STILL_HEARD]:
         log.get().warning("ignored", overrides=" ".join(ignored), note=f"the run's {decides} decides")
-
-
-def refuse_another_run(plan: Plan, paths: RunPaths) -> None:
-    """Raises InputError where the folder holds the answers of a run that asked something else."""
-    if paths.journal.exists() and paths.plan.exists():
-        before = [item.id for item in read_plan(paths.plan).items]
-        if before != [item.id for item in plan.items]:
-            raise InputError(
-                f"{paths.root}: holds another run already, of {len(before)} items",
-                hint=f"name another folder; that run goes on with  {command_line('resume', paths.root)}",
-            )
-
-
-def save_plan(plan: Plan, paths: RunPaths) -> None:
-    with appearing(paths.plan) as f:
-        write_plan(plan, f)

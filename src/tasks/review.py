@@ -21,10 +21,10 @@ from typing import Any
 
 from .. import log
 from ..errors import ExitCode, InputError
-from ..files import RunPaths, locked, write_atomic
-from ..log import printable
-from ..planning.plan import Plan, read_plan
-from ..reports import results
+from ..files import write_atomic
+from ..planning.plan import Plan
+from ..planning.plan_file import read_plan
+from ..reports import results, rows
 from ..reports.reviews import (
     ACCEPTED,
     EDITED,
@@ -36,9 +36,11 @@ from ..reports.reviews import (
     read_marks,
     rejected_names,
 )
+from ..reports.rows import result_rows
 from ..reports.run_outputs import write_results
+from ..run_folder import RunPaths, locked
 from ..runs.outcomes import UPSAMPLED, read_outcomes
-from ..text import command_line, in_quotes
+from ..text import command_line, in_quotes, printable
 from . import Invocation, upsample
 
 PAGE = 20
@@ -57,7 +59,7 @@ def run(invocation: Invocation) -> ExitCode:
     with locked(old):
         plan, outcomes = read_plan(old.plan), read_outcomes(old.journal)
         unfinished = _reason_of_unfinished(old, outcomes)
-        rows = list(results.rows(plan, outcomes, old, unfinished))
+        rows = list(result_rows(plan, outcomes, old, unfinished))
         marked, asked = read_marks(old.review), config.review
         new = marks_from(
             rows,
@@ -119,7 +121,7 @@ def _reason_of_unfinished(paths: RunPaths, outcomes: Mapping[str, object]) -> st
 # ------------------------------------------------------------------------------------------------- asked on a terminal
 
 
-def _answers(rows: Sequence[results.Row], run: RunPaths, invocation: Invocation, ask: Ask) -> Iterator[Mark]:
+def _answers(rows: Sequence[rows.Row], run: RunPaths, invocation: Invocation, ask: Ask) -> Iterator[Mark]:
     """A verdict for each row, until the person has enough."""
     out = invocation.out
     for n, row in enumerate(rows, start=1):
@@ -170,13 +172,13 @@ def edited(text: str, ask: Ask) -> str:
 # ------------------------------------------------------------------------------------------------------- what is shown
 
 
-def verdict_of(row: results.Row) -> str:
+def verdict_of(row: rows.Row) -> str:
     if row["review"]:
         return str(row["review"]["verdict"])
     return "open" if row["state"] == UPSAMPLED else str(row["state"])
 
 
-def _show(table: Sequence[results.Row], page: int, invocation: Invocation) -> None:
+def _show(table: Sequence[rows.Row], page: int, invocation: Invocation) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -198,7 +200,7 @@ def _show(table: Sequence[results.Row], page: int, invocation: Invocation) -> No
         invocation.out.print(f"page {page} of {pages}; the next: review.page={page + 1}", style="dim", highlight=False)
 
 
-def _count(table: Sequence[results.Row], paths: RunPaths, invocation: Invocation) -> None:
+def _count(table: Sequence[rows.Row], paths: RunPaths, invocation: Invocation) -> None:
     counts = Counter(verdict_of(row) for row in table)
     out = invocation.out
     out.print(", ".join(f"{n} {word}" for word, n in counts.most_common()), style="bold", highlight=False)

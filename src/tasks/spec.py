@@ -10,12 +10,12 @@ from pathlib import Path
 
 from ..config import Config
 from ..errors import ExitCode, InputError, SpecError, VideoError
-from ..log import printable
 from ..planning.resolve import probe_all
 from ..prompts import drafts
 from ..prompts.drafts import Draft, Listed
 from ..prompts.specs import expanded, matches, prompt_files, read_specs
 from ..reports.tables import show_specs
+from ..text import printable
 from ..timing.progress import showing
 from . import Invocation, upsample
 

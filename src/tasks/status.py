@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Set
 from pathlib import Path
 
-from ..errors import ExitCode, InputError
-from ..files import RunPaths
+from ..errors import ExitCode
 from ..hosts import stale_jobs
-from ..hosts.host_job import HostSite, connect
-from ..hosts.job_handle import Site, site_for
-from ..log import printable
-from ..planning.partition import shards
-from ..planning.plan import Plan, read_plan
-from ..planning.resolve import host_settings
+from ..hosts.connect import connect
+from ..hosts.host_job import HostSite
+from ..hosts.job_folder import JobPaths
+from ..hosts.job_handle import Site
+from ..inference.generate import open_sites
+from ..planning.configure import host_settings
+from ..planning.plan import Plan
+from ..run_folder import RunPaths
 from ..runs.outcomes import read_outcomes
-from ..runs.staging import JobPaths, job_id
-from ..text import command_line
+from ..runs.saved_run import jobs_of, looked_at, opened
+from ..text import command_line, printable
 from . import Invocation
-from .pipeline import open_sites
 
 LOG_LINES = 40
 
@@ -40,33 +40,6 @@ def run(invocation: Invocation) -> ExitCode:
             f"{job.job_id}  {job.status:8}  {job.answered} answered  {job.kib / 1024:.1f} MiB", markup=False
         )
     return ExitCode.OK
-
-
-def jobs_of(paths: RunPaths) -> tuple[Plan, list[tuple[Plan, JobPaths]]]:
-    """The plan of a run, and its jobs with each one's part of it; InputError when nothing was ever staged.
-
-    A run that a worker of another version began has jobs of other names: then its newest one stands for all.
-    """
-    plan = read_plan(paths.plan)
-    parts = [(part, JobPaths(paths.jobs / job_id(part.items, part.settings))) for part in shards(plan)]
-    found = [(part, job) for part, job in parts if job.job.exists()]
-    others = sorted(paths.jobs.glob("*/job.json"), key=lambda p: p.stat().st_mtime)
-    if not others:
-        raise InputError(f"{paths.root}: nothing was started in this run yet", hint="resume it")
-    return plan, found or [(plan, JobPaths(others[-1].parent))]
-
-
-def opened(plan: Plan, job: JobPaths) -> Site:
-    """The place of a job, ready to be looked at."""
-    return looked_at(site_for(plan, job))
-
-
-def looked_at(site: Site) -> Site:
-    """A place, ready to be looked at."""
-    if isinstance(site, HostSite):
-        site.give_up_waiting()  # who asks wants an answer now
-        site.locate()
-    return site
 
 
 def _one(paths: RunPaths, invocation: Invocation) -> ExitCode:

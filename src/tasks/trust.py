@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ..errors import AuthError, ExitCode, InputError, UnknownHostKey
 from ..files import write_atomic
-from ..hosts.host_job import connect
-from ..planning.resolve import host_settings
+from ..hosts.connect import connect
+from ..planning.configure import host_settings
 from . import Invocation
 from .confirm import agrees
 

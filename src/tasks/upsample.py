@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from .. import log
+from .. import log, text
 from ..config import TaskName
 from ..errors import EngineError, ExitCode, InputError
-from ..files import RunPaths, locked, write_atomic
-from ..planning.plan import Plan, read_plan
+from ..files import write_atomic
+from ..planning.plan import Plan
+from ..planning.plan_file import read_plan
 from ..reports.run_outputs import versions, workers_of, write_results
 from ..reports.tables import advice, show_end
+from ..run_folder import RunPaths, locked
 from ..runs.outcomes import UPSAMPLED, Outcome, read_outcomes
+from ..runs.saved_run import refuse_another_run, save_plan
 from ..runs.upsampling import execute
 from ..text import command_line
 from ..timing.estimates import (
@@ -30,7 +33,7 @@ from ..timing.phases import Measured, Watch, add_start
 from ..timing.progress import showing
 from ..timing.workload import Work, work_of
 from . import Invocation
-from .resolving import refuse_another_run, resolve_shown, save_plan, say_what_is_ignored
+from .resolving import resolve_shown, say_what_is_ignored
 
 
 def run(invocation: Invocation, most: int | None = None, files: list[Path] | None = None) -> ExitCode:
@@ -99,15 +102,15 @@ def _plan(invocation: Invocation, most: int | None, files: list[Path] | None) ->
     write_atomic(paths.command, invocation.command + "\n")
     if config.console.level.value in ("debug", "info"):
         for line in advice(plan):
-            invocation.err.print(log.printable(line), markup=False, highlight=False, soft_wrap=True, style="dim")
+            invocation.err.print(text.printable(line), markup=False, highlight=False, soft_wrap=True, style="dim")
     return plan
 
 
 def _refuse_what_only_makes_videos(paths: RunPaths) -> None:
     """A pipeline that was begun without upsampling has no prompts to take up."""
-    from .pipeline import as_begun  # which imports us
+    from ..inference.pipeline_file import read_pipeline  # which imports us
 
-    if paths.pipeline.exists() and not as_begun(paths)[0]:
+    if paths.pipeline.exists() and not read_pipeline(paths)[0]:
         raise InputError(
             f"{paths.root}: is a pipeline that was begun with pipeline.upsample=false",
             hint=f"go on with its videos:  {command_line('task=pipeline run', paths.root)}",

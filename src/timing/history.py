@@ -13,6 +13,9 @@ from ..files import write_atomic
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     Measured = TypeVar("Measured", bound=DataclassInstance)
 
 KEPT = 20  # of each kind of run

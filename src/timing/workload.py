@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..media.render import hint_key
+from ..media.hint import Hint, hint_key
 from ..media.video import Video
-from ..planning.plan import Hint, Plan, PlanItem
+from ..planning.plan import Plan, PlanItem
 
 # What a hint costs to render, in pixels of the clip that are decoded: `rendering_cost`. The weight is a fit to measured
 # times (clips of 360p to 2160p, 2 to 8 frames of 320 to 800 pixels, good to a factor of two): writing a pixel as PNG and
 # H.264 takes about as long as decoding a hundred.
 WRITTEN_PIXEL = 100
 KEY_FRAMES_APART_S = 10.0  # as x264 puts them by default (250 frames); a frame is decoded from the key frame before it
-# Cosmos-Transfer1 makes 121 frames at a time, the first of which it has from the piece before; clips are filled up to that.
-NEW_FRAMES_A_PIECE = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +72,3 @@ def lanes_of(plan: Plan) -> int:
     }
     each = 1 if s.engine.name == "cosmos" else s.engine.in_flight or by_engine.get(s.engine.name, 1)
     return each * s.place.workers
-
-
-def pieces_of(frames: int) -> int:
-    """In how many pieces Cosmos-Transfer1 makes a video of so many frames; each takes as long as any other.
-
-    Source: nvidia-cosmos/cosmos-transfer1, cosmos_transfer1/diffusion/inference/world_generation_pipeline.py
-    (num_new_generated_frames; the last piece is filled up).
-    """
-    return max(1, math.ceil((frames - 1) / NEW_FRAMES_A_PIECE))

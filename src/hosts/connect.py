@@ -1,0 +1,21 @@
+"""From host settings to a host that runs commands."""
+
+from __future__ import annotations
+
+from ..planning.settings import HostSettings
+from .host import Host, LocalHost, checked, expanded
+
+
+def connect(settings: HostSettings) -> Host:
+    """The host that the settings name. Raises HostError, AuthError or LinkLost when it cannot be reached."""
+    if settings.kind == "local":
+        return LocalHost(settings.name)
+    from .ssh import SshHost
+
+    return SshHost(settings)
+
+
+def root_on(host: Host, settings: HostSettings) -> str:
+    """host.root as an absolute path there; it need not exist yet."""
+    home = checked(host.run(("sh", "-c", "cd && pwd")), host, "no home folder").decode().strip()
+    return expanded(settings.root, home)

@@ -1,0 +1,90 @@
+"""Frames out: PNG, H.264 hint video, rotation."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import struct
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .hint import Frame, Hint
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
+HINT_CRF = 18  # as the old ffmpeg command
+
+
+def write_png(folder: Path, number: int, time_s: float, rgb: VideoFrame) -> Frame:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(rgb.to_ndarray()).save(buffer, "PNG", compress_level=4)
+    data = buffer.getvalue()
+    file = f"frame_{number}.png"
+    (folder / file).write_bytes(data)
+    return Frame(file, hashlib.sha256(data).hexdigest(), len(data), round(time_s, 6))
+
+
+def write_video(path: Path, frames: list[VideoFrame], hint: Hint) -> None:
+    """The frames that the model sees, as H.264; made from them, since scaling the clip twice takes longer."""
+    import av
+
+    rate = Fraction(hint.fps).limit_denominator(1000)
+    width, height = max(2, hint.width_px // 2 * 2), max(2, hint.height_px // 2 * 2)
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=rate, options={"crf": str(HINT_CRF)})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for n, frame in enumerate(frames):
+            picture = filtered(frame, (), width, height, "yuv420p")  # upright already
+            picture.pts, picture.time_base = n, 1 / rate
+            picture.pict_type = av.video.frame.PictureType.NONE
+            out.mux(stream.encode(picture))
+        out.mux(stream.encode(None))
+
+
+def filtered(frame: VideoFrame, filters: Sequence[tuple[str, str]], width: int, height: int, pixels: str) -> VideoFrame:
+    """A frame through `filters`, then scaled by ffmpeg's own `scale=W:H:flags=lanczos` and in another pixel format."""
+    import av
+
+    graph = av.filter.Graph()
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1, 1000)
+    )
+    chain = [source]
+    chain += [graph.add(name, arguments) for name, arguments in filters]
+    chain.append(graph.add("scale", f"{width}:{height}:flags=lanczos"))
+    chain.append(graph.add("format", pixels))
+    chain.append(graph.add("buffersink"))
+    graph.link_nodes(*chain).configure()
+    graph.push(frame)
+    scaled = graph.pull()
+    assert isinstance(scaled, av.VideoFrame)
+    return scaled
+
+
+_IDENTITY = (1, 0, 0, 0, 1, 0)
+
+
+def display_matrix(frame: VideoFrame) -> tuple[int, ...]:
+    """The first two rows of the display matrix, (a, b, u, c, d, v); the identity where a frame has none."""
+    from av.sidedata.sidedata import Type
+
+    held: Any = frame.side_data
+    return struct.unpack("<6i", bytes(held[Type.DISPLAYMATRIX])[:24]) if Type.DISPLAYMATRIX in held else _IDENTITY
+
+
+def upright(matrix: tuple[int, ...]) -> tuple[tuple[str, str], ...]:
+    """The filters that turn a picture upright, as ffmpeg inserts them (autorotate): turned or mirrored, or both."""
+    a, b, _, c, d, _ = matrix
+    degrees = round(math.degrees(math.atan2(b, a))) % 360
+    if degrees == 90:
+        return (("transpose", "cclock_flip" if c > 0 else "clock"),)
+    if degrees == 270:
+        return (("transpose", "clock_flip" if c < 0 else "cclock"),)
+    if degrees == 180:
+        return (*((("hflip", ""),) if a < 0 else ()), *((("vflip", ""),) if d < 0 else ()))
+    return (("vflip", ""),) if d < 0 else ()

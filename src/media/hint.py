@@ -1,0 +1,64 @@
+"""A hint: the frames that are rendered from a clip, its cache key, its file names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from .video import Video
+
+RENDERER = "1"  # part of every cache key; raised when the pixels of a hint change
+HINT_VIDEO = "hint.mp4"
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One rendered frame: a PNG file and what is in it."""
+
+    file: str
+    sha256: str
+    bytes: int
+    time_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedHint:
+    """A cache entry: its folder, its frames in order, and the hint video if one was asked for."""
+
+    folder: Path
+    frames: tuple[Frame, ...]
+    video: str | None
+
+    @property
+    def frame_paths(self) -> tuple[Path, ...]:
+        return tuple(self.folder / f.file for f in self.frames)
+
+    @property
+    def video_path(self) -> Path | None:
+        return self.folder / self.video if self.video else None
+
+
+def hint_key(video: Video, hint: Hint) -> str:
+    """Name of the cache entry: a hash of all that the pixels depend on; what the clip is called is not part of it."""
+    made_of = (RENDERER, video.sha256, hint.width_px, hint.height_px, hint.rule, hint.frames, hint.fps)
+    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:24]
+
+
+def hint_name(video: Video, hint: Hint) -> str:
+    """Name of a hint for people: the clip's file name, and the start of its key."""
+    stem = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in Path(video.path).stem)[:40]
+    return f"{stem}-{hint_key(video, hint)[:12]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """What is rendered from a clip: `frames` pictures of this size, taken by `rule` at these times."""
+
+    width_px: int
+    height_px: int
+    frames: int
+    times_s: tuple[float, ...]
+    rule: str
+    fps: float

@@ -1,0 +1,67 @@
+"""Config groups become frozen settings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ..config import Config, HostKind, TaskName
+from ..errors import InputError
+from . import observed_limits
+from .settings import ContainerSettings, EngineSettings, HostSettings, ModelSettings, Settings
+
+
+def host_settings(config: Config) -> HostSettings:
+    """The host group as a plan value; InputError when it names no machine."""
+    if config.host.kind is HostKind.ssh and not config.host.address:
+        raise InputError(
+            "host.address: host=ssh needs a name from ~/.ssh/config, or the name or address of a machine",
+            hint="host.address=NAME, or a file conf/host/NAME.yaml of your own (docs/remote.md)",
+        )
+    return HostSettings(
+        **vars(config.host) | {"kind": config.host.kind.value, "docker": tuple(config.host.docker)},
+    )
+
+
+def container_settings(config: Config) -> ContainerSettings:
+    """The image group as a plan value."""
+    return ContainerSettings(
+        **vars(config.image) | {"mounts": tuple(config.image.mounts), "env": tuple(config.image.env)},
+    )
+
+
+def plan_settings(config: Config) -> Settings:
+    engine, model = vars(config.engine), vars(config.model)
+    settings = Settings(
+        recipe=config.upsample.name,
+        engine=EngineSettings(**engine | {"name": config.engine.name.value}),
+        model=ModelSettings(**model | {"extra_args": tuple(config.model.extra_args)}),
+        template=config.template.name,
+        max_model_len=config.budget.max_model_len,
+        max_output_tokens=config.budget.max_output_tokens,
+        text_margin=config.budget.text_margin,
+        temperature=config.sampling.temperature,
+        seed=config.sampling.seed,
+        check_cut_off=config.checks.cut_off,
+        check_script=config.checks.script,
+        python=config.worker.python,
+        host=config.host.name,
+        image=config.image.name,
+        place=host_settings(config),
+        container=container_settings(config),
+        reuse=config.reuse,
+        cache_dir=config.cache_dir,
+        hint_video=config.hints.video,
+        render_workers=config.hints.workers,
+        on_bad_video=config.video.on_bad_video.value,
+        spec_output=config.output.specs.value,
+        report=config.output.report,
+        shrink=config.upsample.shrink,
+        exports=tuple(dict.fromkeys(export.value for export in config.output.exports)),
+    )
+    if config.task.name is TaskName.limits:  # it measures what is believed
+        return settings
+    seen = observed_limits.read(observed_limits.limits_file(Path(config.cache_dir))).get(
+        observed_limits.key_of(settings)
+    )
+    return replace(settings, believed_len=(seen and seen.believed_len) or 0)

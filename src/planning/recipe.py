@@ -1,0 +1,107 @@
+"""The recipe of a run: how frames are sized, which message goes with them, what must fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ..config import Config, SizeRule
+from ..errors import InputError
+from ..media import geometry
+from ..media.geometry import Size
+from ..models import pixtral
+from ..prompts.specs import PromptSpec
+
+# What NVIDIA's upsampler asks when the prompt is empty (cosmos-transfer1, auxiliary/upsampler/model/upsampler.py).
+EMPTY_PROMPT_TEXT = "describe the following images"
+Messages = Callable[[PromptSpec], tuple[str, str]]
+
+
+def message_writer(system: str, user: str) -> Messages:
+    """A function that gives the system and the user message of a spec.
+
+    Without a template, the user message is the prompt as it stands, and NVIDIA's question where the prompt is empty.
+    Raises InputError for a template that is no valid jinja2.
+    """
+    if not system and user.strip() == "{{ prompt }}":
+        return lambda spec: ("", _prompt_or_question(spec))
+    import jinja2
+
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    hint = "templates are jinja2, with the variables prompt and name"
+    try:
+        templates = [environment.from_string(source) for source in (system, user)]
+        for template in templates:
+            template.render(prompt="a prompt", name="a name")
+    except Exception as e:  # whatever an expression in a template can raise
+        raise InputError(f"template: {type(e).__name__}: {e}", hint=hint) from e
+
+    def write(spec: PromptSpec) -> tuple[str, str]:
+        try:
+            written = [t.render(prompt=_prompt_or_question(spec), name=spec.name) for t in templates]
+        except Exception as e:  # as above, with this prompt
+            raise InputError(f"template, item {spec.name!r}: {type(e).__name__}: {e}", hint=hint) from e
+        return written[0], written[1]
+
+    return write
+
+
+def _prompt_or_question(spec: PromptSpec) -> str:
+    return spec.prompt if spec.prompt.strip() else EMPTY_PROMPT_TEXT
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How frames are chosen and sized, and what must fit."""
+
+    rule: SizeRule
+    width_px: int
+    shrink: bool
+    category: str
+    aspect: str | None
+    frame_rule: str
+    frame_count: int
+    frame_fps: float
+    max_model_len: int
+    reserve: int
+    max_images: int
+    text_only_for_bad_video: bool
+
+    @staticmethod
+    def of(config: Config, limit: int) -> Recipe:
+        return Recipe(
+            rule=config.upsample.rule,
+            width_px=config.upsample.width_px,
+            shrink=config.upsample.shrink,
+            category=config.resolution.name,
+            aspect=config.aspect,
+            frame_rule=config.frames.rule.value,
+            frame_count=config.frames.count,
+            frame_fps=config.frames.fps,
+            max_model_len=limit,
+            reserve=config.budget.max_output_tokens + config.budget.text_margin,
+            max_images=config.model.max_images,
+            text_only_for_bad_video=config.video.on_bad_video.value == "text_only",
+        )
+
+    def wanted(self, source: Size) -> Size:
+        """The size that the rule asks for, before the budget is looked at (best_fit: the largest there is)."""
+        match self.rule:
+            case SizeRule.fixed_width:
+                return geometry.fixed_width(source, self.width_px)
+            case SizeRule.native:
+                return source
+            case SizeRule.category:
+                return geometry.category_size(self.category, self.aspect or geometry.detect_aspect_ratio(source))
+            case SizeRule.best_fit:
+                return geometry.visible(source)
+
+    @lru_cache(maxsize=65_536)  # noqa: B019 - one recipe a run; many items share a clip and a number of text tokens
+    def smaller(self, source: Size, size: Size, frames: int, text_tokens: int) -> Size | None:
+        """The largest size below `size` that fits."""
+        return geometry.step_down(source, size, lambda s: self.fits(s, frames, text_tokens))
+
+    def fits(self, size: Size, frames: int, text_tokens: int) -> bool:
+        prompt = pixtral.prompt_tokens(size.width_px, size.height_px, frames, text_tokens)
+        return prompt + self.reserve <= self.max_model_len

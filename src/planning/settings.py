@@ -1,0 +1,132 @@
+"""What all items of a run share, as frozen values."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Where answers come from; field by field as in the config group `engine`. Holds no secret, only where one is."""
+
+    name: str
+    max_attempts: int
+    in_flight: int
+    item_delay_s: float
+    base_url: str
+    api_key_env: str
+    api_key_file: str
+    start_timeout_s: float
+    request_timeout_s: float
+    grace_s: float
+    time_limit_s: float
+    offload: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """The checkpoint and how the engine loads it; field by field as in the config group `model`."""
+
+    name: str
+    checkpoint: str
+    tiny_random: bool
+    tokenizer: str
+    max_images: int
+    dtype: str
+    load_format: str
+    gpu_memory_utilization: float
+    max_num_seqs: int
+    tensor_parallel_size: int
+    data_parallel_size: int
+    prefix_caching: bool
+    extra_args: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HostSettings:
+    """Where the worker runs and how to get there; field by field as in the config group `host`. Holds no secret."""
+
+    name: str
+    kind: str
+    address: str
+    user: str
+    port: int
+    key_file: str
+    password_env: str
+    known_hosts: str
+    root: str
+    docker: tuple[str, ...]
+    gpus: str
+    patience_s: float
+    keep_job: bool
+    workers: int = 1
+    price_per_gpu_hour: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSettings:
+    """The container around the worker; field by field as in the config group `image`. reference "": none."""
+
+    name: str
+    reference: str
+    python: str
+    pull: bool
+    network: str
+    shm_size: str
+    user: str
+    mounts: tuple[str, ...]
+    env: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What all items of a run share.
+
+    shrink: a prompt that the engine refuses comes again with smaller frames. believed_len: tokens of prompt and answer
+    that this engine was seen to take, where that is less than max_model_len says (see `planning.observed_limits`); 0: not known.
+    """
+
+    recipe: str
+    engine: EngineSettings
+    model: ModelSettings
+    template: str
+    max_model_len: int
+    max_output_tokens: int
+    text_margin: int
+    temperature: float
+    seed: int
+    check_cut_off: bool
+    check_script: str
+    python: str
+    host: str
+    image: str
+    place: HostSettings
+    container: ContainerSettings
+    reuse: bool
+    cache_dir: str
+    hint_video: bool
+    render_workers: int
+    on_bad_video: str
+    spec_output: str
+    report: bool
+    shrink: bool = True
+    believed_len: int = 0
+    exports: tuple[str, ...] = ()
+
+
+def digest(*parts: Any) -> str:
+    """First 16 hex digits of the SHA-256 of canonical JSON."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def dumps(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, default=fields_of)
+
+
+def fields_of(value: Any) -> dict[str, Any]:
+    """The fields of a plan value, not copied: `dataclasses.asdict` takes most of the time of a large plan."""
+    return {name: getattr(value, name) for name in value.__slots__}

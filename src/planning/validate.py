@@ -1,0 +1,134 @@
+"""Config values that the schema lets through and that cannot work."""
+
+from __future__ import annotations
+
+import math
+
+from ..config import Config, EngineName, Export, HostKind, SpecOutput, TaskName
+from ..errors import InputError
+from ..media import geometry
+from ..models import pixtral
+from ..prompts import arrow
+from ..prompts.specs import PromptSpec
+from . import gpus
+
+MAX_FRAMES = 8
+
+
+def check_config(config: Config) -> None:
+    """Refuse values that Hydra's types let through, all at once."""
+    wrong = []
+    if not config.prompts.strip():
+        wrong.append("prompts: is empty; name a file, a folder or a glob")
+    if not 1 <= config.frames.count <= MAX_FRAMES:
+        wrong.append(f"frames.count={config.frames.count}: must be 1 to {MAX_FRAMES}")
+    if config.frames.count > config.model.max_images:
+        wrong.append(f"frames.count={config.frames.count}: model.max_images allows {config.model.max_images}")
+    if config.upsample.width_px < 16:
+        wrong.append(f"upsample.width_px={config.upsample.width_px}: must be at least 16 (one patch)")
+    if config.aspect is not None and config.aspect not in geometry.ASPECTS:
+        wrong.append(
+            f"aspect={config.aspect}: must be one of {', '.join(geometry.ASPECTS)} (quote it: 'aspect=\"16:9\"')"
+        )
+    if config.resolution.name not in geometry.COSMOS_SIZES:
+        wrong.append(f"resolution.name={config.resolution.name}: must be one of {', '.join(geometry.COSMOS_SIZES)}")
+    budget = config.budget
+    if budget.max_output_tokens < 1 or budget.text_margin < 0:
+        wrong.append("budget: max_output_tokens must be at least 1, text_margin at least 0")
+    if budget.max_model_len <= budget.max_output_tokens + budget.text_margin + pixtral.WRAPPER_TOKENS:
+        wrong.append(
+            f"budget.max_model_len={budget.max_model_len}: leaves no room for a prompt beside "
+            f"max_output_tokens={budget.max_output_tokens} and text_margin={budget.text_margin}"
+        )
+    if budget.max_batch_size < 1 or budget.max_batch_tokens < 1:
+        wrong.append("budget: max_batch_size and max_batch_tokens must be at least 1")
+    wrong += _out_of_range(config)
+    if config.engine.name is EngineName.endpoint and not config.engine.base_url.startswith(("http://", "https://")):
+        wrong.append("engine.base_url: engine=endpoint needs the address of a server, as in http://localhost:8000/v1")
+    if config.engine.name is EngineName.vllm and not (config.model.checkpoint or config.model.tiny_random):
+        wrong.append("model.checkpoint: engine=vllm needs the folder of a checkpoint, or model=tiny_random to try it")
+    if config.engine.name is EngineName.cosmos and not config.model.checkpoint:
+        wrong.append(
+            "model.checkpoint: engine=cosmos needs the folder above nvidia/Cosmos-UpsamplePrompt1-12B-Transfer"
+        )
+    wrong += _placed_wrongly(config)
+    if config.checks.script not in ("", "latin"):
+        wrong.append(f"checks.script={config.checks.script}: must be latin or empty")
+    if not pixtral.tokenizer_file(config.model.tokenizer).is_file():
+        wrong.append(f"model.tokenizer={config.model.tokenizer}: no such file here or in mistral-common")
+    if wrong:
+        raise InputError("the config cannot be used:\n" + "\n".join(f"  - {w}" for w in wrong))
+
+
+def _placed_wrongly(config: Config) -> list[str]:
+    """What is wrong with the host and the container together."""
+    wrong = []
+    if config.image.name != "none" and not config.image.reference:
+        wrong.append(f"image.reference: image={config.image.name} needs the image's name on the host, best by digest")
+    elsewhere = config.host.kind is HostKind.ssh or config.image.reference
+    asks = config.task.name is not TaskName.pipeline or config.pipeline.upsample
+    if elsewhere and asks and config.engine.name is EngineName.offline:
+        wrong.append("engine=offline works on this machine only: choose engine=vllm, endpoint or cosmos for that host")
+    if config.image.reference and config.model.checkpoint and not config.model.checkpoint.startswith("/"):
+        wrong.append("model.checkpoint: must be an absolute path on the host, for it is mounted into the container")
+    wants = config.model.tensor_parallel_size * config.model.data_parallel_size
+    try:
+        named = gpus.devices(gpus.shares(config.host.gpus, max(config.host.workers, 1))[0])
+        if named and len(named) < wants:
+            wrong.append(f"host.gpus={config.host.gpus}: {len(named)} a worker; model.*_parallel_size want {wants}")
+    except ValueError as e:
+        wrong.append(f"host.gpus={e}")
+    for entry in config.image.mounts:
+        if not entry.startswith("/"):
+            wrong.append(f"image.mounts: {entry}: must be PATH, SOURCE:TARGET or SOURCE:TARGET:rw with absolute paths")
+    return wrong
+
+
+def check_output(config: Config, specs: list[PromptSpec]) -> None:
+    """Refuse what could not be written in the end."""
+    if config.output.specs is SpecOutput.in_place:
+        table = next((spec for spec in specs if spec.shape in arrow.KINDS), None)
+        if table:
+            raise InputError(
+                f"output.specs=in_place: {table.source} is {table.shape.capitalize()}, which is not written into",
+                hint="output.specs=beside leaves updated specs in the run folder",
+            )
+    if {Export.parquet, Export.dataset} & set(config.output.exports):
+        arrow.require()
+
+
+# Field -> (least, most) of what the parts can work with; NaN is never within.
+_RANGES: dict[str, tuple[float, float]] = {
+    "frames.fps": (0.01, 240),
+    "sampling.temperature": (0, 10),
+    "engine.max_attempts": (1, 100),
+    "engine.in_flight": (0, 100_000),
+    "engine.item_delay_s": (0, 3600),
+    "engine.start_timeout_s": (1, 1e6),
+    "engine.request_timeout_s": (1, 1e6),
+    "engine.grace_s": (0, 1e6),
+    "engine.time_limit_s": (0, 1e7),
+    "host.port": (0, 65_535),
+    "host.workers": (1, 256),
+    "host.patience_s": (0, 1e7),
+    "host.price_per_gpu_hour": (0, 1e6),
+    "hints.workers": (0, 1024),
+    "model.max_images": (1, 1000),
+    "model.max_num_seqs": (1, 100_000),
+    "model.gpu_memory_utilization": (0.01, 1),
+    "model.tensor_parallel_size": (1, 1024),
+    "model.data_parallel_size": (1, 1024),
+    "video.max_bytes": (1, 1e18),
+    "video.max_pixels": (1, 1e18),
+    "video.max_duration_s": (0, math.inf),
+}
+
+
+def _out_of_range(config: Config) -> list[str]:
+    wrong = []
+    for field, (least, most) in _RANGES.items():
+        group, name = field.split(".")
+        value = getattr(getattr(config, group), name)
+        if not least <= value <= most:
+            wrong.append(f"{field}={value}: must be {least:g} to {most:g}")
+    return wrong

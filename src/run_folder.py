@@ -1,0 +1,136 @@
+"""One run folder: where its files are, and who may write there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import RunLocked
+
+
+@dataclass(frozen=True, slots=True)
+class RunPaths:
+    """The files of one run folder; makes nothing."""
+
+    root: Path
+
+    @property
+    def plan(self) -> Path:
+        return self.root / "plan.json"
+
+    @property
+    def command(self) -> Path:
+        """The command that made this run."""
+        return self.root / "command.txt"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / ".lock"
+
+    @property
+    def journal(self) -> Path:
+        """Every item that ended, in order of ending; the truth for a resumed run."""
+        return self.root / "journal.jsonl"
+
+    @property
+    def review(self) -> Path:
+        """What a person said about the texts."""
+        return self.root / "review.jsonl"
+
+    @property
+    def timings(self) -> Path:
+        """What the phases of each start took."""
+        return self.root / "timings.json"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log.jsonl"
+
+    @property
+    def hints(self) -> Path:
+        return self.root / "hints"
+
+    @property
+    def jobs(self) -> Path:
+        """One folder a job, named by the job's id."""
+        return self.root / "job"
+
+    @property
+    def pipeline(self) -> Path:
+        """How inference was begun; what task=pipeline run=FOLDER goes on with."""
+        return self.root / "pipeline.json"
+
+    @property
+    def inference(self) -> Path:
+        """One folder an inference job, named by the job's id."""
+        return self.root / "inference"
+
+    @property
+    def videos(self) -> Path:
+        """The videos that Cosmos made, one an item."""
+        return self.root / "videos"
+
+    @property
+    def inference_results(self) -> Path:
+        return self.root / "inference.json"
+
+    @property
+    def specs(self) -> Path:
+        return self.root / "specs"
+
+    @property
+    def made(self) -> Path:
+        """Specs that task=spec made."""
+        return self.root / "prompts"
+
+    @property
+    def parquet(self) -> Path:
+        return self.root / "results.parquet"
+
+    @property
+    def dataset(self) -> Path:
+        """A folder for Hugging Face's `datasets`."""
+        return self.root / "dataset"
+
+    @property
+    def openai_batch(self) -> Path:
+        return self.root / "openai_batch.jsonl"
+
+    @property
+    def cosmos3(self) -> Path:
+        return self.root / "cosmos3.jsonl"
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results.json"
+
+    @property
+    def summary(self) -> Path:
+        return self.root / "summary.csv"
+
+    @property
+    def batch(self) -> Path:
+        return self.root / "batch.jsonl"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+
+@contextmanager
+def locked(paths: RunPaths) -> Iterator[None]:
+    """Hold the run folder for this process; raises RunLocked when another one has it."""
+    import fcntl
+
+    paths.root.mkdir(parents=True, exist_ok=True)
+    with open(paths.lock, "w") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunLocked(
+                f"{paths.root}: another process works in this run folder",
+                hint="wait for it, or stop it; then run the same command again",
+            ) from None
+        yield
