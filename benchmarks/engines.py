@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Row, shown
-from launchers import worker
+from src.worker import upsample
+from src.worker.engines.vllm import vllm_environment
+from src.worker.protocol import PROTOCOL
 
 PROMPTS = 64
 PASSES = 4  # of which the first is not counted
@@ -133,7 +135,7 @@ def _chat(python: str, folder: Path, *, max_num_seqs: int, one_call: bool) -> fl
     script = folder / "chat.py"  # a file: the engine's own processes import it again
     script.write_text(_CHAT)
     done = subprocess.run(
-        [python, str(script)], input=json.dumps(asked), env=worker.vllm_environment(folder), text=True,
+        [python, str(script)], input=json.dumps(asked), env=vllm_environment(folder), text=True,
         capture_output=True, check=False,
     )  # fmt: skip
     line = next((line for line in done.stdout.splitlines() if line.startswith("TIMES ")), None)
@@ -146,7 +148,7 @@ def _chat(python: str, folder: Path, *, max_num_seqs: int, one_call: bool) -> fl
 def _worker(python: str, folder: Path) -> float:
     """Median seconds a pass of the worker, from a batch's appearance to its last answer on disk."""
     _write_job(folder, {"name": "vllm", "start_timeout_s": 600.0}, _model(folder, PROMPTS))
-    process = subprocess.Popen([python, worker.__file__, str(folder)])
+    process = subprocess.Popen([python, upsample.__file__, str(folder)])
     times = []
     try:
         for number, items in enumerate(_passes()):
@@ -163,7 +165,7 @@ def _worker(python: str, folder: Path) -> float:
 def _write_job(folder: Path, engine: dict[str, Any], model: dict[str, Any]) -> None:
     patience = {"max_attempts": 1, "in_flight": 0, "request_timeout_s": 600.0, "grace_s": 30.0}
     job = {
-        "protocol": worker.PROTOCOL, "engine": patience | engine, "model": model, "max_model_len": 4096,
+        "protocol": PROTOCOL, "engine": patience | engine, "model": model, "max_model_len": 4096,
         "needed_len": 4096, "images": 2, "temperature": 0.6, "checks": {"cut_off": False, "script": ""}, "linger_s": 600.0,
     }  # fmt: skip
     (folder / "batches").mkdir(exist_ok=True)
@@ -247,7 +249,7 @@ def _peak_and_resume(url: str, count: int) -> tuple[int, float]:
         _write_job(folder, engine, {"name": "tiny"})
         items = [_item(n) | {"frames": ["frames/one.png"]} for n in range(count + 1)]
         _stage(folder, 0, items[:count])
-        process = subprocess.Popen([sys.executable, worker.__file__, str(folder)])
+        process = subprocess.Popen([sys.executable, upsample.__file__, str(folder)])
         _wait_for_results(folder, count, process)
         status = Path(f"/proc/{process.pid}/status").read_text()
         peak = int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
@@ -256,7 +258,7 @@ def _peak_and_resume(url: str, count: int) -> tuple[int, float]:
         _stage(folder, 1, items[count:])
         _Instant.first_ask.clear()
         started = time.perf_counter()
-        process = subprocess.Popen([sys.executable, worker.__file__, str(folder)])
+        process = subprocess.Popen([sys.executable, upsample.__file__, str(folder)])
         _Instant.first_ask.wait()
         resumed_s = time.perf_counter() - started
         process.wait()

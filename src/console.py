@@ -8,53 +8,54 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import ExitCode, HostError, UpsamplerError
+from .text import printable, resume_command
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
-def console_for_results() -> Console:
-    """Where tables go: as wide as the terminal, and wide enough for every verdict where nobody's terminal is written to."""
+def results_console() -> Console:
+    """Where tables go: as wide as the terminal, and wide enough for every verdict where there is no terminal."""
     from rich.console import Console
 
     wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     return Console(soft_wrap=False, width=160 if wide else None)
 
 
-def told(error: Exception, folder: Path, go_on: str) -> ExitCode:
-    """Say what went wrong, in words for people, and how to go on where nothing is lost; the exit code for it."""
+def report_error(error: Exception, folder: Path) -> ExitCode:
+    """Say what went wrong, in words for people, and how to resume where nothing is lost; the exit code for it."""
     from . import log
 
-    begun = (folder / "plan.json").exists()
+    started = (folder / "plan.json").exists() or (folder / "multirun.yaml").exists()
+    resume = resume_command(relative(folder))
     if isinstance(error, UpsamplerError):
         log.get().debug("run_failed", exit_code=int(error.exit_code), exc_info=error)
-        say(f"error: {error}" if error.exit_code is not ExitCode.INTERRUPTED else str(error))
-        if isinstance(error, HostError) and begun:
-            say(f"  nothing is lost; take the run up again:\n    {go_on}")
+        message(f"error: {error}" if error.exit_code is not ExitCode.INTERRUPTED else str(error))
+        if isinstance(error, HostError) and started:
+            message(f"  nothing is lost; resume the run:\n    {resume}")
         return error.exit_code
     if isinstance(error, OSError):
         log.get().debug("os_error", exc_info=error)
-        again = f"; then nothing is lost with\n    {go_on}" if begun else ", then start it anew"
-        say(
-            f"error: {error.filename or folder}: {error.strerror or error}\n  → make room or mend the permissions{again}"
+        then = f", then resume the run; nothing is lost:\n    {resume}" if started else ", then start it again"
+        message(
+            f"error: {error.filename or folder}: {error.strerror or error}\n"
+            f"  → free some space or fix the permissions{then}"
         )
         return ExitCode.HOST
     log.get().debug("bug", exc_info=error)
-    say(
-        f"error: unexpected {type(error).__name__}: {error}\n  → this is a bug of ours; the traceback is in "
+    message(
+        f"error: unexpected {type(error).__name__}: {error}\n  → this is a bug, please report it; the traceback is in "
         f"{folder / 'log.jsonl'} (console.traceback=true shows it here)"
     )
     return ExitCode.BUG
 
 
-def say(text: str) -> None:
-    """A message for people, which cannot move their cursor."""
-    from .text import printable
-
+def message(text: str) -> None:
+    """Print a message, without characters that move the cursor."""
     print(printable(text), file=sys.stderr)
 
 
-def shown(path: Path) -> Path:
+def relative(path: Path) -> Path:
     """Below the working directory as a relative path, which people can read and paste."""
     try:
         return path.relative_to(Path.cwd())

@@ -17,6 +17,11 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
+def file_sha256(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
 def is_safe_name(name: str) -> bool:
     """Whether a name can be a file name as it stands, on every system."""
     return bool(_SAFE_NAME.fullmatch(name)) and not name.endswith(".") and not _RESERVED.fullmatch(name)
@@ -31,7 +36,7 @@ def safe_name(name: str) -> str:
     return f"{kept}-{digest}" if kept else f"item-{digest}"
 
 
-def link_whole(source: Path, target: Path) -> None:
+def link_atomic(source: Path, target: Path) -> None:
     """The same file under another name, unless that is there; a copy where the file system has no links."""
     if target.exists():
         return
@@ -46,7 +51,7 @@ def link_whole(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def appearing(path: Path, *, errors: str = "strict") -> Iterator[IO[str]]:
+def open_atomic(path: Path, *, errors: str = "strict") -> Iterator[IO[str]]:
     """A text file to write into, which stands at `path` when the block ends well, and nowhere when it does not.
 
     It is written aside, flushed to disk and renamed; a missing folder is made. errors: what to do about characters
@@ -66,8 +71,8 @@ def appearing(path: Path, *, errors: str = "strict") -> Iterator[IO[str]]:
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a whole file as `appearing` does."""
-    with appearing(path) as f:
+    """Write a whole file as `open_atomic` does."""
+    with open_atomic(path) as f:
         if isinstance(data, str):
             f.write(data)
         else:
@@ -75,7 +80,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 
 @contextmanager
-def appearing_folder(path: Path) -> Iterator[Path]:
+def folder_atomic(path: Path) -> Iterator[Path]:
     """A folder to write into, which stands at `path`, in place of what stood there, when the block ends well, and nowhere
     when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,9 @@ from typing import cast, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 
 from .config import Config
+from .text import hydra_quoted
+
+SWEEP_RECORD = "multirun.yaml"  # what Hydra writes into the folder of a sweep
 
 
 def unknown_fields(raw: DictConfig, kind: type, prefix: str = "") -> list[str]:
@@ -26,14 +29,31 @@ def unknown_fields(raw: DictConfig, kind: type, prefix: str = "") -> list[str]:
 
 
 def why_not_resumable(arguments: list[str]) -> str | None:
-    """Why resume= cannot be, None when it can: looked at before Hydra makes the folder that it names."""
+    """Why a folder cannot be resumed, None when it can: checked before Hydra creates the folder that resume= names."""
     for argument in arguments:
         key, value = split_override(argument)
-        if key in ("resume", "run") and value not in ("", "null") and not (Path(value) / "plan.json").is_file():
-            if not Path(value).is_dir():
-                return f"{key}={value}: there is no such folder"
-            return f"{key}={value}: the folder has no plan.json, so no run was begun in it; start it anew"
+        if key not in ("resume", "run") or value in ("", "null") or (Path(value) / "plan.json").is_file():
+            continue
+        if not Path(value).is_dir():
+            return f"{key}={value}: there is no such folder"
+        if key == "run" or not (Path(value) / SWEEP_RECORD).is_file():
+            return f"{key}={value}: the folder has no plan.json, so no run was started in it; start a new one"
     return None
+
+
+def resumed_sweep(arguments: list[str]) -> list[str]:
+    """For resume= with the folder of a sweep: the command line that started it, in the same folder; points that ended are
+    not run again. Other command lines as they are."""
+    given = dict(split_override(argument) for argument in arguments)
+    folder = given.get("resume", "")
+    record = Path(folder) / SWEEP_RECORD
+    if not folder or (Path(folder) / "plan.json").is_file() or not record.is_file():
+        return arguments
+    started = OmegaConf.load(record).hydra.overrides
+    saved = [str(o) for o in (*started.hydra, *started.task)]
+    kept = [o for o in saved if split_override(o)[0] not in (*given, "hydra.mode", "hydra.sweep.dir")]
+    new = [argument for argument in arguments if split_override(argument)[0] != "resume"]
+    return ["--multirun", *kept, *new, f"hydra.sweep.dir={hydra_quoted(folder)}"]
 
 
 def split_override(argument: str) -> tuple[str, str]:
@@ -51,7 +71,7 @@ _OF_THE_RUN_ITSELF = ("task", "prompts", "run", "runs", "resume", "reuse", "log"
 def with_inherited(arguments: list[str]) -> list[str]:
     """The command line of task=review review.rerun=true, with the overrides of that run before those given now.
 
-    What is asked again is asked as it was, but for what this command line says.
+    What is asked again is asked as before, except for what this command line changes.
     """
     given = dict(split_override(argument) for argument in arguments)
     if given.get("review.rerun", "").lower() != "true" or not given.get("run"):
@@ -66,11 +86,11 @@ def with_inherited(arguments: list[str]) -> list[str]:
     return [*arguments, *kept]
 
 
-def did_you_mean(said: str) -> str:
+def did_you_mean(error: str) -> str:
     """For a name that the config does not have: the names that look like it, "" where there is none."""
     import difflib
 
-    if not (found := re.search(r"Could not override '([^']+)'", said)):
+    if not (found := re.search(r"Could not override '([^']+)'", error)):
         return ""
     name = found[1]
     known = [*_names(Config), "hydra.run.dir", "hydra.sweep.dir"]

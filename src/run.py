@@ -1,13 +1,13 @@
-"""The entry point: `python -m src.run`. Hydra composes the config, a task carries it out, the exit code tells how.
+"""The entry point: `python -m src.run`. Hydra composes the config, one task runs, and its exit code is the program's.
 
-Home of Hydra, together with src.config and src.sweep. What is heavy is imported inside the task, so that --help and
---cfg are fast.
+What is heavy is imported inside the task, so that --help and --cfg are fast.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -21,9 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from . import __version__, console, sweep
-from .config import Config, ProgressMode, TaskName
+from .config import Config, ProgressMode
 from .errors import ExitCode
-from .overrides import did_you_mean, unknown_fields, why_not_resumable, with_inherited
+from .overrides import did_you_mean, resumed_sweep, unknown_fields, why_not_resumable, with_inherited
+from .text import resume_command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,61 +47,46 @@ def _run(raw: DictConfig) -> ExitCode:
     from . import log
 
     config = cast(Config, OmegaConf.to_object(raw))
-    if added := unknown_fields(raw, Config):
-        print(f"error: the config has no field {', '.join(added)}", file=sys.stderr)
+    if unknown := unknown_fields(raw, Config):
+        console.message(f"error: the config has no field {', '.join(unknown)}")
         return ExitCode.INPUT
     hydra_config = HydraConfig.get()
     if sweep.is_elsewhere(hydra_config) and config.console.progress is ProgressMode.auto:
         config.console.progress = ProgressMode.lines  # bars of several processes would paint over one another
     root = Path(hydra_config.runtime.output_dir)
     if hydra_config.mode is RunMode.MULTIRUN and config.console.level.value in ("debug", "info"):
-        console.say(f"── point {hydra_config.job.num}: {' '.join(hydra_config.overrides.task)}")
-    out, err = console.console_for_results(), Console(stderr=True)
+        console.message(f"── point {hydra_config.job.num}: {' '.join(hydra_config.overrides.task)}")
+    out, err = console.results_console(), Console(stderr=True)
     log.configure(err, root / "log.jsonl", config.console.level.value)
     try:
-        return _carry_out(config, root, out, err)
+        return _run_task(config, root, out, err)
     except KeyboardInterrupt:
-        begun = (root / "plan.json").exists()
-        again = f"nothing is lost. Take it up again:\n  {_go_on(root, config)}" if begun else "nothing was begun"
-        console.say(f"\nstopped; {again}")
+        started = (root / "plan.json").exists()
+        command = resume_command(console.relative(root))
+        console.message(
+            f"\nstopped; nothing is lost. Resume:\n  {command}" if started else "\nstopped; nothing was started"
+        )
         raise
     except Exception as e:
-        code = console.told(e, root, _go_on(root, config))
+        code = console.report_error(e, root)
         if config.console.traceback and code is ExitCode.BUG:
             err.print_exception()
         return code
 
 
-def _carry_out(config: Config, root: Path, out: Console, err: Console) -> ExitCode:
-    import shlex
-
+def _run_task(config: Config, root: Path, out: Console, err: Console) -> ExitCode:
     from .run_folder import RunPaths
-    from .tasks import Invocation, carry_out
+    from .tasks import Invocation, run_invocation
 
     command = shlex.join(["python", "-m", "src.run", *HydraConfig.get().overrides.task])
     in_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
-    return carry_out(Invocation(config, RunPaths(console.shown(root)), command, out, err, in_sweep))
-
-
-# How a run of a task that is not upsample is taken up again.
-_COMES_BACK = {
-    TaskName.pipeline: "task=pipeline run",
-    TaskName.limits: "task=limits resume",
-    TaskName.review: "task=review run",
-}
-
-
-def _go_on(path: Path, config: Config) -> str:
-    """The command that takes a run up again."""
-    from .text import command_line
-
-    return command_line(_COMES_BACK.get(config.task.name, "resume"), console.shown(path))
+    return run_invocation(Invocation(config, RunPaths(console.relative(root)), command, out, err, in_sweep))
 
 
 def main() -> None:
     """Run, and end with the highest exit code of all jobs."""
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us, in place of printing them
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, in place of printing them
     # systemd, Slurm and Docker end a program so, and mean what Ctrl-C means.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if "--version" in sys.argv[1:]:
@@ -108,21 +94,21 @@ def main() -> None:
         sys.exit(0)
     try:
         if reason := why_not_resumable(sys.argv[1:]):
-            console.say(f"error: {reason}")
+            console.message(f"error: {reason}")
             sweep.codes.append(ExitCode.INPUT)
         else:
-            sys.argv[1:] = with_inherited(sys.argv[1:])
+            sys.argv[1:] = resumed_sweep(with_inherited(sys.argv[1:]))
             _job()
     except KeyboardInterrupt:
         if folder := sweep.sent_from():
-            console.say(
-                f"\nstopped waiting for the sweep in {folder}; points that are on a cluster go on, the others can be "
-                "taken up again, each with resume= and its folder"
+            console.message(
+                f"\nstopped waiting for the sweep in {folder}; points that are on a cluster run on. Resume the others:\n"
+                f"  {resume_command(folder)}"
             )
         sweep.codes.append(ExitCode.INTERRUPTED)
     except Exception as e:
         if isinstance(e, OSError) and not isinstance(e, HydraException):
-            console.say(f"error: {e.filename or ''}: {e.strerror or e}")
+            console.message(f"error: {e.filename or ''}: {e.strerror or e}")
             sweep.codes.append(ExitCode.HOST)
         elif wants_traceback:
             raise
@@ -132,26 +118,26 @@ def main() -> None:
     sys.exit(int(sweep.exit_code()))
 
 
-# Where the part of Hydra's messages begins that speaks of Hydra.
-_NOT_FOR_PEOPLE = re.compile(r"\n(?:To append to your config|See https://hydra.cc|Config search path)")
+# Where the part of Hydra's messages begins that is about Hydra.
+_ABOUT_HYDRA = re.compile(r"\n(?:To append to your config|See https://hydra.cc|Config search path)")
 
 
 def _refused(error: Exception) -> ExitCode:
-    """Say what Hydra or a launcher raised; the exit code for it."""
+    """Report what Hydra or a launcher raised; the exit code for it."""
     if sweep.sent_from() and not isinstance(error, (HydraException, OmegaConfBaseException)):
-        console.say(
-            f"error: the launcher ended the sweep: {error}\n  → points that had started may still be running; what "
-            "they made is in their folders"
+        console.message(
+            f"error: the launcher ended the sweep: {error}\n  → points that had started may still be running; their results "
+            "are in their folders"
         )
         return ExitCode.BUG
-    hint = did_you_mean(str(error)) or "the config was refused and nothing was started; --help shows what there is"
+    hint = did_you_mean(str(error)) or "the config was rejected and nothing was started; --help lists what there is"
     if isinstance(error, MissingConfigException) and (error.missing_cfg_file or "").startswith("hydra/launcher/"):
         hint = "launchers are an extra: pip install hydra-joblib-launcher hydra-submitit-launcher"
-    said = _NOT_FOR_PEOPLE.split(str(error))[0].rstrip(".")
+    text = _ABOUT_HYDRA.split(str(error))[0].rstrip(".")
     cause = str(error.__cause__ or "").split("\n")[0]  # of a wrong value: which values there are
-    if cause and cause not in said:
-        said += f": {cause}"
-    console.say(f"error: {said}\n  → {hint}")
+    if cause and cause not in text:
+        text += f": {cause}"
+    console.message(f"error: {text}\n  → {hint}")
     return ExitCode.INPUT
 
 

@@ -35,6 +35,11 @@ class RunPaths:
         return self.root / "journal.jsonl"
 
     @property
+    def points(self) -> Path:
+        """The points of task=limits."""
+        return self.root / "points.json"
+
+    @property
     def review(self) -> Path:
         """What a person said about the texts."""
         return self.root / "review.jsonl"

@@ -1,7 +1,7 @@
-"""How the jobs of this call ended, also those that a launcher runs in other processes or on other machines.
+"""How the points of a sweep ended, also those that a launcher runs in other processes or on other machines.
 
-Home of Hydra, with src.run and src.config. Each job of a sweep leaves a record in the sweep's folder, which is all that
-the process that started the sweep learns of it. State lives here and not in src.run, which runs as `__main__`.
+Each point leaves a record in the sweep's folder, which is all that the process that started the sweep learns of it. State
+lives here and not in `run`, which runs as `__main__`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict, read_write
 
 from .config import Config, TaskName
-from .console import console_for_results, say, shown, told
+from .console import message, relative, report_error, results_console
 from .errors import ExitCode
 from .files import write_atomic
 from .resolvers import register
+from .text import resume_command
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
@@ -37,7 +38,7 @@ _is_sent = False  # whether other processes run the points of that sweep
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A job of a sweep that came to its end, well or not; its number is the point's."""
+    """A point of a sweep that ended, well or not."""
 
     number: int
     folder: Path
@@ -48,20 +49,20 @@ class Sweep(Callback):
     """What Hydra calls around a sweep, in the process that started it."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Forget an earlier sweep in the same folder, and say where to look when the points are not seen here."""
+        """Forget the records of an earlier sweep in the same folder, and say where the points log when that is elsewhere."""
         global _records, _is_sent
         folder = Path(config.hydra.sweep.dir)
         _records, _is_sent = folder / RECORDS, is_elsewhere(config.hydra)
         shutil.rmtree(_records, ignore_errors=True)
         if _is_sent:
             logs = str(config.hydra.launcher.get("submitit_folder") or "").split("%")[0]
-            print(f"sweep in {folder}" + (f", what its points say in {logs}" if logs else ""), flush=True)
+            print(f"sweep in {folder}" + (f", logs of its points in {logs}" if logs else ""), flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Say how each point ended, where that may not have been seen; end a sweep that ends as one."""
+        """Print how each point ended, where that was not printed yet; conclude a sweep that is measured as a whole."""
         if config.task.name is not TaskName.limits or _is_sent:
             for job in ended():
-                print(f"point {job.number}: exit code {int(job.code)}  {shown(job.folder)}")
+                print(f"point {job.number}: exit code {int(job.code)}  {relative(job.folder)}")
         if config.task.name is TaskName.limits:
             codes.append(_conclude_limits(config))
 
@@ -77,16 +78,16 @@ def _conclude_limits(raw: DictConfig) -> ExitCode:
     with read_write(own), open_dict(own):
         del own["hydra"]
     config = cast(Config, OmegaConf.to_object(own))
-    folder = shown(Path(raw.hydra.sweep.dir))
-    out, err = console_for_results(), Console(stderr=True)
+    folder = relative(Path(raw.hydra.sweep.dir))
+    out, err = results_console(), Console(stderr=True)
     log.configure(err, folder / "log.jsonl", config.console.level.value)
     try:
         return measure.conclude(folder, config, out, err)
     except KeyboardInterrupt:
-        say(f"\nstopped; nothing is lost: the same command with hydra.sweep.dir={folder} goes on")
+        message(f"\nstopped; nothing is lost. Resume the sweep:\n  {resume_command(folder)}")
         raise
     except Exception as e:  # Hydra would make a warning of it, and the exit code would not tell
-        return told(e, folder, f"the same command with hydra.sweep.dir={folder}")
+        return report_error(e, folder)
 
 
 def record(code: ExitCode) -> None:

@@ -8,44 +8,49 @@ from pathlib import Path
 
 
 def printable(text: str) -> str:
-    """Text with nothing in it that could move a terminal's cursor or turn its writing round; lines stay lines."""
+    """Text without characters that move a terminal's cursor or reverse its writing direction; lines stay lines."""
     return "".join(c if c.isprintable() or c in "\n\t" else f"\\u{ord(c):04x}" for c in text)
 
 
-def command_line(words: str, folder: Path) -> str:
+def run_command(words: str, folder: Path) -> str:
     """The command with a run's folder, quoted for Hydra and for the shell where the path needs it.
 
-    words: overrides, the last of them less its value, as in "task=attach run".
+    words: overrides, the last of them without its value, as in "task=cancel run".
     """
     *others, key = words.split()
     shown = str(folder)
     plain = re.fullmatch(r"[A-Za-z0-9_./-]+", shown)
-    last = f"{key}={shown}" if plain else shlex.quote(f"{key}={in_quotes(shown)}")
+    last = f"{key}={shown}" if plain else shlex.quote(f"{key}={hydra_quoted(shown)}")
     return " ".join(("python -m src.run", *others, last))
 
 
-def in_quotes(value: str) -> str:
+def resume_command(folder: Path) -> str:
+    """The command that resumes whatever is in a folder: a run, a pipeline, a review, a limits sweep."""
+    return run_command("resume", folder)
+
+
+def hydra_quoted(value: str) -> str:
     """A value as Hydra's command line reads it back, whatever letters it has: a backslash escapes a quotation mark, and
     itself only before one."""
     return '"' + re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ('\\"' if m[2] else ""), value) + '"'
 
 
-def words(seconds: float) -> str:
-    """Something that was estimated, or that took long."""
+def duration(seconds: float) -> str:
+    """For what was estimated, or took long."""
     if seconds < 90:
         return f"{max(seconds, 0.1):.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def short(seconds: float) -> str:
-    """Something that was measured, to the digit that was measured."""
+def precise_duration(seconds: float) -> str:
+    """For what was measured, to the digit that was measured."""
     if seconds < 0.001:
         return "less than 1 ms"
     if seconds < 0.0995:
         return f"{seconds * 1000:.0f} ms"
-    return f"{seconds:.2f} s" if seconds < 10 else words(seconds)
+    return f"{seconds:.2f} s" if seconds < 10 else duration(seconds)
 
 
-def left(seconds: float) -> str:
-    """What is still to come, in one word."""
-    return f"{seconds:.0f}s" if seconds < 90 else words(seconds).replace(" ", "")
+def remaining(seconds: float) -> str:
+    """For what is still to come, in one word."""
+    return f"{seconds:.0f}s" if seconds < 90 else duration(seconds).replace(" ", "")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launchers.worker import read_records
+from src.worker.journal import read_records
 
 ROOT = Path(__file__).resolve().parent.parent
 

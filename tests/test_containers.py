@@ -35,7 +35,7 @@ def argv(settings: Settings) -> tuple[str, ...]:
 
 
 def with_image(settings: Settings, **fields: object) -> Settings:
-    return replace(settings, container=replace(settings.container, **fields))  # type: ignore[arg-type]
+    return replace(settings, image=replace(settings.image, **fields))  # type: ignore[arg-type]
 
 
 def after(arguments: tuple[str, ...], option: str) -> list[str]:
@@ -46,10 +46,10 @@ def after(arguments: tuple[str, ...], option: str) -> list[str]:
 def test_the_whole_command_for_a_gpu_machine(settings: Settings) -> None:
     settings = replace(
         settings,
-        place=replace(settings.place, docker=("sudo", "docker"), gpus="device=0,2"),
+        host=replace(settings.host, docker=("sudo", "docker"), gpus="device=0,2"),
         model=replace(settings.model, checkpoint="/models/pixtral 12b"),
-        container=replace(
-            settings.container,
+        image=replace(
+            settings.image,
             reference=DIGEST,
             python="/usr/bin/python3",
             mounts=("/data/more", "/venv:/opt/venv", "/scratch:/scratch:rw"),
@@ -102,7 +102,7 @@ def test_the_whole_command_for_a_gpu_machine(settings: Settings) -> None:
     [("all", ["all"]), ("2", ["2"]), ("device=1", ["device=1"]), ("device=0,2", ['"device=0,2"']), ("none", []), ("0", [])],
 )  # fmt: skip
 def test_gpus_as_docker_wants_them(settings: Settings, gpus: str, wanted: list[str]) -> None:
-    assert after(argv(replace(settings, place=replace(settings.place, gpus=gpus))), "--gpus") == wanted
+    assert after(argv(replace(settings, host=replace(settings.host, gpus=gpus))), "--gpus") == wanted
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_only_dockers_own_word_that_there_is_none_means_absent(said: str, absent
 
 
 def test_questions_about_containers(settings: Settings) -> None:
-    place = replace(settings.place, docker=("docker", "-H", "unix:///s.sock"))
+    place = replace(settings.host, docker=("docker", "-H", "unix:///s.sock"))
     assert docker.inspect_argv(place, "prompt-upsampler-0123456789abcdef") == (
         "docker", "-H", "unix:///s.sock", "inspect", "--type", "container",
         "--format", "{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}}", "prompt-upsampler-0123456789abcdef",
@@ -234,4 +234,4 @@ def test_questions_about_containers(settings: Settings) -> None:
         "--filter", "label=prompt-upsampler.root=/data up",
         "--format", '{{.Label "prompt-upsampler.job"}}\t{{.Names}}\t{{.Status}}',
     )  # fmt: skip
-    assert docker.pull_argv(place, replace(settings.container, reference=DIGEST))[-2:] == ("pull", DIGEST)
+    assert docker.pull_argv(place, replace(settings.image, reference=DIGEST))[-2:] == ("pull", DIGEST)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from launchers.worker import read_records
+from src.worker.journal import read_records
 from tests.program import (
     ROOT,
     Ended,

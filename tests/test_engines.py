@@ -18,8 +18,14 @@ from typing import Any, ClassVar
 
 import pytest
 
-from launchers import worker
-from launchers.worker import Item, Quarantine, Request, classify, message_of, next_rung, vllm_argv
+from src.worker import upsample
+from src.worker.chat import classify, message_of
+from src.worker.checks import failed_check
+from src.worker.engines.cosmos import CosmosEngine
+from src.worker.engines.endpoint import EndpointEngine
+from src.worker.engines.vllm import IsolationGate, next_fallback, vllm_argv, vllm_environment, with_room
+from src.worker.processes import _group_members
+from src.worker.protocol import Answer, Item, ItemFailed, LoadFailed, Picture, Refused, Request
 
 MODEL: dict[str, Any] = {
     "name": "pixtral", "checkpoint": "/models/it's", "dtype": "bfloat16", "load_format": "auto", "max_model_len": 4096,
@@ -91,7 +97,7 @@ def test_old_versions_get_their_own_spelling_and_no_prefix_cache() -> None:
 
 def test_memory_ladder_ends_and_gives_up_one_thing_at_a_time() -> None:
     settings, rungs = dict(MODEL), []
-    while (rung := next_rung(settings, needed_len=1835)) is not None:
+    while (rung := next_fallback(settings, needed_len=1835)) is not None:
         assert len(rung) == 1
         settings |= rung
         rungs.append(next(iter(rung)))
@@ -109,17 +115,17 @@ def test_engine_processes_die_with_a_worker_that_is_killed() -> None:
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent)
     assert parent.stdout is not None
     group = int(parent.stdout.readline())
-    assert worker._group_members(group)
+    assert _group_members(group)
     parent.kill()
     parent.communicate()
     deadline = time.monotonic() + 10
-    while worker._group_members(group) and time.monotonic() < deadline:
+    while _group_members(group) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert worker._group_members(group) == []
+    assert _group_members(group) == []
 
 
 def test_who_must_be_alone_is_alone() -> None:
-    gate, inside, seen = Quarantine(), 0, []
+    gate, inside, seen = IsolationGate(), 0, []
     lock = threading.Lock()
 
     def pass_through(alone: bool) -> None:
@@ -191,11 +197,11 @@ def server() -> Iterator[str]:
     httpd.server_close()
 
 
-def endpoint(url: str, monkeypatch: pytest.MonkeyPatch, **engine: Any) -> worker.EndpointEngine:
-    monkeypatch.setattr(worker.EndpointEngine, "BACK_OFF_S", (0.01, 0.02))
+def endpoint(url: str, monkeypatch: pytest.MonkeyPatch, **engine: Any) -> EndpointEngine:
+    monkeypatch.setattr(EndpointEngine, "BACK_OFF_S", (0.01, 0.02))
     known = {"base_url": url, "in_flight": 0, "request_timeout_s": 5.0, "api_key_file": "", "api_key_env": ""}
     job = {"engine": known | engine, "model": {"name": "pixtral"}, "temperature": 0.6}
-    return worker.EndpointEngine(job, Path())
+    return EndpointEngine(job, Path())
 
 
 def test_endpoint_answers_with_tokens_finish_reason_and_first_token_time(
@@ -215,7 +221,7 @@ def test_endpoint_answers_with_tokens_finish_reason_and_first_token_time(
 
 
 def test_endpoint_sends_images_before_the_text_and_the_seed(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture = worker.Picture(b"png", "0" * 64, "1x1")
+    picture = Picture(b"png", "0" * 64, "1x1")
     endpoint(server, monkeypatch).answer(Request(item(system="be brief"), (picture, picture), 99, 20))
     asked = FakeServer.asked[0]
     assert [m["role"] for m in asked["messages"]] == ["system", "user"]
@@ -233,13 +239,13 @@ def test_busy_server_is_asked_again_after_what_it_asks_for(server: str, monkeypa
 
 def test_server_that_stays_away_fails_the_item_and_says_so(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     FakeServer.script = [(500, {}, b'{"error": {"message": "no"}}')] * 9
-    with pytest.raises(worker.ItemFailed, match="3 times: HTTP 500: no"):
+    with pytest.raises(ItemFailed, match="3 times: HTTP 500: no"):
         endpoint(server, monkeypatch).answer(request())
 
 
 def test_prompt_too_long_is_refused_and_not_tried_again(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     FakeServer.script = [(400, {}, b'{"error": {"message": "your prompt contains 4687 input tokens"}}')]
-    with pytest.raises(worker.Refused, match="4687"):
+    with pytest.raises(Refused, match="4687"):
         endpoint(server, monkeypatch).answer(request())
     assert len(FakeServer.asked) == 1
 
@@ -268,7 +274,7 @@ def test_key_comes_from_the_environment_or_a_file_and_is_sent(
 
 def test_missing_key_is_a_load_failure_that_names_the_variable(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MY_KEY", raising=False)
-    with pytest.raises(worker.LoadFailed, match="MY_KEY"):
+    with pytest.raises(LoadFailed, match="MY_KEY"):
         endpoint(server, monkeypatch, api_key_env="MY_KEY")
 
 
@@ -277,7 +283,7 @@ def test_wrong_model_name_is_a_load_failure_that_names_the_served_ones(
 ) -> None:
     engine = endpoint(server, monkeypatch)
     engine.client.model = "other"
-    with pytest.raises(worker.LoadFailed, match="serves pixtral, not other"):
+    with pytest.raises(LoadFailed, match="serves pixtral, not other"):
         engine.load(lambda name, **facts: None)
 
 
@@ -287,12 +293,12 @@ def test_wrong_model_name_is_a_load_failure_that_names_the_served_ones(
 def test_answer_that_ends_before_the_limit_asked_for_shows_an_engine_with_less_room_than_planned(
     finish: str, output_tokens: int, is_refused: bool
 ) -> None:
-    answer = worker.Answer("a long", finish, 7, output_tokens)
+    answer = Answer("a long", finish, 7, output_tokens)
     if is_refused:
-        with pytest.raises(worker.Refused, match="room for 19 of 20"):
-            worker.with_room(answer, request())
+        with pytest.raises(Refused, match="room for 19 of 20"):
+            with_room(answer, request())
     else:
-        assert worker.with_room(answer, request()) is answer
+        assert with_room(answer, request()) is answer
 
 
 # ------------------------------------------------------------------------------------------------------ NVIDIA's class
@@ -315,29 +321,29 @@ class PixtralPromptUpsampler:
 
 
 @pytest.fixture
-def cosmos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> worker.CosmosEngine:
+def cosmos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CosmosEngine:
     package = tmp_path / "site" / "cosmos_transfer1" / "auxiliary" / "upsampler" / "model"
     package.mkdir(parents=True)
     (package / "upsampler.py").write_text(STAND_IN)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     for name in [m for m in sys.modules if m.startswith("cosmos_transfer1")]:
         monkeypatch.delitem(sys.modules, name)
-    for name in worker.vllm_environment(tmp_path):
+    for name in vllm_environment(tmp_path):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(worker, "vllm_build", lambda: ("0.8.1", False))
-    engine = worker.CosmosEngine({"engine": {"offload": False}, "model": {"checkpoint": "/ckpt"}}, tmp_path)
+    monkeypatch.setattr(upsample, "vllm_build", lambda: ("0.8.1", False))
+    engine = CosmosEngine({"engine": {"offload": False}, "model": {"checkpoint": "/ckpt"}}, tmp_path)
     engine.load(lambda name, **facts: None)
     return engine
 
 
-def test_cosmos_gets_the_frames_of_the_item_as_a_list(cosmos: worker.CosmosEngine) -> None:
+def test_cosmos_gets_the_frames_of_the_item_as_a_list(cosmos: CosmosEngine) -> None:
     answer = cosmos.answer(request(frames=("frames/1.png", "frames/2.png")))
     assert answer.text == "a boat at length, from 2 frames, ('/ckpt', False)"
     assert answer.prompt_tokens is None  # NVIDIA's class does not say
 
 
-def test_cosmos_refusal_is_recognised(cosmos: worker.CosmosEngine) -> None:
-    with pytest.raises(worker.Refused):
+def test_cosmos_refusal_is_recognised(cosmos: CosmosEngine) -> None:
+    with pytest.raises(Refused):
         cosmos.answer(request(text="4687"))
 
 
@@ -357,4 +363,4 @@ def test_cosmos_refusal_is_recognised(cosmos: worker.CosmosEngine) -> None:
     ],
 )
 def test_answer_is_checked(text: str, finish: str, checks: dict[str, Any], wrong: str | None) -> None:
-    assert worker.flaw(worker.Answer(text, finish, 7, 3), item(), checks) == wrong
+    assert failed_check(Answer(text, finish, 7, 3), item(), checks) == wrong

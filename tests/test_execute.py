@@ -17,8 +17,6 @@ from typing import Any
 
 import pytest
 
-from launchers import worker
-from launchers.worker import read_records
 from src.errors import EngineError, HostError, RunLocked
 from src.media import render as rendering
 from src.planning.plan import Plan
@@ -29,6 +27,7 @@ from src.runs import staging
 from src.runs.outcomes import KEPT, Outcome, RunJournal
 from src.runs.upsampling import execute
 from src.timing.progress import Quiet
+from src.worker.journal import Journal, read_records
 from tests.conftest import Configure
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -520,16 +519,16 @@ def test_ctrl_c_while_an_outcome_goes_to_disk_does_not_write_it_twice(
     paths: RunPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = RunJournal(paths.journal)
-    whole = worker.Journal.append
+    whole = Journal.append
 
-    def interrupted(self: worker.Journal, record: dict[str, Any]) -> None:
+    def interrupted(self: Journal, record: dict[str, Any]) -> None:
         whole(self, record)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(worker.Journal, "append", interrupted)
+        patched.setattr(Journal, "append", interrupted)
         with pytest.raises(KeyboardInterrupt):
             journal.add(Outcome("a", KEPT))
     assert not journal.add(Outcome("a", KEPT)) and journal.add(Outcome("b", KEPT))
     journal.close()
-    assert [record["id"] for record in worker.read_records(paths.journal)] == ["a", "b"]
+    assert [record["id"] for record in read_records(paths.journal)] == ["a", "b"]

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from launchers import infer
-from launchers.worker import read_records
+from src.worker import infer
+from src.worker.journal import read_records
 from tests.rig.cosmos import Cosmos
 from tests.test_remote import has_ended, wait_for
 

@@ -11,7 +11,7 @@ import pytest
 
 from src.errors import InputError
 from src.inference.configure import inference_settings
-from src.inference.items import Take, choose_prompt, takes
+from src.inference.items import InferenceItem, choose_prompt, inference_items
 from src.inference.job import infer_argv, job_line, job_record, specs_of, stage_settings, transfer_argv
 from src.inference.pipeline_file import settings_from_json, settings_json
 from src.inference.settings import InferenceSettings
@@ -47,8 +47,8 @@ def row(state: str, text: str | None = None, reason: str = "") -> dict[str, Any]
     return {"state": state, "upsampled_prompt": text, "reason": reason}
 
 
-def only(plan: Plan, settings: InferenceSettings) -> Take:
-    [take] = takes(plan.items, None, settings)
+def only(plan: Plan, settings: InferenceSettings) -> InferenceItem:
+    [take] = inference_items(plan.items, None, settings)
     return take
 
 
@@ -83,7 +83,7 @@ def test_item_without_a_video_or_with_a_broken_one_is_left_out_and_says_why(
     planned: Any, settings: InferenceSettings, clips: Path
 ) -> None:
     plan = planned({"video_path": None}, {"video_path": str(clips / "text.mp4")}, {"video_path": "gone.mp4"})
-    found = takes(plan.items, None, settings)
+    found = inference_items(plan.items, None, settings)
     assert all(take.left_out and not take.id for take in found)
     assert "no video" in found[0].left_out and "gone.mp4" in found[2].left_out
 
@@ -180,7 +180,7 @@ def test_what_nvidia_does_not_read_is_noted(
 
 
 def test_items_with_the_same_controls_share_a_group(planned: Any, settings: InferenceSettings) -> None:
-    found = takes(
+    found = inference_items(
         planned({}, {"depth": {"control_weight": 1}}, {}, {"depth": {"control_weight": 0.5}}).items, None, settings
     )
     specs = specs_of(found)
@@ -314,7 +314,7 @@ def test_more_gpus_than_the_host_group_names_are_refused(configure: Configure) -
 
 def test_without_a_host_inference_goes_where_the_run_was(planned: Any, configure: Configure) -> None:
     run = planned({}).settings
-    run = replace(run, place=replace(run.place, kind="ssh", name="gpu_box", address="gpu-box"))
+    run = replace(run, host=replace(run.host, kind="ssh", name="gpu_box", address="gpu-box"))
     assert inference_settings(configure(*GIVEN), run).place.address == "gpu-box"
 
 
@@ -328,5 +328,5 @@ def test_settings_come_back_from_pipeline_json_as_they_were(configure: Configure
 def test_item_of_a_plan_is_not_changed_by_looking(planned: Any, settings: InferenceSettings) -> None:
     plan = planned({"edge": {"control_weight": 0.2}})
     before: tuple[PlanItem, ...] = tuple(replace(item) for item in plan.items)
-    takes(plan.items, None, settings)
+    inference_items(plan.items, None, settings)
     assert plan.items == before

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from launchers import worker
 from src.hosts.docker import run_argv
 from src.planning.resolve import resolve
 from src.planning.settings import Settings
+from src.worker.protocol import PROTOCOL
 from tests.conftest import Configure
 
 LAUNCHER = Path(__file__).resolve().parent.parent / "launchers" / "run_job.sh"
@@ -47,7 +47,7 @@ def job(tmp_path: Path) -> Path:
         "request_timeout_s": 5.0, "max_attempts": 1, "grace_s": 1.0,
     }  # fmt: skip
     record = {
-        "protocol": worker.PROTOCOL,
+        "protocol": PROTOCOL,
         "engine": engine,
         "model": {"name": "x"},
         "temperature": 0.6,

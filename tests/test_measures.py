@@ -14,8 +14,8 @@ from pathlib import Path
 import imageio_ffmpeg
 import pytest
 
-from launchers.worker import read_records
 from src.media.geometry import COSMOS_SIZES
+from src.worker.journal import read_records
 from tests.clips import make_clip
 from tests.program import ROOT, Ended, plan_of, program, quoted, results_of, write_prompts
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.files import appearing, is_safe_name, safe_name, write_atomic
+from src.files import open_atomic, is_safe_name, safe_name, write_atomic
 from src.run_folder import RunPaths
 
 HOSTILE = {
@@ -133,7 +133,7 @@ def test_write_onto_a_folder_fails_and_leaves_no_part(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt], ids=lambda e: e.__name__)
 def test_block_that_ends_badly_leaves_no_file_and_no_part(tmp_path: Path, error: type[BaseException]) -> None:
     def half_way() -> None:
-        with appearing(tmp_path / "plan.json") as f:
+        with open_atomic(tmp_path / "plan.json") as f:
             f.write("{")
             raise error
 
@@ -143,7 +143,7 @@ def test_block_that_ends_badly_leaves_no_file_and_no_part(tmp_path: Path, error:
 
 
 def test_file_is_not_there_while_it_is_written(tmp_path: Path) -> None:
-    with appearing(tmp_path / "plan.json") as f:
+    with open_atomic(tmp_path / "plan.json") as f:
         f.write("{}")
         f.flush()
         assert not (tmp_path / "plan.json").exists()
@@ -154,7 +154,7 @@ def test_file_is_not_there_while_it_is_written(tmp_path: Path) -> None:
 
 
 def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
-    with appearing(tmp_path / "file") as one, appearing(tmp_path / "file") as other:
+    with open_atomic(tmp_path / "file") as one, open_atomic(tmp_path / "file") as other:
         one.write("one")
         other.write("other")
     assert (tmp_path / "file").read_text() == "one"  # whole, and of the writer that ended last

@@ -389,17 +389,17 @@ def test_the_rate_counts_from_when_the_worker_was_ready(clock: Clock) -> None:
 
 def test_gpu_time_and_cost_are_said_only_where_they_are_known(plan: Plan) -> None:
     engine = replace(plan.settings.engine, name="vllm")
-    place = replace(plan.settings.place, price_per_gpu_hour=2.5)
+    place = replace(plan.settings.host, price_per_gpu_hour=2.5)
     workers = [Life(1800.0, 60.0)]
 
     def facts(**settings: Any) -> dict[str, str]:
-        changed = {"engine": engine, "place": place, **settings}
+        changed = {"engine": engine, "host": place, **settings}
         return dict(gpu_facts(replace(plan, settings=replace(plan.settings, **changed)), workers))
 
     assert facts() == {"GPU time": "3,600 GPU seconds (2 a worker)", "Cost": "2.50 at 2.5 for an hour of a GPU"}
-    assert facts(place=replace(place, workers=2))["GPU time"] == "1,800 GPU seconds (1 a worker)"
-    assert "Cost" not in facts(place=replace(place, price_per_gpu_hour=0.0))
-    assert facts(place=replace(place, gpus="all")) == {}
+    assert facts(host=replace(place, workers=2))["GPU time"] == "1,800 GPU seconds (1 a worker)"
+    assert "Cost" not in facts(host=replace(place, price_per_gpu_hour=0.0))
+    assert facts(host=replace(place, gpus="all")) == {}
     assert facts(engine=plan.settings.engine) == {}
 
 

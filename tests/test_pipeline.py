@@ -16,7 +16,7 @@ from typing import Any
 import av
 import pytest
 
-from launchers.worker import read_records
+from src.worker.journal import read_records
 from tests.program import Ended, program, quoted
 from tests.rig import sshd
 from tests.rig.cosmos import Cosmos

@@ -22,12 +22,12 @@ from typing import Any
 
 import pytest
 
-from launchers.worker import read_records
 from src.errors import LinkLost
 from src.hosts.ssh import SshHost
 from src.planning.plan_file import read_plan
 from src.planning.settings import HostSettings, digest
 from src.runs.staging import job_id
+from src.worker.journal import read_records
 from tests.conftest import Configure
 from tests.program import Ended, quoted
 from tests.rig import sshd

@@ -37,8 +37,8 @@ def with_items(plan: Plan, prompts: list[int], workers: int) -> Plan:
         for n, count in enumerate(prompts)
     )
     batches = tuple(tuple(i.id for i in items[at : at + 3]) for at in range(0, len(items), 3))
-    place = replace(plan.settings.place, workers=workers, gpus="none")
-    return Plan(replace(plan.settings, place=place), batches, items)
+    place = replace(plan.settings.host, workers=workers, gpus="none")
+    return Plan(replace(plan.settings, host=place), batches, items)
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -65,9 +65,9 @@ def test_one_worker_gets_the_plan_itself(plan: Plan) -> None:
 
 def test_each_shard_has_its_own_gpus(plan: Plan) -> None:
     whole = with_items(plan, [9, 8], 2)
-    place = replace(whole.settings.place, gpus="device=4,5,6,7")
-    parts = shards(replace(whole, settings=replace(whole.settings, place=place)))
-    assert [part.settings.place.gpus for part in parts] == ["device=4,5", "device=6,7"]
+    place = replace(whole.settings.host, gpus="device=4,5,6,7")
+    parts = shards(replace(whole, settings=replace(whole.settings, host=place)))
+    assert [part.settings.host.gpus for part in parts] == ["device=4,5", "device=6,7"]
 
 
 def test_items_that_never_run_are_in_no_shard(plan: Plan) -> None:

@@ -17,7 +17,9 @@ from typing import Any
 
 import pytest
 
-from launchers import worker
+from src.worker.chat import ChatClient
+from src.worker.journal import read_records
+from src.worker.processes import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = os.environ.get("VLLM_PYTHON", "")
@@ -80,7 +82,7 @@ def job_of(run: Path) -> Path | None:
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    return list(worker.read_records(path))
+    return list(read_records(path))
 
 
 def check_all_answered_once(run: Path, count: int) -> list[dict[str, Any]]:
@@ -185,12 +187,12 @@ def standing_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "tensor_parallel_size=1, data_parallel_size=1, extra_args=['--enforce-eager']); "
         "os.execve(sys.executable, vllm_argv(settings, int(sys.argv[2]), vllm_build()[0], cpu=True), vllm_environment(folder))"
     )
-    port = worker.free_port()
+    port = free_port()
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(
             [PYTHON, "-c", command, str(folder), str(port)], cwd=ROOT, stdout=log, stderr=log, start_new_session=True
         )
-    client = worker.ChatClient(f"http://127.0.0.1:{port}/v1", "", None, 5.0, 0.0)
+    client = ChatClient(f"http://127.0.0.1:{port}/v1", "", None, 5.0, 0.0)
 
     def healthy() -> bool:
         assert process.poll() is None, (folder / "log").read_text()[-3000:]

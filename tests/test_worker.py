@@ -26,11 +26,13 @@ from typing import Any
 
 import pytest
 
-from launchers import worker
-from launchers.worker import Answer, ItemFailed, ItemKept, Journal, LoadFailed, Request, read_records
+from src.worker import upsample
+from src.worker.journal import Journal, read_records
+from src.worker.lifecycle import run
+from src.worker.protocol import CANCELLED, LOCKED, PROTOCOL, TIMEOUT, Answer, ItemFailed, ItemKept, LoadFailed, Request
 
 Say = Callable[[Request], Answer]
-SOURCE = Path(worker.__file__)
+SOURCE = Path(upsample.__file__)
 
 
 def said(text: str, finish_reason: str = "stop", prompt_tokens: int | None = None) -> Answer:
@@ -93,7 +95,7 @@ def folder(tmp_path: Path) -> Path:
 
 def write_job(path: Path, **changes: Any) -> None:
     job = {
-        "protocol": worker.PROTOCOL, "engine": {"name": "fake", "max_attempts": 3, "grace_s": 30.0},
+        "protocol": PROTOCOL, "engine": {"name": "fake", "max_attempts": 3, "grace_s": 30.0},
         "checks": {"cut_off": True, "script": ""}, "max_model_len": 4096, "linger_s": 30.0,
     }  # fmt: skip
     (path / "job.json").write_text(json.dumps(job | changes))
@@ -109,7 +111,7 @@ def signals_as_before() -> Iterator[None]:
 
 
 def serve(folder: Path, engine: FakeEngine) -> int:
-    return worker.run(folder, lambda job, folder: engine)
+    return run(folder, lambda job, folder: engine)
 
 
 def results(folder: Path) -> list[dict[str, Any]]:
@@ -514,7 +516,7 @@ def test_sigterm_finishes_what_is_in_flight_and_lists_the_rest(folder: Path) -> 
     child.kill(signal.SIGTERM)
     assert results(folder) == []
     release.touch()
-    assert child.wait() == worker.CANCELLED
+    assert child.wait() == CANCELLED
     assert {r["id"] for r in results(folder)} == {"i0", "i1"}
     assert all(r["state"] == "upsampled" for r in results(folder))
     end = exit_record(folder)
@@ -536,7 +538,7 @@ def test_what_is_in_flight_beyond_the_grace_time_counts_as_not_started(folder: P
     wait_for((folder / "asked").exists)
     started = time.monotonic()
     child.kill(signal.SIGTERM)
-    assert child.wait() == worker.CANCELLED
+    assert child.wait() == CANCELLED
     assert 0.3 <= time.monotonic() - started < 10
     assert [r["id"] for r in results(folder)] == ["quick"]
     end = exit_record(folder)
@@ -551,7 +553,7 @@ def test_a_job_that_reaches_its_time_limit_says_so_and_lists_what_is_left(folder
         time.sleep(0.1)
         return own_words(request)
 
-    assert Child(folder, FakeEngine(say)).wait() == worker.TIMEOUT
+    assert Child(folder, FakeEngine(say)).wait() == TIMEOUT
     end = exit_record(folder)
     assert end["state"] == "timeout"
     assert 0 < end["answered"] < 50
@@ -569,7 +571,7 @@ def test_sigterm_while_the_engine_loads_ends_the_worker_at_once(folder: Path) ->
     wait_for((folder / "loading").exists)
     started = time.monotonic()
     child.kill(signal.SIGTERM)
-    assert child.wait() == worker.CANCELLED
+    assert child.wait() == CANCELLED
     assert time.monotonic() - started < 10
     assert exit_record(folder)["not_started"] == ["a"]
 
@@ -603,7 +605,7 @@ def test_a_second_worker_on_the_folder_refuses_and_touches_nothing(folder: Path)
     child = Child(folder, FakeEngine(say))
     wait_for((folder / "asked").exists)
     second = FakeEngine()
-    assert serve(folder, second) == worker.LOCKED == 75
+    assert serve(folder, second) == LOCKED == 75
     assert second.asked == []
     assert int((folder / "lock").read_text()) == child.pid
     release.touch()

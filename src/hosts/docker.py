@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 
 from ..planning import gpus
-from ..planning.settings import ContainerSettings, HostSettings, Settings
+from ..planning.settings import ContainerSettings, HostSettings
 from .job_folder import RUNNING, State, ended
+from .launch import Launch
 
 LABEL = "prompt-upsampler"
 STOP_PATIENCE_S = 20  # beyond the grace time of the worker, before Docker kills it
@@ -28,33 +29,24 @@ def container_name(job: str) -> str:
     return f"{LABEL}-{job.rstrip('/').rsplit('/', 1)[-1]}-{hashlib.sha256(job.encode()).hexdigest()[:8]}"
 
 
-def run_argv(settings: Settings, run_id: str, job: str, root: str, user: str) -> tuple[str, ...]:
+def run_argv(launch: Launch, job: str, root: str, user: str) -> tuple[str, ...]:
     """The `docker run` that starts the worker of a job, detached.
 
     job: the job folder on the host, root: the folder of all jobs there, user: "uid:gid" that owns both. Folders are
     mounted at their own paths, so that job.json means the same inside and outside.
     """
-    command = (settings.container.python, f"{job}/worker.py", job)
-    return detached_argv(settings, run_id, job, root, user, settings.model.checkpoint, command)
-
-
-def detached_argv(
-    settings: Settings, run_id: str, job: str, root: str, user: str, checkpoint: str, command: tuple[str, ...]
-) -> tuple[str, ...]:
-    """As `run_argv`, for any command; checkpoint: a folder to mount read-only, "" for none."""
-    host, image = settings.place, settings.container
-    job_id = job.rstrip("/").rsplit("/", 1)[-1]
+    host, image = launch.host, launch.image
     cache = f"{root}/cache"
     mounts = [_mount(job), _mount(f"{job}/frames", read_only=True), _mount(cache)]
-    if checkpoint:
-        mounts.append(_mount(checkpoint, read_only=True))
+    if launch.checkpoint:
+        mounts.append(_mount(launch.checkpoint, read_only=True))
     return (
         *host.docker, "run", "--detach", "--init",
         "--name", container_name(job),
-        "--label", f"{LABEL}.job={job_id}",
-        "--label", f"{LABEL}.run={run_id}",
+        "--label", f"{LABEL}.job={job.rstrip('/').rsplit('/', 1)[-1]}",
+        "--label", f"{LABEL}.run={launch.run_id}",
         "--label", f"{LABEL}.root={root}",
-        "--network", _network(settings),
+        "--network", image.network or ("host" if launch.needs_network else "none"),
         "--user", image.user or user,
         "--cap-drop", "ALL",
         "--security-opt", "no-new-privileges",
@@ -63,21 +55,21 @@ def detached_argv(
         "--shm-size", image.shm_size,
         "--pids-limit", "8192",
         "--log-opt", "max-size=20m",
-        "--stop-timeout", str(round(settings.engine.grace_s) + STOP_PATIENCE_S),
+        "--stop-timeout", str(round(launch.grace_s) + STOP_PATIENCE_S),
         "--pull", "never",  # pulled before, when that is allowed
         *_gpus(host),
         *[word for mount in mounts for word in ("--mount", mount)],
         *[word for mount in image.mounts for word in ("--mount", _own_mount(mount))],
-        *[word for name, value in environment(cache, settings) for word in ("--env", f"{name}={value}" if value else name)],
+        *[word for name, value in environment(cache, launch) for word in ("--env", f"{name}={value}" if value else name)],
         "--entrypoint", "",  # images of inference servers start their server by themselves
         image.reference,
-        *command,
+        *launch.command(job),
     )  # fmt: skip
 
 
-def environment(cache: str, settings: Settings) -> list[tuple[str, str]]:
-    """What the worker's container must find: a uid without a passwd entry has no name and no home (torch looks for
-    both), and compiled kernels are kept between runs. An empty value: taken over from the host's own environment."""
+def environment(cache: str, launch: Launch) -> list[tuple[str, str]]:
+    """What the worker's container needs: a uid without a passwd entry has no name and no home (torch looks up both), and
+    compiled kernels are kept between runs. An empty value: taken from the host's own environment."""
     made = [
         ("USER", "upsampler"),
         ("LOGNAME", "upsampler"),
@@ -87,8 +79,8 @@ def environment(cache: str, settings: Settings) -> list[tuple[str, str]]:
         ("TRITON_CACHE_DIR", f"{cache}/triton"),
         ("TORCHINDUCTOR_CACHE_DIR", f"{cache}/inductor"),
     ]
-    own = [(name, value) for name, _, value in (entry.partition("=") for entry in settings.container.env)]
-    return made + own + ([(settings.engine.api_key_env, "")] if settings.engine.api_key_env else [])
+    own = [(name, value) for name, _, value in (entry.partition("=") for entry in launch.image.env)]
+    return made + own + ([(launch.secret_env, "")] if launch.secret_env else [])
 
 
 def pull_argv(host: HostSettings, image: ContainerSettings) -> tuple[str, ...]:
@@ -100,7 +92,7 @@ def inspect_argv(host: HostSettings, name: str) -> tuple[str, ...]:
 
 
 def list_argv(host: HostSettings, root: str) -> tuple[str, ...]:
-    """Containers of ours below a root, running or not: one a line, job, name, status."""
+    """Containers of jobs below a root, running or not: one per line, job, name, status."""
     return (
         *host.docker, "ps", "--all", "--no-trunc", "--filter", f"label={LABEL}.root={root}",
         "--format", '{{.Label "' + LABEL + '.job"}}\t{{.Names}}\t{{.Status}}',
@@ -115,11 +107,6 @@ def is_absent(said: str) -> bool:
 def is_away(said: str) -> bool:
     """Whether the docker command could not reach its daemon: nothing is known of any container then."""
     return any(sign in said.lower() for sign in ("cannot connect to the docker daemon", "error during connect"))
-
-
-def _network(settings: Settings) -> str:
-    """No network, unless the engine asks a server elsewhere: vLLM's own server is on the loopback inside."""
-    return settings.container.network or ("host" if settings.engine.name == "endpoint" else "none")
 
 
 def _gpus(host: HostSettings) -> tuple[str, ...]:

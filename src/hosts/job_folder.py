@@ -1,24 +1,41 @@
-"""A job's folder: its files, and how the job stands."""
+"""A job's folder on this machine: its files, and how a job stands."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from launchers import worker
-
+from ..errors import HostError
 from ..files import write_atomic
+from ..worker.journal import read_records
+from ..worker.protocol import (
+    CANCELLED,
+    LOAD_FAILED,
+    LOCKED,
+    OK,
+    TIMEOUT,
+    Exit,
+    InferJob,
+    JobHeader,
+    Staged,
+    UpsampleJob,
+)
+from ..worker.records import InvalidRecord, from_line, to_json, to_line
+from .bundle import WORKER, worker_bundle
 
 Ending = Literal["done", "cancelled", "timeout", "oom", "load_failed", "locked", "failed"]
+ENDINGS: dict[int | None, Ending] = {
+    OK: "done", LOAD_FAILED: "load_failed", LOCKED: "locked", TIMEOUT: "timeout", CANCELLED: "cancelled",
+    130: "cancelled",  # 128 + SIGINT
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class State:
     """How a job stands on its host.
 
-    status: absent (nothing was ever started, or it was removed), waiting (made, not started), running or ended.
+    status: absent (nothing was ever started, or it was removed), waiting (created, not started), running or ended.
     ending: how it ended, when it did; exit_code as the container or the worker gave it, None when it is not known.
     """
 
@@ -26,23 +43,25 @@ class State:
     ending: Ending | None = None
     exit_code: int | None = None
 
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"ended: {self.ending}" if self.ending else self.status
+
 
 ABSENT, RUNNING = State("absent"), State("running")
 
 
 def ended(exit_code: int | None, *, oom_killed: bool = False) -> State:
-    """The state of a job whose worker ended with this code (launchers/worker.py says which means what)."""
-    known: dict[int | None, Ending] = {
-        0: "done", 7: "load_failed", 75: "locked", 124: "timeout", 130: "cancelled", 143: "cancelled",
-    }  # fmt: skip
-    ending = known.get(exit_code, "failed")
+    """The state of a job whose worker ended with this code."""
+    ending = ENDINGS.get(exit_code, "failed")
     if oom_killed and ending not in ("cancelled", "timeout"):  # the mark stays when only a child was killed for memory
         ending = "oom"
     return State("ended", ending, exit_code)
 
 
 @dataclass(frozen=True, slots=True)
-class Glance:
+class JobStatus:
     """A job as it stands: its state, how many items have ended, and the phase that the worker last named."""
 
     state: State
@@ -52,7 +71,7 @@ class Glance:
 
 @dataclass(frozen=True, slots=True)
 class JobPaths:
-    """The files of one job folder; see launchers/worker.py for what each is. Makes nothing."""
+    """The files of one job folder; `worker.protocol` says what each is. Creates nothing."""
 
     root: Path
 
@@ -61,8 +80,13 @@ class JobPaths:
         return self.root / "job.json"
 
     @property
+    def worker(self) -> Path:
+        """The program that works in the folder; a job keeps the one that it was started with."""
+        return self.root / WORKER
+
+    @property
     def run_folder(self) -> Path:
-        """The run that this is the job of; see `RunPaths.jobs`."""
+        """The run that this is a job of; see `RunPaths.jobs`."""
         return self.root.parent.parent
 
     @property
@@ -99,7 +123,7 @@ class JobPaths:
         return self.root / "cancelled"
 
     @property
-    def tidied(self) -> Path:
+    def finished(self) -> Path:
         """Marks a job whose answers are all here and of which nothing is left elsewhere."""
         return self.root / "tidied"
 
@@ -113,29 +137,42 @@ class JobPaths:
         """What the engine printed."""
         return self.root / "server.log"
 
-    def exit_record(self) -> dict[str, Any] | None:
-        """How the last worker said that it ended; None while one works, and after one that was killed."""
+    def exit_record(self) -> Exit | None:
+        """How the last worker ended, by its own record; None while one works, and after one that was killed."""
         try:
-            record: dict[str, Any] = json.loads(self.exit.read_text())
+            return from_line(Exit, self.exit.read_bytes())
         except FileNotFoundError:
             return None
-        return record
+        except InvalidRecord as e:
+            raise HostError(f"{self.exit}: {e}", hint="remove the file, then resume the run") from None
+
+    def header(self) -> JobHeader:
+        """What its job.json says of every job."""
+        return from_line(JobHeader, self.job.read_bytes())
 
     def staged(self) -> set[str]:
         """Ids of all items that the worker has been given."""
-        return {line["id"] for batch in self.batches.glob("*.jsonl") for line in worker.read_records(batch)}
+        return {item.id for batch in self.batches.glob("*.jsonl") for item in read_records(batch, Staged)}
 
 
 def state_by_exit_record(job: JobPaths) -> State:
     """The state of a job without a worker, by what its last one left: exit.json, or nothing when it was killed."""
     if end := job.exit_record():
-        return ended(int(end["code"]))
+        return ended(end.code)
     return ended(None) if job.lock.exists() else ABSENT
 
 
-def open_job(paths: JobPaths, record: dict[str, Any]) -> None:
-    """Make a job folder that a worker can start in; batches follow."""
+def open_job(paths: JobPaths, record: UpsampleJob | InferJob) -> None:
+    """Create a job folder that a worker can start in; batches follow. One that is there stays as it is."""
     for folder in (paths.batches, paths.frames):
         folder.mkdir(parents=True, exist_ok=True)
+    if not paths.worker.exists():
+        write_atomic(paths.worker, worker_bundle())
     if not paths.job.exists():
-        write_atomic(paths.job, json.dumps(record, indent=1))
+        write_atomic(paths.job, to_line(to_json(record)) + "\n")
+
+
+def open_jobs(folder: Path) -> list[JobPaths]:
+    """The jobs below a folder that were started and not brought to their end, in order of name."""
+    found = (JobPaths(file.parent) for file in sorted(folder.glob("*/job.json")))
+    return [job for job in found if not job.finished.exists()]

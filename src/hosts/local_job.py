@@ -1,4 +1,4 @@
-"""A job on this machine: the worker is a process that reads the very folder that we stage, and outlives us."""
+"""A job on this machine: the worker is a process that reads the very folder that is staged, and survives the controller."""
 
 from __future__ import annotations
 
@@ -6,82 +6,67 @@ import fcntl
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-
-from launchers import worker
 
 from ..errors import HostError
 from ..planning import gpus
-from ..planning.settings import Settings
-from .job_folder import RUNNING, Glance, JobPaths, State, state_by_exit_record
-
-PROJECT = Path(__file__).resolve().parent.parent.parent
-
-
-def worker_argv(settings: Settings, job: Path) -> tuple[str, ...]:
-    """The command that works off a job folder here. Engines that need no package of their own run in our interpreter."""
-    if settings.engine.name == "offline":
-        return (sys.executable, "-P", "-m", "src.offline", str(job))  # -P: a `src` where the person stands is not ours
-    python = sys.executable if settings.engine.name == "endpoint" else settings.python
-    return (python, worker.__file__, str(job))
+from ..worker.journal import read_records
+from ..worker.protocol import REFUSED, Ended, Event
+from .job_folder import RUNNING, JobPaths, JobStatus, State, state_by_exit_record
+from .launch import Launch
 
 
-class LocalSite:
-    """This machine: the worker is a process that reads the very folder that we stage."""
+class LocalJob:
+    """One job on this machine."""
 
     poll_s = 0.05
     sent_bytes = 0
-    goes_on_without_us = False
+    survives_controller = False
 
-    def __init__(self, settings: Settings, job: JobPaths, argv: tuple[str, ...]) -> None:
-        self.name, self.job, self.argv = settings.place.name, job, argv
-        self.shown = gpus.environment(settings.place.gpus)
+    def __init__(self, launch: Launch, job: JobPaths) -> None:
+        self.name, self.job = launch.host.name, job
+        self.argv = launch.command(str(job.root.resolve()))
+        self.visible = gpus.environment(launch.host.gpus)
         self._child: subprocess.Popen[bytes] | None = None
 
-    def prepare(self) -> None:
-        pass
+    def prepare(self) -> None: ...
 
-    def push(self) -> None:
-        pass
+    def push(self) -> None: ...
 
     def start(self) -> None:
-        """Start a worker in a session of its own, so that our end is not its end."""
+        """Start a worker in a session of its own, so that the controller's end is not its end."""
         self.job.exit.unlink(missing_ok=True)
         self.job.cancelled.unlink(missing_ok=True)
-        path = os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])
-        environment = {**os.environ, "PYTHONPATH": path, **self.shown}
-        with open(self.job.log, "ab") as said, _undisturbed():
+        with open(self.job.log, "ab") as printed, _ctrl_c_deferred():
             try:
                 self._child = subprocess.Popen(
                     self.argv,
                     stdin=subprocess.DEVNULL,
-                    stdout=said,
-                    stderr=said,
+                    stdout=printed,
+                    stderr=printed,
                     start_new_session=True,
-                    env=environment,
+                    env={**os.environ, **self.visible},
                 )
             except OSError as e:
                 raise HostError(f"the worker cannot be started: {self.argv[0]}: {e.strerror}") from e
         while self._child.poll() is None and not self._is_held():
             time.sleep(0.01)
 
-    def look(self) -> State:
-        """Running while a worker holds the lock, also one that somebody else started."""
+    def poll(self) -> State:
+        """Running while a worker holds the lock, also one that another controller started."""
         if self._is_held():
             return RUNNING
-        if self._child and self._child.poll() is None:  # it let go of the lock and is about to end
+        if self._child and self._child.poll() is None:  # it released the lock and is about to end
             self._child.wait()
         return state_by_exit_record(self.job)
 
-    def glance(self) -> Glance:
-        ended_items = {r["id"] for r in worker.read_records(self.job.results) if r["state"] != worker.REFUSED}
-        phases = [e["phase"] for e in worker.read_records(self.job.events) if e["event"] == "phase"]
-        return Glance(self.look(), len(ended_items), phases[-1] if phases else "")
+    def peek(self) -> JobStatus:
+        answered = {r.id for r in read_records(self.job.results, Ended) if r.state != REFUSED}
+        phases = [e.phase for e in read_records(self.job.events, Event) if e.event == "phase"]
+        return JobStatus(self.poll(), len(answered), phases[-1] if phases else "")
 
     def _is_held(self) -> bool:
         try:
@@ -106,22 +91,20 @@ class LocalSite:
     def was_cancelled(self) -> bool:
         return self.job.cancelled.exists()
 
-    def fetch(self, names: Collection[str]) -> None:
-        pass
+    def fetch(self, names: Collection[str]) -> None: ...
 
-    def give_up_waiting(self) -> None:
-        pass
+    def fetch_logs(self) -> None: ...
 
-    def finish(self) -> None:
-        pass
+    def fail_fast(self) -> None: ...
 
-    def close(self) -> None:
-        pass
+    def finish(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Keep Ctrl-C waiting, so that it cannot come between the start of a process and our knowing of it.
+def _ctrl_c_deferred() -> Iterator[None]:
+    """Keep Ctrl-C waiting, so that it cannot come between the start of a process and the assignment that keeps it.
 
     A signal mask would not do: with several threads, another one takes the signal.
     """

@@ -10,7 +10,7 @@ from ..planning.settings import HostSettings
 from . import docker
 from .connect import root_on
 from .host import Host, checked, script
-from .host_job import REMOVE
+from .mirror import REMOVE
 
 _JOBS = """
 cd "$1/jobs" 2>/dev/null || exit 0

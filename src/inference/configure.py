@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..planning import gpus
 from ..planning.configure import container_settings, host_settings
 from ..planning.settings import Settings
-from .settings import CONTROLS, FLAGS, OURS, SPEC_ARGUMENTS, InferenceSettings, wrong_argument, wrong_weight
+from .settings import CONTROLS, FLAGS, RESERVED_ARGS, SPEC_ARGUMENTS, InferenceSettings, wrong_argument, wrong_weight
 
 
 def inference_settings(config: Config, run: Settings | None) -> InferenceSettings:
@@ -25,8 +25,8 @@ def inference_settings(config: Config, run: Settings | None) -> InferenceSetting
     chosen, image = config.inference, container_settings(config)
     place = host_settings(config)
     if run is not None and place.kind == "local":
-        place = run.place
-        image = image if image.reference else run.container
+        place = run.host
+        image = image if image.reference else run.image
     reference = chosen.image or image.reference
     python = chosen.python or (image.python if reference else "")
     if not python:
@@ -48,8 +48,8 @@ def inference_settings(config: Config, run: Settings | None) -> InferenceSetting
         max_attempts=chosen.max_attempts,
         grace_s=chosen.grace_s,
         time_limit_s=chosen.time_limit_s,
-        place=place,
-        container=replace(image, reference=reference, python=python),
+        host=place,
+        image=replace(image, reference=reference, python=python),
     )
     if wrong := [*_wrong_controls(chosen.controls), *_wrong_arguments(settings, arguments), *_wrong_place(settings)]:
         raise InputError("the config cannot be used for inference:\n" + "\n".join(f"  - {w}" for w in wrong))
@@ -77,7 +77,7 @@ def _wrong_arguments(settings: InferenceSettings, arguments: dict[str, Any]) -> 
         if (said := wrong_argument(name, value))
     ]
     for word in settings.extra_args:
-        if word.partition("=")[0] in OURS:
+        if word.partition("=")[0] in RESERVED_ARGS:
             wrong.append(f"inference.extra_args: {word} is set by us")
     if settings.max_attempts < 1 or settings.grace_s < 0 or settings.time_limit_s < 0:
         wrong.append("inference: max_attempts must be 1 or more, grace_s and time_limit_s 0 or more")
@@ -88,24 +88,24 @@ def _wrong_place(settings: InferenceSettings) -> list[str]:
     wrong = []
     if not settings.checkpoint_dir:
         wrong.append("inference.checkpoint_dir: is needed, the folder above nvidia/Cosmos-Transfer1-7B on the host")
-    elif settings.container.reference and not settings.checkpoint_dir.startswith("/"):
+    elif settings.image.reference and not settings.checkpoint_dir.startswith("/"):
         wrong.append(
             "inference.checkpoint_dir: must be an absolute path on the host, for it is mounted into the container"
         )
     if not settings.repository and not settings.script.startswith("/"):
         wrong.append("inference.repository: is needed, the checkout of cosmos-transfer1 that has inference.script")
     try:
-        named = gpus.devices(settings.place.gpus)
+        named = gpus.devices(settings.host.gpus)
     except ValueError as e:
         return [*wrong, f"host.gpus={e}"]
     if settings.num_gpus < 1 or (named and len(named) < settings.num_gpus):
-        wrong.append(f"inference.num_gpus={settings.num_gpus}: must be 1 or more, and host.gpus={settings.place.gpus}")
+        wrong.append(f"inference.num_gpus={settings.num_gpus}: must be 1 or more, and host.gpus={settings.host.gpus}")
     return wrong
 
 
 def refuse_what_is_missing(settings: InferenceSettings) -> None:
     """Raises InputError for what is not on this machine and would be missed only after all prompts are upsampled."""
-    if settings.place.kind != "local" or settings.container.reference:
+    if settings.host.kind != "local" or settings.image.reference:
         return
     script = Path(settings.repository, settings.script)  # an absolute script stands alone
     wanted = {

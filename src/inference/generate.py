@@ -1,155 +1,136 @@
-"""Carry out inference: stage its job, have it followed (`runs.supervisor`), bring the videos here.
+"""Inference to its end: stage its job, supervise it (`runs.supervisor`), bring the videos here.
 
-Videos that are here are not made again, a job that was begun is taken up, and only what is missing is asked.
+Videos that are here are not made again, a job that was started is resumed, and only what is missing is asked.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-
-from launchers import infer, worker
 
 from .. import log, text
 from ..errors import HostError
-from ..files import link_whole, write_atomic
-from ..hosts.host_job import Launch
-from ..hosts.job_folder import JobPaths, open_job
-from ..hosts.job_handle import Site, place_for
+from ..files import file_sha256, link_atomic, write_atomic
+from ..hosts.bundle import worker_bundle
+from ..hosts.job_folder import JobPaths, open_job, open_jobs
+from ..hosts.job_handle import JobHandle, handle_for
+from ..hosts.launch import Launch
 from ..planning.plan import Plan
-from ..planning.plan_file import read_plan
 from ..planning.settings import digest
 from ..run_folder import RunPaths
-from ..runs.supervisor import Follower, Record, Words, follow
+from ..runs.supervisor import Labels, Supervisor, supervise
 from ..timing.progress import Progress, Quiet
-from .items import Take
-from .job import infer_argv, job_line, job_record, specs_of, stage_settings
+from ..worker.journal import read_records
+from ..worker.protocol import DONE, VideoOutcome
+from ..worker.records import to_json, to_line
+from .items import InferenceItem
+from .job import infer_item, infer_job, launch_of, specs_of
 from .pipeline_file import read_pipeline
 from .settings import InferenceSettings
 
-FILES = (Path(infer.__file__), Path(worker.__file__))  # infer.py needs worker.py beside it
-MAKING = ("frames", "rounds", "videos")  # what of a job's folder is not kept here once its videos are in place
-WORDS = Words(
+INTERMEDIATE = ("frames", "rounds", "videos")  # folders of a job that are not kept here once its videos are in place
+LABELS = Labels(
     worker="inference",
     result="a video",
     cannot_load="inference cannot run",
     time_limit="inference.time_limit_s",
-    again="task=pipeline run",
 )
 
 
 def generate(
-    wanted: Sequence[Take],
+    wanted: Sequence[InferenceItem],
     plan: Plan,
     inference: InferenceSettings,
     paths: RunPaths,
     progress: Progress,
-    ended: dict[str, Record],
+    ended: dict[str, VideoOutcome],
 ) -> None:
-    """Make a video for every take that is not left out and has not ended; `ended` gets how each ended, by its id, also
+    """Make a video for every item that is not left out and has not ended; `ended` gets how each ended, by its id, also
     when this raises. done: the video is in paths.videos.
 
-    Raises EngineError when transfer.py cannot start, HostError when the runner keeps dying; Detached after Ctrl-C while
-    the job goes on elsewhere.
+    Raises EngineError when transfer.py cannot start, HostError when the worker keeps dying; Detached after Ctrl-C while
+    the job runs on elsewhere.
     """
-    asked = {take.id: take for take in wanted if take.id}
+    asked = {item.id: item for item in wanted if item.id}
     slugs = _slugs(wanted)
-    while missing := {item_id: take for item_id, take in asked.items() if item_id not in ended}:
-        folder = _begun(paths, missing.keys()) or _stage(tuple(missing.values()), inference, paths)
-        _see_through(_Videos(folder, launch_of(plan, inference), slugs, ended, paths), len(asked), progress)
+    while missing := {item_id: item for item_id, item in asked.items() if item_id not in ended}:
+        folder = _unfinished(paths, missing.keys()) or _stage(tuple(missing.values()), inference, paths)
+        _run_job(_Videos(folder, launch_of(inference, plan.run_id), slugs, ended, paths), len(asked), progress)
     progress.step("videos", len(ended), len(asked))
 
 
-def taken_over(wanted: Sequence[Take], paths: RunPaths) -> dict[str, Record]:
-    """How the takes ended whose videos are here already, by their ids."""
+def ended_before(wanted: Sequence[InferenceItem], paths: RunPaths) -> dict[str, VideoOutcome]:
+    """How the items ended whose videos are here already, by their ids."""
     slugs = _slugs(wanted)
-    ended = {r["id"]: r for r in made_before(paths) if r["id"] in slugs and _is_here(r, slugs[r["id"]], paths)}
+    ended = {o.id: o for o in _made_before(paths) if o.id in slugs and _is_here(o, slugs[o.id], paths)}
     if ended:
         log.get().info("videos_taken_over", videos=len(ended))
     return ended
 
 
-def _slugs(wanted: Sequence[Take]) -> dict[str, list[str]]:
+def _slugs(wanted: Sequence[InferenceItem]) -> dict[str, list[str]]:
     """The file names of each video, by its id."""
     slugs: dict[str, list[str]] = {}
-    for take in wanted:
-        if take.id:
-            slugs.setdefault(take.id, []).append(take.slug)
+    for item in wanted:
+        if item.id:
+            slugs.setdefault(item.id, []).append(item.slug)
     return slugs
 
 
-def made_before(paths: RunPaths) -> Iterable[Record]:
-    """The videos that jobs of this run wrote down, as far as we have heard."""
+def _made_before(paths: RunPaths) -> Iterable[VideoOutcome]:
+    """The videos that jobs of this run wrote down, as far as that is known here."""
     for file in sorted(paths.inference.glob("*/results.jsonl")):
-        yield from (r for r in worker.read_records(file) if r["state"] == infer.DONE)
+        yield from (outcome for outcome in read_records(file, VideoOutcome) if outcome.state == DONE)
 
 
-def launch_of(plan: Plan, inference: InferenceSettings) -> Launch:
-    """What is started in an inference job's folder."""
-    settings = stage_settings(plan.settings, inference)
-    return Launch(
-        settings,
-        {file.name: file for file in FILES},
-        lambda folder: (settings.python, f"{folder}/infer.py", folder),
-        partial(infer_argv, settings, inference, plan.run_id),
-    )
+def open_handles(paths: RunPaths) -> list[tuple[JobPaths, JobHandle]]:
+    """The inference jobs of a run that were started and not brought to their end, each with its handle."""
+    if not (jobs := open_jobs(paths.inference)):
+        return []
+    launch = launch_of(read_pipeline(paths)[1], "")
+    return [(job, handle_for(launch, job)) for job in jobs]
 
 
-def site_of(folder: JobPaths, launch: Launch) -> Site:
-    """The place where an inference job runs."""
-    here = (launch.settings.python, infer.__file__, str(folder.root.resolve()))
-    return place_for(launch, folder, here)
-
-
-def open_jobs(paths: RunPaths) -> list[JobPaths]:
-    """Inference jobs of this run that were begun and not brought to their end."""
-    found = (JobPaths(file.parent) for file in sorted(paths.inference.glob("*/job.json")))
-    return [job for job in found if not job.tidied.exists()]
-
-
-def _begun(paths: RunPaths, missing: Iterable[str]) -> JobPaths | None:
-    """A job that was begun and has something of what is missing."""
+def _unfinished(paths: RunPaths, missing: Iterable[str]) -> JobPaths | None:
+    """A job that was started and has something of what is missing."""
     ids = set(missing)
-    return next((job for job in open_jobs(paths) if ids & job.staged()), None)
+    return next((job for job in open_jobs(paths.inference) if ids & job.staged()), None)
 
 
-def _stage(missing: Sequence[Take], inference: InferenceSettings, paths: RunPaths) -> JobPaths:
-    """Make the folder of a new job: its record, its batch, and the files that it names, by content.
+def _stage(missing: Sequence[InferenceItem], inference: InferenceSettings, paths: RunPaths) -> JobPaths:
+    """Create the folder of a new job: its record, its batch, and the files that it names, by content.
 
-    Its name is a hash of all that, and of how many jobs of this run ended before: what failed there is tried anew.
+    Its name is a hash of all that, and of how many jobs of this run ended before: what failed there is tried again.
     """
     specs = specs_of(missing)
-    record = job_record(specs, inference, infer.PROTOCOL)
-    code = [file.read_bytes().hex() for file in FILES]
-    before = sum(1 for _ in paths.inference.glob("*/tidied"))
-    job = JobPaths(paths.inference / digest([job_line(take, specs) for take in missing], record, code, before))
-    (job.root / "frames").mkdir(parents=True, exist_ok=True)
-    for name, file in sorted({pair for take in missing for pair in take.files}):
-        link_whole(Path(file), job.root / name)
-    lines = "".join(json.dumps(job_line(take, specs), ensure_ascii=True) + "\n" for take in missing)
+    record, items = infer_job(specs, inference), [infer_item(item, specs) for item in missing]
+    before = sum(job.finished.exists() for job in map(JobPaths, paths.inference.glob("*")))
+    worker = hashlib.sha256(worker_bundle()).hexdigest()
+    job = JobPaths(paths.inference / digest(to_json(items), to_json(record), worker, before))
+    job.frames.mkdir(parents=True, exist_ok=True)
+    for name, file in sorted({pair for item in missing for pair in item.files}):
+        link_atomic(Path(file), job.root / name)
     job.batches.mkdir(exist_ok=True)
-    write_atomic(job.batches / "00000.jsonl", lines)
-    open_job(job, record)  # last: a folder without job.json was not begun
+    write_atomic(job.batches / "00000.jsonl", "".join(f"{to_line(item)}\n" for item in items))
+    open_job(job, record)  # last: a folder without job.json was not started
     return job
 
 
-def _is_here(record: Record, slugs: Iterable[str], paths: RunPaths) -> bool:
-    """Whether the video of a record is whole under one of its names; it is then under all of them."""
+def _is_here(made: VideoOutcome, slugs: Iterable[str], paths: RunPaths) -> bool:
+    """Whether a video is whole under one of its names; it is then under all of them."""
     names = [paths.videos / f"{slug}.mp4" for slug in slugs]
-    found = next((file for file in names if _is_same(file, record)), None)
+    found = next((file for file in names if _is_same(file, made)), None)
     if found:
         _put(found, names)
     return found is not None
 
 
-def _is_same(file: Path, record: Record) -> bool:
+def _is_same(file: Path, made: VideoOutcome) -> bool:
     try:
-        return bool(file.stat().st_size == record["bytes"] and _sha256(file) == record["sha256"])
+        return file.stat().st_size == made.bytes and file_sha256(file) == made.sha256
     except FileNotFoundError:
         return False
 
@@ -158,39 +139,35 @@ def _put(source: Path, names: Iterable[Path]) -> None:
     for name in names:
         if name != source:
             name.unlink(missing_ok=True)
-            link_whole(source, name)
+            link_atomic(source, name)
 
 
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+def _run_job(job: _Videos, asked: int, progress: Progress) -> None:
+    def show(supervisors: Sequence[Supervisor]) -> None:
+        progress.step("videos", len(job.taken), asked, text.printable(supervisors[0].last_line))
 
-
-def _see_through(job: _Videos, asked: int, progress: Progress) -> None:
-    def tell(followers: Sequence[Follower]) -> None:
-        progress.step("videos", len(job.taken), asked, text.printable(followers[0].said))
-
-    follow([job], progress, tell)
-    for used in MAKING:
-        shutil.rmtree(job.folder.root / used, ignore_errors=True)
+    supervise([job], progress, show)
+    for name in INTERMEDIATE:
+        shutil.rmtree(job.folder.root / name, ignore_errors=True)
 
 
 class _Videos:
     """One inference job. taken: how what it was asked for ended, by id, and what ended before."""
 
-    words = WORDS
+    labels = LABELS
+    outcome = VideoOutcome
 
     def __init__(
         self,
         folder: JobPaths,
         launch: Launch,
         slugs: Mapping[str, Sequence[str]],
-        taken: dict[str, Record],
+        taken: dict[str, VideoOutcome],
         paths: RunPaths,
     ) -> None:
         self.folder, self.launch, self.slugs, self.taken, self.paths = folder, launch, slugs, taken, paths
         self.asked, self.load_log = folder.staged(), folder.engine_log
-        self.about = {"items": str(len(self.asked)), "inference": launch.settings.place.name}
+        self.started_with = {"items": str(len(self.asked)), "inference": launch.host.name}
 
     @property
     def is_done(self) -> bool:
@@ -200,54 +177,45 @@ class _Videos:
     def ended(self) -> int:
         return len(self.taken)
 
-    def open(self) -> Site:
-        return site_of(self.folder, self.launch)
+    def open(self) -> JobHandle:
+        return handle_for(self.launch, self.folder)
 
-    def begin(self, site: Site, progress: Progress) -> None:
+    def begin(self, handle: JobHandle, progress: Progress) -> None:
         """All of it is staged."""
 
     def collect(self) -> None:
-        """Nothing is staged beside us."""
+        """Nothing is staged in a thread."""
 
-    def take(self, records: Sequence[Record], site: Site, progress: Progress) -> None:
-        """Bring the videos of new records here, check them, and give them their names."""
-        new = [r for r in records if r["id"] not in self.taken]
-        for record in new:
-            if record["state"] == infer.DONE and record["id"] in self.slugs:
-                self._place(record, site)
-        self.taken.update((r["id"], r) for r in new)
+    def take(self, outcomes: Sequence[VideoOutcome], handle: JobHandle, progress: Progress) -> None:
+        """Bring the videos of new outcomes here, check them, and give them their names."""
+        new = [outcome for outcome in outcomes if outcome.id not in self.taken]
+        for outcome in new:
+            if outcome.state == DONE and outcome.id in self.slugs:
+                self._place(outcome, handle)
+        self.taken.update((outcome.id, outcome) for outcome in new)
         if new:
             progress.took("videos", time.monotonic(), len(new))
 
-    def take_the_rest(self, site: Site) -> None:
-        self.take(list(worker.read_records(self.folder.results)), site, Quiet())
+    def take_rest(self, handle: JobHandle) -> None:
+        self.take(list(read_records(self.folder.results, VideoOutcome)), handle, Quiet())
 
-    def _place(self, record: Record, site: Site) -> None:
-        if _is_here(record, self.slugs[record["id"]], self.paths):
+    def _place(self, made: VideoOutcome, handle: JobHandle) -> None:
+        slugs = self.slugs[made.id]
+        if _is_here(made, slugs, self.paths):
             return
-        source = self.folder.root / record["file"]
-        if not _is_same(source, record):
-            site.fetch([record["file"]])
-        if not _is_same(source, record):
+        source = self.folder.root / made.file
+        if not _is_same(source, made):
+            handle.fetch([made.file])
+        if not _is_same(source, made):
             raise HostError(
-                f"{site.name}: {record['file']} is not the video that was made",
-                hint="somebody changed it: remove the job's folder there, then run the same command again",
+                f"{handle.name}: {made.file} is not the video that was made",
+                hint="it was changed there: remove the job's folder there, then run the same command again",
             )
-        first, *others = (self.paths.videos / f"{slug}.mp4" for slug in self.slugs[record["id"]])
+        first, *others = (self.paths.videos / f"{slug}.mp4" for slug in slugs)
         first.unlink(missing_ok=True)
-        link_whole(source, first)
+        link_atomic(source, first)
         _put(first, others)
 
-    def stop(self) -> None:
-        pass
+    def stop(self) -> None: ...
 
-    def close(self) -> None:
-        pass
-
-
-def open_sites(paths: RunPaths) -> list[tuple[JobPaths, Site]]:
-    """The inference jobs of a run that were begun and not brought to their end, each with its place."""
-    if not (jobs := open_jobs(paths)):
-        return []
-    launch = launch_of(read_plan(paths.plan), read_pipeline(paths)[1])
-    return [(job, site_of(job, launch)) for job in jobs]
+    def close(self) -> None: ...

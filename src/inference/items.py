@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from ..planning.plan import PlanItem
 from ..planning.settings import digest
@@ -26,11 +26,17 @@ from .settings import CONTROL_FIELDS, CONTROLS, SPEC_ARGUMENTS, InferenceSetting
 
 UPSAMPLED, ORIGINAL, SPEC = "upsampled", "original", "spec"  # where a prompt came from
 
-Row = Mapping[str, Any]
+
+class UpsampledRow(TypedDict):
+    """What inference reads of a row of results.json."""
+
+    state: str
+    reason: str
+    upsampled_prompt: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class PromptChoice:
     """The prompt that an item goes with and where it came from, or why it is left out."""
 
     prompt: str
@@ -39,7 +45,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Take:
+class InferenceItem:
     """One item of inference, resolved.
 
     id: hash of all that its video depends on; "" for one that is left out, which says why. spec: the controlnet spec that
@@ -65,31 +71,37 @@ class _Unusable(Exception):
     """Why an item cannot go to inference."""
 
 
-def choose_prompt(item: PlanItem, row: Row | None, *, require_upsampled: bool) -> Choice:
+def choose_prompt(item: PlanItem, row: UpsampledRow | None, *, require_upsampled: bool) -> PromptChoice:
     """The prompt that an item goes with. row: its row of results.json, None when nothing was upsampled in this run."""
     if row is None:
         given = json.loads(item.extra).get("upsampled_prompt")
         if isinstance(given, str) and given.strip():
-            return Choice(given, SPEC)
+            return PromptChoice(given, SPEC)
     elif row["state"] == "upsampled":
-        return Choice(row["upsampled_prompt"], UPSAMPLED)
+        return PromptChoice(row["upsampled_prompt"] or "", UPSAMPLED)
     elif row["state"] == "failed":
-        return Choice("", "", f"its prompt failed: {row['reason']}")
+        return PromptChoice("", "", f"its prompt failed: {row['reason']}")
     if require_upsampled:
-        return Choice("", "", f"its prompt was not upsampled: {row['reason'] if row else 'nothing was in this run'}")
-    return Choice(item.prompt, ORIGINAL) if item.prompt.strip() else Choice("", "", "it has no prompt")
+        return PromptChoice(
+            "", "", f"its prompt was not upsampled: {row['reason'] if row else 'nothing was in this run'}"
+        )
+    return PromptChoice(item.prompt, ORIGINAL) if item.prompt.strip() else PromptChoice("", "", "it has no prompt")
 
 
-def takes(items: Sequence[PlanItem], rows: Sequence[Row] | None, settings: InferenceSettings) -> tuple[Take, ...]:
+def inference_items(
+    items: Sequence[PlanItem], rows: Sequence[UpsampledRow] | None, settings: InferenceSettings
+) -> tuple[InferenceItem, ...]:
     """What goes to inference, in input order, and what is left out. Reads control files, to know them by content."""
     known: dict[Path, str] = {}
-    table: Sequence[Row | None] = rows if rows is not None else [None] * len(items)
+    table: Sequence[UpsampledRow | None] = rows if rows is not None else [None] * len(items)
     return tuple(_take(item, row, settings, known) for item, row in zip(items, table, strict=True))
 
 
-def _take(item: PlanItem, row: Row | None, settings: InferenceSettings, known: dict[Path, str]) -> Take:
+def _take(
+    item: PlanItem, row: UpsampledRow | None, settings: InferenceSettings, known: dict[Path, str]
+) -> InferenceItem:
     choice = choose_prompt(item, row, require_upsampled=settings.require_upsampled)
-    empty = Take(
+    empty = InferenceItem(
         "", item.name, item.slug, choice.prompt, choice.source, choice.left_out, "", "", "", "", item.video_path, ()
     )
     if choice.left_out:

@@ -8,32 +8,23 @@ from typing import Any
 
 from ..errors import InputError
 from ..files import write_atomic
-from ..planning.plan_file import container_from_json, place_from_json
-from ..planning.settings import fields_of
 from ..run_folder import RunPaths
+from ..worker.records import from_json, to_json
 from .settings import InferenceSettings
 
-# ------------------------------------------------------------------------------------------------------ pipeline.json
+VERSION = 2
+_JSON_TEXTS = ("controls", "arguments")  # fields that are JSON text in the settings and objects in the file
 
 
 def settings_json(settings: InferenceSettings) -> dict[str, Any]:
     """As it is written to pipeline.json."""
-    made = {"place": fields_of(settings.place), "container": fields_of(settings.container)}
-    return fields_of(settings) | made | {k: json.loads(getattr(settings, k)) for k in ("controls", "arguments")}
+    return {**to_json(settings), **{name: json.loads(getattr(settings, name)) for name in _JSON_TEXTS}}
 
 
 def settings_from_json(data: Mapping[str, Any]) -> InferenceSettings:
-    """From pipeline.json; fields that a later version added are left out. Raises KeyError and TypeError for others."""
-    known = {name: data[name] for name in InferenceSettings.__dataclass_fields__}
-    return InferenceSettings(
-        **known
-        | {name: json.dumps(data[name], sort_keys=True) for name in ("controls", "arguments")}
-        | {name: tuple(data[name]) for name in ("flags", "extra_args")}
-        | {"place": place_from_json(data["place"]), "container": container_from_json(data["container"])}
-    )
-
-
-VERSION = 1
+    """From pipeline.json. Raises InvalidRecord for what is not that."""
+    texts = {name: json.dumps(data[name], sort_keys=True) for name in _JSON_TEXTS}
+    return from_json(InferenceSettings, {**data, **texts}, "inference")
 
 
 def save_pipeline(upsampling: bool, inference: InferenceSettings, paths: RunPaths) -> None:
@@ -45,10 +36,13 @@ def read_pipeline(paths: RunPaths) -> tuple[bool, InferenceSettings]:
     """Whether a run upsamples, and how its inference runs, from its pipeline.json."""
     try:
         data = json.loads(paths.pipeline.read_text(encoding="utf-8"))
-        if data["version"] != VERSION:
-            raise InputError(f"{paths.pipeline}: is of version {data['version']}, this program reads {VERSION}")
-        return bool(data["upsample"]), settings_from_json(data["inference"])
-    except (OSError, ValueError, KeyError, TypeError) as e:
+        version, settings = data["version"], data["inference"]
+        if version not in (1, VERSION):
+            raise InputError(f"{paths.pipeline}: version {version}, this program reads {VERSION}")
+        if version == 1:
+            settings = {**settings, "host": settings["place"], "image": settings["container"]}
+        return bool(data["upsample"]), settings_from_json(settings)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
         raise InputError(
-            f"{paths.pipeline}: cannot be read ({type(e).__name__}: {e})", hint="pipeline.again=true goes without it"
+            f"{paths.pipeline}: cannot be read ({type(e).__name__}: {e})", hint="pipeline.again=true ignores it"
         ) from e

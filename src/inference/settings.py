@@ -14,12 +14,12 @@ SPEC_ARGUMENTS: dict[str, type] = {
     "negative_prompt": str, "sigma_max": float, "blur_strength": str, "canny_threshold": str, "num_steps": int,
     "guidance": float, "fps": int, "seed": int,
 }  # fmt: skip
-LEAST = {"num_steps": 1, "fps": 1, "guidance": 0, "sigma_max": 0}  # of those that are numbers
+MIN_VALUES = {"num_steps": 1, "fps": 1, "guidance": 0, "sigma_max": 0}  # of those that are numbers
 # Fields of a control (examples/inference_cosmos_transfer1_7b.md, preprocessors.py).
 CONTROL_FIELDS = ("control_weight", "control_weight_prompt", "input_control", "input_control_prompt", "ckpt_path")
 FLAGS = ("offload_diffusion_transformer", "offload_text_encoder_model", "offload_guardrail_models")
 # Arguments that are ours to give: with another value, what we follow and fetch would not be what is made.
-OURS = (
+RESERVED_ARGS = (
     "--checkpoint_dir", "--video_save_folder", "--video_save_name", "--controlnet_specs", "--num_gpus",
     "--batch_input_path", "--batch_size", "--input_video_path", "--prompt", "--upsample_prompt",
 )  # fmt: skip
@@ -30,7 +30,7 @@ class InferenceSettings:
     """How inference runs; field by field as in the config group `inference`, but for:
 
     controls: the template, JSON text. arguments: what is set of SPEC_ARGUMENTS, JSON text. flags: those that are set.
-    image, python: with the defaults of the other groups in place of "". place, container: host and image.
+    image, python: with the defaults of the other groups in place of "".
     """
 
     name: str
@@ -48,8 +48,8 @@ class InferenceSettings:
     max_attempts: int
     grace_s: float
     time_limit_s: float
-    place: HostSettings
-    container: ContainerSettings
+    host: HostSettings
+    image: ContainerSettings
 
     @property
     def how(self) -> str:
@@ -67,7 +67,7 @@ def wrong_argument(name: str, value: object) -> str:
         return "" if isinstance(value, str) else "must be text"
     if isinstance(value, bool) or not isinstance(value, int if SPEC_ARGUMENTS[name] is int else int | float):
         return "must be a whole number" if SPEC_ARGUMENTS[name] is int else "must be a number"
-    least = LEAST.get(name)
+    least = MIN_VALUES.get(name)
     return "" if least is None or value >= least else f"must be {least} or more"
 
 

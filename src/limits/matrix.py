@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import appearing, write_atomic
+from ..files import open_atomic, write_atomic
 from ..media import geometry
 from ..media.geometry import Size
 from ..models import pixtral
@@ -37,7 +37,7 @@ def verdict(point: Point) -> str:
 def write(points: Sequence[Point], facts: Facts, folder: Path) -> None:
     """matrix.csv, matrix.json, matrix.png and matrix.html in this folder."""
     rows = [row_of(point, facts) for point in points]
-    with appearing(folder / "matrix.csv") as f:
+    with open_atomic(folder / "matrix.csv") as f:
         table = csv.DictWriter(f, fieldnames=list(rows[0]), lineterminator="\n")
         table.writeheader()
         table.writerows(rows)

@@ -17,10 +17,11 @@ from ..planning.plan import Plan, item_id, with_batches
 from ..planning.plan_file import read_plan
 from ..planning.settings import digest, fields_of
 from ..run_folder import RunPaths, locked
-from ..runs.outcomes import Outcome, read_outcomes
+from ..runs.outcomes import read_outcomes
 from ..runs.saved_run import save_plan
 from ..runs.upsampling import execute
 from ..timing.progress import showing
+from ..worker.protocol import Outcome
 from . import matrix
 from .points import Point, envelope_of, marked, memory_lines, point_of
 
@@ -136,8 +137,8 @@ def _facts(group: _Group) -> Mapping[str, str]:
     return {
         "engine": settings.engine.name,
         "model": settings.model.name,
-        "host": settings.host,
-        "image": settings.container.reference,
+        "host": settings.host.name,
+        "image": settings.image.reference,
         "max_model_len": str(settings.max_model_len),
         "memory": "; ".join(dict.fromkeys(said)),
     }

@@ -15,7 +15,7 @@ from ..media.geometry import Size
 from ..models import pixtral
 from ..planning.observed_limits import Envelope
 from ..planning.plan import Plan, PlanItem
-from ..runs.outcomes import Outcome
+from ..worker.protocol import Outcome
 
 # Shapes as fine as pixels go: multiples of the aspect that are larger than what the encoder sees.
 _SHAPES = {"16:9": Size(2048, 1152), "9:16": Size(1152, 2048), "4:3": Size(2048, 1536), "3:4": Size(1536, 2048)}
@@ -59,18 +59,23 @@ class Point:
     text_tokens: int
     image_tokens: int
     prompt_tokens: int
-    linear_estimate: int
     same_as: str = ""
     measured: Measured | None = None
 
     @property
+    def linear_estimate(self) -> int:
+        """Tokens of the frames by the estimate of the original investigation."""
+        size = size_of(self.size)
+        return pixtral.linear_estimate(size.width_px, size.height_px, self.frames)
+
+    @property
     def fits(self) -> bool:
-        """What the token rule says."""
+        """The verdict of the token rule."""
         return self.prompt_tokens + self.reserve <= self.max_model_len
 
     @property
     def linear_fits(self) -> bool:
-        """What the old estimate said."""
+        """The verdict of the old estimate."""
         return pixtral.linear_says_safe(self.linear_estimate, self.max_model_len)
 
     @property
@@ -118,14 +123,13 @@ def point_of(item: PlanItem, plan: Plan, engine_key: str, outcome: Outcome | Non
         text_tokens=item.tokens.text,
         image_tokens=item.tokens.image,
         prompt_tokens=item.tokens.prompt,
-        linear_estimate=item.tokens.linear_estimate,
         measured=measured_of(outcome, settings.max_model_len) if outcome else None,
     )
 
 
 def measured_of(outcome: Outcome, max_model_len: int) -> Measured:
     """What an outcome says about the limit. An answer that was flagged for its words was accepted all the same."""
-    counted = outcome.tokens.get("measured")
+    counted = outcome.tokens.measured
     answered = bool(outcome.attempts)
     return Measured(
         accepted=answered,
@@ -133,9 +137,9 @@ def measured_of(outcome: Outcome, max_model_len: int) -> Measured:
         reason="" if answered else outcome.reason,
         prompt_tokens=counted,
         room=max_model_len - counted if counted is not None else None,
-        first_token_s=outcome.seconds.get("first_token"),
-        total_s=outcome.seconds.get("total"),
-        engine=f"{outcome.engine.get('name', '')} {outcome.engine.get('version', '')}".strip(),
+        first_token_s=outcome.seconds.first_token,
+        total_s=outcome.seconds.total,
+        engine=f"{outcome.engine.name} {outcome.engine.version}".strip(),
     )
 
 
@@ -205,14 +209,14 @@ def envelope_of(points: Iterable[Point], plan: Plan, measured_at: str) -> Envelo
     seen = [(p.prompt_tokens + p.reserve, p.measured) for p in points if p.measured and p.measured.refusal != "failed"]
     if not seen:
         return None
-    place = plan.settings
+    settings = plan.settings
     return Envelope(
-        host=place.host,
-        image=place.container.reference,
-        engine=place.engine.name,
-        model=place.model.name,
+        host=settings.host.name,
+        image=settings.image.reference,
+        engine=settings.engine.name,
+        model=settings.model.name,
         version=next((m.engine for _, m in seen if m.engine), ""),
-        max_model_len=place.max_model_len,
+        max_model_len=settings.max_model_len,
         accepted=max((length for length, m in seen if m.accepted), default=None),
         refused=min((length for length, m in seen if not m.accepted), default=None),
         measured_at=measured_at,

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ..config import Config, HostKind, TaskName
 from ..errors import InputError
+from ..worker.protocol import EngineSettings, ModelSettings
 from . import observed_limits
-from .settings import ContainerSettings, EngineSettings, HostSettings, ModelSettings, Settings
+from .settings import ContainerSettings, HostSettings, Settings
 
 
 def host_settings(config: Config) -> HostSettings:
@@ -45,10 +46,8 @@ def plan_settings(config: Config) -> Settings:
         check_cut_off=config.checks.cut_off,
         check_script=config.checks.script,
         python=config.worker.python,
-        host=config.host.name,
-        image=config.image.name,
-        place=host_settings(config),
-        container=container_settings(config),
+        host=host_settings(config),
+        image=container_settings(config),
         reuse=config.reuse,
         cache_dir=config.cache_dir,
         hint_video=config.hints.video,

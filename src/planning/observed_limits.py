@@ -42,7 +42,7 @@ def limits_file(cache_dir: Path) -> Path:
 def key_of(settings: Settings) -> str:
     """Whose limits they are. An endpoint is known by its address."""
     s = settings
-    where = s.engine.base_url or f"{s.host} · {s.container.reference or 'no container'}"
+    where = s.engine.base_url or f"{s.host.name} · {s.image.reference or 'no container'}"
     model = s.model.checkpoint or s.model.name
     return f"{s.engine.name} · {where} · {model} · max_model_len {s.max_model_len}"
 

@@ -50,7 +50,7 @@ def shards(plan: Plan) -> tuple[Plan, ...]:
     reserved output) so far, so that two workers differ by one item's tokens at most. It depends on the plan alone: a
     resumed run finds the same shards.
     """
-    place = plan.settings.place
+    place = plan.settings.host
     if place.workers == 1:
         return (plan,)
     loads = [0] * place.workers
@@ -67,7 +67,7 @@ def shards(plan: Plan) -> tuple[Plan, ...]:
 def _part(plan: Plan, ids: set[str], gpus: str) -> Plan:
     batches = (tuple(i for i in batch if i in ids) for batch in plan.batches)
     return Plan(
-        replace(plan.settings, place=replace(plan.settings.place, gpus=gpus, workers=1)),
+        replace(plan.settings, host=replace(plan.settings.host, gpus=gpus, workers=1)),
         tuple(batch for batch in batches if batch),
         tuple(item for item in plan.items if item.id in ids),
         part_of=plan.run_id,

@@ -11,6 +11,7 @@ from functools import cached_property
 
 from ..media.hint import Hint
 from ..media.video import Video
+from ..models import pixtral
 from .settings import Settings, digest, dumps
 
 
@@ -22,7 +23,6 @@ class Tokens:
     text: int
     prompt: int
     output_reserved: int
-    linear_estimate: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,12 @@ class PlanItem:
     video_path: str | None
     source: str
     extra: str
+
+    @property
+    def linear_estimate(self) -> int:
+        """Tokens by the estimate of the original investigation, for comparison."""
+        hint = self.hint
+        return pixtral.linear_estimate(hint.width_px, hint.height_px, hint.frames) if hint else 0
 
     @property
     def runs(self) -> bool:

@@ -154,9 +154,8 @@ def _hint(clip: _Clip, recipe: Recipe, text_tokens: int) -> tuple[Hint, str | No
 
 def _account(hint: Hint | None, text_tokens: int, settings: Settings) -> Tokens:
     image = pixtral.image_tokens(hint.width_px, hint.height_px) * hint.frames if hint else 0
-    linear = pixtral.linear_estimate(hint.width_px, hint.height_px, hint.frames) if hint else 0
     prompt = image + pixtral.WRAPPER_TOKENS + text_tokens
-    return Tokens(image, text_tokens, prompt, settings.max_output_tokens, linear)
+    return Tokens(image, text_tokens, prompt, settings.max_output_tokens)
 
 
 def _does_not_fit(account: Tokens, recipe: Recipe, settings: Settings) -> str:

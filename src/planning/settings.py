@@ -7,42 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-
-@dataclass(frozen=True, slots=True)
-class EngineSettings:
-    """Where answers come from; field by field as in the config group `engine`. Holds no secret, only where one is."""
-
-    name: str
-    max_attempts: int
-    in_flight: int
-    item_delay_s: float
-    base_url: str
-    api_key_env: str
-    api_key_file: str
-    start_timeout_s: float
-    request_timeout_s: float
-    grace_s: float
-    time_limit_s: float
-    offload: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSettings:
-    """The checkpoint and how the engine loads it; field by field as in the config group `model`."""
-
-    name: str
-    checkpoint: str
-    tiny_random: bool
-    tokenizer: str
-    max_images: int
-    dtype: str
-    load_format: str
-    gpu_memory_utilization: float
-    max_num_seqs: int
-    tensor_parallel_size: int
-    data_parallel_size: int
-    prefix_caching: bool
-    extra_args: tuple[str, ...]
+from ..worker.protocol import EngineSettings, ModelSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +66,8 @@ class Settings:
     check_cut_off: bool
     check_script: str
     python: str
-    host: str
-    image: str
-    place: HostSettings
-    container: ContainerSettings
+    host: HostSettings
+    image: ContainerSettings
     reuse: bool
     cache_dir: str
     hint_video: bool

@@ -7,7 +7,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
@@ -17,9 +17,8 @@ from ..errors import InputError
 from ..planning.plan_file import read_plan
 from ..planning.settings import Settings
 from ..run_folder import RunPaths
-from ..runs.outcomes import STATES
-
-Row = Mapping[str, Any]
+from ..worker.protocol import STATES
+from .rows import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +106,14 @@ def frame_files(run: str, row: Row) -> list[str]:
 
 def page_pair(pair: Pair, frames: Sequence[Sequence[int | None]]) -> dict[str, Any]:
     """What the page needs of a pair. frames: of each side, the numbers of its pictures."""
-    shown = ("state", "reason", "tokens", "seconds", "engine")
     sides = [
         {
             "text": row["upsampled_prompt"],
-            **{key: row[key] for key in shown},
+            "state": row["state"],
+            "reason": row["reason"],
+            "tokens": row["tokens"],
+            "seconds": row["seconds"],
+            "engine": row["engine"],
             "frames": numbers,
             "size": row["frames"][0]["size"] if numbers else None,
         }
@@ -133,13 +135,13 @@ def as_csv(pairs: Sequence[Pair]) -> str:
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
     for pair in pairs:
-        line = {
+        line: dict[str, object] = {
             "name": pair.first["name"],
             "differs": "yes" if pair.differs else "no",
             "video_path": pair.first["video_path"],
         }
         for n, row in enumerate((pair.first, pair.second), start=1):
-            values = {**row, **row["tokens"], "words": len((row["upsampled_prompt"] or "").split())}
+            values: dict[str, object] = {**row, **row["tokens"], "words": len((row["upsampled_prompt"] or "").split())}
             line |= {f"{kind}_{n}": values[kind] for kind in kinds}
         writer.writerow(line)
     return out.getvalue()

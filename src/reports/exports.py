@@ -9,20 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from launchers.worker import Picture, chat_body
-
 from .. import log
 from ..errors import HintError, VideoError
-from ..files import appearing, appearing_folder
+from ..files import folder_atomic, open_atomic
 from ..media import geometry
 from ..media.render import render
 from ..planning.plan import Plan, PlanItem
 from ..run_folder import RunPaths
-from ..runs.outcomes import UPSAMPLED
 from ..runs.staging import seed_of
+from ..worker.chat import chat_body
+from ..worker.protocol import UPSAMPLED
 from .arrow import write_folder, write_parquet
+from .rows import Row
 
-Row = Mapping[str, Any]
 Line = dict[str, Any]
 
 
@@ -33,11 +32,11 @@ class _LeftOut(Exception):
 def write(name: str, plan: Plan, table: Sequence[Row], paths: RunPaths) -> Path:
     """Write one export into the run folder; what had no place in it is logged, with the first reason."""
     if name == "dataset":
-        with appearing_folder(paths.dataset) as folder:
+        with folder_atomic(paths.dataset) as folder:
             write_folder(table, folder)
         return paths.dataset
     if name == "parquet":
-        with appearing(paths.parquet) as f:
+        with open_atomic(paths.parquet) as f:
             binary: IO[bytes] = f.buffer  # type: ignore[attr-defined]
             write_parquet(table, binary)
         return paths.parquet
@@ -46,7 +45,7 @@ def write(name: str, plan: Plan, table: Sequence[Row], paths: RunPaths) -> Path:
         "cosmos3": (paths.cosmos3, _cosmos3_lines),
     }[name]
     left_out = []
-    with appearing(path) as f:
+    with open_atomic(path) as f:
         for line in lines(plan, table):
             if isinstance(line, str):
                 left_out.append(line)
@@ -80,18 +79,18 @@ def _openai_lines(plan: Plan, table: Sequence[Row]) -> Iterator[Line | str]:
         yield {"custom_id": item.id, "method": "POST", "url": "/v1/chat/completions", "body": body}
 
 
-def _pictures(item: PlanItem, row: Row, cache: Path) -> tuple[Picture, ...]:
+def _pictures(item: PlanItem, row: Row, cache: Path) -> list[bytes]:
     """The frames that the engine was sent, or would be: from the cache, or rendered again."""
     if not item.runs:
         raise _LeftOut(item.problem)
     if not (item.video and item.hint) or (row["state"] == UPSAMPLED and not row["frames"]):
-        return ()
+        return []
     hint = item.hint
     if row["frames"]:
         width, height = map(int, row["frames"][0]["size"].split("x"))
         hint = replace(hint, width_px=width, height_px=height)
     try:
-        return tuple(Picture.read(path) for path in render(item.video, hint, cache, with_video=False).frame_paths)
+        return [path.read_bytes() for path in render(item.video, hint, cache, with_video=False).frame_paths]
     except (VideoError, HintError, OSError) as e:
         raise _LeftOut(str(e)) from e
 

@@ -19,9 +19,9 @@ from typing import Any
 
 from PIL import Image
 
-from ..files import appearing, safe_name
-from ..runs.outcomes import STATES
+from ..files import open_atomic, safe_name
 from ..timing.summary import Bar
+from ..worker.protocol import STATES
 from .compare import Pair, frame_files, page_pair
 from .pages import page_template
 from .reviews import ACCEPTED, EDITED, REJECTED
@@ -73,7 +73,7 @@ def write_report(report: Report, out: Path) -> None:
         items=(page_item(row, [number_of[file] for file in row["frame_files"]]) for row in report.rows),
         frames=thumbnails(pictures, width_px),
     )
-    with appearing(out, errors="replace") as f:  # half a surrogate pair in a text must not cost the report
+    with open_atomic(out, errors="replace") as f:  # half a surrogate pair in a text must not cost the report
         f.writelines(page)
 
 
@@ -95,7 +95,7 @@ def write_comparison(sides: tuple[Mapping[str, str], Mapping[str, str]], pairs: 
         items=(page_pair(pair, frames) for pair, frames in zip(pairs, numbers, strict=True)),
         frames=thumbnails(pictures, width_px),
     )
-    with appearing(out, errors="replace") as f:
+    with open_atomic(out, errors="replace") as f:
         f.writelines(page)
 
 

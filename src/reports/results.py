@@ -20,7 +20,7 @@ from ..planning.settings import Settings
 from ..prompts.formats import VIDEO_FIELDS
 from ..prompts.specs import absolute_video, prompt_files, read_specs
 from ..run_folder import RunPaths
-from ..runs.outcomes import Outcome
+from ..worker.protocol import Outcome
 from .rows import Row, hint_used
 
 
@@ -80,10 +80,8 @@ def _summary(table: Sequence[Row]) -> str:
     writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for row in table:
-        verdict = (row.get("review") or {}).get("verdict", "")
-        writer.writerow(
-            {**row, "review": verdict, **{k: row["tokens"][k] for k in ("predicted", "measured", "output")}}
-        )
+        review = row.get("review")
+        writer.writerow({**row, **row["tokens"], "review": review["verdict"] if review else ""})
     return out.getvalue()
 
 
@@ -119,7 +117,7 @@ def _additions(item: PlanItem, row: Row, settings: Settings, now: datetime, meta
         "metadata": {
             **(metadata if isinstance(metadata, dict) else {}),
             "upsampling": {"state": row["state"], "reason": row["reason"], "note": row["note"]}
-            | ({"review": row["review"]["verdict"]} if row.get("review") else {}),
+            | ({"review": review["verdict"]} if (review := row.get("review")) else {}),
         },
         "upsampled_prompt": row["upsampled_prompt"],
         "upsampled_at": now.isoformat(timespec="seconds") if row["upsampled_prompt"] else None,

@@ -7,18 +7,18 @@ which says what the engine answered, stays as it is.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from launchers.worker import Journal, read_records
 
 from ..errors import InputError
-from ..runs.outcomes import KEPT, UPSAMPLED
+from ..worker.journal import Journal, read_records
+from ..worker.protocol import UPSAMPLED
+from ..worker.records import InvalidRecord
+from ..worker.upsample import fallback_state
+from .rows import Review, Row
 
 ACCEPTED, REJECTED, EDITED = "accepted", "rejected", "edited"
 REJECTED_REASON = "rejected in review"
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,9 @@ class Mark:
 def read_marks(file: Path) -> dict[str, Mark]:
     """The last verdict about each item that has one, by name."""
     try:
-        return {mark["name"]: Mark(**{key: mark[key] for key in Mark.__slots__}) for mark in read_records(file)}
-    except (ValueError, KeyError, TypeError) as e:
-        raise InputError(f"{file}: a line of it is no verdict ({e})", hint="mend or remove that line") from e
+        return {mark.name: mark for mark in read_records(file, Mark)}
+    except InvalidRecord as e:
+        raise InputError(f"{e}: not a valid verdict", hint="fix or remove that line") from e
 
 
 def add_marks(file: Path, marks: Iterable[Mark]) -> None:
@@ -44,7 +44,7 @@ def add_marks(file: Path, marks: Iterable[Mark]) -> None:
     journal = Journal(file)
     try:
         for mark in marks:
-            journal.append(asdict(mark))
+            journal.append(mark)
     finally:
         journal.close()
 
@@ -57,14 +57,14 @@ def reviewed(row: Row, mark: Mark | None) -> Row:
     """
     if mark is None or row["state"] != UPSAMPLED:
         return {**row, "review": None}
-    review = {"verdict": mark.verdict, "at": mark.at}
+    review: Review = {"verdict": mark.verdict, "at": mark.at}
+    if mark.verdict == ACCEPTED:
+        return {**row, "review": review}
+    replaced: Row = {**row, "review": {**review, "answer": row["upsampled_prompt"]}}
     if mark.verdict == EDITED:
-        return {**row, "upsampled_prompt": mark.text, "review": {**review, "answer": row["upsampled_prompt"]}}
-    if mark.verdict == REJECTED:
-        state = KEPT if row["original_prompt"].strip() else "failed"
-        changed = {"state": state, "reason": REJECTED_REASON, "upsampled_prompt": None}
-        return {**row, **changed, "review": {**review, "answer": row["upsampled_prompt"]}}
-    return {**row, "review": review}
+        return {**replaced, "upsampled_prompt": mark.text}
+    state = fallback_state(row["original_prompt"])
+    return {**replaced, "state": state, "reason": REJECTED_REASON, "upsampled_prompt": None}
 
 
 def marks_from(

@@ -2,26 +2,89 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict, cast
 
 from ..media.hint import HINT_VIDEO, Hint, hint_name
 from ..media.video import Video
 from ..planning.plan import Plan, PlanItem
 from ..planning.settings import fields_of
 from ..run_folder import RunPaths
-from ..runs.outcomes import UPSAMPLED, Outcome
+from ..worker.protocol import UPSAMPLED, Outcome
+from ..worker.upsample import fallback_state
 
-Row = dict[str, Any]
+
+class RowTokens(TypedDict):
+    """`tokens` of a row: predicted for the whole request, measured by the engine, of the answer, and what they consist of."""
+
+    predicted: int
+    measured: int | None
+    output: int | None
+    image: int
+    text: int
+    output_reserved: int
+    linear_estimate: int
+
+
+class RowFrame(TypedDict):
+    """A frame as it was sent; size: "WIDTHxHEIGHT"; file: where it is, below the run folder."""
+
+    sha256: str
+    bytes: int
+    size: str
+    file: str | None
+
+
+class Review(TypedDict):
+    """The verdict about a row; answer: the engine's text, where it was edited."""
+
+    verdict: str
+    at: str
+    answer: NotRequired[str | None]
+
+
+class Row(TypedDict):
+    """A row of results.json. Keys are never renamed without a new version."""
+
+    id: str
+    name: str
+    original_prompt: str
+    upsampled_prompt: str | None
+    video_path: str | None
+    preprocessed_video: str | None
+    state: str
+    reason: str
+    note: str
+    attempts: int
+    engine: str
+    tokens: RowTokens
+    finish_reason: str | None
+    seconds: float | None
+    frames: list[RowFrame]
+    shrunk_from: str | None
+    flags: list[str]
+    review: NotRequired[Review | None]
+
+
+class ReportRow(Row):
+    """A row with what the report shows beside it: source clip, hint as it was sent, and where the frames are."""
+
+    source: dict[str, Any] | None
+    hint: dict[str, Any] | None
+    frame_files: list[str]
+
+
 FLAGS = ("asked again", "cut off", "smaller hint", "text only")
 
 
 def result_rows(plan: Plan, outcomes: Mapping[str, Outcome], paths: RunPaths, unfinished: str) -> Iterator[Row]:
     """The rows of results.json in input order; `unfinished` is the reason given for items that did not end."""
     for item in plan.items:
-        outcome = outcomes.get(item.id) or Outcome(item.id, "kept" if item.prompt.strip() else "failed", unfinished)
+        outcome = outcomes.get(item.id) or Outcome(item.id, fallback_state(item.prompt), unfinished)
         used = hint_used(item, outcome)
         hint = paths.hints / hint_name(*used) if used else None
         if hint and not hint.exists():  # an answer from the cache whose hint is not there any more
@@ -38,20 +101,25 @@ def result_rows(plan: Plan, outcomes: Mapping[str, Outcome], paths: RunPaths, un
             "reason": outcome.reason,
             "note": outcome.note,
             "attempts": len(outcome.attempts),
-            "engine": outcome.engine.get("name", plan.settings.engine.name),
+            "engine": outcome.engine.name or plan.settings.engine.name,
             "tokens": {
-                "predicted": outcome.tokens.get("predicted") or item.tokens.prompt,
-                "measured": outcome.tokens.get("measured"),
-                "output": outcome.tokens.get("output"),
+                "predicted": outcome.tokens.predicted or item.tokens.prompt,
+                "measured": outcome.tokens.measured,
+                "output": outcome.tokens.output,
                 "image": item.tokens.image,
                 "text": item.tokens.text,
                 "output_reserved": item.tokens.output_reserved,
-                "linear_estimate": item.tokens.linear_estimate,
+                "linear_estimate": item.linear_estimate,
             },
             "finish_reason": outcome.finish_reason,
-            "seconds": outcome.seconds.get("total"),
+            "seconds": outcome.seconds.total,
             "frames": [
-                {**frame, "file": os.path.relpath(hint / f"frame_{n}.png", paths.root) if hint else None}
+                {
+                    "sha256": frame.sha256,
+                    "bytes": frame.bytes,
+                    "size": frame.size,
+                    "file": os.path.relpath(hint / f"frame_{n}.png", paths.root) if hint else None,
+                }
                 for n, frame in enumerate(outcome.frames, start=1)
             ],
             "shrunk_from": item.shrunk_from,
@@ -64,7 +132,7 @@ def flags_of(item: PlanItem, outcome: Outcome) -> Iterator[str]:
     smaller than the recipe asked for, or it was asked without frames."""
     if len(outcome.attempts) > 1:
         yield "asked again"
-    if outcome.finish_reason == "length" or any("cut off" in (a.get("flaw") or "") for a in outcome.attempts):
+    if outcome.finish_reason == "length" or any("cut off" in (a.failed_check or "") for a in outcome.attempts):
         yield "cut off"
     used = hint_used(item, outcome)
     if outcome.frames and (item.shrunk_from or (used and used[1] != item.hint)):
@@ -73,9 +141,14 @@ def flags_of(item: PlanItem, outcome: Outcome) -> Iterator[str]:
         yield "text only"
 
 
-def report_rows(plan: Plan, table: Sequence[Row], paths: RunPaths) -> list[Row]:
-    """The rows with what the report shows beside them: source, hint as it was sent, and where the frames are."""
-    extended = []
+def read_rows(file: Path) -> list[Row]:
+    """The rows of a results.json. Raises ValueError for what is not JSON."""
+    return cast(list[Row], json.loads(file.read_text(encoding="utf-8")))
+
+
+def report_rows(plan: Plan, table: Sequence[Row], paths: RunPaths) -> list[ReportRow]:
+    """The rows with what the report shows beside them."""
+    extended: list[ReportRow] = []
     for item, row in zip(plan.items, table, strict=True):
         hint = fields_of(item.hint) if item.hint and item.video else None
         if hint and row["frames"]:
@@ -91,5 +164,5 @@ def hint_used(item: PlanItem, outcome: Outcome) -> tuple[Video, Hint] | None:
     """The clip and the hint that the engine saw: the planned one, or a smaller one when that was refused."""
     if not (item.video and item.hint and outcome.frames):
         return None
-    width, height = map(int, outcome.frames[0]["size"].split("x"))
+    width, height = map(int, outcome.frames[0].size.split("x"))
     return item.video, replace(item.hint, width_px=width, height_px=height)

@@ -8,14 +8,13 @@ from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 
-from launchers.worker import read_records
-
 from .. import __version__
 from ..planning.plan import Plan
 from ..run_folder import RunPaths
-from ..runs.outcomes import Outcome
 from ..timing.phases import Life, Measured, lives, read_starts
 from ..timing.summary import run_facts, timeline
+from ..worker.journal import read_records
+from ..worker.protocol import Event, Outcome
 from . import exports, results, rows
 from .reviews import read_marks, reviewed
 from .rows import result_rows
@@ -29,7 +28,9 @@ def versions() -> dict[str, str]:
 
 def workers_of(paths: RunPaths) -> tuple[Life, ...]:
     """All workers that a run had."""
-    return tuple(life for events in sorted(paths.jobs.glob("*/events.jsonl")) for life in lives(read_records(events)))
+    return tuple(
+        life for events in sorted(paths.jobs.glob("*/events.jsonl")) for life in lives(read_records(events, Event))
+    )
 
 
 def write_results(
@@ -78,7 +79,7 @@ def _facts(
 ) -> tuple[tuple[str, str], ...]:
     """What the report says about the run as a whole."""
     settings = plan.settings
-    engines = sorted({f"{o.engine['name']} {o.engine['version']}" for o in outcomes.values() if o.engine})
+    engines = sorted({f"{o.engine.name} {o.engine.version}" for o in outcomes.values() if o.engine.name})
     used = starts[-1].versions if starts else versions()
     return (
         ("Recipe", settings.recipe),
@@ -86,7 +87,7 @@ def _facts(
         ("Model", settings.model.name if settings.engine.name != "offline" else "none"),
         ("Budget", f"{settings.max_model_len} tokens, {settings.max_output_tokens} reserved for each answer"),
         ("Template", settings.template),
-        ("Host", settings.host),
+        ("Host", settings.host.name),
         ("Finished", f"{ended:%Y-%m-%d %H:%M:%S %z}"),
         *run_facts(plan, table, starts, workers_of(paths)),
         ("Versions", ", ".join(f"{name} {version}" for name, version in used.items())),

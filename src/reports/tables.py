@@ -12,8 +12,8 @@ from ..models import pixtral
 from ..planning.plan import Plan, PlanItem
 from ..prompts.drafts import Listed
 from ..run_folder import RunPaths
-from ..runs.outcomes import FAILED, KEPT, UPSAMPLED
-from ..text import printable, words
+from ..text import duration, printable
+from ..worker.protocol import FAILED, KEPT, UPSAMPLED
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +30,7 @@ def show_plan(plan: Plan, console: Console, verbose_rows: int = MAX_ROWS) -> Non
     for line in advice(plan):
         console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
     limit = plan.settings.max_model_len
-    if any(not pixtral.linear_says_safe(item.tokens.linear_estimate, limit) for item in plan.items if item.fits):
+    if any(not pixtral.linear_says_safe(item.linear_estimate, limit) for item in plan.items if item.fits):
         console.print(
             "! marks what the old linear estimate (w x h x frames x 0.0173, safe below 90 %) would have refused.",
             highlight=False,
@@ -78,7 +78,7 @@ def verdict_of(item: PlanItem) -> tuple[str, str]:
 
 
 def _old_estimate(item: PlanItem, limit: int) -> str:
-    estimate = item.tokens.linear_estimate
+    estimate = item.linear_estimate
     return f"{estimate}{'' if pixtral.linear_says_safe(estimate, limit) else '!'}" if item.hint else "–"
 
 
@@ -95,7 +95,7 @@ def advice(plan: Plan) -> list[str]:
     ]
     if settings.believed_len:
         lines.append(
-            f"The engine on {settings.host} was seen to refuse what max_model_len={settings.max_model_len} should hold: this "
+            f"The engine on {settings.host.name} was seen to refuse what max_model_len={settings.max_model_len} should hold: this "
             f"plan keeps each request to {settings.believed_len} tokens (limits.json in {settings.cache_dir})."
         )
     shrunk = [item for item in items if item.shrunk_from]
@@ -179,7 +179,7 @@ def show_end(
     states = Counter(row["state"] for row in table)
     console.print(
         f"{states[UPSAMPLED]} upsampled, {states[KEPT]} kept, {states[FAILED]} failed  ·  engine {plan.settings.engine.name}  "
-        f"·  {words(took_s)}",
+        f"·  {duration(took_s)}",
         style="bold",
         highlight=False,
     )

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 
 from .. import log
-from .outcomes import UPSAMPLED, Outcome
+from ..worker.protocol import UPSAMPLED, Outcome
+from ..worker.records import InvalidRecord, from_line, to_line
 
 
 class AnswerCache:
-    """Answers already paid for, by item identity, over runs; only `upsampled` ones, for a kept prompt may do better
-    next time. A cache that cannot be used is reported, and costs nothing but its answers."""
+    """Answers by item identity; only `upsampled` ones, since a kept prompt may do better next time. A cache that cannot be
+    used is reported, and costs nothing but its answers."""
 
     def __init__(self, cache_dir: Path) -> None:
         self._path = cache_dir / "answers.sqlite"
@@ -28,11 +27,11 @@ class AnswerCache:
 
     def put(self, outcomes: Iterable[Outcome]) -> None:
         """Keep answers; one that is there already stays."""
-        rows = [(o.id, json.dumps(asdict(o))) for o in outcomes if o.state == UPSAMPLED]
+        rows = [(o.id, to_line(o)) for o in outcomes if o.state == UPSAMPLED]
         try:
             with self._open() as db, db:
                 db.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?)", rows)
-        except (sqlite3.Error, OSError) as e:
+        except (sqlite3.Error, OSError, InvalidRecord) as e:
             self._warn(e)
 
     def find(self, ids: Iterable[str]) -> list[Outcome]:
@@ -42,8 +41,8 @@ class AnswerCache:
             with self._open() as db:
                 for item_id in ids:
                     row = db.execute("SELECT outcome FROM answers WHERE id = ?", (item_id,)).fetchone()
-                    found += [Outcome.of(json.loads(row[0]))] if row else []
-        except (sqlite3.Error, OSError) as e:
+                    found += [from_line(Outcome, row[0])] if row else []
+        except (sqlite3.Error, OSError, InvalidRecord) as e:
             self._warn(e)
         return found
 

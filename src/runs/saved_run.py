@@ -1,58 +1,63 @@
-"""What lies in a run folder: its plan, its jobs."""
+"""What lies in a run folder: what kind of run it is, its plan, its jobs and their handles, and whether it may be used."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ..errors import InputError
-from ..files import appearing
-from ..hosts.host_job import HostSite
+from ..files import open_atomic
 from ..hosts.job_folder import JobPaths
-from ..hosts.job_handle import Site, site_for
 from ..planning.partition import shards
 from ..planning.plan import Plan
 from ..planning.plan_file import read_plan, write_plan
 from ..run_folder import RunPaths
-from ..text import command_line
-from .staging import job_id
+from ..text import resume_command
+from .outcomes import read_outcomes
+from .staging import job_folder
+
+Kind = Literal["upsample", "pipeline", "limits", "review"]
+
+
+def kind_of(paths: RunPaths) -> Kind:
+    """The task that goes on with a run folder; a review only where all items have ended and some have been reviewed."""
+    if paths.pipeline.exists():
+        return "pipeline"
+    if paths.points.exists():
+        return "limits"
+    if paths.review.exists() and paths.results.exists():
+        known = read_outcomes(paths.journal)
+        if all(item.id in known for item in read_plan(paths.plan).items):
+            return "review"
+    return "upsample"
 
 
 def refuse_another_run(plan: Plan, paths: RunPaths) -> None:
-    """Raises InputError where the folder holds the answers of a run that asked something else."""
+    """Raises InputError where the folder holds the answers of a run that asked for something else."""
     if paths.journal.exists() and paths.plan.exists():
         before = [item.id for item in read_plan(paths.plan).items]
         if before != [item.id for item in plan.items]:
             raise InputError(
                 f"{paths.root}: holds another run already, of {len(before)} items",
-                hint=f"name another folder; that run goes on with  {command_line('resume', paths.root)}",
+                hint=f"name another folder; to resume that run:  {resume_command(paths.root)}",
             )
 
 
 def save_plan(plan: Plan, paths: RunPaths) -> None:
-    with appearing(paths.plan) as f:
+    with open_atomic(paths.plan) as f:
         write_plan(plan, f)
 
 
 def jobs_of(paths: RunPaths) -> tuple[Plan, list[tuple[Plan, JobPaths]]]:
     """The plan of a run, and its jobs with each one's part of it; InputError when nothing was ever staged.
 
-    A run that a worker of another version began has jobs of other names: then its newest one stands for all.
+    Finished jobs of a worker of another version have other names: then the newest one stands for all.
     """
     plan = read_plan(paths.plan)
-    parts = [(part, JobPaths(paths.jobs / job_id(part.items, part.settings))) for part in shards(plan)]
+    parts = [(part, job_folder(part.items, part.settings, paths.jobs)) for part in shards(plan)]
     found = [(part, job) for part, job in parts if job.job.exists()]
     others = sorted(paths.jobs.glob("*/job.json"), key=lambda p: p.stat().st_mtime)
     if not others:
-        raise InputError(f"{paths.root}: nothing was started in this run yet", hint="resume it")
+        raise InputError(
+            f"{paths.root}: nothing was started in this run yet", hint=f"start it:  {resume_command(paths.root)}"
+        )
     return plan, found or [(plan, JobPaths(others[-1].parent))]
-
-
-def opened(plan: Plan, job: JobPaths) -> Site:
-    """The place of a job, ready to be looked at."""
-    return looked_at(site_for(plan, job))
-
-
-def looked_at(site: Site) -> Site:
-    """A place, ready to be looked at."""
-    if isinstance(site, HostSite):
-        site.give_up_waiting()  # who asks wants an answer now
-        site.locate()
-    return site

@@ -1,63 +1,81 @@
-"""Job folders: what a worker is given, staged batch by batch while hints are still being rendered."""
+"""What a worker is given: its job.json, and batches staged one by one while hints are still being rendered."""
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from launchers import worker
 
 from ..errors import HintError, VideoError
-from ..files import link_whole, write_atomic
-from ..hosts.job_folder import JobPaths
+from ..files import link_atomic, write_atomic
+from ..hosts.bundle import worker_bundle
+from ..hosts.job_folder import JobPaths, open_jobs
 from ..media import geometry
 from ..media.hint import Hint, RenderedHint, hint_key
 from ..media.render import render
 from ..media.video import Video
 from ..models import pixtral
 from ..planning.plan import Plan, PlanItem
-from ..planning.settings import Settings, digest, fields_of
-from .outcomes import FAILED, KEPT, Outcome
+from ..planning.settings import Settings, digest
+from ..worker.protocol import PROTOCOL, Checks, Item, Outcome, UpsampleJob
+from ..worker.records import InvalidRecord, from_line, to_json, to_line
+from ..worker.upsample import fallback_state
 
 LINGER_S = 60.0
 
 
 def job_id(items: Iterable[PlanItem], settings: Settings) -> str:
-    """Name of a job: a hash of what it asks and of the worker that answers."""
-    code = Path(worker.__file__).read_bytes().hex()
-    asked = list(items)
-    return digest(sorted(item.id for item in asked), job_record(asked, settings), code)
+    """Name of a new job: a hash of what it asks for and of the worker that answers."""
+    return digest(to_json(upsample_job(list(items), settings)), hashlib.sha256(worker_bundle()).hexdigest())
 
 
-def job_record(items: Iterable[PlanItem], settings: Settings) -> dict[str, Any]:
-    """What job.json says.
+def job_folder(items: Sequence[PlanItem], settings: Settings, jobs: Path) -> JobPaths:
+    """The folder of the job for these items, below the folder of a run's jobs.
 
-    needed_len: the shortest context that serves all items, for an engine short of memory. images: the most that one
-    prompt has; an engine told to expect more reserves memory and takes longer to start.
+    An unfinished job for the same items is kept, whichever version of the worker it was started with: a second worker is
+    never started beside it, and what it has answered is not asked again.
     """
+    ids = {item.id for item in items}
+    for job in open_jobs(jobs):
+        try:
+            record = from_line(UpsampleJob, job.job.read_bytes())
+        except InvalidRecord:
+            continue  # of a version with another protocol: its answers are taken over, and it is left alone
+        if record.protocol == PROTOCOL and (
+            record.items_hash == hash_of(ids) or ((staged := job.staged()) and staged <= ids)
+        ):
+            return job
+    return JobPaths(jobs / job_id(items, settings))
+
+
+def hash_of(ids: Collection[str]) -> str:
+    return digest(sorted(ids))
+
+
+def upsample_job(items: Sequence[PlanItem], settings: Settings) -> UpsampleJob:
+    """What job.json says of a job for these items."""
     asked = [item for item in items if item.runs]
     prompts = [item.tokens.prompt for item in asked]
-    return {
-        "protocol": worker.PROTOCOL,
-        "engine": fields_of(settings.engine),
-        "model": fields_of(settings.model),
-        "max_model_len": settings.max_model_len,
-        "max_output_tokens": settings.max_output_tokens,
-        "needed_len": pixtral.smallest_max_model_len(prompts, settings.max_output_tokens),
-        "images": max((item.hint.frames for item in asked if item.hint), default=1),
-        "temperature": settings.temperature,
-        "checks": {"cut_off": settings.check_cut_off, "script": settings.check_script},
-        "linger_s": LINGER_S,
-    }
+    return UpsampleJob(
+        protocol=PROTOCOL,
+        engine=settings.engine,
+        model=settings.model,
+        max_model_len=settings.max_model_len,
+        max_output_tokens=settings.max_output_tokens,
+        needed_len=pixtral.smallest_max_model_len(prompts, settings.max_output_tokens),
+        images=max((item.hint.frames for item in asked if item.hint), default=1),
+        temperature=settings.temperature,
+        checks=Checks(settings.check_cut_off, settings.check_script),
+        linger_s=LINGER_S,
+        items_hash=hash_of({item.id for item in items}),
+    )
 
 
 def seed_of(item: PlanItem, settings: Settings) -> int:
-    """A 31-bit seed from the item's identity, so that the same item asks the same question in every run."""
+    """A 31-bit seed from the item's identity, so that the same item is the same request in every run."""
     return (int(item.id[:8], 16) ^ settings.seed) & 0x7FFF_FFFF
 
 
@@ -96,7 +114,7 @@ def stage(
             if stop.asked:
                 return
             if records:
-                text = "".join(json.dumps(r, ensure_ascii=True) + "\n" for r in records)
+                text = "".join(to_line(r) + "\n" for r in records)
                 name = f"{number:05d}-{digest(text)[:8]}.jsonl"  # a resumed run may add to a batch
                 write_atomic(paths.batches / name, text)
             if batch:
@@ -117,7 +135,7 @@ def _render(video: Video, hint: Hint, cache: Path, settings: Settings, stop: Sto
 
 def _record(
     item: PlanItem, hints: dict[str, Future[RenderedHint]], paths: JobPaths, settings: Settings
-) -> tuple[dict[str, Any] | None, Outcome | None]:
+) -> tuple[Item | None, Outcome | None]:
     """The batch line of an item, or the outcome of one that cannot be sent."""
     note = f"from the text only: {item.problem}" if item.problem else ""
     if not (item.video and item.hint):
@@ -126,44 +144,42 @@ def _record(
         frames = _link_frames(hints[hint_key(item.video, item.hint)].result(), paths)
     except (VideoError, HintError) as e:
         if settings.on_bad_video != "text_only" or not item.prompt.strip():
-            return None, Outcome(item.id, KEPT if item.prompt.strip() else FAILED, e.message)
+            return None, Outcome(item.id, fallback_state(item.prompt), e.message)
         predicted = pixtral.WRAPPER_TOKENS + item.tokens.text
         return _line(item, predicted, [], settings, note=f"from the text only: {e.message}"), None
     return _line(item, item.tokens.prompt, frames, settings), None
 
 
-def _line(
-    item: PlanItem, predicted: int, frames: list[str], settings: Settings, step: int = 0, note: str = ""
-) -> dict[str, Any]:
-    return {
-        "id": item.id,
-        "step": step,
-        "prompt": item.prompt,
-        "text": item.text,
-        "system": item.system,
-        "frames": frames,
-        "predicted": predicted,
-        "max_tokens": settings.max_output_tokens,
-        "seed": seed_of(item, settings),
-        "note": note,
-    }
+def _line(item: PlanItem, predicted: int, frames: list[str], settings: Settings, step: int = 0, note: str = "") -> Item:
+    return Item(
+        id=item.id,
+        step=step,
+        prompt=item.prompt,
+        text=item.text,
+        system=item.system,
+        frames=tuple(frames),
+        predicted=predicted,
+        max_tokens=settings.max_output_tokens,
+        seed=seed_of(item, settings),
+        note=note,
+    )
 
 
-def stage_smaller(item: PlanItem, refused: dict[str, Any], paths: JobPaths, settings: Settings) -> str | None:
+def stage_smaller(item: PlanItem, refused: Outcome, paths: JobPaths, settings: Settings) -> str | None:
     """Stage an item that the engine refused again, one size smaller; None when that was done, else why it was not.
 
-    refused: its result line. An engine that refuses more than the plan expects is believed.
+    What the engine refuses counts, not what the plan expected of it.
     """
-    if not (item.video and item.hint and refused["frames"]):
-        return f"the engine refused the prompt, and there is no frame to make smaller: {refused['reason']}"
-    width, height = map(int, refused["frames"][0]["size"].split("x"))
+    if not (item.video and item.hint and refused.frames):
+        return f"the engine refused the prompt, and there is no frame to make smaller: {refused.reason}"
+    width, height = map(int, refused.frames[0].size.split("x"))
     now = pixtral.image_tokens(width, height)
     refused_size = geometry.Size(width, height)
     cheaper = geometry.step_down(
         refused_size, refused_size, lambda s: pixtral.image_tokens(s.width_px, s.height_px) < now
     )
     if cheaper is None:
-        return f"the engine refused even {width}x{height}: {refused['reason']}"
+        return f"the engine refused even {width}x{height}: {refused.reason}"
     hint = replace(item.hint, width_px=cheaper.width_px, height_px=cheaper.height_px)
     try:
         rendered = render(item.video, hint, Path(settings.cache_dir) / "hints", with_video=settings.hint_video)
@@ -171,10 +187,10 @@ def stage_smaller(item: PlanItem, refused: dict[str, Any], paths: JobPaths, sett
         return e.message
     image = pixtral.image_tokens(cheaper.width_px, cheaper.height_px) * hint.frames
     predicted = item.tokens.prompt - item.tokens.image + image
-    note = "; ".join(n for n in (refused["note"], f"{width}x{height} was refused by the engine") if n)
-    line = _line(item, predicted, _link_frames(rendered, paths), settings, refused["step"] + 1, note)
+    note = "; ".join(n for n in (refused.note, f"{width}x{height} was refused by the engine") if n)
+    line = _line(item, predicted, _link_frames(rendered, paths), settings, refused.step + 1, note)
     # Named to sort after the numbered batches, and apart from every other refusal.
-    write_atomic(paths.batches / f"smaller-{item.id}-{line['step']}.jsonl", json.dumps(line) + "\n")
+    write_atomic(paths.batches / f"smaller-{item.id}-{line.step}.jsonl", to_line(line) + "\n")
     return None
 
 
@@ -182,5 +198,5 @@ def _link_frames(rendered: RenderedHint, paths: JobPaths) -> list[str]:
     """Put the frames of a hint into the job folder, named by their content; their names there."""
     names = [f"frames/{frame.sha256}.png" for frame in rendered.frames]
     for source, name in zip(rendered.frame_paths, names, strict=True):
-        link_whole(source, paths.root / name)
+        link_atomic(source, paths.root / name)
     return names

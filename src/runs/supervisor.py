@@ -1,52 +1,56 @@
-"""Follow jobs to their end, wherever they run: start what works in a job's folder when nothing works there, take what it
-writes, start it again when it dies, and leave without losing anything.
+"""Jobs to their end, wherever they run: start a worker where none runs, take what it writes, start it again when it dies, and
+detach without losing anything.
 
-First start, coming back and recovery are the same code. What the results of a job mean is not known here: that is the
-`Followed`'s, a worker's share of the prompts (`runs.upsampling`) or the videos (`inference.generate`).
+First start, resuming and recovery are the same code. What the results of a job mean is not known here: that is the
+`JobDriver`'s, a worker's share of the prompts (`runs.upsampling`) or the videos (`inference.generate`).
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from .. import log
 from ..errors import Detached, EngineError, HostError
 from ..files import write_atomic
 from ..hosts.job_folder import JobPaths, State
-from ..hosts.job_handle import Site
-from ..text import command_line
+from ..hosts.job_handle import JobHandle
+from ..text import resume_command, run_command
 from ..timing.progress import Progress, Quiet
+from ..worker.protocol import Event
+from ..worker.records import InvalidRecord, from_line
 
 MAX_DEATHS = 3  # without a result between them
 SECOND_CTRL_C_S = 3.0
 
-Record = dict[str, Any]  # a line of a job's results.jsonl
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """How a kind of job is spoken of. time_limit: the field that sets it; again: the overrides that come back to a run,
-    less its folder."""
+class Labels:
+    """How messages name a kind of job. time_limit: the config field that sets it."""
 
     worker: str
     result: str
     cannot_load: str
     time_limit: str
-    again: str
 
 
-class Followed(Protocol):
-    """A job to follow. Its folder is complete but for what `begin` stages."""
+class JobDriver(Protocol):
+    """What a supervisor must know of a job. Its folder is complete but for what `begin` stages.
+
+    outcome: the type of its results. started_with: facts for the log when it is started. load_log: where the reason of a
+    failed start can be read.
+    """
 
     folder: JobPaths
-    words: Words
-    about: dict[str, str]  # said when it is started
-    load_log: Path  # where the reason of a failed start can be read
+    labels: Labels
+    outcome: type[Any]
+    started_with: dict[str, str]
+    load_log: Path
 
     @property
     def is_done(self) -> bool:
@@ -56,19 +60,19 @@ class Followed(Protocol):
     def ended(self) -> int:
         """How much of it has ended."""
 
-    def open(self) -> Site:
-        """The place where it runs; asked for once."""
+    def open(self) -> JobHandle:
+        """The handle of the job; asked for once."""
 
-    def begin(self, site: Site, progress: Progress) -> None:
-        """The place is ready: stage what is not staged yet, now or in a thread of its own."""
+    def begin(self, handle: JobHandle, progress: Progress) -> None:
+        """The host is ready: stage what is not staged yet, now or in a thread of its own."""
 
     def collect(self) -> None:
-        """Take what that thread has to say; raises what went wrong in it."""
+        """Take over what that thread has done; raises what went wrong in it."""
 
-    def take(self, records: Sequence[Record], site: Site, progress: Progress) -> None:
-        """Write down results, some of which may be known already."""
+    def take(self, outcomes: Sequence[Any], handle: JobHandle, progress: Progress) -> None:
+        """Write outcomes down, some of which may be known already."""
 
-    def take_the_rest(self, site: Site) -> None:
+    def take_rest(self, handle: JobHandle) -> None:
         """After its worker was asked to stop: write down what ended until then."""
 
     def stop(self) -> None:
@@ -77,181 +81,181 @@ class Followed(Protocol):
     def close(self) -> None: ...
 
 
-def follow(jobs: Sequence[Followed], progress: Progress, tell: Callable[[Sequence[Follower]], None]) -> None:
-    """Carry jobs to their end, side by side. tell: called after each round, with how far they have come.
+def supervise(jobs: Sequence[JobDriver], progress: Progress, on_round: Callable[[Sequence[Supervisor]], None]) -> None:
+    """Bring jobs to their end, side by side. on_round: called after each round of polls, with how far they are.
 
     Raises EngineError when what a job needs cannot be loaded, HostError when its worker keeps dying or was ended from
-    elsewhere; Detached after Ctrl-C while the jobs go on elsewhere. KeyboardInterrupt asks workers on this machine to
-    finish what they have in flight, takes that, and goes on up.
+    elsewhere; Detached after Ctrl-C while the jobs run on elsewhere. On KeyboardInterrupt, workers on this machine are
+    asked to finish what they have in flight, that is taken, and the interrupt is raised again.
     """
-    followers = [Follower(job) for job in jobs]
+    supervisors = [Supervisor(job) for job in jobs]
     try:
-        going = [(follower, follower.steps(progress)) for follower in followers]
-        while going:
-            pauses = [(follower, steps, next(steps, None)) for follower, steps in going]
-            going = [(follower, steps) for follower, steps, pause_s in pauses if pause_s is not None]
-            tell(followers)
-            if going:
+        running = [(supervisor, supervisor.steps(progress)) for supervisor in supervisors]
+        while running:
+            pauses = [(supervisor, steps, next(steps, None)) for supervisor, steps in running]
+            running = [(supervisor, steps) for supervisor, steps, pause_s in pauses if pause_s is not None]
+            on_round(supervisors)
+            if running:
                 time.sleep(max(pause_s for *_, pause_s in pauses if pause_s is not None))
     except BaseException as e:
         for job in jobs:
             job.stop()
-        _leave(e, [follower for follower in followers if follower.is_begun])
+        _detach_or_stop(e, [supervisor for supervisor in supervisors if supervisor.has_begun])
         raise
     finally:
-        for follower in followers:
-            follower.close()
+        for supervisor in supervisors:
+            supervisor.close()
 
 
-class Follower:
-    """How far a job has come. said: the last line of its engine's log that it told of."""
+class Supervisor:
+    """How far one job is. last_line: of its engine's log, as its worker reported it."""
 
-    def __init__(self, job: Followed) -> None:
+    def __init__(self, job: JobDriver) -> None:
         self.job, self.folder, self.name = job, job.folder, job.folder.root.name
-        self.said, self.is_begun = "", False
-        self._site: Site | None = None
+        self.last_line, self.has_begun = "", False
+        self._handle: JobHandle | None = None
         self._phase = ""  # that the worker named last
-        self._results, self._events = Tail(job.folder.results), Tail(job.folder.events)
+        self._outcomes, self._events = Tail(job.folder.results, job.outcome), Tail(job.folder.events, Event)
         self._deaths, self._ended_at_death = 0, -1
 
     @property
-    def site(self) -> Site:
-        if self._site is None:
-            self._site = self.job.open()
-        return self._site
+    def handle(self) -> JobHandle:
+        if self._handle is None:
+            self._handle = self.job.open()
+        return self._handle
 
     @property
     def sent_bytes(self) -> int:
-        return self._site.sent_bytes if self._site else 0
+        return self._handle.sent_bytes if self._handle and self.has_begun else 0
 
     def steps(self, progress: Progress) -> Iterator[float]:
-        """See the job to its end; yields seconds until the next step is worth taking."""
-        job, site = self.job, self.site
-        site.prepare()
-        job.begin(site, progress)
-        self.is_begun = True
-        site.push()
-        if self._look(Quiet()).status == "running":  # what was written until now is history
+        """Bring the job to its end; yields the seconds until the next step is worth taking."""
+        job, handle = self.job, self.handle
+        handle.prepare()
+        job.begin(handle, progress)
+        self.has_begun = True
+        handle.push()
+        if self._poll(Quiet()).status == "running":  # what was written until now is history
             log.get().info("job_found_running", job=self.name)
             if self._phase:
                 progress.phase(self._phase)
         elif not job.is_done:
-            site.start()
-            log.get().info("job_started", job=self.name, **job.about)
+            handle.start()
+            log.get().info("job_started", job=self.name, **job.started_with)
         while True:
             job.collect()
-            state = self._look(progress)
+            state = self._poll(progress)
             if job.is_done:
                 break
             if state.status != "running":
-                self._stop_if_final(state)
-                if state.ending != "done":  # done: it got tired of waiting for slow hints
-                    self._mourn(state)
-                site.start()
-            yield site.poll_s
+                self._raise_if_final(state)
+                if state.ending != "done":  # done: it ended because it had nothing to do, while hints were slow
+                    self._recover(state)
+                handle.start()
+            yield handle.poll_s
         progress.phase("fetching")
         write_atomic(self.folder.closed, "")
-        site.push()
-        while site.look().status == "running":
-            yield min(site.poll_s, 0.1)
-        site.finish()
-        write_atomic(self.folder.tidied, "")
+        handle.push()
+        while handle.poll().status == "running":
+            yield min(handle.poll_s, 0.1)
+        handle.finish()
+        write_atomic(self.folder.finished, "")
 
-    def _look(self, progress: Progress) -> State:
-        """How the worker stands; then what it wrote, for after its end it writes nothing."""
-        state = self.site.look()
+    def _poll(self, progress: Progress) -> State:
+        """How the worker stands, and then what it wrote, for after its end it writes nothing."""
+        state = self.handle.poll()
         for event in self._events.new():
-            if event["event"] == "phase":
-                self._phase = event["phase"]
+            if event.event == "phase":
+                self._phase = event.phase
                 progress.phase(self._phase)
-            self.said = event.get("said", self.said)
-        self.job.take(list(self._results.new()), self.site, progress)
+            self.last_line = event.said or self.last_line
+        self.job.take(list(self._outcomes.new()), self.handle, progress)
         return state
 
-    def _mourn(self, state: State) -> None:
-        """A worker ended before its work did: say why, make its place anew if that is gone, or give up."""
-        words = self.job.words
+    def _recover(self, state: State) -> None:
+        """A worker ended before its work did: log why, create its folder again if that is gone, or give up."""
+        labels = self.job.labels
         self._deaths = self._deaths + 1 if self.job.ended == self._ended_at_death else 1
         self._ended_at_death = self.job.ended
         if self._deaths > MAX_DEATHS:
-            raise HostError(
-                f"{words.worker} ended {self._deaths} times without {words.result}: {last_words(self.folder, state)}"
-            )
-        if state.status == "absent" and self.site.goes_on_without_us:
-            log.get().info("job_gone", job=self.name, note="another controller tidied it up; made again")
-            self.site.prepare()
-            self._events.begin_anew_if_shorter()
-            self.site.push()
+            reason = failure_reason(self.folder, state)
+            raise HostError(f"{labels.worker} ended {self._deaths} times without {labels.result}: {reason}")
+        if state.status == "absent" and self.handle.survives_controller:
+            log.get().info("job_gone", job=self.name, note="another controller cleaned it up; it is created again")
+            self.handle.prepare()
+            self._events.restart_if_shorter()
+            self.handle.push()
         else:
-            log.get().warning("worker_restarted", job=self.name, ended=last_words(self.folder, state))
+            log.get().warning("worker_restarted", job=self.name, ended=failure_reason(self.folder, state))
 
-    def _stop_if_final(self, state: State) -> None:
+    def _raise_if_final(self, state: State) -> None:
         """Raise what makes starting the worker again pointless, or unwanted."""
-        words = self.job.words
-        come_back = "take the run up again for what is missing"
+        labels = self.job.labels
+        resume = "resume the run for what is missing"
         if state.ending == "load_failed":
-            said = self.folder.exit_record() is not None
+            has_log = self.folder.exit_record() is not None
             raise EngineError(
-                f"{words.cannot_load}: {last_words(self.folder, state)}",
-                hint=f"see {self.job.load_log}" if said else "",
+                f"{labels.cannot_load}: {failure_reason(self.folder, state)}",
+                hint=f"see {self.job.load_log}" if has_log else "",
             )
         if state.ending == "timeout":
-            raise HostError(f"{words.worker} reached {words.time_limit}", hint=come_back)
-        if state.ending == "cancelled" and self.site.was_cancelled():
-            raise HostError("the job was cancelled from elsewhere", hint=come_back)
+            raise HostError(f"{labels.worker} reached {labels.time_limit}", hint=resume)
+        if state.ending == "cancelled" and self.handle.was_cancelled():
+            raise HostError("the job was cancelled from elsewhere", hint=resume)
 
     def close(self) -> None:
         self.job.close()
-        if self._site:
-            self._site.close()
+        if self._handle:
+            self._handle.close()
 
 
-def _leave(error: BaseException, begun: Sequence[Follower]) -> None:
-    """Go before the jobs have ended. Workers on this machine are asked to finish what they have in flight; elsewhere
-    they go on, unless a second Ctrl-C comes."""
-    elsewhere = [follower for follower in begun if follower.site.goes_on_without_us]
-    for follower in elsewhere:
-        follower.site.give_up_waiting()
+def _detach_or_stop(error: BaseException, begun: Sequence[Supervisor]) -> None:
+    """End before the jobs have ended. Workers on this machine are asked to finish what they have in flight; elsewhere
+    they run on, unless a second Ctrl-C comes."""
+    elsewhere = [supervisor for supervisor in begun if supervisor.handle.survives_controller]
+    for supervisor in elsewhere:
+        supervisor.handle.fail_fast()
     if elsewhere:
         if not isinstance(error, KeyboardInterrupt):
             return
-        names = " ".join(follower.name for follower in elsewhere)
-        log.get().warning("leaving", job=names, note=f"Ctrl-C again within {SECOND_CTRL_C_S:.0f} s cancels the job")
+        names = " ".join(supervisor.name for supervisor in elsewhere)
+        log.get().warning("detaching", job=names, note=f"Ctrl-C again within {SECOND_CTRL_C_S:.0f} s cancels the job")
         try:
             time.sleep(SECOND_CTRL_C_S)
         except KeyboardInterrupt:
             log.get().warning("cancelling", job=names, note="what has ended is kept")
         else:
             first = elsewhere[0]
-            hint = how_to_come_back(first.folder.run_folder, first.job.words.again)
-            raise Detached(f"left; the job goes on on {first.site.name}", hint=hint) from None
-    for follower in begun:
-        follower.site.ask_to_stop()
-        log.get().info("waiting_for_what_is_in_flight", job=follower.name)
-    for follower in begun:
-        while follower.site.look().status == "running":
-            time.sleep(min(follower.site.poll_s, 0.1))
-        follower.job.take_the_rest(follower.site)
+            hint = how_to_reattach(first.folder.run_folder)
+            raise Detached(f"detached; the job runs on on {first.handle.name}", hint=hint) from None
+    for supervisor in begun:
+        supervisor.handle.ask_to_stop()
+        log.get().info("waiting_for_requests_in_flight", job=supervisor.name)
+    for supervisor in begun:
+        while supervisor.handle.poll().status == "running":
+            time.sleep(min(supervisor.handle.poll_s, 0.1))
+        supervisor.job.take_rest(supervisor.handle)
 
 
-def how_to_come_back(run: Path, again: str) -> str:
-    """Two lines for people. again: the overrides that come back to a run, less its folder."""
-    return f"come back:  {command_line(again, run)}\n    stop it:    {command_line('task=cancel run', run)}"
+def how_to_reattach(run: Path) -> str:
+    """Two lines for people."""
+    return f"reattach:  {resume_command(run)}\n    cancel:    {run_command('task=cancel run', run)}"
 
 
-class Tail:
-    """The whole lines that were added to a journal since the last look."""
+class Tail(Generic[T]):
+    """The whole lines that were added to a journal since the last call."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.at = path, 0
+    def __init__(self, path: Path, kind: type[T]) -> None:
+        self.path, self.kind, self.at = path, kind, 0
 
-    def begin_anew_if_shorter(self) -> None:
-        """After a journal may have been emptied, and before it can have grown beyond where we were."""
+    def restart_if_shorter(self) -> None:
+        """After a journal may have been emptied, and before it can have grown beyond this position."""
         if not self.path.exists() or self.path.stat().st_size < self.at:
             self.at = 0
 
-    def new(self) -> Iterator[Record]:
-        self.begin_anew_if_shorter()
+    def new(self) -> Iterator[T]:
+        """Raises HostError for a line that is not a record of this kind."""
+        self.restart_if_shorter()
         try:
             f = open(self.path, "rb")
         except FileNotFoundError:
@@ -261,16 +265,22 @@ class Tail:
             for line in f:
                 if not line.endswith(b"\n"):
                     return
+                try:
+                    record = from_line(self.kind, line)
+                except InvalidRecord as e:
+                    raise HostError(
+                        f"{self.path}, byte {self.at}: {e}", hint="the worker's output is damaged"
+                    ) from None
                 self.at += len(line)
-                yield json.loads(line)
+                yield record
 
 
-def last_words(job: JobPaths, state: State) -> str:
-    """Why a worker ended, as far as anybody could say."""
+def failure_reason(job: JobPaths, state: State) -> str:
+    """Why a worker ended, as far as it is known."""
     if state.ending == "oom":
         return "killed because the container's memory was used up"
     if end := job.exit_record():
-        return str(end.get("reason") or end["state"])
+        return end.reason or end.state
     lines = job.log.read_text(errors="replace").splitlines() if job.log.exists() else []
     code = f" (exit code {state.exit_code})" if state.exit_code is not None else ""
-    return f"killed without a word{code}{': ' + lines[-1] if lines else ''}"
+    return f"killed{code}: {lines[-1]}" if lines else f"killed (no output){code}"

@@ -1,7 +1,7 @@
-"""Carry out a plan: stage its items, take their answers, write down how each item ends.
+"""A plan to its end: stage its items, take their answers, write down how each item ends.
 
-First start, resume and re-attach are the same code: what already ended is read from the journals, a worker that still
-runs is followed (`runs.supervisor`), and only what is missing is asked.
+First start, resuming and reattaching are the same code: what already ended is read from the journals, a worker that still
+runs is supervised (`runs.supervisor`), and only what is missing is asked.
 """
 
 from __future__ import annotations
@@ -11,31 +11,30 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-
-from launchers.worker import REFUSED
 
 from .. import log
 from ..errors import HostError
-from ..hosts import job_folder
-from ..hosts.job_folder import JobPaths
-from ..hosts.job_handle import Site, site_for
+from ..hosts.job_folder import JobPaths, open_job
+from ..hosts.job_handle import JobHandle, handle_of_plan
 from ..planning.partition import shards
 from ..planning.plan import Plan, PlanItem
 from ..run_folder import RunPaths
 from ..timing.progress import Progress
+from ..worker.protocol import FAILED, KEPT, REFUSED, UPSAMPLED, Outcome
+from ..worker.upsample import fallback_state
 from . import staging
 from .answer_cache import AnswerCache
-from .outcomes import FAILED, KEPT, UPSAMPLED, Outcome, RunJournal
+from .outcomes import RunJournal
 from .staging import Stop
-from .supervisor import Follower, Record, Tail, Words, follow
+from .supervisor import Labels, Supervisor, Tail, supervise
 
-WORDS = Words(
+LABELS = Labels(
     worker="the worker",
     result="an answer",
     cannot_load="the model could not be loaded",
     time_limit="engine.time_limit_s",
-    again="task=attach run",
 )
 
 
@@ -43,8 +42,8 @@ def execute(plan: Plan, paths: RunPaths, progress: Progress) -> dict[str, Outcom
     """Run the plan in its folder until every item has ended; the outcomes by item id.
 
     Raises EngineError when the engine cannot be loaded, HostError when a worker keeps dying; what ended before is
-    in the journal. KeyboardInterrupt asks the workers to finish what they have in flight, writes that down, and goes
-    on up.
+    in the journal. On KeyboardInterrupt the workers finish what they have in flight, that is written down, and the
+    interrupt is raised again.
     """
     journal = RunJournal(paths.journal)
     try:
@@ -57,13 +56,13 @@ def execute(plan: Plan, paths: RunPaths, progress: Progress) -> dict[str, Outcom
         if plan.settings.reuse:
             _reuse(plan, journal)
         parts = [_Answers(shard, paths, journal) for shard in shards(plan)]
-        _see_through([part for part in parts if part.missing], plan, journal, progress)
+        _run_jobs([part for part in parts if part.missing], plan, journal, progress)
         for part in parts:
-            if not part.missing and part.is_left_behind:  # we were killed between the last answer and the end
+            if not part.missing and part.is_unfinished:  # the controller was killed between the last answer and the end
                 try:
-                    _see_through([part], plan, journal, progress)
+                    _run_jobs([part], plan, journal, progress)
                 except HostError as e:
-                    log.get().warning("job_not_tidied", job=part.folder.root.name, reason=e.message)
+                    log.get().warning("job_not_cleaned_up", job=part.folder.root.name, reason=e.message)
         return journal.outcomes
     finally:
         AnswerCache(Path(plan.settings.cache_dir)).put(journal.outcomes.values())
@@ -71,9 +70,8 @@ def execute(plan: Plan, paths: RunPaths, progress: Progress) -> dict[str, Outcom
 
 
 def _never_sent(item: PlanItem) -> Outcome:
-    """The outcome of an item that the plan already knows cannot be served."""
-    state = KEPT if item.prompt.strip() else FAILED
-    return Outcome(item.id, state, item.problem)
+    """The outcome of an item that cannot be served by the plan itself."""
+    return Outcome(item.id, fallback_state(item.prompt), item.problem)
 
 
 def _reuse(plan: Plan, journal: RunJournal) -> None:
@@ -84,19 +82,19 @@ def _reuse(plan: Plan, journal: RunJournal) -> None:
 
 
 def _absorb(job: JobPaths, journal: RunJournal) -> int:
-    """Take over what a job of this run answered while nobody watched; how many answers that were."""
-    records = Tail(job.results).new()
-    return sum(journal.add(Outcome.of(record)) for record in records if record["state"] != REFUSED)
+    """Take over what a job of this run answered while no controller was attached; how many answers that were."""
+    outcomes = Tail(job.results, Outcome).new()
+    return sum(journal.add(outcome) for outcome in outcomes if outcome.state != REFUSED)
 
 
-def _see_through(parts: Sequence[_Answers], plan: Plan, journal: RunJournal, progress: Progress) -> None:
-    """Carry jobs to their end, side by side, as one: one journal, one progress."""
+def _run_jobs(parts: Sequence[_Answers], plan: Plan, journal: RunJournal, progress: Progress) -> None:
+    """Bring jobs to their end, side by side, as one: one journal, one progress."""
     started = time.monotonic()
     asked = len({item.id for item in plan.items})
 
-    def tell(followers: Sequence[Follower]) -> None:
+    def show(supervisors: Sequence[Supervisor]) -> None:
         staged, total = sum(part.staged for part in parts), sum(len(part.missing) for part in parts)
-        sent_mib = sum(follower.sent_bytes for follower in followers) / 2**20
+        sent_mib = sum(supervisor.sent_bytes for supervisor in supervisors) / 2**20
         rate = sent_mib / max(time.monotonic() - started, 1e-3)
         sending = f"{sent_mib:.1f} MiB sent, {rate:.1f} MiB/s" if sent_mib and staged < total else ""
         progress.step("hints", staged, total, sending)
@@ -104,25 +102,26 @@ def _see_through(parts: Sequence[_Answers], plan: Plan, journal: RunJournal, pro
         note = "  ".join(f"{states[s]} {s}" for s in (UPSAMPLED, KEPT, FAILED) if states[s])
         progress.step("answers", len(journal.outcomes), asked, note)
 
-    follow(parts, progress, tell)
+    supervise(parts, progress, show)
 
 
 class _Answers:
     """One worker's share of a run's items: what is missing of it, staged in its job folder and written down."""
 
-    words = WORDS
+    labels = LABELS
+    outcome = Outcome
 
     def __init__(self, plan: Plan, paths: RunPaths, journal: RunJournal) -> None:
         self.plan, self.journal = plan, journal
         self.missing = {item.id for item in plan.items} - journal.outcomes.keys()
-        self.folder = JobPaths(paths.jobs / staging.job_id(plan.items, plan.settings))
+        self.folder = staging.job_folder(plan.items, plan.settings, paths.jobs)
         self.load_log = self.folder.log
-        self.about = {"items": str(len(self.missing)), "engine": plan.settings.engine.name}
+        self.started_with = {"items": str(len(self.missing)), "engine": plan.settings.engine.name}
         self._stager: _Stager | None = None
 
     @property
-    def is_left_behind(self) -> bool:
-        return self.folder.job.exists() and not self.folder.tidied.exists()
+    def is_unfinished(self) -> bool:
+        return self.folder.job.exists() and not self.folder.finished.exists()
 
     @property
     def is_done(self) -> bool:
@@ -136,26 +135,26 @@ class _Answers:
     def staged(self) -> int:
         return self._stager.done if self._stager else 0
 
-    def open(self) -> Site:
-        job_folder.open_job(self.folder, staging.job_record(self.plan.items, self.plan.settings))
-        return site_for(self.plan, self.folder)
+    def open(self) -> JobHandle:
+        open_job(self.folder, staging.upsample_job(self.plan.items, self.plan.settings))
+        return handle_of_plan(self.plan, self.folder)
 
-    def begin(self, site: Site, progress: Progress) -> None:
-        self._stager = _Stager(self.plan, self.missing, self.folder, site, progress)
+    def begin(self, handle: JobHandle, progress: Progress) -> None:
+        self._stager = _Stager(self.plan, self.missing, self.folder, handle, progress)
 
     def collect(self) -> None:
         if self._stager:
             self._stager.collect(self.journal)
 
-    def take(self, records: Sequence[Record], site: Site, progress: Progress) -> None:
+    def take(self, outcomes: Sequence[Outcome], handle: JobHandle, progress: Progress) -> None:
         before = len(self.journal.outcomes)
-        refused = [_take(record, self.plan, self.folder, self.journal) for record in records]
+        refused = [_take(outcome, self.plan, self.folder, self.journal) for outcome in outcomes]
         if new := len(self.journal.outcomes) - before:
             progress.took("answers", time.monotonic(), new)
         if any(refused):
-            site.push()
+            handle.push()
 
-    def take_the_rest(self, site: Site) -> None:
+    def take_rest(self, handle: JobHandle) -> None:
         _absorb(self.folder, self.journal)
 
     def stop(self) -> None:
@@ -168,42 +167,42 @@ class _Answers:
             self._stager.join()
 
 
-def _take(record: Record, plan: Plan, job: JobPaths, journal: RunJournal) -> bool:
-    """Write a result down; what the engine refused is staged again, smaller, while it answers the others (True)."""
-    if record["id"] in journal.outcomes:
+def _take(outcome: Outcome, plan: Plan, job: JobPaths, journal: RunJournal) -> bool:
+    """Write an outcome down; what the engine refused is staged again, smaller, while it answers the others (True)."""
+    if outcome.id in journal.outcomes:
         return False
-    if record["state"] == REFUSED:
-        item = plan.by_id[record["id"]]
+    if outcome.state == REFUSED:
+        item = plan.by_id[outcome.id]
         if plan.settings.shrink:
-            wrong = staging.stage_smaller(item, record, job, plan.settings)
+            wrong = staging.stage_smaller(item, outcome, job, plan.settings)
         else:
-            wrong = f"the engine refused it: {record['reason']}"
+            wrong = f"the engine refused it: {outcome.reason}"
         if wrong is None:
-            log.get().warning("hint_made_smaller", item=item.name, reason=record["reason"])
+            log.get().warning("hint_made_smaller", item=item.name, reason=outcome.reason)
             return True
-        record = {**record, "state": KEPT if item.prompt.strip() else FAILED, "reason": wrong}
-    journal.add(Outcome.of(record))
+        outcome = replace(outcome, state=fallback_state(item.prompt), reason=wrong)
+    journal.add(outcome)
     return False
 
 
 class _Stager:
     """Renders and stages in a thread of its own, so that answers come in while hints are still being made."""
 
-    def __init__(self, plan: Plan, missing: set[str], job: JobPaths, site: Site, progress: Progress) -> None:
+    def __init__(self, plan: Plan, missing: set[str], job: JobPaths, handle: JobHandle, progress: Progress) -> None:
         self.stop, self.done, self.total = Stop(), 0, len(missing)
         self._out: queue.Queue[tuple[int, list[Outcome]] | BaseException] = queue.Queue()
-        self._thread = threading.Thread(target=self._run, args=(plan, missing, job, site, progress), name="stage")
+        self._thread = threading.Thread(target=self._run, args=(plan, missing, job, handle, progress), name="stage")
         self._thread.start()
 
-    def _run(self, plan: Plan, missing: set[str], job: JobPaths, site: Site, progress: Progress) -> None:
+    def _run(self, plan: Plan, missing: set[str], job: JobPaths, handle: JobHandle, progress: Progress) -> None:
         try:
             began = time.monotonic()
             for ready in staging.stage(plan, missing, job, Path(plan.settings.cache_dir) / "hints", self.stop):
                 progress.took("hints", began, ready[0])
-                began, sent = time.monotonic(), site.sent_bytes
-                site.push()
-                if site.sent_bytes > sent:
-                    progress.took("sending", began, site.sent_bytes - sent)
+                began, sent = time.monotonic(), handle.sent_bytes
+                handle.push()
+                if handle.sent_bytes > sent:
+                    progress.took("sending", began, handle.sent_bytes - sent)
                 self._out.put(ready)
                 began = time.monotonic()
         except BaseException as e:  # handed to the main thread, which raises it

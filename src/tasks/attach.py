@@ -1,16 +1,13 @@
-"""`task=attach run=FOLDER`: take a run up again, wherever its job runs; the same as resume=FOLDER."""
+"""`task=attach run=FOLDER`: another spelling of resume=FOLDER."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ..errors import ExitCode, InputError
-from . import Invocation, upsample
+from . import Invocation, resume
 
 
 def run(invocation: Invocation) -> ExitCode:
-    """Exit codes as for task=upsample."""
-    folder = invocation.config.run or invocation.config.resume
-    if not folder:
-        raise InputError("task=attach: which run?", hint="name its folder: run=outputs/DATE/TIME")
-    return upsample.run(replace(invocation, config=replace(invocation.config, resume=folder)))
+    """Exit codes as of the task that is resumed."""
+    if not (folder := invocation.config.run or invocation.config.resume):
+        raise InputError("task=attach: which run?", hint="name its folder: resume=outputs/DATE/TIME")
+    return resume(invocation, folder)

@@ -1,4 +1,4 @@
-"""`task=cancel run=FOLDER`: ask a run's worker to finish what it has in flight and end. What is answered stays."""
+"""`task=cancel run=FOLDER`: ask a run's workers to finish what they have in flight and end. What is answered stays."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 
 from .. import log
 from ..errors import ExitCode, HostError, InputError
-from ..inference.generate import open_sites
+from ..hosts.job_handle import handle_of_plan
+from ..inference.generate import open_handles
 from ..inference.pipeline_file import read_pipeline
 from ..run_folder import RunPaths
-from ..runs.saved_run import jobs_of, looked_at, opened
-from ..text import command_line
+from ..runs.saved_run import jobs_of
+from ..text import resume_command
 from . import Invocation
 
 PATIENCE_S = 30.0  # beyond the grace time of the worker
@@ -24,32 +25,24 @@ def run(invocation: Invocation) -> ExitCode:
         raise InputError("task=cancel: which run?", hint="name its folder: run=outputs/DATE/TIME")
     paths = RunPaths(Path(invocation.config.run))
     with ExitStack() as stack:
-        sites = {job.root.name: site for job, site in open_sites(paths)}  # then upsampling is over
-        if sites:
+        if handles := {job.root.name: handle for job, handle in open_handles(paths)}:  # then upsampling is over
             grace_s = read_pipeline(paths)[1].grace_s
-            for site in sites.values():
-                looked_at(site)
         else:
             plan, parts = jobs_of(paths)
             grace_s = plan.settings.engine.grace_s
-            sites = {job.root.name: opened(part, job) for part, job in parts}
-        for site in sites.values():
-            stack.callback(site.close)
-        running = {name: site for name, site in sites.items() if site.glance().state.status == "running"}
-        for name, site in running.items():
-            site.ask_to_stop()
-            log.get().info("waiting_for_what_is_in_flight", job=name)
+            handles = {job.root.name: handle_of_plan(part, job) for part, job in parts}
+        for handle in handles.values():
+            stack.callback(handle.close)
+        running = {name: handle for name, handle in handles.items() if handle.peek().state.status == "running"}
+        for name, handle in running.items():
+            handle.ask_to_stop()
+            log.get().info("waiting_for_requests_in_flight", job=name)
         deadline = time.monotonic() + grace_s + PATIENCE_S
-        for site in running.values():
-            while site.glance().state.status == "running":
+        for handle in running.values():
+            while handle.peek().state.status == "running":
                 if time.monotonic() > deadline:
-                    raise HostError("the worker does not end", hint="look at it with task=status log=true")
-                time.sleep(site.poll_s)
-        again = command_line("task=pipeline run" if paths.pipeline.exists() else "resume", paths.root)
-        for name, site in sites.items():
-            state = site.glance().state
-            said = f"ended: {state.ending}" if state.ending else state.status
-            invocation.out.print(
-                f"{name}  {said}; what is missing:  {again}", markup=False, highlight=False, soft_wrap=True
-            )
+                    raise HostError("the worker does not end", hint="inspect it with task=status log=true")
+                time.sleep(handle.poll_s)
+        for name, handle in handles.items():
+            invocation.print(f"{name}  {handle.peek().state.label}; resume:  {resume_command(paths.root)}")
     return ExitCode.OK

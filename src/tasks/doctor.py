@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ..config import Config, EngineName
+from ..config import Config, EngineName, TaskName
 from ..errors import ExitCode, HostError, UpsamplerError
 from ..hosts.connect import connect, root_on
 from ..hosts.host import Host, script
 from ..planning.configure import host_settings
 from ..planning.settings import HostSettings
-from . import Invocation, upsample
+from . import Invocation, run_task
 
 LEAST_FREE_GIB = 5.0
 MOST_CLOCK_DIFFERENCE_S = 60.0
@@ -223,4 +223,4 @@ def _probe(invocation: Invocation) -> ExitCode:
 
     root = Path("outputs/.tasks") / f"probe-{time.strftime('%Y%m%d-%H%M%S')}"
     root.mkdir(parents=True)
-    return upsample.run(replace(invocation, paths=RunPaths(root)), most=1)
+    return run_task(replace(invocation, paths=RunPaths(root)), TaskName.upsample, most=1)

@@ -32,7 +32,7 @@ def run(invocation: Invocation) -> ExitCode:
     """Plan one point (or one for each aspect). By itself, it is measured and written up at once."""
     config, paths = invocation.config, invocation.paths
     with locked(paths):
-        if paths.plan.exists() and not invocation.sweep:
+        if paths.plan.exists() and not invocation.in_sweep:
             plan = read_plan(paths.plan)
         else:
             plan = _plan(config, paths)
@@ -42,7 +42,7 @@ def run(invocation: Invocation) -> ExitCode:
         limit = plan.settings.max_model_len
         words = "fits" if needs <= limit else "does not fit"
         invocation.err.print(f"{item.name}: {item.tokens.prompt} tokens, {words} {limit}", highlight=False, style="dim")
-    if not invocation.sweep:
+    if not invocation.in_sweep:
         return conclude(paths.root, config, invocation.out, invocation.err)
     if asks_engine(plan) and not config.limits.together:
         measure(plan, paths.root, config, invocation.err)
@@ -54,7 +54,7 @@ def _plan(config: Config, paths: RunPaths) -> Plan:
     cards = Path(config.cache_dir) / "test_cards"
     asked = replace(
         config,
-        prompts=str(paths.root / "points.json"),
+        prompts=str(paths.points),
         aspect=None,
         reuse=False,
         upsample=UpsampleConf(name="limits", rule=SizeRule.native, shrink=False),

@@ -8,7 +8,7 @@ from ..reports.tables import show_plan
 from ..runs.saved_run import save_plan
 from ..timing.estimates import estimate, estimate_words, place_words
 from . import Invocation
-from .resolving import resolve_shown
+from .resolving import resolve_with_progress
 
 
 def run(invocation: Invocation) -> ExitCode:
@@ -16,11 +16,10 @@ def run(invocation: Invocation) -> ExitCode:
     if invocation.config.resume:
         plan = read_plan(invocation.paths.plan)
     else:
-        plan = resolve_shown(invocation)
+        plan = resolve_with_progress(invocation)
         save_plan(plan, invocation.paths)
-    out = invocation.out
-    show_plan(plan, out)
+    show_plan(plan, invocation.out)
     if any(item.runs for item in plan.items):
-        out.print(estimate_words(estimate(plan), place_words(plan)), markup=False, highlight=False, soft_wrap=True)
-    out.print(f"plan.json     {invocation.paths.plan}", markup=False, highlight=False, soft_wrap=True)
+        invocation.print(estimate_words(estimate(plan), place_words(plan)))
+    invocation.print(f"plan.json     {invocation.paths.plan}")
     return ExitCode.OK if all(item.fits for item in plan.items) else ExitCode.INCOMPLETE

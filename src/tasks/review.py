@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import log
+from ..config import TaskName
 from ..errors import ExitCode, InputError
 from ..files import write_atomic
 from ..planning.plan import Plan
@@ -39,9 +40,10 @@ from ..reports.reviews import (
 from ..reports.rows import result_rows
 from ..reports.run_outputs import write_results
 from ..run_folder import RunPaths, locked
-from ..runs.outcomes import UPSAMPLED, read_outcomes
-from ..text import command_line, in_quotes, printable
-from . import Invocation, upsample
+from ..runs.outcomes import read_outcomes
+from ..text import hydra_quoted, printable, run_command
+from ..worker.protocol import UPSAMPLED
+from . import Invocation, run_task
 
 PAGE = 20
 Ask = Callable[[str], str]
@@ -113,7 +115,7 @@ def _reason_of_unfinished(paths: RunPaths, outcomes: Mapping[str, object]) -> st
     try:
         written = json.loads(paths.results.read_text(encoding="utf-8"))
     except ValueError as e:
-        again = command_line("resume", paths.root)
+        again = run_command("resume", paths.root)
         raise InputError(f"{paths.results}: cannot be read: {e}", hint=f"write it anew:  {again}") from e
     return next((str(row["reason"]) for row in written if row["id"] not in outcomes), "did not end")
 
@@ -141,7 +143,7 @@ def _answers(rows: Sequence[rows.Row], run: RunPaths, invocation: Invocation, as
             if said == "s":
                 break
             if said == "e":
-                text = edited(row["upsampled_prompt"], ask)
+                text = edited(row["upsampled_prompt"] or "", ask)
                 if text.strip() and text != row["upsampled_prompt"]:
                     yield Mark(row["name"], EDITED, text, _now())
                     break
@@ -221,8 +223,8 @@ def _rerun(invocation: Invocation, old: RunPaths) -> ExitCode:
     """A new run of the rejected items only; src.run has put the old run's overrides before ours."""
     plan, paths, config = read_plan(old.plan), invocation.paths, invocation.config
     names = rejected_names(read_marks(old.review))
-    again = [results.as_prompt(item) for item in plan.items if item.name in names]
-    if not again:
+    rejected = [results.as_prompt(item) for item in plan.items if item.name in names]
+    if not rejected:
         invocation.out.print("nothing is rejected in that run: there is nothing to ask again")
         return ExitCode.OK
     if _asks_the_same(invocation, plan):
@@ -230,9 +232,10 @@ def _rerun(invocation: Invocation, old: RunPaths) -> ExitCode:
             "the_same_is_asked", note="the same answers are likely: change sampling.seed, template or upsample"
         )
     prompts = paths.root / "prompts.json"
-    write_atomic(prompts, json.dumps(again, ensure_ascii=False, indent=1) + "\n")
+    write_atomic(prompts, json.dumps(rejected, ensure_ascii=False, indent=1) + "\n")
     config = replace(config, prompts=str(prompts), run=None, resume=None)
-    return upsample.run(replace(invocation, config=config, command=_command(invocation.command, prompts)))
+    again = replace(invocation, config=config, command=_command(invocation.command, prompts))
+    return run_task(again, TaskName.upsample)
 
 
 def _asks_the_same(invocation: Invocation, plan: Plan) -> bool:
@@ -251,4 +254,4 @@ def _asks_the_same(invocation: Invocation, plan: Plan) -> bool:
 def _command(command: str, prompts: Path) -> str:
     """The command that repeats the new run, whatever becomes of the verdicts."""
     kept = [o for o in shlex.split(command)[3:] if not o.startswith(("task=", "run=", "prompts=", "review."))]
-    return shlex.join(["python", "-m", "src.run", f"prompts={in_quotes(str(prompts))}", *kept])
+    return shlex.join(["python", "-m", "src.run", f"prompts={hydra_quoted(str(prompts))}", *kept])

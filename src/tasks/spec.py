@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import Config
+from ..config import Config, TaskName
 from ..errors import ExitCode, InputError, SpecError, VideoError
 from ..planning.resolve import probe_all
 from ..prompts import drafts
@@ -17,7 +17,7 @@ from ..prompts.specs import expanded, matches, prompt_files, read_specs
 from ..reports.tables import show_specs
 from ..text import printable
 from ..timing.progress import showing
-from . import Invocation, upsample
+from . import Invocation, run_task
 
 
 def run(invocation: Invocation) -> ExitCode:
@@ -44,7 +44,7 @@ def run(invocation: Invocation) -> ExitCode:
     count = f"{len(shown)} spec{'s' if len(shown) > 1 else ''}"
     where = str(files[0]) if len(files) == 1 else str(files[0].parent)
     out.print(f"{count}  {where}", markup=False, highlight=False, soft_wrap=True)
-    return upsample.run(invocation, files=files) if config.then else ExitCode.OK
+    return run_task(invocation, TaskName.upsample, files=files) if config.then else ExitCode.OK
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""`task=upsample`: plan, render, ask, report; or, with resume=, take a run up where it stopped."""
+"""`task=upsample`: plan, render, ask, report; with resume=, a run goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from .. import log, text
+from .. import log
 from ..config import TaskName
-from ..errors import EngineError, ExitCode, InputError
+from ..errors import EngineError, ExitCode
 from ..files import write_atomic
 from ..planning.plan import Plan
 from ..planning.plan_file import read_plan
 from ..reports.run_outputs import versions, workers_of, write_results
 from ..reports.tables import advice, show_end
 from ..run_folder import RunPaths, locked
-from ..runs.outcomes import UPSAMPLED, Outcome, read_outcomes
+from ..runs.outcomes import read_outcomes
 from ..runs.saved_run import refuse_another_run, save_plan
 from ..runs.upsampling import execute
-from ..text import command_line
+from ..text import printable
 from ..timing.estimates import (
     Estimate,
     earlier_runs,
@@ -32,11 +32,12 @@ from ..timing.estimates import (
 from ..timing.phases import Measured, Watch, add_start
 from ..timing.progress import showing
 from ..timing.workload import Work, work_of
+from ..worker.protocol import UPSAMPLED, Outcome
 from . import Invocation
-from .resolving import resolve_shown, say_what_is_ignored
+from .resolving import resolve_with_progress, warn_ignored_overrides
 
 
-def run(invocation: Invocation, most: int | None = None, files: list[Path] | None = None) -> ExitCode:
+def run(invocation: Invocation, *, most: int | None = None, files: list[Path] | None = None) -> ExitCode:
     """Exit code 0 when every item was upsampled, 3 when some were kept or failed.
 
     most: so many items at most. files: prompt files in place of those that the config names.
@@ -78,7 +79,7 @@ def _write_down(watch: Watch, expected: Estimate | None, paths: RunPaths) -> Mea
 
 def _remember(plan: Plan, work: Work, measured: Measured, outcomes: Mapping[str, Outcome], paths: RunPaths) -> None:
     """For the estimates of later runs."""
-    seconds = [s for o in outcomes.values() if o.attempts and (s := o.seconds.get("total")) is not None]
+    seconds = [s for o in outcomes.values() if o.attempts and (s := o.seconds.total) is not None]
     if seconds:
         remember(plan, past_of(work, measured, workers_of(paths), seconds))
 
@@ -88,11 +89,10 @@ def _plan(invocation: Invocation, most: int | None, files: list[Path] | None) ->
     config, paths = invocation.config, invocation.paths
     if config.resume:
         if config.task.name is not TaskName.pipeline:
-            _refuse_what_only_makes_videos(paths)
-            say_what_is_ignored(invocation, "plan.json")
+            warn_ignored_overrides(invocation, "plan.json")
         log.get().info("run_resumed", run=str(paths.root), note="its plan.json decides; prompts are not read again")
         return read_plan(paths.plan)
-    plan = resolve_shown(invocation, files)
+    plan = resolve_with_progress(invocation, files)
     if most is None:
         refuse_another_run(plan, paths)
     else:
@@ -102,19 +102,8 @@ def _plan(invocation: Invocation, most: int | None, files: list[Path] | None) ->
     write_atomic(paths.command, invocation.command + "\n")
     if config.console.level.value in ("debug", "info"):
         for line in advice(plan):
-            invocation.err.print(text.printable(line), markup=False, highlight=False, soft_wrap=True, style="dim")
+            invocation.err.print(printable(line), markup=False, highlight=False, soft_wrap=True, style="dim")
     return plan
-
-
-def _refuse_what_only_makes_videos(paths: RunPaths) -> None:
-    """A pipeline that was begun without upsampling has no prompts to take up."""
-    from ..inference.pipeline_file import read_pipeline  # which imports us
-
-    if paths.pipeline.exists() and not read_pipeline(paths)[0]:
-        raise InputError(
-            f"{paths.root}: is a pipeline that was begun with pipeline.upsample=false",
-            hint=f"go on with its videos:  {command_line('task=pipeline run', paths.root)}",
-        )
 
 
 def _finish(
@@ -127,7 +116,4 @@ def _finish(
     show_end(plan, table, paths, measured.seconds, invocation.out, exported)
     if off := error_words(measured.estimated_s, measured.seconds):
         invocation.out.print(off, markup=False, highlight=False)
-    if paths.pipeline.exists() and invocation.config.task.name is not TaskName.pipeline:
-        again = command_line("task=pipeline run", paths.root)
-        invocation.out.print(f"its videos    {again}", markup=False, highlight=False, soft_wrap=True)
     return ExitCode.OK if all(row["state"] == UPSAMPLED for row in table) else ExitCode.INCOMPLETE

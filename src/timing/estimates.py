@@ -12,7 +12,7 @@ from statistics import median
 from typing import TypeVar
 
 from ..planning.plan import Plan
-from ..text import words
+from ..text import duration
 from . import history
 from .phases import ANSWERS, FETCHING, FIRST, HINTS, LOADING, SENDING, STARTING, VIDEOS, Life, Measured
 from .workload import Work, work_of
@@ -204,7 +204,7 @@ def _video_phases(pieces: int, loads: int, past: Sequence[PastVideos]) -> dict[s
 def _key(plan: Plan) -> str:
     s = plan.settings
     rehearsed = f" · {s.engine.item_delay_s:g} s an item" if s.engine.item_delay_s else ""
-    return f"{s.engine.name} · {s.model.name} · {s.host}{rehearsed}"
+    return f"{s.engine.name} · {s.model.name} · {s.host.name}{rehearsed}"
 
 
 def earlier_runs(plan: Plan) -> tuple[Past, ...]:
@@ -218,7 +218,7 @@ def remember(plan: Plan, past: Past) -> None:
 
 
 def _videos_key(plan: Plan, how: str) -> str:
-    return f"inference · {how} · {plan.settings.host}"
+    return f"inference · {how} · {plan.settings.host.name}"
 
 
 def earlier_videos(plan: Plan, how: str) -> tuple[PastVideos, ...]:
@@ -237,17 +237,17 @@ def estimate(plan: Plan) -> Estimate | None:
 
 
 def place_words(plan: Plan) -> str:
-    return f"engine={plan.settings.engine.name} on {plan.settings.host}"
+    return f"engine={plan.settings.engine.name} on {plan.settings.host.name}"
 
 
 def estimate_words(found: Estimate | None, where: str) -> str:
     """An estimate in one line, with what it rests on."""
     if not found:
         return f"How long it takes is not known: no earlier run with {where}."
-    parts = ", ".join(f"{name} {words(seconds)}" for name, seconds in found.phases.items() if seconds >= 0.05)
+    parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in found.phases.items() if seconds >= 0.05)
     rests_on = "the last run" if found.runs == 1 else f"the last {found.runs} runs"
-    within = "" if found.least_s == found.most_s else f", {words(found.least_s)} to {words(found.most_s)},"
-    return f"It may take about {words(found.total_s)}{within} by {rests_on} with {where} ({parts})."
+    within = "" if found.least_s == found.most_s else f", {duration(found.least_s)} to {duration(found.most_s)},"
+    return f"It may take about {duration(found.total_s)}{within} by {rests_on} with {where} ({parts})."
 
 
 def error_words(estimated_s: Mapping[str, float], took_s: float) -> str:
@@ -257,4 +257,4 @@ def error_words(estimated_s: Mapping[str, float], took_s: float) -> str:
         return ""
     off = round(100 * (took_s - total_s) / total_s)
     sign = "+" if off > 0 else "-" if off < 0 else "±"
-    return f"estimated {words(total_s)}, took {words(took_s)} ({sign}{abs(off)} %)"
+    return f"estimated {duration(total_s)}, took {duration(took_s)} ({sign}{abs(off)} %)"

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from ..files import write_atomic
+from ..worker.protocol import Event
 from .progress import Progress
 
 STARTING, HINTS, SENDING, LOADING = "worker starts", "hints", "sending", "loading"
@@ -154,18 +154,18 @@ class Life:
     load_s: float | None
 
 
-def lives(events: Iterable[Mapping[str, Any]]) -> tuple[Life, ...]:
+def lives(events: Iterable[Event]) -> tuple[Life, ...]:
     """The workers that wrote a job's events.jsonl, one after another."""
-    found: list[list[Mapping[str, Any]]] = []
+    found: list[list[Event]] = []
     for event in events:
-        # A worker that loads again with less memory says so with its rung, and lives on.
-        if not found or (event.get("phase") == "loading" and "rung" not in event):
+        # A worker that loads again with less memory names a fallback, and lives on.
+        if not found or (event.phase == "loading" and not event.fallback):
             found.append([])
         found[-1].append(event)
     return tuple(
         Life(
-            max(0.0, round(life[-1]["time"] - life[0]["time"], 3)),
-            next((event["load_s"] for event in life if "load_s" in event), None),
+            max(0.0, round(life[-1].time - life[0].time, 3)),
+            next((event.load_s for event in life if event.load_s is not None), None),
         )
         for life in found
     )

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from .. import log
-from ..text import left
+from ..text import remaining
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,9 +77,9 @@ class Lines(Quiet):
             rate = (done - at_start) / (now - started)
             facts["rate"] = f"{rate:.1f}/s"
             if done < total:
-                facts["eta"] = left((total - done) / rate)
+                facts["eta"] = remaining((total - done) / rate)
         elif stage in RESULTS and done < total and (left_s := still_expected_s(self.expected_s, now - self.began)):
-            facts["eta"] = f"~{left(left_s)}"
+            facts["eta"] = f"~{remaining(left_s)}"
         return facts
 
 

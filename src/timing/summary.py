@@ -8,7 +8,7 @@ from typing import Any
 
 from ..planning.gpus import devices
 from ..planning.plan import Plan
-from ..text import short, words
+from ..text import duration, precise_duration
 from .estimates import error_words
 from .phases import ANSWERS, FIRST, HINTS, ORDER, SENDING, Life, Measured
 
@@ -31,10 +31,12 @@ def timeline(start: Measured) -> tuple[Bar, ...]:
 
     def bar(name: str) -> Bar:
         phase = start.phases[name]
-        parts = [short(phase.end_s - phase.begin_s), _amount(name, phase.amount, phase.busy_s)]
+        parts = [precise_duration(phase.end_s - phase.begin_s), _amount(name, phase.amount, phase.busy_s)]
         if name in start.estimated_s and start.estimated_s[name] > 0:
             # The estimate of the answers counts from when the worker is ready.
-            parts.append(f"estimated {short(start.estimated_s[name])}{' with the first' if name == ANSWERS else ''}")
+            parts.append(
+                f"estimated {precise_duration(start.estimated_s[name])}{' with the first' if name == ANSWERS else ''}"
+            )
         left = min(100.0, max(0.0, 100 * phase.begin_s / whole_s))
         width = min(100.0 - left, 100 * (phase.end_s - phase.begin_s) / whole_s)
         return Bar(name, " · ".join(part for part in parts if part), round(left, 3), round(width, 3))
@@ -76,10 +78,10 @@ def token_words(rows: Iterable[Mapping[str, Any]]) -> str:
 def gpus_of(plan: Plan) -> int | None:
     """GPUs that each worker of the plan holds; None when host.gpus does not say how many, or the worker uses none."""
     settings = plan.settings
-    named = devices(settings.place.gpus)
+    named = devices(settings.host.gpus)
     if not named or settings.engine.name in NO_GPU_OF_OURS:
         return None
-    return len(named) // settings.place.workers
+    return len(named) // settings.host.workers
 
 
 def gpu_facts(plan: Plan, workers: Sequence[Life]) -> list[tuple[str, str]]:
@@ -89,7 +91,7 @@ def gpu_facts(plan: Plan, workers: Sequence[Life]) -> list[tuple[str, str]]:
         return []
     seconds = each * sum(life.seconds for life in workers)
     facts = [("GPU time", f"{seconds:,.0f} GPU seconds ({each} a worker)")]
-    price = plan.settings.place.price_per_gpu_hour
+    price = plan.settings.host.price_per_gpu_hour
     if price:
         facts.append(("Cost", f"{seconds / 3600 * price:.2f} at {price:g} for an hour of a GPU"))
     return facts
@@ -102,7 +104,7 @@ def run_facts(
     facts = []
     if starts:
         total_s = sum(start.seconds for start in starts)
-        facts.append(("Took", words(total_s) + (f", in {len(starts)} starts" if len(starts) > 1 else "")))
+        facts.append(("Took", duration(total_s) + (f", in {len(starts)} starts" if len(starts) > 1 else "")))
         if len(starts) == 1 and (off := error_words(starts[0].estimated_s, starts[0].seconds)):
             facts.append(("Time", off))
     if said := rate_words(starts):

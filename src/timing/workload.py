@@ -71,4 +71,4 @@ def lanes_of(plan: Plan) -> int:
         "vllm": s.model.max_num_seqs * s.model.data_parallel_size,
     }
     each = 1 if s.engine.name == "cosmos" else s.engine.in_flight or by_engine.get(s.engine.name, 1)
-    return each * s.place.workers
+    return each * s.host.workers

@@ -1,16 +1,13 @@
-"""Engine `offline`: no model. It measures the frames and writes the figures after the prompt, and says so.
+"""Engine `offline`: no model. It measures the frames and writes the figures after the prompt.
 
-Run as a worker: `python -m src.offline JOB_FOLDER`. The job folder, journal, retries and checks are the worker's; only
-the answer is made here.
+Every result says so. It needs numpy and Pillow.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from launchers import worker
+from ..protocol import UpsampleJob
+from .engine import Answer, ItemKept, Phase, Request
 
 VERSION = "1"
 
@@ -143,26 +141,22 @@ class OfflineEngine:
     name = "offline"
     version = VERSION
 
-    def __init__(self, job: dict[str, Any], folder: Path) -> None:
-        self.rungs: list[str] = []
-        self.concurrency = job["engine"]["in_flight"] or os.cpu_count() or 1
-        self.delay_s = job["engine"]["item_delay_s"]
+    def __init__(self, job: UpsampleJob, folder: Path) -> None:
+        self.fallbacks: list[str] = []
+        self.concurrency = job.engine.in_flight or os.cpu_count() or 1
+        self.delay_s = job.engine.item_delay_s
 
-    def load(self, phase: Callable[..., None]) -> None:
+    def load(self, phase: Phase) -> None:
         pass  # nothing to load
 
-    def answer(self, request: worker.Request) -> worker.Answer:
+    def answer(self, request: Request) -> Answer:
         if self.delay_s:
             time.sleep(self.delay_s)
         if not request.pictures:
-            raise worker.ItemKept("engine=offline has no frames to measure; a prompt without a video needs a model")
+            raise ItemKept("engine=offline has no frames to measure; a prompt without a video needs a model")
         frames = [np.asarray(Image.open(io.BytesIO(p.data)).convert("RGB")) for p in request.pictures]
         facts = describe(measure(frames))
-        return worker.Answer(after_prompt(request.item.prompt, facts), "stop", None, None)
+        return Answer(after_prompt(request.item.prompt, facts), "stop", None, None)
 
     def close(self) -> None:
         pass
-
-
-if __name__ == "__main__":
-    sys.exit(worker.run(Path(sys.argv[1]), OfflineEngine))

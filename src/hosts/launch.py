@@ -1,0 +1,50 @@
+"""What starts a worker, on whichever host: the settings that its command depends on."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from ..planning.settings import ContainerSettings, HostSettings, Settings
+from .bundle import WORKER
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How a job's worker is started.
+
+    python: the interpreter, for a plain process. checkpoint: a folder that a container mounts read-only, "" for none.
+    needs_network: whether the worker asks a server elsewhere. secret_env: a variable that it gets from the host's own
+    environment, "" for none. run_id: a label for people.
+    """
+
+    host: HostSettings
+    image: ContainerSettings
+    python: str
+    checkpoint: str
+    grace_s: float
+    run_id: str
+    needs_network: bool = False
+    secret_env: str = ""
+
+    @staticmethod
+    def of(settings: Settings, run_id: str) -> Launch:
+        """The launch of a job that upsamples. On this machine, engines that need no vLLM run in this interpreter."""
+        engine, python = settings.engine, settings.python
+        if settings.host.kind == "local" and engine.name in ("offline", "endpoint"):
+            python = sys.executable
+        return Launch(
+            host=settings.host,
+            image=settings.image,
+            python=python,
+            checkpoint=settings.model.checkpoint,
+            grace_s=engine.grace_s,
+            run_id=run_id,
+            needs_network=engine.name == "endpoint",
+            secret_env=engine.api_key_env,
+        )
+
+    def command(self, folder: str) -> tuple[str, ...]:
+        """The command that works in a job folder."""
+        python = self.image.python if self.image.reference else self.python
+        return (python, f"{folder}/{WORKER}", folder)

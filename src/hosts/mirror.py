@@ -1,0 +1,307 @@
+"""A job's folder on a host, kept in step with its local copy.
+
+What is staged here goes there; journals come back as a byte-exact beginning of the host's. Every step may be done twice.
+`RemoteFolder` is a folder on another machine, `SharedFolder` the local one, which a container here has mounted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ..errors import HostError
+from ..files import write_atomic
+from ..planning.settings import HostSettings, digest
+from ..worker.journal import read_records
+from ..worker.protocol import Event, Staged
+from ..worker.records import InvalidRecord, from_line
+from . import transfer
+from .connect import root_on
+from .host import Host, checked, script
+from .job_folder import JobPaths
+
+LIMIT = 4 << 20  # bytes of each journal that one poll brings at most
+
+# Scripts get their values as arguments. $1 is the job's folder.
+_MAKE = """
+set -e
+umask 022
+mkdir -p "$1/batches" "$1/frames" "$2/frames" "$2/cache/home"
+cd "$1" && ls batches
+"""
+_SPACE = """
+set -e
+mkdir -p "$1" && cd "$1" && id -u && id -g && pwd && df -Pk . | awk 'NR == 2 { print $4 }'
+"""
+_LINK = """
+set -e
+cd "$2/frames"
+have="../jobs/.have-$3"
+cat > "$have.names"
+: > "$have"
+while IFS= read -r name; do
+  if [ -e "$1/frames/$name" ]; then continue; fi
+  if [ -e "$name" ]; then echo "${name%.*}  $name" >> "$have"; else echo "$name"; fi
+done < "$have.names"
+sha256sum --check --quiet "$have" 2>/dev/null | sed -n 's/: FAILED.*//p' | while IFS= read -r name; do
+  rm -f "$name"
+  echo "$name"
+done
+cut -c67- "$have" | while IFS= read -r name; do [ ! -e "$name" ] || echo "$name"; done | xargs -r ln -f -t "$1/frames" --
+rm -f "$have" "$have.names"
+"""
+# State first, then the journals: what a worker wrote before it ended is never missed.
+_POLL = """
+folder=$1 results=$2 events=$3 limit=$4
+shift 4
+"$@" 2>&1 | tr '\\n' ' '
+echo
+cd "$folder" 2>/dev/null || { echo gone; exit 0; }
+for pair in "results.jsonl $results" "events.jsonl $events"; do
+  name=${pair% *} at=${pair#* }
+  size=$(stat -c %s "$name" 2>/dev/null || echo 0)
+  n=$((size - at))
+  [ $n -gt $limit ] && n=$limit
+  echo "$size"
+  [ $n -gt 0 ] && tail -c +$((at + 1)) "$name" | head -c $n
+  echo
+done
+"""
+_PEEK = """
+cd "$1" 2>/dev/null || { echo 0; echo; exit 0; }
+cat results.jsonl 2>/dev/null | grep -vc '"state":"refused"' || true
+grep '"event":"phase"' events.jsonl 2>/dev/null | tail -n 1 | grep . || echo
+cat exit.json 2>/dev/null || true
+"""
+_EXIT = 'cat "$1/exit.json" 2>/dev/null || true'
+REMOVE = """
+set -e
+cd "$2/jobs"
+case "$1" in "$2/jobs/"*/*|"$2/jobs/"|*..*) exit 64;; "$2/jobs/"*) rm -rf -- "$1";; *) exit 64;; esac
+find "$2/frames" -type f -links 1 -mtime +7 -delete
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where a job is on its host: the folder of all jobs, its own folder, and "uid:gid" that owns both."""
+
+    root: str
+    folder: str
+    user: str
+
+
+def locate(host: Host, settings: HostSettings, job: JobPaths) -> Location:
+    """Find the folder of a job on its host; creates the root above it, and checks that there is space for one."""
+    root = root_on(host, settings)
+    output = checked(host.run(script(_SPACE, root)), host, f"host.root={root} cannot be used").decode()
+    uid, gid, root, free_kib = output.split("\n")[:4]
+    if int(free_kib) < 1024:
+        raise HostError(f"{host.name}: {root}: the disk is full", hint="free some space there, then resume")
+    folder = f"{root}/jobs/{job.root.name}" if settings.kind != "local" else str(job.root.resolve())
+    return Location(root, folder, f"{uid}:{gid}")
+
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """What one poll brought: what the worker's runtime answered, whether the folder is gone, whether there is more to read."""
+
+    answer: str
+    is_gone: bool = False
+    has_more: bool = False
+
+
+class Mirror(Protocol):
+    """A job's folder on its host. sent_bytes: of frames that travelled."""
+
+    sent_bytes: int
+
+    def create(self) -> None:
+        """Create what is missing of the folder, and check that its journal is the one that is known here."""
+
+    def push(self) -> None:
+        """Bring what is staged; what is there already does not travel."""
+
+    def poll(self, question: Sequence[str]) -> Polled:
+        """Ask how the worker stands, then bring what it wrote until then."""
+
+    def bring_exit_record(self) -> bool:
+        """Bring exit.json, if there is one."""
+
+    def fetch(self, names: Collection[str]) -> None:
+        """Bring files by their names in the folder."""
+
+    def fetch_logs(self) -> None:
+        """Bring what the worker and the engine printed, the last 2 MiB of each."""
+
+    def remove(self) -> None:
+        """Remove the folder there, and frames that no job has used for a week."""
+
+
+class SharedFolder:
+    """The local folder itself: the worker writes straight into it."""
+
+    sent_bytes = 0
+
+    def __init__(self, host: Host, job: JobPaths, location: Location) -> None:
+        self.host, self.job, self.location = host, job, location
+
+    def create(self) -> None:
+        cache = script('mkdir -p "$1/cache/home"', self.location.root)
+        checked(self.host.run(cache), self.host, "the cache cannot be created")
+
+    def push(self) -> None: ...
+
+    def poll(self, question: Sequence[str]) -> Polled:
+        return Polled(answer_of(self.host, question))
+
+    def bring_exit_record(self) -> bool:
+        return self.job.exit.exists()
+
+    def fetch(self, names: Collection[str]) -> None: ...
+
+    def fetch_logs(self) -> None: ...
+
+    def remove(self) -> None: ...
+
+
+class RemoteFolder:
+    """A folder on another machine. Its name there is the job's; the local folder is the copy."""
+
+    def __init__(self, host: Host, job: JobPaths, location: Location) -> None:
+        self.host, self.job, self.location = host, job, location
+        self.folder = location.folder
+        self.sent_bytes = 0
+        self._key = digest("controller", str(job.root.resolve()), os.uname().nodename)
+        self._pushed: set[str] = set()
+        self._events_at = job.events.stat().st_size if job.events.exists() else 0
+
+    def create(self) -> None:
+        names = self._checked(script(_MAKE, self.folder, self.location.root), "the job's folder cannot be created")
+        self._pushed = set(names.decode().split())
+        self._check_journal()
+        has_events = self.host.run(script('[ -e "$1/events.jsonl" ]', self.folder)).code == 0
+        if not has_events and self.job.events.exists():  # a new folder in place of one that was cleaned up
+            os.truncate(self.job.events, 0)
+            self._events_at = 0
+
+    def _check_journal(self) -> None:
+        """The local journal must be the beginning of the host's; a host that lost it gets it back."""
+        known = self.job.results.read_bytes() if self.job.results.exists() else b""
+        if not known:
+            return
+        have = self.host.run(script('head -c "$2" "$1/results.jsonl" | sha256sum', self.folder, str(len(known))))
+        if have.out.decode()[:64] == transfer.sha256(known):
+            return
+        size = self.host.run(script('stat -c %s "$1/results.jsonl" 2>/dev/null || echo 0', self.folder)).out
+        if int(size):
+            raise HostError(
+                f"{self.host.name}: {self.folder}/results.jsonl differs from the copy of it here",
+                hint="it was changed there: remove that folder there if it is not needed, then resume",
+            )
+        transfer.send(self.host, {"results.jsonl": self.job.results}, self.folder, self._key)
+
+    # ------------------------------------------------------------------------------------------------------- there
+
+    def push(self) -> None:
+        """Frames first, then the batches that name them, then `closed`."""
+        base = {path.name: path for path in (self.job.job, self.job.worker) if path.name not in self._pushed}
+        batches = [b for b in sorted(self.job.batches.glob("*.jsonl")) if b.name not in self._pushed]
+        closing = {"closed": self.job.closed} if self.job.closed.exists() and "closed" not in self._pushed else {}
+        if not (base or batches or closing):
+            return
+        frames = {Path(f).name for batch in batches for item in read_records(batch, Staged) for f in item.frames}
+        if missing := self._link(frames):
+            files = {name: self.job.frames / name for name in missing}
+            transfer.send(self.host, files, f"{self.location.root}/frames", self._key, on_bytes=self._count)
+            if still := self._link(frames):
+                raise HostError(f"{self.host.name}: {len(still)} frames did not arrive")
+        small = {**base, **{f"batches/{b.name}": b for b in batches}}
+        transfer.send(self.host, small, self.folder, self._key)
+        transfer.send(self.host, closing, self.folder, self._key)  # after the batches: none comes after it
+        self._pushed |= {Path(name).name for name in (*small, *closing)}
+
+    def _link(self, frames: set[str]) -> list[str]:
+        """Give the job the frames that the host has; those that it has not."""
+        if not frames:
+            return []
+        names = "".join(f"{name}\n" for name in sorted(frames)).encode()
+        done = self.host.run(script(_LINK, self.folder, self.location.root, self._key), [names])
+        return checked(done, self.host, "frames cannot be linked").decode().split()
+
+    def _count(self, sent: int) -> None:
+        self.sent_bytes += sent
+
+    # ----------------------------------------------------------------------------------------------------- and back
+
+    def poll(self, question: Sequence[str]) -> Polled:
+        at = self.job.results.stat().st_size if self.job.results.exists() else 0
+        asked = script(_POLL, self.folder, str(at), str(self._events_at), str(LIMIT), *question)
+        answer, _, rest = self._checked(asked, "the job cannot be polled").partition(b"\n")
+        said = answer.decode("utf-8", "replace")
+        if rest.startswith(b"gone"):
+            return Polled(said, is_gone=True)
+        return Polled(said, has_more=self._append(rest, at))
+
+    def _append(self, rest: bytes, at: int) -> bool:
+        """Append what is new to the local copies, whole lines only; whether there is more to fetch."""
+        more = False
+        for path, start in ((self.job.results, at), (self.job.events, self._events_at)):
+            line, _, rest = rest.partition(b"\n")
+            size = int(line)
+            if size < start:
+                raise HostError(
+                    f"{self.host.name}: {self.folder}/{path.name} has {size} bytes, the copy here has {start} already",
+                    hint="it was changed there: remove that folder there if it is not needed, then resume",
+                )
+            count = min(max(size - start, 0), LIMIT)
+            new, rest = rest[:count], rest[count + 1 :]
+            whole = new[: new.rfind(b"\n") + 1]
+            if whole:
+                with open(path, "ab") as f:
+                    f.write(whole)
+            if path == self.job.events:
+                self._events_at = start + len(whole)
+            more = more or (size - start > LIMIT)
+        return more
+
+    def bring_exit_record(self) -> bool:
+        record = self._checked(script(_EXIT, self.folder), "exit.json cannot be read")
+        if record:
+            write_atomic(self.job.exit, record)
+        return bool(record)
+
+    def fetch(self, names: Collection[str]) -> None:
+        if names:
+            transfer.fetch(self.host, self.folder, names, self.job.root)
+
+    def fetch_logs(self) -> None:
+        for path in (self.job.log, self.job.engine_log):
+            last = script('tail -c 2097152 "$1" 2>/dev/null || true', f"{self.folder}/{path.name}")
+            if printed := self.host.run(last).out:
+                path.write_bytes(printed)
+
+    def remove(self) -> None:
+        self._checked(script(REMOVE, self.folder, self.location.root), "the job's folder cannot be removed")
+
+    def _checked(self, argv: Sequence[str], what: str) -> bytes:
+        return checked(self.host.run(argv), self.host, what)
+
+
+def peek(host: Host, folder: str) -> tuple[int, str, bytes]:
+    """How many items ended in a job's folder, the phase that its worker named last, and its exit.json, b"" for none."""
+    output = checked(host.run(script(_PEEK, folder)), host, "the job cannot be read")
+    answered, event, record = output.split(b"\n", 2)
+    try:
+        return int(answered), from_line(Event, event).phase if event else "", record.strip()
+    except (InvalidRecord, ValueError) as e:
+        raise HostError(f"{host.name}: {folder}: not a valid job folder ({e})") from None
+
+
+def answer_of(host: Host, question: Sequence[str]) -> str:
+    """What a command prints, on whichever stream."""
+    done = host.run(question)
+    return (done.out.strip() or done.err).decode("utf-8", "replace")

@@ -1,0 +1,42 @@
+"""Entry of the worker: `PYTHON worker.pyz JOB_FOLDER`. Python 3.10 or later.
+
+Started again in the same folder, it does only what has no result yet; a second one beside a running one refuses.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from . import lifecycle
+from .protocol import PROTOCOL, JobHeader
+from .records import InvalidRecord, from_line
+
+
+def prepare(folder: Path, control: lifecycle.Control) -> lifecycle.Work:
+    """The work that job.json names."""
+    try:
+        text = (folder / "job.json").read_bytes()
+        header = from_line(JobHeader, text)
+        if header.protocol != PROTOCOL:
+            raise lifecycle.LoadFailed(f"{folder}: protocol {header.protocol}, this worker has {PROTOCOL}")
+        if header.infers:
+            from .infer import Runner
+
+            return Runner.of(folder, text, control)
+        from .upsample import Worker
+
+        return Worker.of(folder, text, control)
+    except InvalidRecord as e:
+        raise lifecycle.LoadFailed(f"{folder / 'job.json'}: {e}") from e
+
+
+def main(argv: list[str]) -> int:
+    if len(argv) != 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    return lifecycle.run(Path(argv[1]), prepare)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,57 @@
+"""Engine `cosmos`: NVIDIA's own prompt upsampler in this process."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..lifecycle import LoadFailed
+from ..protocol import UpsampleJob
+from ..refusals import classify
+from .engine import Answer, ItemFailed, Phase, Refused, Request
+from .vllm_server import vllm_build, vllm_environment
+
+
+class CosmosEngine:
+    """NVIDIA's own `PixtralPromptUpsampler` in this process, one prompt after another.
+
+    It gives back text only: prompt tokens and finish reason are not known, and are reported as such.
+    """
+
+    name = "cosmos"
+    concurrency = 1
+
+    def __init__(self, job: UpsampleJob, folder: Path) -> None:
+        self.job, self.folder = job, folder
+        self.version, _ = vllm_build()
+        self.fallbacks: list[str] = []
+        self._upsampler: Any = None
+
+    def load(self, phase: Phase) -> None:
+        os.environ.update(vllm_environment())  # before anything imports vllm
+        try:
+            module = importlib.import_module("cosmos_transfer1.auxiliary.upsampler.model.upsampler")
+            self._upsampler = module.PixtralPromptUpsampler(
+                checkpoint_dir=self.job.model.checkpoint,
+                offload_prompt_upsampler=self.job.engine.offload,
+            )
+        except ImportError as e:
+            raise LoadFailed(f"{sys.executable} cannot import NVIDIA's upsampler: {e}") from e
+        except Exception as e:
+            raise LoadFailed(f"NVIDIA's upsampler did not load: {type(e).__name__}: {e}") from e
+
+    def answer(self, request: Request) -> Answer:
+        frames = [str(self.folder / name) for name in request.item.frames]
+        try:
+            text = self._upsampler._prompt_upsample(request.item.text, frames)
+        except Exception as e:
+            if classify(str(e)) == "too_long":
+                raise Refused(str(e)) from e
+            raise ItemFailed(f"NVIDIA's upsampler: {type(e).__name__}: {e}") from e
+        return Answer(str(text), "unknown", None, None)
+
+    def close(self) -> None:
+        self._upsampler = None

@@ -1,0 +1,99 @@
+"""What an engine is: the requests it gets, the answers it gives, the ways in which it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from ..protocol import Item
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A frame as it is sent; size: "WIDTHxHEIGHT"."""
+
+    data: bytes = field(repr=False)
+    sha256: str
+    size: str
+
+    @staticmethod
+    def read(path: Path) -> Picture:
+        data = path.read_bytes()
+        width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")  # of a PNG's header
+        return Picture(data, hashlib.sha256(data).hexdigest(), f"{width}x{height}")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One attempt at one item."""
+
+    item: Item
+    pictures: tuple[Picture, ...]
+    seed: int
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the engine answered. prompt_tokens is None for an engine that has no tokens; queue_s: the time that the request
+    waited inside the engine, where it is reported."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int | None
+    output_tokens: int | None
+    first_token_s: float | None = None
+    queue_s: float | None = None
+
+
+class ItemFailed(Exception):
+    """This item ended in an error that a person must look at; others can be answered."""
+
+
+class ItemKept(Exception):
+    """This item cannot be answered, and its original prompt is kept."""
+
+
+class Refused(Exception):
+    """The context is too short: for the prompt (kind too_long), or for the answer after it (no_room).
+
+    prompt_tokens: how many the engine counted, where it reports that.
+    """
+
+    def __init__(self, message: str, kind: str = "too_long", prompt_tokens: int | None = None) -> None:
+        super().__init__(message)
+        self.kind, self.prompt_tokens = kind, prompt_tokens
+
+
+class Unavailable(Exception):
+    """The server cannot answer now; it may later, after `retry_after_s` if it named a time."""
+
+    def __init__(self, message: str, retry_after_s: float | None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+Phase = Callable[..., None]  # writes a phase into events.jsonl; keywords are fields of `protocol.Event`
+
+
+class Engine(Protocol):
+    """Where answers come from. `answer` is called from `concurrency` threads at a time.
+
+    fallbacks: what was given up so that it could run, in order.
+    """
+
+    name: str
+    version: str
+    concurrency: int
+    fallbacks: list[str]
+
+    def load(self, phase: Phase) -> None:
+        """Get ready to answer. Raises LoadFailed."""
+
+    def answer(self, request: Request) -> Answer:
+        """Raises Refused, ItemFailed or ItemKept; anything else ends the job."""
+
+    def close(self) -> None: ...

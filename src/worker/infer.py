@@ -1,0 +1,104 @@
+"""A job that makes videos: NVIDIA's `transfer.py` makes one for each item, in rounds.
+
+transfer.py ends at the first item that raises, and loses those after it. So what is missing is asked for in rounds: an item
+that ended a round is tried again, and fails after `max_attempts`; the others go into the next round without it.
+
+In the job folder, beside what `protocol` names:
+
+    rounds/NNN/         OUT one call of transfer.py: its batch, its controlnet spec, what it wrote
+    videos/ID.mp4       OUT the videos, moved here whole
+    server.log          OUT what torchrun and transfer.py printed
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections import Counter
+from pathlib import Path
+
+from .journal import read_records, sync_folder
+from .lifecycle import Control, JobLog, LoadFailed
+from .processes import failure_reason, kill_marked, last_line
+from .protocol import DONE, FAILED, HEARTBEAT_S, Exit, InferItem, InferJob, VideoOutcome
+from .records import from_line
+from .transfer_round import MARK, Round
+
+
+class Runner:
+    """Processes the items of one job folder."""
+
+    def __init__(self, folder: Path, job: InferJob, control: Control) -> None:
+        self.folder, self.job, self.control = folder, job, control
+        self.time_limit_s = job.time_limit_s
+        self.items = [
+            item for batch in sorted((folder / "batches").glob("*.jsonl")) for item in read_records(batch, InferItem)
+        ]
+        self.log = JobLog(folder)
+        self.ended = {outcome.id for outcome in read_records(self.log.results.path, VideoOutcome)}
+        self.engine_log = folder / "server.log"
+        self.attempts: Counter[str] = Counter()
+        self._made = 0
+        self._beat = 0.0
+
+    @classmethod
+    def of(cls, folder: Path, job_json: bytes, control: Control) -> Runner:
+        """The runner of a job folder. Raises InvalidRecord for a job.json of another form."""
+        return cls(folder, from_line(InferJob, job_json), control)
+
+    @property
+    def answered(self) -> int:
+        return len(self.ended)
+
+    def run(self) -> Exit:
+        """Make what is missing. Raises LoadFailed when transfer.py cannot start, or round after round gives no video."""
+        (self.folder / "videos").mkdir(exist_ok=True)
+        kill_marked(MARK, self.folder)  # of a runner that was killed
+        for old in sorted((self.folder / "rounds").glob("*/")):
+            Round(self, old).collect()
+        for number in range(len(self.job.groups)):
+            self._make_group(number)
+        return self.control.exit_of([item.id for item in self.items if item.id not in self.ended])
+
+    def _make_group(self, number: int) -> None:
+        fruitless = 0
+        while not self.control.stop.is_set():
+            todo = [i for i in self.items if i.group == number and i.id not in self.ended]
+            if not todo:
+                return
+            before, rounds = self._made, self.folder / "rounds"
+            rounds.mkdir(exist_ok=True)
+            Round(self, rounds / f"{len(list(rounds.iterdir())):03d}").run(todo, self.job.groups[number])
+            fruitless = 0 if self._made > before else fruitless + 1
+            if fruitless >= self.job.give_up_after and not self.control.stop.is_set():
+                reason = failure_reason(self.engine_log, 0)
+                raise LoadFailed(f"{fruitless} rounds in a row gave no video: {reason}")
+
+    def beat(self) -> None:
+        """Write a heartbeat with the last line of the log, when it is time for one."""
+        if time.monotonic() - self._beat >= HEARTBEAT_S:
+            self._beat = time.monotonic()
+            self.log.heartbeat(answered=self.answered, said=last_line(self.engine_log))
+
+    def done(self, item_id: str, video: Path, seconds: float | None) -> None:
+        """Move a whole video to its place, and write its outcome once it is on disk."""
+        target = self.folder / "videos" / f"{item_id}.mp4"
+        sha256 = hashlib.sha256()
+        with open(video, "rb") as f:
+            while piece := f.read(1 << 20):
+                sha256.update(piece)
+            os.fsync(f.fileno())
+        size = video.stat().st_size
+        os.replace(video, target)
+        sync_folder(target.parent)
+        tries = self.attempts[item_id] + 1
+        self._end(VideoOutcome(item_id, DONE, "", seconds, tries, f"videos/{target.name}", sha256.hexdigest(), size))
+        self._made += 1
+
+    def failed(self, item_id: str, reason: str, seconds: float | None) -> None:
+        self._end(VideoOutcome(item_id, FAILED, reason, seconds, self.attempts[item_id]))
+
+    def _end(self, outcome: VideoOutcome) -> None:
+        self.log.results.append(outcome)
+        self.ended.add(outcome.id)

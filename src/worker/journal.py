@@ -1,0 +1,96 @@
+"""Append-only JSON lines that survive a kill, and JSON files that appear whole."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from .records import InvalidRecord, from_line, to_json, to_line
+
+T = TypeVar("T")
+
+# ---------------------------------------------------------------------------------------------------------- journal
+
+
+class Journal:
+    """An append-only file of JSON lines: one write and one fsync a record; a torn tail is cut off on opening."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._mutex = threading.Lock()
+        whole = whole_length(path)
+        if whole != os.fstat(self._fd).st_size:
+            os.ftruncate(self._fd, whole)
+        sync_folder(path.parent)
+
+    def append(self, record: object) -> None:
+        """Write one record and wait until it is on disk."""
+        data = f"{to_line(record)}\n".encode("ascii")
+        with self._mutex:
+            written = os.write(self._fd, data)
+            if written < len(data):  # the disk is full: take the half line back, so that the next one stands alone
+                os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
+                raise OSError(errno.ENOSPC, "no space left on device", str(self.path))
+            os.fsync(self._fd)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def whole_length(path: Path) -> int:
+    """Bytes up to and with the last newline: what has been committed."""
+    with open(path, "rb") as f:
+        at = f.seek(0, os.SEEK_END)
+        while at > 0:
+            start = max(0, at - 65_536)
+            f.seek(start)
+            cut = f.read(at - start).rfind(b"\n")
+            if cut >= 0:
+                return start + cut + 1
+            at = start
+    return 0
+
+
+def read_records(path: Path, kind: type[T]) -> Iterator[T]:
+    """Committed records of a journal, in order; none when the file is not there. A torn last line is left out.
+
+    Raises InvalidRecord, which names file and line, for a line that is not one of this kind.
+    """
+    try:
+        f = open(path, "rb")
+    except FileNotFoundError:
+        return
+    with f:
+        for number, line in enumerate(f, start=1):
+            if line.endswith(b"\n"):
+                try:
+                    record = from_line(kind, line)
+                except InvalidRecord as e:
+                    raise InvalidRecord(f"{path}, line {number}: {e}") from None
+                yield record
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_json(path: Path, record: object) -> None:
+    """Write a JSON file aside, flush it to disk, rename it."""
+    aside = path.with_name(path.name + ".part")
+    with open(aside, "w", encoding="ascii") as f:
+        json.dump(to_json(record), f, ensure_ascii=True, allow_nan=False)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(aside, path)
+    sync_folder(path.parent)

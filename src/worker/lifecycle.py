@@ -1,0 +1,146 @@
+"""The life of a worker in a job folder, the same for every kind of job: lock, signals, time limit, journals, exit.json."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from .journal import Journal, write_json
+from .protocol import BUG, CANCELLED, LOAD_FAILED, LOCKED, OK, TIMEOUT, Event, Exit
+
+LOCK_PATIENCE_S = 1.0
+
+
+class LoadFailed(Exception):
+    """What the job needs could not be started; the message holds its own last lines."""
+
+
+class Stopped(Exception):
+    """The worker was asked to end while it was loading."""
+
+
+class Control:
+    """Whether the worker was asked to end, and why."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()  # nothing new is started
+        self.timed_out = False
+        self._loading = False
+
+    @contextlib.contextmanager
+    def loading(self) -> Iterator[None]:
+        """A block that a request to end breaks off, by raising Stopped in the main thread."""
+        if self.stop.is_set():
+            raise Stopped
+        self._loading = True
+        try:
+            yield
+        finally:
+            self._loading = False
+
+    def on_stop(self, *_: object) -> None:
+        """Signal handler, in the main thread: start nothing new, break off a load."""
+        self.stop.set()
+        if self._loading:
+            self._loading = False
+            raise Stopped
+
+    def on_timeout(self, *_: object) -> None:
+        """Signal handler: the job's time limit is reached."""
+        self.timed_out = True
+        self.on_stop()
+
+    def exit_of(self, missing: Collection[str]) -> Exit:
+        """The end of a worker that was not interrupted by an error; missing: ids of the items that it left."""
+        if not (self.stop.is_set() and missing):
+            return Exit(OK, "done", not_started=tuple(missing))
+        code, state = (TIMEOUT, "timeout") if self.timed_out else (CANCELLED, "cancelled")
+        return Exit(code, state, not_started=tuple(missing))
+
+
+class JobLog:
+    """The journals of a job folder: results.jsonl and events.jsonl."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.results = Journal(folder / "results.jsonl")
+        self.events = Journal(folder / "events.jsonl")
+
+    def phase(self, name: str, **facts: Any) -> None:
+        """Write down that a phase begins; facts: fields of `Event`."""
+        self.events.append(Event("phase", round(time.time(), 3), phase=name, **facts))
+
+    def heartbeat(self, **facts: Any) -> None:
+        self.events.append(Event("heartbeat", round(time.time(), 3), **facts))
+
+
+class Work(Protocol):
+    """What a worker does with its job folder."""
+
+    time_limit_s: float
+
+    @property
+    def answered(self) -> int:
+        """How many items have ended."""
+
+    def run(self) -> Exit:
+        """Do what is missing. Raises LoadFailed when what it needs cannot be started."""
+
+
+def run(folder: Path, prepare: Callable[[Path, Control], Work]) -> int:
+    """Work in a job folder until it is done; returns the exit code, which exit.json has too."""
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if not take_lock(lock):
+            print(f"{folder}: another worker holds this job", file=sys.stderr)
+            return LOCKED
+        os.ftruncate(lock, 0)
+        os.write(lock, str(os.getpid()).encode())
+        return _run_locked(folder, prepare)
+    finally:
+        os.close(lock)
+
+
+def _run_locked(folder: Path, prepare: Callable[[Path, Control], Work]) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(folder / "exit.json")  # of an earlier attempt
+    work, control = None, Control()
+    try:
+        work = prepare(folder, control)
+        signal.signal(signal.SIGTERM, control.on_stop)
+        signal.signal(signal.SIGALRM, control.on_timeout)
+        signal.setitimer(signal.ITIMER_REAL, work.time_limit_s)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the controller's Ctrl-C is not meant for the worker
+        try:
+            end = work.run()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except LoadFailed as e:
+        end = Exit(LOAD_FAILED, "load_failed", str(e))
+    except Exception as e:
+        end = Exit(BUG, "failed", f"{type(e).__name__}: {e}")
+    answered = work.answered if work else 0
+    write_json(folder / "exit.json", Exit(end.code, end.state, end.reason, end.not_started, answered))
+    return end.code
+
+
+def take_lock(lock: int) -> bool:
+    """Hold the lock; a controller that tests whether it is held has it for an instant, hence the patience."""
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        else:
+            return True

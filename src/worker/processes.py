@@ -1,0 +1,138 @@
+"""Child processes: ports, process groups that end with their parent, the end of a log."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+
+def free_port() -> int:
+    """A loopback port that is free now."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def read_since(path: Path, start: int) -> bytes:
+    with open(path, "rb") as f:
+        f.seek(start)
+        return f.read()
+
+
+_HARMLESS = re.compile(
+    r"(\(.{1,80}?\)\s*)?(DEBUG|INFO|WARNING)\b"
+)  # vLLM writes "(EngineCore pid=7) WARNING 11-26 ..."
+
+
+def failure_reason(path: Path, start: int, lines: int = 12) -> str:
+    """The last error lines of a log after `start`; its last lines of any kind when there is no error among them.
+
+    What a logger marks as information or a warning is no error, whatever words are in it.
+    """
+    text = read_since(path, start).decode("utf-8", "replace")
+    written = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in written if re.search(r"Error|error:|memory", line) and not _HARMLESS.match(line)]
+    return " | ".join((errors or written)[-lines:])[-3000:]
+
+
+def guard_group(group: int) -> subprocess.Popen[bytes]:
+    """A process that kills a process group when this one dies, however it dies: its end of the pipe closes then.
+
+    vLLM's engine processes outlive the server when that is killed, and would hold the GPU's memory.
+    """
+    return _guard('cat >/dev/null; kill -s KILL -- "-$0"', group)
+
+
+def _guard(script: str, group: int) -> subprocess.Popen[bytes]:
+    quiet = subprocess.DEVNULL
+    argv = ["/bin/sh", "-c", script, str(group)]
+    return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True)
+
+
+def kill_stale_server(folder: Path) -> None:
+    """End the server of an earlier worker of this folder that was killed."""
+    try:
+        pid = int((folder / "server.pid").read_text())
+    except (FileNotFoundError, ValueError):
+        return
+    for process in _group_members(pid):
+        if str(folder).encode() in process or b"vllm" in process.lower():
+            end_group(pid, None)
+            return
+
+
+def _group_members(group: int) -> list[bytes]:
+    """Command lines of all processes of a process group."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            fields = (entry / "stat").read_bytes().rsplit(b")", 1)[1].split()
+            if int(fields[2]) == group and fields[0] != b"Z":
+                found.append((entry / "cmdline").read_bytes())
+    return found
+
+
+def end_group(group: int, child: subprocess.Popen[bytes] | None, patience_s: float = 10.0) -> None:
+    """SIGTERM to a whole process group, SIGKILL to what is left after `patience_s`."""
+    deadline = time.monotonic() + patience_s
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, sign)
+        while time.monotonic() < deadline or sign == signal.SIGKILL:
+            if child is not None:
+                child.poll()
+            if not _group_members(group):
+                return
+            time.sleep(0.05)
+
+
+# Ends a process group when its standard input closes, that is, when its parent dies; torchrun gets time to end its own.
+_GENTLE_GUARD = """
+cat >/dev/null
+kill -s TERM -- "-$0" || exit 0
+n=0
+while [ $n -lt 100 ] && kill -s 0 -- "-$0" 2>/dev/null; do sleep 0.1; n=$((n + 1)); done
+kill -s KILL -- "-$0" 2>/dev/null
+"""
+
+
+def guard_group_gently(group: int) -> subprocess.Popen[bytes]:
+    """As `guard_group`, with SIGTERM first and 10 s of patience."""
+    return _guard(_GENTLE_GUARD, group)
+
+
+def end_child(child: subprocess.Popen[bytes], patience_s: float) -> None:
+    """SIGTERM to a command's process group, SIGKILL when the command itself lives on after `patience_s`."""
+    for sign, wait_s in ((signal.SIGTERM, patience_s), (signal.SIGKILL, 10.0)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, sign)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(wait_s)
+            return
+
+
+def kill_marked(variable: str, folder: Path) -> None:
+    """Kill every process with `variable=folder` in its environment; torchrun's have sessions of their own and outlive it."""
+    mark = f"{variable}={folder}".encode()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark in (entry / "environ").read_bytes().split(b"\0") and int(entry.name) != os.getpid():
+                os.kill(int(entry.name), signal.SIGKILL)
+
+
+def last_line(path: Path) -> str:
+    """The last line of a log that is not blank; a progress bar writes many over each other."""
+    try:
+        with open(path, "rb") as f:
+            f.seek(max(0, f.seek(0, os.SEEK_END) - 4096))
+            text = f.read().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+    lines = [line.strip() for line in text.replace("\r", "\n").split("\n") if line.strip()]
+    return lines[-1][-300:] if lines else ""

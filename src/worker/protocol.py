@@ -1,0 +1,321 @@
+"""What the controller and a worker agree on: jobs, items, results, events, exit codes.
+
+Both ends read and write these types with `records`, so a job folder means the same to each:
+
+    job.json            an `UpsampleJob` or an `InferJob`
+    batches/NNNNN.jsonl `Item` or `InferItem`, one per line; files appear whole and are processed in order of name
+    frames/SHA256.EXT   the files that items name
+    closed              no more batches will come: end when all that are there are done
+    results.jsonl       OUT `Outcome` or `VideoOutcome`, one line per item that ended, on disk before the next
+    events.jsonl        OUT `Event`: phases and a heartbeat
+    exit.json           OUT `Exit`; written last, by rename
+    lock                held while a worker lives
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+PROTOCOL = 1
+HEARTBEAT_S = 2.0
+UPSAMPLE, INFER = "upsample", "infer"  # kinds of job
+
+# How an item ends. REFUSED is not final: the controller sends the item again, smaller.
+UPSAMPLED, KEPT, FAILED, REFUSED = "upsampled", "kept", "failed", "refused"
+STATES = (UPSAMPLED, KEPT, FAILED)
+DONE = "done"  # an item of inference that has its video
+
+# Exit codes. LOCKED: another worker holds the folder.
+OK, BUG, LOAD_FAILED, LOCKED, TIMEOUT, CANCELLED = 0, 1, 7, 75, 124, 143
+
+
+# ------------------------------------------------------------------------------------------------------------- jobs
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Where answers come from; field by field as in the config group `engine`. Holds no secret, only where one is."""
+
+    name: str
+    max_attempts: int
+    in_flight: int
+    item_delay_s: float
+    base_url: str
+    api_key_env: str
+    api_key_file: str
+    start_timeout_s: float
+    request_timeout_s: float
+    grace_s: float
+    time_limit_s: float
+    offload: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """The checkpoint and how the engine loads it; field by field as in the config group `model`."""
+
+    name: str
+    checkpoint: str
+    tiny_random: bool
+    tokenizer: str
+    max_images: int
+    dtype: str
+    load_format: str
+    gpu_memory_utilization: float
+    max_num_seqs: int
+    tensor_parallel_size: int
+    data_parallel_size: int
+    prefix_caching: bool
+    extra_args: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """What makes an answer unusable: cut_off, one that the token limit ended; script "latin", one mostly in another script."""
+
+    cut_off: bool
+    script: str
+
+
+@dataclass(frozen=True, slots=True)
+class UpsampleJob:
+    """job.json of a job that upsamples.
+
+    needed_len: the shortest context that serves all items, for an engine short of memory. images: the most that one
+    prompt has; an engine told to expect more reserves memory and takes longer to start. linger_s: without `closed`, the
+    worker ends when it has had nothing to do for so long, so that a lost controller does not hold a GPU for ever.
+    items_hash: which items the job is for, "" where it was not recorded.
+    """
+
+    protocol: int
+    engine: EngineSettings
+    model: ModelSettings
+    max_model_len: int
+    max_output_tokens: int
+    needed_len: int
+    images: int
+    temperature: float
+    checks: Checks
+    linger_s: float
+    items_hash: str = ""
+    kind: str = UPSAMPLE
+
+
+@dataclass(frozen=True, slots=True)
+class InferJob:
+    """job.json of a job that makes videos.
+
+    argv: NVIDIA's command; {videos}, {spec} and {batch} in it are replaced for each round. groups: the controlnet specs,
+    in NVIDIA's form; items name theirs by its number. give_up_after: rounds in a row without a video.
+    """
+
+    protocol: int
+    argv: tuple[str, ...]
+    cwd: str
+    env: Mapping[str, str]
+    groups: tuple[Mapping[str, Any], ...]
+    max_attempts: int
+    give_up_after: int
+    grace_s: float
+    time_limit_s: float
+    kind: str = INFER
+
+
+@dataclass(frozen=True, slots=True)
+class JobHeader:
+    """What every job.json says. argv: an `InferJob` has one, and had no kind before."""
+
+    protocol: int
+    kind: str = UPSAMPLE
+    argv: tuple[str, ...] = ()
+
+    @property
+    def infers(self) -> bool:
+        return self.kind == INFER or bool(self.argv)
+
+
+# ------------------------------------------------------------------------------------------------------------ items
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One prompt to upsample. frames: files below the job folder; note: goes into the outcome.
+
+    step: 0 at first; an item that the engine refused comes again, smaller, with the next step.
+    """
+
+    id: str
+    step: int
+    prompt: str
+    text: str
+    system: str
+    frames: tuple[str, ...]
+    predicted: int | None
+    max_tokens: int
+    seed: int
+    note: str
+
+    @property
+    def input_hash(self) -> str:
+        """Hash of what the model sees: the messages, and the frames by their names, which are their content."""
+        parts = json.dumps([self.system, self.text, self.frames])
+        return hashlib.blake2b(parts.encode(), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class InferItem:
+    """One video to make. group: number of its controlnet spec; controls: what it overrides there, in NVIDIA's form; frames:
+    the files below the job folder that it names."""
+
+    id: str
+    group: int
+    prompt: str
+    video: str
+    controls: Mapping[str, Mapping[str, Any]]
+    frames: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """What every line of a batch file says."""
+
+    id: str
+    frames: tuple[str, ...] = ()
+
+
+# --------------------------------------------------------------------------------------------------------- outcomes
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try at an item; failed_check: why its answer was rejected, None for an answer that stands."""
+
+    seed: int
+    max_tokens: int
+    failed_check: str | None = field(default=None, metadata={"key": "flaw"})
+
+
+@dataclass(frozen=True, slots=True)
+class EngineUsed:
+    """The engine that answered; fallbacks: what was given up so that it could run, in order."""
+
+    name: str = ""
+    version: str = ""
+    fallbacks: tuple[str, ...] = field(default=(), metadata={"key": "rungs"})
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """Tokens of the prompt as planned and as the engine counted them, and of the answer; None: not known."""
+
+    predicted: int | None = None
+    measured: int | None = None
+    output: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SentFrame:
+    """A frame as the engine was sent it; size: "WIDTHxHEIGHT"."""
+
+    sha256: str
+    bytes: int
+    size: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """What an item took: in all, until the first token, and waiting inside the engine; None: not known."""
+
+    total: float | None = None
+    first_token: float | None = None
+    queue: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one item ended, or that the engine refused it.
+
+    state: upsampled, kept (the original prompt stands), failed or refused; reason says why. refusal: too_long or no_room
+    when the engine had no room for it. text: the answer, for `upsampled`; rejected: the last answer, for `kept`.
+    shown: see `Item.input_hash`.
+    """
+
+    id: str
+    state: str
+    reason: str = ""
+    text: str | None = None
+    note: str = ""
+    attempts: tuple[Attempt, ...] = ()
+    engine: EngineUsed = EngineUsed()
+    tokens: TokenCounts = TokenCounts()
+    finish_reason: str | None = None
+    frames: tuple[SentFrame, ...] = ()
+    seconds: Seconds = Seconds()
+    refusal: str = ""
+    rejected: str | None = None
+    step: int = 0
+    shown: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VideoOutcome:
+    """How one item of inference ended: `done`, with the video's name in the job folder, its hash and size, or `failed`."""
+
+    id: str
+    state: str
+    reason: str
+    seconds: float | None
+    attempts: int
+    file: str = ""
+    sha256: str = ""
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What every line of results.jsonl says."""
+
+    id: str
+    state: str
+
+
+# --------------------------------------------------------------------------------------------------- events, the end
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A line of events.jsonl: a `phase` that began, or a `heartbeat`.
+
+    load_s: with `serving`, how long loading took. fallback: with `loading` and `restarting`, what was given up. said: the
+    last line of the engine's log.
+    """
+
+    SPARSE: ClassVar[bool] = True
+
+    event: str
+    time: float
+    phase: str = ""
+    reason: str = ""
+    load_s: float | None = None
+    fallback: str = field(default="", metadata={"key": "rung"})
+    restart: int = 0
+    items: int = 0
+    beat: int = 0
+    answered: int = 0
+    in_flight: int = 0
+    said: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """exit.json: how a worker ended. not_started: ids of the items that it left."""
+
+    code: int
+    state: str
+    reason: str = ""
+    not_started: tuple[str, ...] = ()
+    answered: int = 0

@@ -1,0 +1,135 @@
+"""JSON to frozen dataclasses and back: the one door through which records of another process come in.
+
+A dataclass is its own schema. A key that the class does not have is ignored, for a newer program may add some; a key that
+is missing takes the field's default. Anything else that does not fit is an `InvalidRecord`, which names the field.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+Read = Callable[[Any, str], Any]
+
+
+class InvalidRecord(ValueError):
+    """A record that is not what it should be; the message names the field."""
+
+
+def from_json(kind: type[T], data: Any, where: str = "") -> T:
+    """A dataclass of this kind from parsed JSON. where: prefix of field names in messages."""
+    value: T = _reader(kind)(data, where)  # type: ignore[arg-type]
+    return value
+
+
+def from_line(kind: type[T], line: bytes | str) -> T:
+    """A dataclass of this kind from one line of JSON."""
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError) as e:
+        raise InvalidRecord(f"not JSON ({e})") from None
+    return from_json(kind, data)
+
+
+def to_json(value: Any) -> Any:
+    """What `json.dumps` can write: dataclasses as objects, tuples as lists. A class that says SPARSE leaves defaults out."""
+    if is_dataclass(value):
+        keys = _keys(type(value))  # type: ignore[arg-type]
+        if getattr(value, "SPARSE", False):
+            keys = tuple(k for k in keys if getattr(value, k[0]) != k[2])
+        return {key: to_json(getattr(value, name)) for name, key, _ in keys}
+    if isinstance(value, (list, tuple)):
+        return [to_json(v) for v in value]
+    if isinstance(value, Mapping):
+        return {k: to_json(v) for k, v in value.items()}
+    return value
+
+
+def to_line(value: Any) -> str:
+    """One line of ASCII JSON, without its newline."""
+    return json.dumps(to_json(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+
+
+@cache
+def _keys(kind: Any) -> tuple[tuple[str, str, object], ...]:
+    """Name, JSON key and default of each field; name and key differ where a file keeps the key it had."""
+    return tuple((f.name, f.metadata.get("key", f.name), f.default) for f in fields(kind))
+
+
+@cache
+def _reader(kind: Any) -> Read:
+    """The function that reads one type; made once a type."""
+    if kind is Any:
+        return lambda data, where: data
+    if is_dataclass(kind):
+        return _read_object(kind)
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        [inner] = [a for a in arguments if a is not type(None)]
+        read = _reader(inner)
+        return lambda data, where: None if data is None else read(data, where)
+    if origin is tuple:
+        return _read_list(_reader(arguments[0]))
+    if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        return _read_map(_reader(arguments[1]))
+    return _read_scalar(kind)
+
+
+def _read_object(kind: Any) -> Read:
+    hints = get_type_hints(kind)
+    wanted = [
+        (
+            f.name,
+            f.metadata.get("key", f.name),
+            _reader(hints[f.name]),
+            f.default is MISSING and f.default_factory is MISSING,
+        )
+        for f in fields(kind)
+    ]
+
+    def read(data: Any, where: str) -> Any:
+        if not isinstance(data, dict):
+            raise InvalidRecord(f"{where or 'the record'}: not an object")
+        given = {}
+        for name, key, reader, required in wanted:
+            if key in data:
+                given[name] = reader(data[key], f"{where}.{key}" if where else key)
+            elif required:
+                raise InvalidRecord(f"{where}.{key}: missing" if where else f"{key}: missing")
+        return kind(**given)
+
+    return read
+
+
+def _read_list(read: Read) -> Read:
+    def read_all(data: Any, where: str) -> Any:
+        if not isinstance(data, list):
+            raise InvalidRecord(f"{where}: not a list")
+        return tuple(read(value, f"{where}[{n}]") for n, value in enumerate(data))
+
+    return read_all
+
+
+def _read_map(read: Read) -> Read:
+    def read_all(data: Any, where: str) -> Any:
+        if not isinstance(data, dict):
+            raise InvalidRecord(f"{where}: not an object")
+        return {key: read(value, f"{where}.{key}") for key, value in data.items()}
+
+    return read_all
+
+
+def _read_scalar(kind: Any) -> Read:
+    def read(data: Any, where: str) -> Any:
+        if kind is float and type(data) is int:
+            return float(data)
+        if type(data) is not kind:
+            raise InvalidRecord(f"{where}: {json.dumps(data, default=str)[:60]} is not a valid {kind.__name__}")
+        return data
+
+    return read

@@ -1,0 +1,53 @@
+"""What engines write when they refuse or die, by class. Sources: vLLM 0.8.1 to 0.32."""
+
+from __future__ import annotations
+
+import json
+import re
+
+_SIGNS = {
+    "too_long": (
+        r"prompt contains \d+ input tokens",
+        r"longer than the maximum model length",
+        r"maximum context length is \d+",
+        r'"param":\s*"input_tokens"',
+    ),
+    "tokenizer": (r"[Tt]oken id -?\d+ is out of vocabulary",),
+    "out_of_memory": (
+        r"CUDA out of memory",
+        r"OutOfMemoryError",
+        r"Free memory on device",
+        r"No available memory for the cache blocks",
+        r"larger than the available KV cache memory",
+        r"std::bad_alloc|DefaultCPUAllocator: can't allocate memory|Cannot allocate memory",
+    ),
+    "engine_dead": (r"EngineDeadError", r"EngineCore encountered", r"Engine core initialization failed"),
+}
+
+
+def classify(text: str) -> str | None:
+    """The class of an error text: too_long, tokenizer, out_of_memory or engine_dead; None for any other."""
+    return next((kind for kind, signs in _SIGNS.items() if any(re.search(sign, text) for sign in signs)), None)
+
+
+def counted_tokens(text: str) -> int | None:
+    """The length of the prompt in tokens, where a refusal names it."""
+    signs = (
+        r"prompt contains (\d+) input tokens",
+        r"\(length (\d+)\)",
+        r"Prompt length of (\d+)",
+        r"(\d+) in the messages",
+    )
+    found = (re.search(sign, text) for sign in signs)
+    return next((int(match[1]) for match in found if match), None)
+
+
+def message_of(body: str) -> str:
+    """The sentence inside an error body, at most 400 characters of it."""
+    try:
+        found = json.loads(body)
+        found = found.get("error", found)
+        found = found.get("message", found) if isinstance(found, dict) else found
+    except (ValueError, AttributeError):
+        found = body
+    return " ".join(str(found).split())[:400]
