@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.measure import Row, shown
 from src.worker import upsample
-from src.worker.engines.vllm import vllm_environment
+from src.worker.engines.vllm_server import vllm_environment
 from src.worker.protocol import PROTOCOL
 
 PROMPTS = 64

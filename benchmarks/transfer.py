@@ -20,7 +20,7 @@ from benchmarks.measure import Row, shown
 from src.hosts import transfer
 from src.hosts.ssh import SshHost
 from src.planning.settings import HostSettings
-from tests.rig import sshd
+from tests.harness import sshd
 
 ROOT = Path(__file__).resolve().parent.parent
 DELAY_S = 0.010  # each way

@@ -17,9 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from src.config import Config
 from src.models.pixtral import tokenizer_file
 from src.resolvers import register
-from tests.clips import make_clip, make_sound
-from tests.rig import slurm as rig_slurm
-from tests.rig.slurm import Slurm
+from tests.harness import slurm as rig_slurm
+from tests.harness.clips import make_clip, make_sound
+from tests.harness.slurm import Slurm
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKENIZER = "tekken_240911.json"  # of Pixtral-12B, inside the mistral-common wheel

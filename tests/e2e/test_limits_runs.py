@@ -1,0 +1,171 @@
+"""task=limits as a user runs it: one point, sweeps, an engine that takes less than it says."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.models import pixtral
+from tests.harness.openai_server import FakeOpenAI
+from tests.harness.program import Ended, quoted
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def cards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of test cards for all tests here."""
+    return tmp_path_factory.mktemp("cards")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, cards: Path, cache_dir: Path) -> Path:
+    """A cache folder of its own, with the test cards and the tokenizer of others."""
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    (folder / "test_cards").symlink_to(cards)
+    (folder / "tokenizer").symlink_to(cache_dir / "tokenizer")
+    return folder
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeOpenAI]:
+    """A server that counts as Pixtral does: two tokens of text, the rest by the sizes of the pictures."""
+
+    def count(body: dict[str, Any]) -> int:
+        urls = [part["image_url"]["url"] for part in body["messages"][-1]["content"] if part["type"] == "image_url"]
+        heads = [base64.b64decode(url.split(",")[1][:64]) for url in urls]
+        sizes = [(int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")) for head in heads]
+        return sum(pixtral.image_tokens(*size) for size in sizes) + pixtral.WRAPPER_TOKENS + 2
+
+    made = FakeOpenAI(pause_s=0.0)
+    made.count = count
+    yield made
+    made.close()
+
+
+def program(cache: Path, *overrides: str) -> Ended:
+    argv = [sys.executable, "-m", "src.run", *overrides, f"cache_dir={quoted(cache)}"]
+    ended = subprocess.run(
+        argv, cwd=cache.parent, capture_output=True, text=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
+def matrix(folder: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((folder / "matrix.json").read_text())
+    return data
+
+
+def test_one_point_is_predicted_without_an_engine(cache: Path, tmp_path: Path) -> None:
+    end = program(cache, "task=limits", "size=640x480", f"hydra.run.dir={quoted(tmp_path / 'run')}")
+    assert end.code == 0, end.err
+    assert "predicted, not measured" in end.out
+    [row] = matrix(tmp_path / "run")["points"]
+    assert (row["prompt_tokens"], row["predicted"], row["measured"]) == (2465, "fits", None)
+    assert {p.name for p in (tmp_path / "run").glob("matrix.*")} == {
+        "matrix.csv",
+        "matrix.json",
+        "matrix.png",
+        "matrix.html",
+    }
+
+
+@pytest.mark.parametrize("size", ["wide", "640", "640x480x3"])
+def test_what_is_no_size_is_refused_with_what_to_write(cache: Path, tmp_path: Path, size: str) -> None:
+    end = program(cache, "task=limits", f"size={size}", f"hydra.run.dir={quoted(tmp_path / 'run')}")
+    assert end.code == 2
+    assert "size=640x360" in end.err and "Traceback" not in end.err
+
+
+def test_the_quick_experiments_sweep_by_themselves_and_end_in_one_matrix(cache: Path, tmp_path: Path) -> None:
+    for name, count in {"resolution_limits": 6, "token_limits": 4}.items():
+        folder = tmp_path / name
+        end = program(cache, f"experiment={name}", "quick=true", f"hydra.sweep.dir={quoted(folder)}")
+        assert end.code == 0, end.err
+        points = matrix(folder)["points"]
+        assert len(points) == count
+        assert (folder / "matrix.png").exists()
+        assert f"{count} points" in end.out
+
+
+def test_a_bad_point_does_not_stop_the_sweep(cache: Path, tmp_path: Path) -> None:
+    end = program(cache, "-m", "task=limits", "size=320x180,wide,640x480", f"hydra.sweep.dir={quoted(tmp_path / 's')}")
+    assert end.code == 2
+    assert [row["size"] for row in matrix(tmp_path / "s")["points"]] == ["320x180", "640x480"]
+
+
+def test_a_sweep_is_measured_together_and_started_again_it_asks_only_what_is_missing(
+    cache: Path, tmp_path: Path, fake: FakeOpenAI
+) -> None:
+    fake.limit = 4096
+    given = (
+        "-m",
+        "task=limits",
+        "engine=endpoint",
+        f"engine.base_url={fake.url}",
+        f"hydra.sweep.dir={quoted(tmp_path / 's')}",
+    )
+    end = program(cache, *given, "size=320x180,640x480,1280x704")
+    assert end.code == 0, end.err
+    said = matrix(tmp_path / "s")["agreement"]
+    assert said == {"measured": 3, "exact": 3, "linear": 2, "points": 3}
+    assert "agree in 3 of 3 points" in end.out
+    [engine] = (tmp_path / "s" / "engines").iterdir()
+    assert engine.name.startswith("4096-")
+    again = program(cache, *given, "size=320x180,640x480,1280x704,960x960")
+    assert again.code == 0, again.err
+    rows = {row["size"]: row for row in matrix(tmp_path / "s")["points"]}
+    assert {size: row["measured"] for size, row in rows.items()} == {
+        "320x180": "accepted", "640x480": "accepted", "960x960": "too_long", "1280x704": "too_long",
+    }  # fmt: skip
+    assert rows["960x960"]["measured_tokens"] == rows["960x960"]["prompt_tokens"]
+    assert Counter(len(json.dumps(body)) for body in fake.asked).most_common(1)[0][1] == 1
+
+
+def test_an_engine_that_takes_less_than_it_says_is_believed_by_the_plans_after_it(
+    cache: Path, tmp_path: Path, fake: FakeOpenAI
+) -> None:
+    fake.limit = 3000
+    engine = ("engine=endpoint", f"engine.base_url={fake.url}")
+    end = program(cache, "task=limits", "search=true", *engine, f"hydra.run.dir={quoted(tmp_path / 'run')}")
+    assert end.code == 3  # the rule said that one of the two fits
+    assert "engine takes less" in end.err
+    assert sum(row["agrees"] is False for row in matrix(tmp_path / "run")["points"]) == 1
+    before = program(cache, "task=limits", "size=640x480", *engine, f"hydra.run.dir={quoted(tmp_path / 'second')}")
+    assert before.code == 0, before.err  # 2465 + 300 fit, whatever is believed
+    plan = program(
+        cache, "task=plan", "upsample=best_fit", f"prompts={quoted(ROOT / 'examples' / 'prompts.json')}", *engine,
+        f"hydra.run.dir={quoted(tmp_path / 'plan')}",
+    )  # fmt: skip
+    assert plan.code == 0, plan.err
+    assert "was seen to refuse" in plan.out
+    planned = json.loads((tmp_path / "plan" / "plan.json").read_text())
+    believed = planned["settings"]["believed_len"]
+    assert 3000 < believed < 4096
+    assert all(item["tokens"]["prompt"] + 300 <= believed for item in planned["items"])
+
+
+def test_a_point_whose_engine_is_away_says_how_to_take_it_up_and_that_works(
+    cache: Path, tmp_path: Path, fake: FakeOpenAI
+) -> None:
+    folder = tmp_path / "run"
+    given = ("task=limits", "size=640x480", "engine=endpoint", "engine.base_url=http://127.0.0.1:9/v1")
+    away = program(cache, *given, "engine.start_timeout_s=1", f"hydra.run.dir={quoted(folder)}")
+    assert away.code != 0 and "Traceback" not in away.err
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["settings"]["engine"]["base_url"] = fake.url  # the server is back, at another address
+    (folder / "plan.json").write_text(json.dumps(plan))
+    again = program(cache, "task=limits", f"resume={quoted(folder)}")
+    assert again.code == 0, again.err
+    assert matrix(folder)["agreement"] == {"measured": 1, "exact": 1, "linear": 0, "points": 1}
