@@ -51,7 +51,7 @@ def rows() -> list[Row]:
 @contextmanager
 def _proxy(target: int) -> Iterator[int]:
     code = (
-        "import sys, time; from tests.rig.proxy import Proxy; "
+        "import sys, time; from tests.harness.proxy import Proxy; "
         "print(Proxy(int(sys.argv[1]), float(sys.argv[2])).port, flush=True); time.sleep(1e6)"
     )
     process = subprocess.Popen(

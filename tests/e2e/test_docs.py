@@ -22,6 +22,7 @@ from tests.harness import sshd
 from tests.harness.cosmos import Cosmos
 
 ROOT = Path(__file__).resolve().parents[2]
+SRC = ROOT / "src"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 GUIDES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *PAGES]
 COMMAND = re.compile(r"^(?: {4})?(python -m src\.run[^\n]*)$", re.MULTILINE)
@@ -164,19 +165,51 @@ def test_every_page_is_in_the_nav_of_the_site() -> None:
     assert sorted(nav) == [page.name for page in PAGES]
 
 
-def test_map_of_the_code_names_every_module_and_none_that_is_gone() -> None:
+def map_of_the_code() -> dict[str, list[str]]:
+    """The map in CONTRIBUTING.md: each package or folder with the descriptions of its lines."""
     text = (ROOT / "CONTRIBUTING.md").read_text().partition("## Map of the code")[2].partition("\n## ")[0]
-    modules = [p.relative_to(ROOT / "src").with_suffix("") for p in (ROOT / "src").rglob("*.py")]
-    named = [".".join(module.parts) for module in modules if module.stem != "__init__"]
-    assert sorted(re.findall(r"^\| `([\w.]+)` \|", text, re.MULTILINE)) == sorted(named)
+    lines: dict[str, list[str]] = {}
+    for name, description in re.findall(r"^\| `([\w/]+)` \| (.+) \|$", text, re.MULTILINE):
+        lines.setdefault(name, []).append(description)
+    return lines
 
 
-def test_picture_of_the_architecture_names_modules_that_exist() -> None:
-    named = " ".join(
-        re.findall(r'<text class="m(?:chip)?"[^>]*>([^<]+)<', (ROOT / "docs" / "architecture.svg").read_text())
-    )
-    assert len(named.split()) > 25
-    assert set(named.split()) <= {path.stem for path in (ROOT / "src").glob("*.py")}
+def test_map_has_one_line_per_package() -> None:
+    lines = map_of_the_code()
+    packages = [p.parent.name for p in SRC.glob("*/__init__.py")]
+    modules = [p.stem for p in SRC.glob("*.py") if p.stem != "__init__"]
+    assert sorted(name for name in lines if not name.endswith("/")) == sorted(packages + modules)
+    assert [name for name in lines if name.endswith("/") and not (ROOT / name).is_dir()] == []
+    assert {name: len(found) for name, found in lines.items() if len(found) > 1} == {}
+
+
+def test_map_names_modules_that_exist() -> None:
+    for name, descriptions in map_of_the_code().items():
+        folder = ROOT / name if name.endswith("/") else SRC / name
+        inside = re.findall(r"\(([^()]*`[^()]*)\)", " ".join(descriptions))
+        named = [word for part in inside for word in re.findall(r"`([\w./]+)`", part)]
+        assert [n for n in named if not (folder / n).exists() and not (folder / f"{n}.py").exists()] == [], name
+
+
+@pytest.mark.parametrize("guide", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_python_files_of_the_guide_exist(guide: str) -> None:
+    text = (ROOT / guide).read_text()
+    files = [f"/{path}" for folder in ("src", "tests", "docs", "examples") for path in (ROOT / folder).rglob("*.py")]
+    named = re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py)`", text)
+    assert named
+    assert [name for name in named if not any(file.endswith(f"/{name}") for file in files)] == []
+    folders = re.findall(r"`src/([a-z_/]+/)`", text)
+    assert [name for name in folders if not (SRC / name).is_dir()] == []
+
+
+def test_picture_names_packages_that_exist() -> None:
+    picture = (ROOT / "docs" / "architecture.svg").read_text()
+    packages = re.findall(r'<text class="p"[^>]*>([^<]+)<', picture)
+    modules = " ".join(re.findall(r'<text class="m"[^>]*>([^<]+)<', picture)).split()
+    assert len(set(packages)) > 10
+    assert [name for name in packages if not (SRC / name).is_dir() and not (SRC / f"{name}.py").exists()] == []
+    names = {path.stem for path in SRC.rglob("*")}
+    assert [name for name in modules if name not in names] == []
 
 
 def test_every_mark_of_the_tests_is_explained() -> None:
