@@ -18,9 +18,9 @@ def run_command(words: str, folder: Path) -> str:
     words: overrides, the last of them without its value, as in "task=cancel run".
     """
     *others, key = words.split()
-    shown = str(folder)
-    plain = re.fullmatch(r"[A-Za-z0-9_./-]+", shown)
-    last = f"{key}={shown}" if plain else shlex.quote(f"{key}={hydra_quoted(shown)}")
+    path = str(folder)
+    plain = re.fullmatch(r"[A-Za-z0-9_./-]+", path)
+    last = f"{key}={path}" if plain else shlex.quote(f"{key}={hydra_quoted(path)}")
     return " ".join(("python -m src.run", *others, last))
 
 

@@ -1,11 +1,14 @@
-"""Docker as pure functions: from settings to argument tuples, from what `docker inspect` says to how a job stands."""
+"""Docker as pure functions: from settings to argument tuples, from the output of `docker inspect` to the state of a job."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import shlex
+import sys
 
 from ..planning import gpus
-from ..planning.settings import ContainerSettings, HostSettings
+from ..planning.settings import HostSettings, ImageSettings
 from .job_folder import RUNNING, State, ended
 from .launch import Launch
 
@@ -83,7 +86,7 @@ def environment(cache: str, launch: Launch) -> list[tuple[str, str]]:
     return made + own + ([(launch.secret_env, "")] if launch.secret_env else [])
 
 
-def pull_argv(host: HostSettings, image: ContainerSettings) -> tuple[str, ...]:
+def pull_argv(host: HostSettings, image: ImageSettings) -> tuple[str, ...]:
     return (*host.docker, "pull", image.reference)
 
 
@@ -99,14 +102,14 @@ def list_argv(host: HostSettings, root: str) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def is_absent(said: str) -> bool:
+def is_absent(output: str) -> bool:
     """Whether `docker inspect` failed because there is no such container, and for no other reason."""
-    return "no such container" in said.lower() or "no such object" in said.lower()
+    return "no such container" in output.lower() or "no such object" in output.lower()
 
 
-def is_away(said: str) -> bool:
-    """Whether the docker command could not reach its daemon: nothing is known of any container then."""
-    return any(sign in said.lower() for sign in ("cannot connect to the docker daemon", "error during connect"))
+def is_away(output: str) -> bool:
+    """Whether the docker command could not reach its daemon, so that nothing is known of any container."""
+    return any(sign in output.lower() for sign in ("cannot connect to the docker daemon", "error during connect"))
 
 
 def _gpus(host: HostSettings) -> tuple[str, ...]:
@@ -136,3 +139,28 @@ def _own_mount(entry: str) -> str:
 def _field(text: str) -> str:
     """A field of Docker's comma-separated mount, in quotes where it holds what would split it."""
     return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"') else text
+
+
+def main(job: str, root: str, image: str, checkpoint: str, gpu_names: str) -> None:
+    """Print the `docker run` for a staged job folder, for launchers/run_job.sh; standard library only."""
+    host = HostSettings(
+        name="local", kind="local", address="", user="", port=0, key_file="", password_env="", known_hosts="", root=root,
+        docker=("docker",), gpus=gpu_names, patience_s=0.0, keep_job=True,
+    )  # fmt: skip
+    settings = ImageSettings(
+        name="by hand",
+        reference=image,
+        python="python3",
+        pull=False,
+        network="",
+        shm_size="16g",
+        user="",
+        mounts=(),
+        env=(),
+    )
+    launch = Launch(host, settings, python="python3", checkpoint=checkpoint, grace_s=30.0, run_id="by-hand")
+    print(shlex.join(run_argv(launch, job, root, f"{os.getuid()}:{os.getgid()}")))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,6 +1,6 @@
 """A job's folder on a host, kept in step with its local copy.
 
-What is staged here goes there; journals come back as a byte-exact beginning of the host's. Every step may be done twice.
+What is staged here is sent there; journals arrive as a byte-exact beginning of the host's. Every step may be done twice.
 `RemoteFolder` is a folder on another machine, `SharedFolder` the local one, which a container here has mounted.
 """
 
@@ -241,10 +241,10 @@ class RemoteFolder:
         at = self.job.results.stat().st_size if self.job.results.exists() else 0
         asked = script(_POLL, self.folder, str(at), str(self._events_at), str(LIMIT), *question)
         answer, _, rest = self._checked(asked, "the job cannot be polled").partition(b"\n")
-        said = answer.decode("utf-8", "replace")
+        text = answer.decode("utf-8", "replace")
         if rest.startswith(b"gone"):
-            return Polled(said, is_gone=True)
-        return Polled(said, has_more=self._append(rest, at))
+            return Polled(text, is_gone=True)
+        return Polled(text, has_more=self._append(rest, at))
 
     def _append(self, rest: bytes, at: int) -> bool:
         """Append what is new to the local copies, whole lines only; whether there is more to fetch."""

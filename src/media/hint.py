@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .video import Video
 
-RENDERER = "1"  # part of every cache key; raised when the pixels of a hint change
+RENDERER = "1"  # part of every cache key; incremented when the pixels of a hint change
 HINT_VIDEO = "hint.mp4"
 
 
@@ -41,7 +41,7 @@ class RenderedHint:
 
 
 def hint_key(video: Video, hint: Hint) -> str:
-    """Name of the cache entry: a hash of all that the pixels depend on; what the clip is called is not part of it."""
+    """Name of the cache entry: a hash of all that the pixels depend on; the clip's name is not part of it."""
     made_of = (RENDERER, video.sha256, hint.width_px, hint.height_px, hint.rule, hint.frames, hint.fps)
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:24]
 

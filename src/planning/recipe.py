@@ -22,7 +22,7 @@ def message_writer(system: str, user: str) -> Messages:
     """A function that gives the system and the user message of a spec.
 
     Without a template, the user message is the prompt as it stands, and NVIDIA's question where the prompt is empty.
-    Raises InputError for a template that is no valid jinja2.
+    Raises InputError for a template that is not valid jinja2.
     """
     if not system and user.strip() == "{{ prompt }}":
         return lambda spec: ("", _prompt_or_question(spec))
@@ -86,7 +86,7 @@ class Recipe:
         )
 
     def wanted(self, source: Size) -> Size:
-        """The size that the rule asks for, before the budget is looked at (best_fit: the largest there is)."""
+        """The size that the rule asks for, before the budget is considered (best_fit: the largest that the encoder sees)."""
         match self.rule:
             case SizeRule.fixed_width:
                 return geometry.fixed_width(source, self.width_px)
@@ -97,7 +97,7 @@ class Recipe:
             case SizeRule.best_fit:
                 return geometry.visible(source)
 
-    @lru_cache(maxsize=65_536)  # noqa: B019 - one recipe a run; many items share a clip and a number of text tokens
+    @lru_cache(maxsize=65_536)  # noqa: B019 - one recipe per run; many items share a clip and a number of text tokens
     def smaller(self, source: Size, size: Size, frames: int, text_tokens: int) -> Size | None:
         """The largest size below `size` that fits."""
         return geometry.step_down(source, size, lambda s: self.fits(s, frames, text_tokens))

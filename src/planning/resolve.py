@@ -1,4 +1,4 @@
-"""Config and prompt files become a Plan. Reads files, writes nothing (but the tokenizer's cache), starts nothing."""
+"""Config and prompt files become a Plan. Reads files, writes nothing but the tokenizer's cache, starts nothing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def resolve(
     specs = list(read_specs(prompt_files(config.prompts) if files is None else files))
     check_output(config, specs)
     settings = plan_settings(config)
-    recipe = Recipe.of(config, settings.believed_len or settings.max_model_len)
+    recipe = Recipe.of(config, settings.effective_len or settings.max_model_len)
     probed = probe_all({spec.video for spec in specs if spec.video}, config, on_probe)
     clips = {path: found if isinstance(found, VideoError) else _clip(found, recipe) for path, found in probed.items()}
     count_text = pixtral.text_counter(config.model.tokenizer, Path(config.cache_dir))
@@ -54,7 +54,7 @@ def resolve(
 
 
 def probe_all(paths: Iterable[Path], config: Config, on_probe: OnProgress) -> dict[Path, Video | VideoError]:
-    """Each clip probed once, in parallel; a clip that cannot be used stands as its error."""
+    """Each clip probed once, in parallel; for a clip that cannot be used, its error."""
     limits = VideoLimits(config.video.max_bytes, config.video.max_pixels, config.video.max_duration_s)
 
     def one(path: Path) -> Video | VideoError:
@@ -160,8 +160,8 @@ def _account(hint: Hint | None, text_tokens: int, settings: Settings) -> Tokens:
 
 def _does_not_fit(account: Tokens, recipe: Recipe, settings: Settings) -> str:
     needs = f"needs {account.prompt} prompt + {recipe.reserve} reserved tokens, more than"
-    if settings.believed_len:
-        return f"{needs} the {settings.believed_len} that the engine was seen to take"
+    if settings.effective_len:
+        return f"{needs} the {settings.effective_len} that this engine was observed to accept"
     return f"{needs} max_model_len={recipe.max_model_len}"
 
 

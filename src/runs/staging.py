@@ -56,7 +56,7 @@ def hash_of(ids: Collection[str]) -> str:
 
 
 def upsample_job(items: Sequence[PlanItem], settings: Settings) -> UpsampleJob:
-    """What job.json says of a job for these items."""
+    """The job.json of a job for these items."""
     asked = [item for item in items if item.runs]
     prompts = [item.tokens.prompt for item in asked]
     return UpsampleJob(
@@ -82,9 +82,9 @@ def seed_of(item: PlanItem, settings: Settings) -> int:
 def stage(
     plan: Plan, missing: set[str], paths: JobPaths, cache: Path, stop: Stop
 ) -> Iterator[tuple[int, list[Outcome]]]:
-    """Render the hints of the missing items and stage them, a batch at a time.
+    """Render the hints of the missing items and stage them, one batch at a time.
 
-    Yields, a batch at a time, how many items are ready and the outcomes of those that never reach the worker.
+    Yields, per batch, how many items are ready and the outcomes of those that never reach the worker.
     Clips are rendered in parallel and each hint once, however many items share it.
     """
     settings, items = plan.settings, plan.by_id
@@ -122,7 +122,7 @@ def stage(
 
 
 class Stop:
-    """A flag that one thread raises and others look at."""
+    """A flag that one thread sets and others read."""
 
     asked = False
 
@@ -171,7 +171,7 @@ def stage_smaller(item: PlanItem, refused: Outcome, paths: JobPaths, settings: S
     What the engine refuses counts, not what the plan expected of it.
     """
     if not (item.video and item.hint and refused.frames):
-        return f"the engine refused the prompt, and there is no frame to make smaller: {refused.reason}"
+        return f"the engine refused the prompt, and there is no frame to shrink: {refused.reason}"
     width, height = map(int, refused.frames[0].size.split("x"))
     now = pixtral.image_tokens(width, height)
     refused_size = geometry.Size(width, height)

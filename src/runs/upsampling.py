@@ -82,7 +82,7 @@ def _reuse(plan: Plan, journal: RunJournal) -> None:
 
 
 def _absorb(job: JobPaths, journal: RunJournal) -> int:
-    """Take over what a job of this run answered while no controller was attached; how many answers that were."""
+    """Add what a job of this run answered while no controller was attached; how many answers that were."""
     outcomes = Tail(job.results, Outcome).new()
     return sum(journal.add(outcome) for outcome in outcomes if outcome.state != REFUSED)
 

@@ -120,7 +120,7 @@ def _read_stream(response: http.client.HTTPResponse, started: float) -> Answer:
         data = line[5:].strip()
         if data == b"[DONE]":
             response.read()
-            if finish == "abort":  # what a server that is being stopped says of an answer it did not finish
+            if finish == "abort":  # from a server that is being stopped, for an answer it did not finish
                 raise Unavailable("the server aborted the request", None)
             if "prompt_tokens" not in usage:
                 raise ItemFailed("the server reports no usage.prompt_tokens, so the plan cannot be checked")

@@ -2,7 +2,7 @@
 
 How transfer.py shows its progress (nvidia-cosmos/cosmos-transfer1, cosmos_transfer1/diffusion/inference/transfer.py): with
 --batch_input_path it makes the folder video_K when it starts line K, writes video_K/output.mp4 into it when the item is
-done, and video_K/prompt.txt after that. An item that NVIDIA's guardrail blocks gets no video, and the next one follows.
+done, and video_K/prompt.txt after that. An item that NVIDIA's guardrail blocks gets no video, and the next one starts.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Round:
                 runner.failed(item.id, _why_no_video(runner.engine_log, log_from), self._seconds(n))
 
     def collect(self, *, ended: bool = False) -> None:
-        """Take over the videos that are whole: prompt.txt follows a whole video.
+        """Collect the complete videos: prompt.txt is written after a complete video.
 
         ended: transfer.py has ended well, so all that is there is whole.
         """

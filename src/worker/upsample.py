@@ -54,7 +54,7 @@ class Worker:
         for outcome in read_records(self.log.results.path, Outcome):
             self._note(outcome)
             if outcome.text is not None:
-                self._seen.failed_check(outcome.text, outcome.id, outcome.shown)
+                self._seen.failed_check(outcome.text, outcome.id, outcome.input_hash)
         self._ended = threading.Event()
         self._abandoned = False  # the grace time is over: what is still in flight counts as not started
         self._in_flight = 0
@@ -240,7 +240,7 @@ class Worker:
             refusal=refusal,
             rejected=answer.text if answer and state == KEPT else None,
             step=item.step,
-            shown=item.input_hash,
+            input_hash=item.input_hash,
         )
 
     def _read_pictures(self, item: Item) -> tuple[Picture, ...]:

@@ -50,7 +50,7 @@ class Answer:
 
 
 class ItemFailed(Exception):
-    """This item ended in an error that a person must look at; others can be answered."""
+    """This item ended in an error that needs a person's attention; others can be answered."""
 
 
 class ItemKept(Exception):

@@ -60,7 +60,7 @@ class VllmEngine:
                 phase("loading", fallback=self.fallbacks[-1], reason="out of memory")
 
     def _fall_back(self, error: str) -> bool:
-        """Settle for less after an error that says that memory is short; whether there was something to give up."""
+        """Settle for less after an out-of-memory error; whether there was something to give up."""
         changes = next_fallback(self.settings, self.job.needed_len) if classify(error) == "out_of_memory" else None
         if changes is None:
             return False
@@ -187,7 +187,7 @@ class VllmEngine:
     def close(self) -> None:
         self._closing = True
         self._kill()
-        if self._mutex.acquire(timeout=10.0):  # a lane that was starting the server again has seen that we end
+        if self._mutex.acquire(timeout=10.0):  # a thread that was restarting the server has seen `_closing`
             self._mutex.release()
 
 
