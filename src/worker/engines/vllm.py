@@ -91,25 +91,25 @@ class VllmEngine:
             self.job.engine.request_timeout_s,
             self.job.temperature,
         )
+        self._wait_until_healthy(self._server, self._client, log_path, start)
+
+    def _wait_until_healthy(self, server: subprocess.Popen[bytes], client: ChatClient, log: Path, start: int) -> None:
         deadline = time.monotonic() + self.job.engine.start_timeout_s
         compiling = False
         while True:
             if self._closing:
                 self._kill()
                 raise LoadFailed("the worker ends")
-            if self._server.poll() is not None:
-                raise LoadFailed(
-                    f"the server ended with code {self._server.returncode}: {failure_reason(log_path, start)}"
-                )
+            if server.poll() is not None:
+                raise LoadFailed(f"the server ended with code {server.returncode}: {failure_reason(log, start)}")
             if time.monotonic() > deadline:
                 self._kill()
-                raise LoadFailed(
-                    f"the server was not healthy in time (engine.start_timeout_s): {failure_reason(log_path, start)}"
-                )
+                reason = failure_reason(log, start)
+                raise LoadFailed(f"the server was not healthy in time (engine.start_timeout_s): {reason}")
             with contextlib.suppress(OSError, http.client.HTTPException):
-                if self._client.get("/health")[0] == 200:
+                if client.get("/health")[0] == 200:
                     return
-            if not compiling and re.search(rb"torch\.compile|[Cc]apturing CUDA graph", read_since(log_path, start)):
+            if not compiling and re.search(rb"torch\.compile|[Cc]apturing CUDA graph", read_since(log, start)):
                 compiling = True
                 self._phase("compiling")
             time.sleep(0.2)
