@@ -62,7 +62,8 @@ def _run(raw: DictConfig) -> ExitCode:
         return _run_task(config, root, out, err)
     except KeyboardInterrupt:
         started = (root / "plan.json").exists()
-        command = resume_command(console.relative(root))
+        whole = Path(hydra_config.sweep.dir) if hydra_config.mode is RunMode.MULTIRUN else root
+        command = resume_command(console.relative(whole))
         console.message(
             f"\nstopped; nothing is lost. Resume:\n  {command}" if started else "\nstopped; nothing was started"
         )
