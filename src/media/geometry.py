@@ -44,6 +44,14 @@ def detect_aspect_ratio(size: Size) -> str:
     return min(ASPECTS, key=squared_difference)
 
 
+def within(size: Size, box: Size) -> Size:
+    """`size` if it fits into a box, else the largest even size of its aspect that does."""
+    if size.width_px <= box.width_px and size.height_px <= box.height_px:
+        return size
+    candidates = (at_width(size, w) for w in range(max(2, box.width_px // 2 * 2), 1, -2))
+    return next((c for c in candidates if c.height_px <= box.height_px), Size(2, 2))
+
+
 def category_size(category: str, aspect: str) -> Size:
     """Size of a Cosmos category ("720") for an aspect ("16:9")."""
     return Size(*COSMOS_SIZES[category][aspect])

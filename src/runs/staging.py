@@ -12,7 +12,7 @@ from pathlib import Path
 from ..errors import HintError, VideoError
 from ..files import link_atomic, write_atomic
 from ..hosts.bundle import worker_bundle
-from ..hosts.job_folder import JobPaths, open_jobs
+from ..hosts.job_folder import JobPaths
 from ..media import geometry
 from ..media.hint import Hint, RenderedHint, hint_key
 from ..media.render import render
@@ -27,28 +27,38 @@ from ..worker.upsample import fallback_state
 LINGER_S = 60.0
 
 
-def job_id(items: Iterable[PlanItem], settings: Settings) -> str:
-    """Name of a new job: a hash of what it asks for and of the worker that answers."""
-    return digest(to_json(upsample_job(list(items), settings)), hashlib.sha256(worker_bundle()).hexdigest())
+def job_id(items: Sequence[PlanItem], settings: Settings, before: int = 0) -> str:
+    """Name of a new job: a hash of what it asks for, of the worker that answers, and of how many jobs ended `before`."""
+    made_of = (to_json(upsample_job(items, settings)), hashlib.sha256(worker_bundle()).hexdigest())
+    return digest(*made_of, before) if before else digest(*made_of)
+
+
+def jobs_for(items: Iterable[PlanItem], jobs: Path) -> list[JobPaths]:
+    """The jobs for these items below the folder of a run's jobs, the oldest first, whichever version of the worker they
+    were started with."""
+    ids = {item.id for item in items}
+    found = []
+    for file in sorted(jobs.glob("*/job.json"), key=lambda file: file.stat().st_mtime_ns):
+        job = JobPaths(file.parent)
+        try:
+            record = from_line(UpsampleJob, file.read_bytes())
+        except InvalidRecord:
+            continue  # of a version with another protocol: its answers are taken over, and it is left alone
+        is_for_these = record.items_hash == hash_of(ids) if record.items_hash else job.staged() <= ids
+        if record.protocol == PROTOCOL and is_for_these:
+            found.append(job)
+    return found
 
 
 def job_folder(items: Sequence[PlanItem], settings: Settings, jobs: Path) -> JobPaths:
-    """The folder of the job for these items, below the folder of a run's jobs.
+    """The folder of the job for these items.
 
-    An unfinished job for the same items is kept, whichever version of the worker it was started with: a second worker is
-    never started beside it, and what it has answered is not asked again.
+    An unfinished job is kept: a second worker is never started beside it, and what it has answered is not asked again.
+    Otherwise a new one, whose name depends on how many there were before.
     """
-    ids = {item.id for item in items}
-    for job in open_jobs(jobs):
-        try:
-            record = from_line(UpsampleJob, job.job.read_bytes())
-        except InvalidRecord:
-            continue  # of a version with another protocol: its answers are taken over, and it is left alone
-        if record.protocol == PROTOCOL and (
-            record.items_hash == hash_of(ids) or ((staged := job.staged()) and staged <= ids)
-        ):
-            return job
-    return JobPaths(jobs / job_id(items, settings))
+    before = jobs_for(items, jobs)
+    unfinished = (job for job in before if not job.finished.exists())
+    return next(unfinished, JobPaths(jobs / job_id(items, settings, len(before))))
 
 
 def hash_of(ids: Collection[str]) -> str:

@@ -38,12 +38,12 @@ LABELS = Labels(
 )
 
 
-def execute(plan: Plan, paths: RunPaths, progress: Progress) -> dict[str, Outcome]:
+def execute(plan: Plan, paths: RunPaths, progress: Progress, *, retry_failed: bool = False) -> dict[str, Outcome]:
     """Run the plan in its folder until every item has ended; the outcomes by item id.
 
-    Raises EngineError when the engine cannot be loaded, HostError when a worker keeps dying; what ended before is
-    in the journal. On KeyboardInterrupt the workers finish what they have in flight, that is written down, and the
-    interrupt is raised again.
+    retry_failed: items that failed before are asked again. Raises EngineError when the engine cannot be loaded, HostError
+    when a worker keeps dying; what ended before is in the journal. On KeyboardInterrupt the workers finish what they have
+    in flight, that is written down, and the interrupt is raised again.
     """
     journal = RunJournal(paths.journal)
     try:
@@ -53,6 +53,8 @@ def execute(plan: Plan, paths: RunPaths, progress: Progress) -> dict[str, Outcom
         for folder in sorted(paths.jobs.glob("*/")):
             if new := _absorb(JobPaths(folder), journal):
                 log.get().info("answers_taken_over", items=new)
+        if retry_failed:
+            journal.reopen([item.id for item in plan.items if can_retry(item, journal.outcomes.get(item.id))])
         if plan.settings.reuse:
             _reuse(plan, journal)
         parts = [_Answers(shard, paths, journal) for shard in shards(plan)]
@@ -67,6 +69,11 @@ def execute(plan: Plan, paths: RunPaths, progress: Progress) -> dict[str, Outcom
     finally:
         AnswerCache(Path(plan.settings.cache_dir)).put(journal.outcomes.values())
         journal.close()
+
+
+def can_retry(item: PlanItem, outcome: Outcome | None) -> bool:
+    """Whether asking again may help: the item failed, and not because of what the plan already knows of it."""
+    return item.runs and outcome is not None and outcome.state == FAILED
 
 
 def _never_sent(item: PlanItem) -> Outcome:

@@ -18,7 +18,8 @@ from .vllm_server import vllm_build, vllm_environment
 class CosmosEngine:
     """NVIDIA's own `PixtralPromptUpsampler` in this process, one prompt after another.
 
-    It gives back text only: prompt tokens and finish reason are not known, and are reported as such.
+    It returns text only: prompt tokens and finish reason are unknown, and are reported as such. With engine.offload its model
+    is loaded for each prompt and unloaded after it; `_prompt_upsample_with_offload` is the class's entry for both modes.
     """
 
     name = "cosmos"
@@ -46,7 +47,7 @@ class CosmosEngine:
     def answer(self, request: Request) -> Answer:
         frames = [str(self.folder / name) for name in request.item.frames]
         try:
-            text = self._upsampler._prompt_upsample(request.item.text, frames)
+            text = self._upsampler._prompt_upsample_with_offload(request.item.text, frames)
         except Exception as e:
             if classify(str(e)) == "too_long":
                 raise Refused(str(e)) from e
