@@ -111,6 +111,7 @@ class UpsampleConf:
     max_side_px: int = 0  # no side of a hint is larger; 0: no limit
     max_box: str = ""  # no hint is larger than this box, as in 320x180; "": no limit
     enlarge: bool = False  # rule=category: also enlarge clips that are smaller than the Cosmos size
+    min_side_px: int = 96  # a hint that does not fit is not made smaller than this; then it loses frames
     shrink: bool = True  # a hint that does not fit is made smaller until it does; false: it is rejected
 
 

@@ -114,3 +114,23 @@ def step_down(source: Size, current: Size, fits: Callable[[Size], bool]) -> Size
     """The largest aligned size smaller than `current` for which `fits` holds."""
     area = current.width_px * current.height_px
     return best_fit(source, lambda size: size.width_px * size.height_px < area and fits(size))
+
+
+def shrunk(
+    source: Size, size: Size, frames: int, min_side_px: int, fits: Callable[[Size, int], bool]
+) -> tuple[Size, int] | None:
+    """The largest size of the source's aspect below `size` that fits with as many frames as possible; None for none.
+
+    No side is made smaller than min_side_px, unless `size` is already.
+    """
+    floor = min(min_side_px, size.width_px, size.height_px)
+
+    def fits_above_floor(candidate: Size, count: int) -> bool:
+        return min(candidate.width_px, candidate.height_px) >= floor and fits(candidate, count)
+
+    for count in range(frames, 0, -1):
+        if count < frames and fits_above_floor(size, count):
+            return size, count
+        if smaller := step_down(source, size, lambda s, count=count: fits_above_floor(s, count)):  # type: ignore[misc]
+            return smaller, count
+    return None

@@ -70,6 +70,7 @@ class Recipe:
     width_px: int
     box: Size | None
     enlarge: bool
+    min_side_px: int
     shrink: bool
     category: str
     aspect: str | None
@@ -88,6 +89,7 @@ class Recipe:
             width_px=config.upsample.width_px,
             box=box_of(config.upsample),
             enlarge=config.upsample.enlarge,
+            min_side_px=config.upsample.min_side_px,
             shrink=config.upsample.shrink,
             category=config.resolution.name,
             aspect=config.aspect,
@@ -118,9 +120,9 @@ class Recipe:
                 return geometry.visible(source)
 
     @lru_cache(maxsize=65_536)  # noqa: B019 - one recipe per run; many items share a clip and a number of text tokens
-    def smaller(self, source: Size, size: Size, frames: int, text_tokens: int) -> Size | None:
-        """The largest size below `size` that fits."""
-        return geometry.step_down(source, size, lambda s: self.fits(s, frames, text_tokens))
+    def smaller(self, source: Size, size: Size, frames: int, text_tokens: int) -> tuple[Size, int] | None:
+        """The largest hint below `size` that fits, and its number of frames; fewer only when no size is left."""
+        return geometry.shrunk(source, size, frames, self.min_side_px, lambda s, n: self.fits(s, n, text_tokens))
 
     def fits(self, size: Size, frames: int, text_tokens: int) -> bool:
         prompt = pixtral.prompt_tokens(size.width_px, size.height_px, frames, text_tokens)

@@ -78,6 +78,7 @@ class Settings:
     shrink: bool = True
     effective_len: int = 0
     exports: tuple[str, ...] = ()
+    min_side_px: int = 0
 
 
 def digest(*parts: Any) -> str:

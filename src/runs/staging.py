@@ -14,7 +14,7 @@ from ..files import link_atomic, write_atomic
 from ..hosts.bundle import worker_bundle
 from ..hosts.job_folder import JobPaths
 from ..media import geometry
-from ..media.hint import Hint, RenderedHint, hint_key
+from ..media.hint import Hint, RenderedHint, hint_key, hint_times
 from ..media.render import render
 from ..media.video import Video
 from ..models import pixtral
@@ -176,32 +176,52 @@ def _line(item: PlanItem, predicted: int, frames: list[str], settings: Settings,
 
 
 def stage_smaller(item: PlanItem, refused: Outcome, paths: JobPaths, settings: Settings) -> str | None:
-    """Stage an item that the engine refused again, one size smaller; None when that was done, else why it was not.
+    """Stage an item that the engine refused again, with a smaller hint; None when that was done, else why it was not.
 
-    What the engine refuses counts, not what the plan expected of it.
+    Where the engine named its limit, the largest hint that fits it; else the next smaller one. Below the smallest size,
+    frames are dropped.
     """
     if not (item.video and item.hint and refused.frames):
         return f"the engine refused the prompt, and there is no frame to shrink: {refused.reason}"
-    width, height = map(int, refused.frames[0].size.split("x"))
-    now = pixtral.image_tokens(width, height)
-    refused_size = geometry.Size(width, height)
-    cheaper = geometry.step_down(
-        refused_size, refused_size, lambda s: pixtral.image_tokens(s.width_px, s.height_px) < now
-    )
-    if cheaper is None:
-        return f"the engine refused even {width}x{height}: {refused.reason}"
-    hint = replace(item.hint, width_px=cheaper.width_px, height_px=cheaper.height_px)
+    size, count = geometry.Size(*map(int, refused.frames[0].size.split("x"))), len(refused.frames)
+    smaller = _smaller_than_refused(item, refused, size, count, settings)
+    if smaller is None:
+        return f"the engine refused even {count} frame{'s' if count > 1 else ''} of {size}: {refused.reason}"
+    new, frames = smaller
+    times = hint_times(item.video, item.hint.rule, frames, item.hint.fps)
+    hint = replace(item.hint, width_px=new.width_px, height_px=new.height_px, frames=len(times), times_s=times)
     try:
         rendered = render(item.video, hint, Path(settings.cache_dir) / "hints", with_video=settings.hint_video)
     except (VideoError, HintError) as e:
         return e.message
-    image = pixtral.image_tokens(cheaper.width_px, cheaper.height_px) * hint.frames
-    predicted = item.tokens.prompt - item.tokens.image + image
-    note = "; ".join(n for n in (refused.note, f"{width}x{height} was refused by the engine") if n)
+    predicted = item.tokens.prompt - item.tokens.image + _image_tokens(new, hint.frames)
+    step = f"{count} x {size} refused by the engine"
+    note = "; ".join(n for n in (refused.note, step) if n)
     line = _line(item, predicted, _link_frames(rendered, paths), settings, refused.step + 1, note)
     # Named to sort after the numbered batches, and apart from every other refusal.
     write_atomic(paths.batches / f"smaller-{item.id}-{line.step}.jsonl", to_line(line) + "\n")
     return None
+
+
+def _image_tokens(size: geometry.Size, frames: int) -> int:
+    return pixtral.image_tokens(size.width_px, size.height_px) * frames
+
+
+def _smaller_than_refused(
+    item: PlanItem, refused: Outcome, size: geometry.Size, frames: int, settings: Settings
+) -> tuple[geometry.Size, int] | None:
+    """The hint to try after a refused one: its size and number of frames."""
+    sent = _image_tokens(size, frames)
+    text = item.tokens.prompt - item.tokens.image
+    surplus = max(0, (refused.tokens.measured or 0) - text - sent)  # that the engine counts and the plan does not
+    limit = refused.limit
+
+    def fits(candidate: geometry.Size, count: int) -> bool:
+        image = _image_tokens(candidate, count)
+        room = limit is None or text + image + surplus + settings.max_output_tokens <= limit
+        return image < sent and room
+
+    return geometry.shrunk(size, size, frames, settings.min_side_px, fits)
 
 
 def _link_frames(rendered: RenderedHint, paths: JobPaths) -> list[str]:

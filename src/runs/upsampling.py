@@ -12,12 +12,15 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from .. import log
 from ..errors import HostError
 from ..hosts.job_folder import JobPaths, open_job
 from ..hosts.job_handle import JobHandle, handle_of_plan
+from ..planning import observed_limits
+from ..planning.observed_limits import ObservedLimit
 from ..planning.partition import shards
 from ..planning.plan import Plan, PlanItem
 from ..run_folder import RunPaths
@@ -180,6 +183,7 @@ def _take(outcome: Outcome, plan: Plan, job: JobPaths, journal: RunJournal) -> b
         return False
     if outcome.state == REFUSED:
         item = plan.by_id[outcome.id]
+        _remember_limit(outcome, item, plan)
         if plan.settings.shrink:
             wrong = staging.stage_smaller(item, outcome, job, plan.settings)
         else:
@@ -190,6 +194,27 @@ def _take(outcome: Outcome, plan: Plan, job: JobPaths, journal: RunJournal) -> b
         outcome = replace(outcome, state=fallback_state(item.prompt), reason=wrong)
     journal.add(outcome)
     return False
+
+
+def _remember_limit(refused: Outcome, item: PlanItem, plan: Plan) -> None:
+    """Keep for later plans what the engine was observed to refuse, where max_model_len allows it."""
+    settings = plan.settings
+    length = (refused.tokens.measured or item.tokens.prompt) + settings.max_output_tokens
+    shortest = min(length, refused.limit + 1) if refused.limit else length
+    if shortest > settings.max_model_len:
+        return
+    file, key = observed_limits.limits_file(Path(settings.cache_dir)), observed_limits.key_of(settings)
+    known = observed_limits.read(file).get(key)
+    if known and known.refused is not None and known.refused <= shortest:
+        return
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    version = f"{refused.engine.name} {refused.engine.version}"
+    new = ObservedLimit(
+        settings.host.name, settings.image.reference, settings.engine.name, settings.model.name, version,
+        settings.max_model_len, None, shortest, now,
+    )  # fmt: skip
+    observed_limits.remember(file, key, new)
+    log.get().warning("engine_accepts_less", max_model_len=settings.max_model_len, refused=shortest, file=str(file))
 
 
 class _Stager:

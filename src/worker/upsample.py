@@ -44,7 +44,7 @@ POLL_S = 0.05
 
 @dataclass
 class _Tried:
-    """What the attempts at one item have come to. counted: prompt tokens, where a refusal names them."""
+    """What the attempts at one item have come to. counted: prompt tokens, limit: of a request, where a refusal names them."""
 
     pictures: tuple[Picture, ...] = ()
     attempts: list[Attempt] = field(default_factory=list)
@@ -53,6 +53,7 @@ class _Tried:
     reason: str = ""
     refusal: str = ""
     counted: int | None = None
+    limit: int | None = None
 
 
 class Worker:
@@ -208,7 +209,8 @@ class Worker:
         try:
             self._ask(item, tried)
         except Refused as e:
-            tried.state, tried.reason, tried.refusal, tried.counted = REFUSED, str(e), e.kind, e.prompt_tokens
+            tried.state, tried.reason, tried.refusal = REFUSED, str(e), e.kind
+            tried.counted, tried.limit = e.prompt_tokens, e.limit
         except ItemKept as e:
             tried.reason = str(e)
         except ItemFailed as e:
@@ -251,6 +253,7 @@ class Worker:
             frames=tuple(SentFrame(p.sha256, len(p.data), p.size) for p in tried.pictures),
             seconds=Seconds(total_s, answer.first_token_s if answer else None, answer.queue_s if answer else None),
             refusal=tried.refusal,
+            limit=tried.limit,
             rejected=answer.text if answer and tried.state == KEPT else None,
             step=item.step,
             input_hash=item.input_hash,

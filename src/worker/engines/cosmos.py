@@ -10,7 +10,7 @@ from typing import Any
 
 from ..lifecycle import LoadFailed
 from ..protocol import UpsampleJob
-from ..refusals import classify
+from ..refusals import classify, counted_tokens, named_limit
 from .engine import Answer, ItemFailed, Phase, Refused, Request
 from .vllm_server import vllm_build, vllm_environment
 
@@ -47,12 +47,25 @@ class CosmosEngine:
     def answer(self, request: Request) -> Answer:
         frames = [str(self.folder / name) for name in request.item.frames]
         try:
-            text = self._upsampler._prompt_upsample_with_offload(request.item.text, frames)
+            text = self._ask(request.item.text, frames)
         except Exception as e:
             if classify(str(e)) == "too_long":
-                raise Refused(str(e)) from e
+                raise Refused(str(e), "too_long", counted_tokens(str(e)), named_limit(str(e))) from e
             raise ItemFailed(f"NVIDIA's upsampler: {type(e).__name__}: {e}") from e
-        return Answer(str(text), "unknown", None, None)
+        return Answer(text, "unknown", None, None)
+
+    def _ask(self, text: str, frames: list[str]) -> str:
+        """With the model in memory or, once that was too much, loaded for each prompt."""
+        upsampler = self._upsampler
+        try:
+            return str(upsampler._prompt_upsample_with_offload(text, frames))
+        except Exception as e:
+            if classify(f"{type(e).__name__}: {e}") != "out_of_memory" or upsampler.offload_prompt_upsampler:
+                raise
+        self.fallbacks.append("offload=True")
+        upsampler._offload_upsampler_model()
+        upsampler.offload_prompt_upsampler = True
+        return str(upsampler._prompt_upsample_with_offload(text, frames))
 
     def close(self) -> None:
         self._upsampler = None
