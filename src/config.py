@@ -24,6 +24,8 @@ class TaskName(Enum):
     clean = "clean"
     trust = "trust"
     doctor = "doctor"
+    stage = "stage"
+    collect = "collect"
     compare = "compare"
     review = "review"
     limits = "limits"
@@ -239,6 +241,7 @@ class ImageConf:
     network: str = ""  # Docker network; "": none, or the host's for engine=endpoint
     shm_size: str = "16g"  # shared memory for the engine's processes
     user: str = ""  # uid:gid inside; "": the user's own on the host
+    repository: str = ""  # checkout on the host to work in: mounted at /workspace, on PYTHONPATH
     mounts: list[str] = field(default_factory=list)  # further folders: PATH or SOURCE:TARGET, read-only unless :rw
     env: list[str] = field(default_factory=list)  # further variables: NAME=VALUE, or NAME to take the host's
 
@@ -359,6 +362,7 @@ class Config:
     resume: str | None = None  # folder to resume: a run, a pipeline, a review, a limits run or a sweep
     retry: Retry = Retry.none  # with resume=: failed upsamples the failed items again
     run: str | None = None  # run folder for task=attach, status, cancel, pipeline and review
+    job: str | None = None  # task=stage: job folder to create; task=collect: job folder to take results from
     runs: list[str] = field(default_factory=list)  # task=compare: two run folders
     pair_by: PairBy = PairBy.input  # task=compare: items pair by name, prompt and video, or by name alone
     log: bool = False  # task=status: also print the end of the engine's log

@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from . import __version__, console, sweep
 from .config import Config, ProgressMode
 from .errors import ExitCode
-from .overrides import did_you_mean, resumed_sweep, unknown_fields, why_not_resumable, with_inherited
+from .overrides import did_you_mean, quoted, resumed_sweep, unknown_fields, why_not_resumable, with_inherited
 from .text import resume_command
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def main() -> None:
             console.message(f"error: {reason}")
             sweep.codes.append(ExitCode.INPUT)
         else:
-            sys.argv[1:] = resumed_sweep(with_inherited(sys.argv[1:]))
+            sys.argv[1:] = resumed_sweep(with_inherited(quoted(sys.argv[1:])))
             _job()
     except KeyboardInterrupt:
         if folder := sweep.sent_from():

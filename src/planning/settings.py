@@ -44,6 +44,7 @@ class ImageSettings:
     user: str
     mounts: tuple[str, ...]
     env: tuple[str, ...]
+    repository: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,8 @@ def _wrong_host_or_image(config: Config) -> list[str]:
             wrong.append(f"host.gpus={config.host.gpus}: {len(named)} per worker; model.*_parallel_size need {wants}")
     except ValueError as e:
         wrong.append(f"host.gpus={e}")
+    if config.image.repository and not config.image.repository.startswith("/"):
+        wrong.append("image.repository: must be an absolute path on the host, because it is mounted into the container")
     for entry in config.image.mounts:
         if not entry.startswith("/"):
             wrong.append(f"image.mounts: {entry}: must be PATH, SOURCE:TARGET or SOURCE:TARGET:rw with absolute paths")

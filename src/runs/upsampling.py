@@ -52,9 +52,9 @@ def execute(plan: Plan, paths: RunPaths, progress: Progress, *, retry_failed: bo
     try:
         for item in plan.items:
             if not item.runs:
-                journal.add(_never_sent(item))
+                journal.add(never_sent(item))
         for folder in sorted(paths.jobs.glob("*/")):
-            if new := _absorb(JobPaths(folder), journal):
+            if new := absorb(JobPaths(folder), journal):
                 log.get().info("answers_taken_over", items=new)
         if retry_failed:
             journal.reopen([item.id for item in plan.items if can_retry(item, journal.outcomes.get(item.id))])
@@ -79,7 +79,7 @@ def can_retry(item: PlanItem, outcome: Outcome | None) -> bool:
     return item.runs and outcome is not None and outcome.state == FAILED
 
 
-def _never_sent(item: PlanItem) -> Outcome:
+def never_sent(item: PlanItem) -> Outcome:
     """The outcome of an item that cannot be served by the plan itself."""
     return Outcome(item.id, fallback_state(item.prompt), item.problem)
 
@@ -91,7 +91,7 @@ def _reuse(plan: Plan, journal: RunJournal) -> None:
         log.get().info("answers_reused", items=found)
 
 
-def _absorb(job: JobPaths, journal: RunJournal) -> int:
+def absorb(job: JobPaths, journal: RunJournal) -> int:
     """Add what a job of this run answered while no controller was attached; how many answers that were."""
     outcomes = Tail(job.results, Outcome).new()
     return sum(journal.add(outcome) for outcome in outcomes if outcome.state != REFUSED)
@@ -165,7 +165,7 @@ class _Answers:
             handle.push()
 
     def take_rest(self, handle: JobHandle) -> None:
-        _absorb(self.folder, self.journal)
+        absorb(self.folder, self.journal)
 
     def stop(self) -> None:
         if self._stager:
