@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import slurm as slurm_harness
+from tests.harness.docked import Docked
 from tests.harness.dockerd import Dockerd
 from tests.harness.dockerd import Unavailable as NoDocker
 from tests.harness.dockerd import missing as missing_docker
@@ -87,3 +88,20 @@ def remote(tmp_path: Path, sshd: Sshd, cache_dir: Path, small: str, clips: Path)
     remote = Remote(tmp_path, sshd, cache_dir, small, clips)
     yield remote
     remote.close()
+
+
+@pytest.fixture
+def docked(
+    tmp_path: Path, sshd: Sshd, cache_dir: Path, small: str, clips: Path, daemon: Dockerd
+) -> Iterator[Docked]:
+    """The Docker of this machine, and a fake server that answers."""
+    docked = Docked(tmp_path, sshd, cache_dir, small, clips, daemon)
+    yield docked
+    docked.close()
+
+
+@pytest.fixture
+def far(docked: Docked) -> Docked:
+    """As `docked`, behind SSH."""
+    docked.behind_ssh = True
+    return docked
