@@ -91,9 +91,7 @@ def remote(tmp_path: Path, sshd: Sshd, cache_dir: Path, small: str, clips: Path)
 
 
 @pytest.fixture
-def docked(
-    tmp_path: Path, sshd: Sshd, cache_dir: Path, small: str, clips: Path, daemon: Dockerd
-) -> Iterator[Docked]:
+def docked(tmp_path: Path, sshd: Sshd, cache_dir: Path, small: str, clips: Path, daemon: Dockerd) -> Iterator[Docked]:
     """The Docker of this machine, and a fake server that answers."""
     docked = Docked(tmp_path, sshd, cache_dir, small, clips, daemon)
     yield docked

@@ -17,7 +17,17 @@ import pytest
 
 from tests.harness.processes import command_lines
 from tests.harness.program import (
-    ROOT, Ended, answered, journal_ids, plan_of, program, quoted, results_of, start, wait_for, write_prompts,
+    ROOT,
+    Ended,
+    answered,
+    journal_ids,
+    plan_of,
+    program,
+    quoted,
+    results_of,
+    start,
+    wait_for,
+    write_prompts,
 )  # fmt: skip
 
 AWKWARD = "läuft 雨 (1), x=y's $1"
@@ -129,9 +139,7 @@ def test_sigterm_ends_like_ctrl_c(slow_run: tuple[Path, tuple[str, ...]]) -> Non
 
 
 @pytest.mark.parametrize("seed", [1])
-def test_random_kills_lose_and_repeat_nothing(
-    tmp_path: Path, clips: Path, common: tuple[str, ...], seed: int
-) -> None:
+def test_random_kills_lose_and_repeat_nothing(tmp_path: Path, clips: Path, common: tuple[str, ...], seed: int) -> None:
     dice, run = random.Random(seed), tmp_path / AWKWARD / "run"
     file = write_prompts(tmp_path / AWKWARD / "prompts.json", clips / "wide.mp4", 120)
     first = (f"prompts={quoted(file)}", f"hydra.run.dir={quoted(run)}", *SLOW, *common)

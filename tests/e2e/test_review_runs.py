@@ -14,7 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.program import ROOT, Ended, Program, journal_lines, plan_of, program, quoted, results_of, start, wait_for
+from tests.harness.program import (
+    ROOT,
+    Ended,
+    Program,
+    journal_lines,
+    plan_of,
+    program,
+    quoted,
+    results_of,
+    start,
+    wait_for,
+)
 
 
 @pytest.fixture(scope="module")

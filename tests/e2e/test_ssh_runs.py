@@ -17,9 +17,7 @@ def test_run_leaves_only_frames_behind(remote: Remote) -> None:
     first.assert_whole(first.to_its_end())
     assert list((remote.root / "jobs").iterdir()) == []
     frames = remote.frames()
-    assert len(frames) == len(
-        {f["sha256"] for r in journal_lines(first.folder / "journal.jsonl") for f in r["frames"]}
-    )
+    assert len(frames) == len({f["sha256"] for r in journal_lines(first.folder / "journal.jsonl") for f in r["frames"]})
     assert remote.workers() == []
     [start] = json.loads((first.folder / "timings.json").read_text())["starts"]
     sent = sum(file.stat().st_size for file in first.folder.glob("job/*/frames/*"))
@@ -122,4 +120,3 @@ def test_shells_never_interpret_foreign_text(remote: Remote) -> None:
     assert len(run.items) == len(words)
     assert not touched.exists()
     assert list((remote.root / "jobs").iterdir()) == []
-

@@ -24,10 +24,18 @@ from pathlib import Path
 from typing import Any
 
 LAZY = (  # what tasks import when they need it
-    "PIL.Image", "av", "fabric", "jinja2", "numpy", "paramiko", "rich.console", "rich.live",
-    "rich.progress", "rich.table", "sqlite3", "structlog", "tenacity", "tiktoken",
+    "PIL.Image", "av", "fabric", "jinja2", "matplotlib.backends.backend_agg", "matplotlib.figure", "moviepy", "numpy",
+    "paramiko", "rich.console", "rich.live", "rich.progress", "rich.table", "sqlite3", "structlog", "tenacity", "tiktoken",
 )  # fmt: skip
-WARM = ["task=plan", 'prompts="a, b"', "host=ssh", "host.port=22", "upsample=best_fit", "inference=depth", "host.docker=[docker,-H]"]
+WARM = [
+    "task=plan",
+    'prompts="a, b"',
+    "host=ssh",
+    "host.port=22",
+    "upsample=best_fit",
+    "inference=depth",
+    "host.docker=[docker,-H]",
+]
 
 
 def preload() -> None:
@@ -59,8 +67,8 @@ def serve(requests: socket.socket) -> dict[str, Any]:
                     if not message:
                         os._exit(0)
                     if (pid := os.fork()) == 0:
-                        for fd in ends.values():
-                            os.close(fd)
+                        selector.close()
+                        requests.detach()  # or it would close whatever has its number by then
                         return prepare(json.loads(message), fds)
                     for fd in fds[:3]:
                         os.close(fd)

@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -137,10 +136,20 @@ class ForkServer:
         self._server.wait()
 
 
-@cache
-def fork_server(root: Path = ROOT) -> ForkServer:
+_fork_servers: dict[Path, ForkServer] = {}
+
+
+def fork_server(project: Path) -> ForkServer:
     """The fork server of a project folder; one per test process, started at the first call."""
-    return ForkServer(root)
+    if project not in _fork_servers:
+        _fork_servers[project] = ForkServer(project)
+    return _fork_servers[project]
+
+
+def close_fork_server(project: Path = ROOT) -> None:
+    """End a fork server, if it was started. All of them end with the test process, too."""
+    if server := _fork_servers.pop(project, None):
+        server.close()
 
 
 def start(

@@ -15,7 +15,17 @@ from typing import Any
 from .openai_server import FakeOpenAI, text_of
 from .processes import command_lines
 from .program import (
-    Ended, Program, journal_ids, journal_lines, loads_of, logged, plan_of, program, quoted, results_of, start, wait_for,
+    Ended,
+    Program,
+    journal_ids,
+    journal_lines,
+    loads_of,
+    logged,
+    plan_of,
+    quoted,
+    results_of,
+    start,
+    wait_for,
 )  # fmt: skip
 from .proxy import Proxy
 from .sshd import Sshd
