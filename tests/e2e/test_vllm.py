@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 
 from src.worker.chat import ChatClient
 from src.worker.processes import free_port
-from tests.harness.processes import command_lines
+from tests.harness.processes import command_lines, has_ended
 from tests.harness.program import ROOT, Ended, journal_ids, journal_lines, program, quoted, results_of, start, wait_for
 
 PYTHON = os.environ.get("VLLM_PYTHON", "")
@@ -75,12 +76,16 @@ def assert_all_answered(run: Path, count: int) -> list[dict[str, Any]]:
     return rows
 
 
-def engine_processes() -> set[int]:
-    """All of vLLM's processes; its children call themselves VLLM::something."""
-    return {
-        pid for pid, words in command_lines()
-        if any(b"VLLM::" in word or b"vllm.entrypoints" in word for word in words)
-    }  # fmt: skip
+def processes_in(sessions: set[int]) -> set[int]:
+    """Processes that a server started; each server has a session of its own."""
+    found = set()
+    for pid, _ in command_lines():
+        try:
+            if os.getsid(pid) in sessions and not has_ended(pid):
+                found.add(pid)
+        except ProcessLookupError:
+            continue
+    return found
 
 
 # ----------------------------------------------------------------------------------------- one run with engine=vllm
@@ -104,7 +109,7 @@ class Life:
 def life(tmp_path_factory: pytest.TempPathFactory) -> Life:
     """The engine gets less context than the plan assumes, so that it refuses the portrait clip and no other."""
     folder = tmp_path_factory.mktemp("life")
-    run, before = folder / "run", engine_processes()
+    run, sessions = folder / "run", set[int]()
     overrides = (
         "engine=vllm", "model=tiny_random", f"worker.python={PYTHON}", f"prompts={quoted(write_prompts(folder, COUNT))}",
         f"hydra.run.dir={quoted(run)}", f"cache_dir={quoted(folder / 'cache')}", "budget.max_output_tokens=32",
@@ -122,29 +127,32 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Life:
     process = start(*overrides)
     wait_for_answers(4)
     [job] = (run / "job").iterdir()
+    sessions.add(int((job / "server.pid").read_text()))
     process.kill()
     os.kill(int((job / "lock").read_text()), signal.SIGKILL)
-    wait_for(lambda: not engine_processes() - before, 30)
-    survivors = [engine_processes() - before]
+    with suppress(AssertionError):
+        wait_for(lambda: not processes_in(sessions), 30)
+    survivors = [processes_in(sessions)]
     texts = {line["id"]: line["text"] for line in results()}
     process = start(f"resume={quoted(run)}")
     wait_for_answers(20)
-    os.killpg(int((job / "server.pid").read_text()), signal.SIGKILL)
+    sessions.add(server := int((job / "server.pid").read_text()))
+    os.killpg(server, signal.SIGKILL)
     wait_for(lambda: "restart" in (job / "events.jsonl").read_text(), PATIENCE_S)
     wait_for_answers(20)
+    sessions.add(int((job / "server.pid").read_text()))
     process.interrupt()  # the controller passes it on to the worker as SIGTERM
     interrupted = process.ended(PATIENCE_S)
-    survivors.append(engine_processes() - before)
+    survivors.append(processes_in(sessions))
     record, answered_then = json.loads((job / "exit.json").read_text()), len(journal_ids(run))
     resumed = program(f"resume={quoted(run)}", timeout_s=PATIENCE_S)
-    survivors.append(engine_processes() - before)
     return Life(run, job, survivors, texts, interrupted, record, answered_then, resumed)
 
 
 def test_killed_worker_and_server_lose_nothing(life: Life) -> None:
     assert life.resumed.code == 0, life.resumed.err
     assert_all_answered(life.run, COUNT)
-    assert life.survivors == [set(), set(), set()]
+    assert life.survivors == [set(), set()]
     after = {line["id"]: line["text"] for line in journal_lines(life.job / "results.jsonl")}
     assert after | life.texts == after
     restarts = [e["restart"] for e in journal_lines(life.job / "events.jsonl") if e.get("phase") == "restarting"]
@@ -156,7 +164,7 @@ def test_predicted_tokens_equal_measured_tokens(life: Life) -> None:
     assert len({row["tokens"]["measured"] for row in rows}) > 7  # clips of seven sizes, prompts of seven lengths
     assert {row["tokens"]["output"] for row in rows} == {32}
     assert all(row["seconds"] > 0 and row["finish_reason"] == "length" for row in rows)
-    record = journal_lines(life.job / "results.jsonl")[0]
+    record = next(line for line in journal_lines(life.job / "results.jsonl") if line["state"] == "upsampled")
     assert record["engine"]["version"] == "0.32.0"
     assert record["seconds"]["total"] > record["seconds"]["first_token"] > record["seconds"]["queue"] >= 0
 
@@ -228,36 +236,31 @@ def test_system_message_is_counted_and_repeatable(server: str, tmp_path: Path) -
     assert texts[0] == texts[1]
 
 
-def test_limits_of_engine_follow_token_rule(server: str, tmp_path: Path) -> None:
-    """Sizes well inside and far beyond, and the largest that fits with the next one up, in both directions."""
-    found: list[dict[str, Any]] = []
-    for name, *overrides in (
-        ["sizes", "size=320x180,640x480,1920x1056,360x203"],
-        ["edges", "search=true", "aspect='16:9','9:16'"],
-    ):
-        folder = tmp_path / name
-        end = program(
-            "--multirun", "task=limits", "model=tiny_random", "engine=endpoint", server, *overrides,
-            f"cache_dir={quoted(tmp_path / 'cache')}", f"hydra.sweep.dir={quoted(folder)}", timeout_s=PATIENCE_S,
-        )  # fmt: skip
-        assert end.code == 0, end.err
-        data = json.loads((folder / "matrix.json").read_text())
-        assert data["agreement"]["measured"] == data["agreement"]["exact"] == len(data["points"]) == 4
-        found += data["points"]
-    rows = {row["size"]: row for row in found}
-    assert rows["910x512"]["measured"] == "accepted" and rows["912x514"]["measured"] == "no_room"
-    assert rows["1920x1056"]["measured"] == "too_long"
-    assert all(row["measured_tokens"] == row["prompt_tokens"] for row in found)
-
-
-def test_limits_point_reports_engine_memory(tmp_path: Path) -> None:
-    """With an engine that the program starts itself, once for all points."""
+def sweep_limits(folder: Path, *overrides: str) -> dict[str, dict[str, Any]]:
+    """The points of a limits sweep by size; prediction and engine agree on all of them."""
     end = program(
-        "--multirun", "task=limits", "model=tiny_random", "engine=vllm", f"worker.python={PYTHON}", "size=320x180,640x480",
-        f"cache_dir={quoted(tmp_path / 'cache')}", f"hydra.sweep.dir={quoted(tmp_path / 's')}", timeout_s=PATIENCE_S,
+        "--multirun", "task=limits", "model=tiny_random", *overrides, f"cache_dir={quoted(folder.parent / 'cache')}",
+        f"hydra.sweep.dir={quoted(folder)}", timeout_s=PATIENCE_S,
     )  # fmt: skip
     assert end.code == 0, end.err
-    points = json.loads((tmp_path / "s" / "matrix.json").read_text())["points"]
-    assert all("KV cache" in row["memory"] for row in points) and len(points) == 2
-    events = [e for f in (tmp_path / "s").glob("engines/*/job/*/events.jsonl") for e in journal_lines(f)]
+    data = json.loads((folder / "matrix.json").read_text())
+    assert data["agreement"]["measured"] == data["agreement"]["exact"] == len(data["points"]) == 4
+    assert all(row["measured_tokens"] == row["prompt_tokens"] for row in data["points"])
+    return {row["size"]: row for row in data["points"]}
+
+
+def test_limits_of_engine_follow_token_rule(server: str, tmp_path: Path) -> None:
+    """Sizes well inside and far beyond."""
+    size = "size=320x180,640x480,1920x1056,360x203"
+    rows = sweep_limits(tmp_path / "sizes", "engine=endpoint", server, size)
+    assert rows["1920x1056"]["measured"] == "too_long"
+
+
+def test_largest_size_is_found_by_search(tmp_path: Path) -> None:
+    """And the next one up, in both directions, with an engine that is loaded once for all points."""
+    folder = tmp_path / "edges"
+    rows = sweep_limits(folder, "search=true", "aspect='16:9','9:16'", "engine=vllm", f"worker.python={PYTHON}")
+    assert rows["910x512"]["measured"] == "accepted" and rows["912x514"]["measured"] == "no_room"
+    assert "KV cache" in rows["910x512"]["memory"]
+    events = [e for f in folder.glob("engines/*/job/*/events.jsonl") for e in journal_lines(f)]
     assert sum(e.get("phase") == "loading" for e in events) == 1
