@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SLOTS = 8  # as many frames as a prompt has at most
 
 
-def test_card(size: Size, fps: float, cache: Path) -> Path:
+def calibration_clip(size: Size, fps: float, cache: Path) -> Path:
     """A clip of this size with 8 different frames at `fps`, from the cache or made now.
 
     Colour bars with the size written on them and a block that moves from frame to frame. H.264 without chroma

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..config import PairBy
 from ..errors import ExitCode, InputError
 from ..files import write_atomic
 from ..reports.compare import Finished, Pair, as_csv, facts, pairs_of, read_run
@@ -23,7 +24,7 @@ def run(invocation: Invocation) -> ExitCode:
     if Path(folders[0]).resolve() == Path(folders[1]).resolve():
         raise InputError(f"task=compare: {folders[0]} is named twice", hint="name another run of the same prompts")
     first, second = (read_run(folder) for folder in folders)
-    pairs, paths = pairs_of(first, second), invocation.paths
+    pairs, paths = pairs_of(first, second, by_name=invocation.config.pair_by is PairBy.name), invocation.paths
     sides = (facts(first, [pair.first for pair in pairs]), facts(second, [pair.second for pair in pairs]))
     page, table = paths.root / "compare.html", paths.root / "compare.csv"
     write_comparison(sides, pairs, page)

@@ -1,6 +1,6 @@
 """Engine `offline`: no model. It measures the frames and writes the figures after the prompt.
 
-Every result says so. It needs numpy and Pillow.
+Every result names the engine. It needs numpy and Pillow.
 """
 
 from __future__ import annotations
