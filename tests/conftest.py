@@ -42,6 +42,15 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Files that share a server: with `-n 3 --dist loadgroup` one process runs them all, and else one process each file.
+SHARING = ("test_vllm", "test_docker")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    stem = item.path.stem
+    item.add_marker(pytest.mark.xdist_group(next((name for name in SHARING if stem.startswith(name)), stem)))
+
+
 @pytest.fixture(scope="session")
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache folder for the whole session, so that the tokenizer is built from its JSON once."""

@@ -19,26 +19,21 @@ from tests.harness.sshd import Sshd
 from tests.harness.sshd import missing as missing_sshd
 
 HERE = Path(__file__).parent
-# Files that one process runs, because they share a server, by how their names begin; the longest first.
-GROUPS = ("test_vllm", "test_docker")
-LONGEST = (*GROUPS, "test_docs", "test_measures", "test_ssh")
+LONGEST = ("test_vllm", "test_docker", "test_docs", "test_measures", "test_ssh")  # how the names of long files begin
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_itemcollected(item: pytest.Item) -> None:
+    item.add_marker(pytest.mark.e2e)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark everything here, and sort it so that long files come first."""
+    """Long files first, so that none of them is the last."""
 
-    def group(item: pytest.Item) -> str:
-        return next((name for name in GROUPS if item.path.stem.startswith(name)), item.path.stem)
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        known = (n for n, name in enumerate(LONGEST) if item.path.stem.startswith(name))
+        return HERE not in item.path.parents, next(known, len(LONGEST))
 
-    def place(item: pytest.Item) -> int:
-        return next((n for n, name in enumerate(LONGEST) if item.path.stem.startswith(name)), len(LONGEST))
-
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.e2e)
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=lambda item: (HERE not in item.path.parents, place(item)))
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,7 @@ def test_all_examples_are_upsampled(example: ExampleRun) -> None:
     assert example.ended.code == 0, example.ended.err
     asked, rows = json.loads(example.prompts.read_text()), results_of(example.run)
     assert rows and {row["state"] for row in rows} == {"upsampled"}
-    assert f"{len(rows)} upsampled, 0 kept, 0 failed" in example.ended.out
+    assert f"{len(rows)} upsampled, 0 kept original, 0 failed" in example.ended.out
     assert str(example.run / "results.json") in example.ended.out.replace("\n", "")
     assert [row["name"] for row in rows] == [item["name"] for item in asked]
     for row, item in zip(rows, asked, strict=True):

@@ -39,7 +39,7 @@ def test_kept_prompts_are_3_with_reasons(tmp_path: Path, clips: Path, common: tu
         end = program(f"task={task}", f"prompts={file}", f"hydra.run.dir={tmp_path / task}", *common)
         assert end.code == 3, end.err
         assert "\x1b" not in end.out + end.err  # a name cannot control the terminal
-    assert "1 upsampled, 2 kept, 0 failed" in end.out
+    assert "1 upsampled, 2 kept original, 0 failed" in end.out
     assert "there is no such file" in end.out
     assert "has no video stream" in end.out
     rows = results_of(tmp_path / "upsample")

@@ -113,7 +113,7 @@ def test_bundled_slurm_config_runs_a_point(slurm: Slurm, sweep: Path, overrides:
     )
     assert end.code == 0, end.err
     assert [row["state"] for row in results_of(sweep / "0")] == ["upsampled", "upsampled"]
-    assert "2 upsampled, 0 kept, 0 failed" in printed(sweep)
+    assert "2 upsampled, 0 kept original, 0 failed" in printed(sweep)
 
 
 def test_errors_of_slurm_are_shown(slurm: Slurm, overrides: tuple[str, ...]) -> None:
