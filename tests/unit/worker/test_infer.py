@@ -18,8 +18,9 @@ import pytest
 
 from src.worker import infer, transfer_round
 from src.worker.journal import read_records
-from tests.e2e.test_remote import has_ended, wait_for
 from tests.harness.cosmos import Cosmos
+from tests.harness.processes import has_ended
+from tests.harness.program import wait_for
 
 pytestmark = pytest.mark.e2e
 
