@@ -54,7 +54,7 @@ class ChatClient:
             if response.status != 200:
                 raise self._refusal(response.status, response.headers.get("Retry-After"), response.read())
             return _read_stream(response, started)
-        except (OSError, http.client.HTTPException):
+        except (OSError, http.client.HTTPException, Unavailable):  # Unavailable: the rest of a stream may be unread
             self._drop()
             raise
 
