@@ -126,7 +126,8 @@ class VllmEngine:
             if deaths >= 3:
                 raise ItemFailed(f"the engine died {deaths} times while this item was in flight, the last time alone")
             with self._gate.passing(alone=deaths > 0):
-                epoch, client = self.restarts, self._client
+                with self._mutex:  # not while the server is started again
+                    epoch, client = self.restarts, self._client
                 assert client is not None
                 try:
                     return with_room(client.ask(request), request)
@@ -134,14 +135,15 @@ class VllmEngine:
                     error: Exception = e
                 except (OSError, http.client.HTTPException) as e:
                     error = e
-            with self._mutex:
-                if self._closing:
-                    raise ItemFailed("the worker ends")
-                if self.restarts == epoch and not self._is_alive():
-                    self._restart()
-                if self.restarts != epoch:
-                    self._deaths[item_id] = self._deaths.get(item_id, 0) + 1
-                    continue
+                # Still inside the gate: a request that came next would find the dead server, and count as a suspect.
+                with self._mutex:
+                    if self._closing:
+                        raise ItemFailed("the worker ends")
+                    if self.restarts == epoch and not self._is_alive():
+                        self._restart()
+                    if self.restarts != epoch:
+                        self._deaths[item_id] = self._deaths.get(item_id, 0) + 1
+                        continue
             if isinstance(error, TimeoutError):
                 raise ItemFailed(
                     f"no answer within {self.job.engine.request_timeout_s:.0f} s (engine.request_timeout_s)"
