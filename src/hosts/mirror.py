@@ -20,7 +20,7 @@ from ..worker.protocol import Event, Staged
 from ..worker.records import InvalidRecord, from_line
 from . import transfer
 from .connect import root_on
-from .host import Host, checked, script
+from .host import Host, checked, script, unexpected_output
 from .job_folder import JobPaths
 
 LIMIT = 4 << 20  # bytes of each journal that one poll brings at most
@@ -98,8 +98,12 @@ def locate(host: Host, settings: HostSettings, job: JobPaths) -> Location:
     """Find the folder of a job on its host; creates the root above it, and checks that there is space for one."""
     root = root_on(host, settings)
     output = checked(host.run(script(_SPACE, root)), host, f"host.root={root} cannot be used").decode()
-    uid, gid, root, free_kib = output.split("\n")[:4]
-    if int(free_kib) < 1024:
+    try:
+        uid, gid, root, free_kib = output.split("\n")[:4]
+        free = int(free_kib)
+    except ValueError:
+        raise unexpected_output(host, output) from None
+    if free < 1024:
         raise HostError(f"{host.name}: {root}: the disk is full", hint="free some space there, then resume")
     folder = f"{root}/jobs/{job.root.name}" if settings.kind != "local" else str(job.root.resolve())
     return Location(root, folder, f"{uid}:{gid}")
@@ -244,21 +248,21 @@ class RemoteFolder:
         said = answer.decode("utf-8", "replace")
         if rest.startswith(b"gone"):
             return Polled(said, is_gone=True)
-        return Polled(said, has_more=self._append(rest, at))
+        try:
+            parts = _journal_parts(rest, at, self._events_at)
+        except ValueError:
+            raise unexpected_output(self.host, rest.decode("utf-8", "replace")) from None
+        return Polled(said, has_more=self._append(parts))
 
-    def _append(self, rest: bytes, at: int) -> bool:
+    def _append(self, parts: Sequence[tuple[int, int, bytes]]) -> bool:
         """Append what is new to the local copies, whole lines only; whether there is more to fetch."""
         more = False
-        for path, start in ((self.job.results, at), (self.job.events, self._events_at)):
-            line, _, rest = rest.partition(b"\n")
-            size = int(line)
+        for path, (size, start, new) in zip((self.job.results, self.job.events), parts, strict=True):
             if size < start:
                 raise HostError(
                     f"{self.host.name}: {self.folder}/{path.name} has {size} bytes, the copy here has {start} already",
                     hint="it was changed there: remove that folder there if it is not needed, then resume",
                 )
-            count = min(max(size - start, 0), LIMIT)
-            new, rest = rest[:count], rest[count + 1 :]
             whole = new[: new.rfind(b"\n") + 1]
             if whole:
                 with open(path, "ab") as f:
@@ -291,11 +295,22 @@ class RemoteFolder:
         return checked(self.host.run(argv), self.host, what)
 
 
+def _journal_parts(output: bytes, *starts: int) -> list[tuple[int, int, bytes]]:
+    """Size, start and new bytes of each journal, from what `_POLL` prints. Raises ValueError for anything else."""
+    parts = []
+    for start in starts:
+        line, _, output = output.partition(b"\n")
+        count = min(max(int(line) - start, 0), LIMIT)
+        parts.append((int(line), start, output[:count]))
+        output = output[count + 1 :]
+    return parts
+
+
 def peek(host: Host, folder: str) -> tuple[int, str, bytes]:
     """How many items ended in a job's folder, the phase that its worker named last, and its exit.json, b"" for none."""
     output = checked(host.run(script(_PEEK, folder)), host, "the job cannot be read")
-    answered, event, record = output.split(b"\n", 2)
     try:
+        answered, event, record = output.split(b"\n", 2)
         return int(answered), from_line(Event, event).phase if event else "", record.strip()
     except (InvalidRecord, ValueError) as e:
         raise HostError(f"{host.name}: {folder}: not a valid job folder ({e})") from None
