@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -52,3 +53,8 @@ def write_lines(path: Path, records: Iterable[object]) -> None:
     with open(aside, "w", encoding="ascii") as f:
         f.writelines(f"{to_line(record)}\n" for record in records)
     aside.rename(path)
+
+
+def frame_of(content: bytes) -> str:
+    """The name of a frame in a job folder: the hash of its content."""
+    return f"{hashlib.sha256(content).hexdigest()}.png"

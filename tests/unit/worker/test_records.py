@@ -43,7 +43,7 @@ SCALARS: dict[Any, st.SearchStrategy[Any]] = {
 
 def values_of(kind: Any) -> st.SearchStrategy[Any]:
     """All values of a type of the protocol."""
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         hints = get_type_hints(kind)
         parts = {f.name: values_of(hints[f.name]) for f in fields(kind)}
         strategy: st.SearchStrategy[Any] = st.builds(kind, **parts)
