@@ -75,12 +75,7 @@ class FakeHost:
         if fault.lost == "before":
             raise LinkLost(f"{self.name}: the link is cut")
         fault.meanwhile()
-        if fault.done:
-            done = fault.done
-        elif argv[0] == "docker" and self.docker is not None:
-            done = self.docker.command(tuple(argv[1:]))
-        else:
-            done = self._here.run(argv, self._carried(feed, fault.cut_at), timeout_s=timeout_s)
+        done = fault.done or self._run(argv, self._carried(feed, fault.cut_at), timeout_s)
         self.after()
         if fault.lost == "after" or fault.cut_at is not None:
             raise LinkLost(f"{self.name}: the link is cut")
@@ -99,6 +94,15 @@ class FakeHost:
         if fault := self._numbered.pop(len(self.commands), None):
             return fault
         return next((queue.popleft() for word, queue in self._faults.items() if queue and word in argv), NONE)
+
+    def _run(self, argv: Sequence[str], feed: Iterable[bytes], timeout_s: float) -> Done:
+        """Run a command; a Docker command, also as the last arguments of a script, is that of the fake."""
+        if self.docker is None or "docker" not in argv:
+            return self._here.run(argv, feed, timeout_s=timeout_s)
+        at = list(argv).index("docker")
+        done = self.docker.command(tuple(argv[at + 1 :]))
+        printed = ("printf", "%s", (done.out or done.err).decode())
+        return self._here.run((*argv[:at], *printed), feed, timeout_s=timeout_s) if at else done
 
     def _carried(self, feed: Iterable[bytes], cut_at: int | None) -> Iterator[bytes]:
         """What the link carries of a feed."""

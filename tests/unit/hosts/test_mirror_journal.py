@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from src.hosts.launch import Launch
 from src.hosts.mirror import Polled, RemoteFolder, answer_of, locate, peek
 from src.worker.protocol import Event, Exit, Outcome
 from src.worker.records import to_line
-from tests.harness.fake_host import LOST_AFTER, LOST_BEFORE, FakeHost, Fault, prints
+from tests.harness.fake_host import LOST_AFTER, LOST_BEFORE, FakeHost, prints
 
 QUESTION = ("echo", "running")
 LINES = [f"{to_line(Outcome(f'i{n}', 'upsampled', text='long ' * (n % 7)))}\n".encode() for n in range(30)]
@@ -119,6 +120,13 @@ def test_exit_record_is_brought_if_present(mirror: RemoteFolder, job: JobPaths, 
     assert job.exit_record() == Exit(0, "done")
 
 
+def test_endless_line_is_an_error(mirror: RemoteFolder, there: JobPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror_module, "LIMIT", 100)
+    there.results.write_bytes(b"\0" * 1000)
+    with pytest.raises(HostError, match=r"results\.jsonl, byte 0: no line ends within 100 bytes"):
+        mirror.poll(QUESTION)
+
+
 # ----------------------------------------------------------------------------------------------------------- changes
 
 
@@ -131,10 +139,12 @@ def test_shortened_journal_is_refused_while_polling(mirror: RemoteFolder, there:
 
 
 @pytest.mark.parametrize("change", [lambda data: data.replace(b"i1", b"iX"), lambda data: data[:-5]])
-def test_changed_journal_is_refused_on_resuming(mirror: RemoteFolder, there: JobPaths, change: object) -> None:
+def test_changed_journal_is_refused_on_resuming(
+    mirror: RemoteFolder, there: JobPaths, change: Callable[[bytes], bytes]
+) -> None:
     there.results.write_bytes(b"".join(LINES[:3]))
     mirror.poll(QUESTION)
-    there.results.write_bytes(change(there.results.read_bytes()))  # type: ignore[operator]
+    there.results.write_bytes(change(there.results.read_bytes()))
     with pytest.raises(HostError, match="differs from the copy") as error:
         reopened(mirror).create()
     assert "remove that folder there" in error.value.hint
@@ -179,17 +189,17 @@ def test_peek_counts_final_outcomes(host: FakeHost, there: JobPaths) -> None:
     there.results.write_bytes(f"{refused}\n".encode() + b"".join(LINES[:3]))
     events = [Event("phase", 1.0, phase="loading"), Event("phase", 2.0, phase="serving"), Event("heartbeat", 3.0)]
     there.events.write_text("".join(f"{to_line(event)}\n" for event in events))
-    assert peek(host, str(there.root)) == (3, "serving", b"")
+    assert peek(host, str(there.root)) == (3, "serving", None)
     there.exit.write_text('{"code": 0, "state": "done"}\n')
-    assert peek(host, str(there.root)) == (3, "serving", b'{"code": 0, "state": "done"}')
+    assert peek(host, str(there.root)) == (3, "serving", Exit(0, "done"))
 
 
 def test_peek_at_an_empty_folder_finds_nothing(host: FakeHost, there: JobPaths, tmp_path: Path) -> None:
-    assert peek(host, str(there.root)) == (0, "", b"")
-    assert peek(host, str(tmp_path / "gone")) == (0, "", b"")
+    assert peek(host, str(there.root)) == (0, "", None)
+    assert peek(host, str(tmp_path / "gone")) == (0, "", None)
 
 
-@pytest.mark.parametrize("garbage", ["welcome\n\n\n", "", "3\n{not json}\n"])
+@pytest.mark.parametrize("garbage", ["welcome\n\n\n", "", "3\n{not json}\n", "3\n\n{}\n"])
 def test_unreadable_peek_is_an_error(host: FakeHost, there: JobPaths, garbage: str) -> None:
     host.fail(mirror_module._PEEK, prints(garbage))
     with pytest.raises(HostError, match="not a valid job folder"):
