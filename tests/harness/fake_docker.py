@@ -18,6 +18,7 @@ class Container:
     exit_code: int = 0
     oom_killed: bool = False
     argv: tuple[str, ...] = field(default=(), repr=False)
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 class FakeDocker:
@@ -48,6 +49,8 @@ class FakeDocker:
                 return _done("Downloaded")
             case "run":
                 return self._run(words[words.index("--name") + 1], words)
+            case "ps":
+                return _done("\n".join(self._listed(words[words.index("--filter") + 1])))
         if name not in self.containers:
             return _error(f"No such container: {name}")
         container = self.containers[name]
@@ -81,6 +84,14 @@ class FakeDocker:
         container.status = "running"
         self.on_start(container)
         return _done("1f")
+
+    def _listed(self, wanted: str) -> list[str]:
+        """Job, name and status of each container with a label, as in "label=NAME=VALUE"."""
+        _, label, value = wanted.split("=", 2)
+        found = {name: c for name, c in self.containers.items() if c.labels.get(label) == value}
+        job = label.rpartition(".")[0] + ".job"
+        states = {"running": "Up 3 minutes", "created": "Created"}
+        return [f"{c.labels[job]}\t{name}\t{states.get(c.status, 'Exited (0)')}" for name, c in found.items()]
 
     def end(self, exit_code: int, *, oom_killed: bool = False) -> None:
         """End the only container."""

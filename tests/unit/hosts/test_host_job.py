@@ -271,7 +271,7 @@ def test_end_is_known_by_the_exit_record(handle: HostJob, worker: str, state: St
     assert handle.job.log.exists() is (state.exit_code is None)  # a killed worker's output is fetched
 
 
-def test_worker_killed_by_a_full_disk_is_reported(handle: HostJob, host: FakeHost, root: Path) -> None:
+def test_full_disk_under_the_worker_is_reported(handle: HostJob, host: FakeHost, root: Path) -> None:
     handle.job.worker.write_text(': > "$1/lock"')
     prepared(handle).start()
     host.fail(mirror._SPACE, prints(f"0\n0\n{root}\n100\n"))

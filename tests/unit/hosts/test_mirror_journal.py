@@ -41,7 +41,7 @@ def reopened(mirror: RemoteFolder) -> RemoteFolder:
 # -------------------------------------------------------------------------------------------------------------- poll
 
 
-def test_copy_is_a_whole_prefix_at_any_cut(
+def test_copy_is_a_prefix_at_any_cut(
     mirror: RemoteFolder, job: JobPaths, there: JobPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mirror_module, "LIMIT", 700)

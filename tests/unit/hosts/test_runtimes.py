@@ -25,9 +25,9 @@ from tests.harness.fake_host import LAUNCH, FakeHost, Fault, prints
 
 # A worker that holds the lock until SIGTERM, or for no time at all; a second one refuses.
 HOLDS = """
+trap 'echo "{\\"code\\": 143, \\"state\\": \\"cancelled\\"}" > "$1/exit.json"; exit 143' TERM
 exec 9>>"$1/lock"
 flock -w 1 9 || exit 75
-trap 'echo "{\\"code\\": 143, \\"state\\": \\"cancelled\\"}" > "$1/exit.json"; exit 143' TERM
 echo $$ > "$1/lock"
 echo "$CUDA_VISIBLE_DEVICES" > "$1/gpus"
 while :; do sleep 0.01; done

@@ -123,6 +123,14 @@ def test_sigterm_stops_and_lists_what_is_left(folder: Path) -> None:
     assert (exit_record(folder)["state"], exit_record(folder)["not_started"]) == ("cancelled", ["b", "c"])
 
 
+def test_sigterm_while_preparing_is_remembered(folder: Path) -> None:
+    def prepare(folder: Path, control: Control) -> FakeWork:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return FakeWork(lambda control: control.exit_of(("a",)), control)
+
+    assert run(folder, prepare) == CANCELLED
+
+
 def test_sigterm_after_the_last_item_is_done(folder: Path) -> None:
     assert run_work(folder, signals_itself(signal.SIGTERM, ())) == OK
 
