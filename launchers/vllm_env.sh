@@ -99,7 +99,7 @@ PY
   pip --no-deps "$wheel"
   rm -rf "$dir/wheel"
 
-  # --no-deps: the torchvision to be had may be a CUDA build, whose requirements would replace our torch.
+  # --no-deps: the torchvision to be had may be a CUDA build, whose requirements would replace the CPU torch.
   say "installing $TORCHVISION"
   pip ${torch_index[@]+"${torch_index[@]}"} --no-deps "$TORCHVISION"
 
@@ -134,7 +134,7 @@ PY
   fi
 
   # Some virtual machines name AMX among the processor's features and then trap its instructions: the engine dies at
-  # its first matrix product ("trap invalid opcode"). oneDNN can be told to leave AMX alone.
+  # its first matrix product ("trap invalid opcode"). oneDNN can be configured to leave AMX alone.
   product='import torch; m = torch.ones(64, 64, dtype=torch.bfloat16); m @ m'
   if ! "$python" -c "$product" 2>/dev/null && ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 "$python" -c "$product" 2>/dev/null; then
     say "this processor names AMX and cannot run it: doing without"

@@ -1,7 +1,7 @@
 """The schema of conf/: one dataclass a config group, one comment a field, registered with Hydra.
 
-These classes are mutable because Hydra merges into them; `planning.resolve` turns them into frozen plan values, and no
-module that acts ever sees them. Heavy imports are forbidden here: `--help` and `--cfg job` pay for this module.
+These classes are mutable because Hydra merges into them; `planning.configure` turns them into frozen plan values, and no
+module that acts on a plan ever sees them. Heavy imports are forbidden here: `--help` and `--cfg job` pay for this module.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ class TaskName(Enum):
     clean = "clean"
     trust = "trust"
     doctor = "doctor"
+    stage = "stage"
+    collect = "collect"
     compare = "compare"
     review = "review"
     limits = "limits"
@@ -72,6 +74,16 @@ class Export(Enum):
     cosmos3 = "cosmos3"
 
 
+class Retry(Enum):
+    none = "none"
+    failed = "failed"
+
+
+class PairBy(Enum):
+    input = "input"
+    name = "name"
+
+
 class ProgressMode(Enum):
     auto = "auto"
     bars = "bars"
@@ -97,8 +109,12 @@ class UpsampleConf:
 
     name: str = MISSING  # name of the recipe, for tables and reports
     rule: SizeRule = MISSING  # fixed_width, native, category or best_fit
-    width_px: int = 320  # width for rule=fixed_width; the height follows the aspect, even
-    shrink: bool = True  # a hint that does not fit goes down in size until it does; false: it is refused
+    width_px: int = 320  # width for rule=fixed_width; the height keeps the aspect ratio and is even
+    max_side_px: int = 0  # no side of a hint is larger; 0: no limit
+    max_box: str = ""  # no hint is larger than this box, as in 320x180; "": no limit
+    enlarge: bool = False  # rule=category: also enlarge clips that are smaller than the Cosmos size
+    min_side_px: int = 96  # a hint that does not fit is not made smaller than this; then it loses frames
+    shrink: bool = True  # a hint that does not fit is made smaller until it does; false: it is rejected
 
 
 @dataclass
@@ -106,8 +122,8 @@ class FramesConf:
     """How many frames the model sees, and from where in the clip."""
 
     rule: FrameRule = MISSING  # head (as ffmpeg's fps filter), ends (first to last), uniform (middles of equal parts)
-    count: int = MISSING  # frames a prompt, 1 to 8
-    fps: float = 2.0  # slots a second for rule=head; frame rate of the hint video
+    count: int = MISSING  # frames per prompt, 1 to 8
+    fps: float = 2.0  # slots per second for rule=head; frame rate of the hint video
 
 
 @dataclass
@@ -123,7 +139,7 @@ class BudgetConf:
 
     max_model_len: int = MISSING  # tokens of context that the engine is started with
     max_output_tokens: int = 300  # tokens reserved for the answer inside max_model_len (NVIDIA's default)
-    text_margin: int = 0  # tokens left free on top, for a template or prompt that still grows
+    text_margin: int = 0  # tokens left free on top, for a template or prompt that may still grow
     max_batch_size: int = 32  # items staged together at most
     max_batch_tokens: int = 131072  # prompt + reserved tokens staged together at most
 
@@ -134,16 +150,16 @@ class ModelConf:
 
     name: str = MISSING  # checkpoint, as named in reports and in requests
     checkpoint: str = ""  # folder of the checkpoint on the host; for engine=cosmos the folder above nvidia/
-    tiny_random: bool = False  # no checkpoint: the worker makes a tiny Pixtral with random weights
+    tiny_random: bool = False  # no checkpoint: the worker creates a tiny Pixtral with random weights
     tokenizer: str = "tekken_240911.json"  # tokenizer file inside the mistral-common wheel, or a path
-    max_images: int = 8  # images a prompt that the engine is configured for
+    max_images: int = 8  # images per prompt that the engine is configured for
     dtype: str = "bfloat16"  # type of the weights
     load_format: str = "auto"  # dummy: random weights of the real size
     gpu_memory_utilization: float = 0.92  # share of the GPU's memory that the engine may take
-    max_num_seqs: int = 64  # requests that the engine works on at the same time
+    max_num_seqs: int = 64  # requests that the engine processes at the same time
     tensor_parallel_size: int = 1  # GPUs that share one copy of the model
     data_parallel_size: int = 1  # copies of the model
-    prefix_caching: bool = True  # reuse what requests share; always off for vLLM before 0.9 (CVE-2025-46722)
+    prefix_caching: bool = True  # reuse common prefixes of requests; always off for vLLM before 0.9 (CVE-2025-46722)
     extra_args: list[str] = field(default_factory=list)  # further arguments for the vLLM server, as they are
 
 
@@ -152,17 +168,17 @@ class EngineConf:
     """Where answers come from, and with how much patience."""
 
     name: EngineName = MISSING  # offline, vllm, endpoint or cosmos
-    max_attempts: int = 3  # tries for one item before its original prompt is kept
+    max_attempts: int = 3  # attempts per item before its original prompt is kept
     in_flight: int = 0  # requests in flight; 0: chosen by the engine
     item_delay_s: float = 0.0  # offline only: wait before each answer, to rehearse a slow engine
-    base_url: str = ""  # endpoint only: address of the server, up to and with /v1
+    base_url: str = ""  # endpoint only: address of the server, including /v1
     api_key_env: str = ""  # endpoint only: NAME of the environment variable that holds the key
     api_key_file: str = ""  # endpoint only: file that holds the key
     start_timeout_s: float = 1800.0  # vllm only: patience until the server is healthy
     request_timeout_s: float = 600.0  # patience for one answer
     grace_s: float = 30.0  # patience for answers in flight when asked to stop
-    time_limit_s: float = 0.0  # a worker that has run for so long stops by itself, resumable; 0: no limit
-    offload: bool = False  # cosmos only: NVIDIA's offloading, which loads the model again for every prompt
+    time_limit_s: float = 0.0  # a worker stops after this time and can be resumed; 0: no limit
+    offload: bool = False  # cosmos only: NVIDIA's offloading, which reloads the model for every prompt
 
 
 @dataclass
@@ -172,10 +188,10 @@ class WorkerConf:
 
 @dataclass
 class ChecksConf:
-    """What makes an answer be asked again, and its prompt be kept in the end."""
+    """Checks on answers. An answer that fails one is requested again; in the end the original prompt is kept."""
 
-    cut_off: bool = True  # an answer that the token limit cut off is flagged
-    script: str = ""  # latin: an answer that is mostly in another script is flagged; "": any
+    cut_off: bool = True  # reject answers that the token limit cut off
+    script: str = ""  # latin: reject answers that are mostly in another script; "": accept any
 
 
 @dataclass
@@ -200,18 +216,18 @@ class HostConf:
     name: str = MISSING  # name of the host, for reports
     kind: HostKind = MISSING  # local: this machine; ssh: another one
     address: str = ""  # ssh only: a name from ~/.ssh/config, or the name or address of a machine
-    user: str = ""  # ssh only: user there; "": as ~/.ssh/config says
-    port: int = 0  # ssh only: port; 0: as ~/.ssh/config says
-    key_file: str = ""  # ssh only: private key; "": as ~/.ssh/config and the agent say
+    user: str = ""  # ssh only: user there; "": from ~/.ssh/config
+    port: int = 0  # ssh only: port; 0: from ~/.ssh/config
+    key_file: str = ""  # ssh only: private key; "": from ~/.ssh/config and the agent
     password_env: str = ""  # ssh only: NAME of the environment variable that holds the password
     known_hosts: str = "~/.config/prompt-upsampler/known_hosts"  # host keys that task=trust accepted, beside ssh's own
     root: str = "~/.cache/prompt-upsampler"  # folder on the host for jobs, frames and compiled kernels
     docker: list[str] = field(default_factory=lambda: ["docker"])  # the docker command there, as in [sudo, docker]
     gpus: str = "all"  # GPUs for the worker: all, a count, device=0,2 or none
-    workers: int = 1  # workers at the same time, each with its share of the GPUs and, by tokens, of the items
-    patience_s: float = 3600.0  # how long a lost link is tried again before the run is left alone
+    workers: int = 1  # parallel workers, each with its share of the GPUs and, by tokens, of the items
+    patience_s: float = 3600.0  # how long to retry a lost link before detaching
     keep_job: bool = False  # leave a finished job's folder on the host
-    price_per_gpu_hour: float = 0.0  # what an hour of one GPU costs, in any currency; the report shows the cost then
+    price_per_gpu_hour: float = 0.0  # price of one GPU hour, in any currency; makes the report show the cost
 
 
 @dataclass
@@ -225,6 +241,7 @@ class ImageConf:
     network: str = ""  # Docker network; "": none, or the host's for engine=endpoint
     shm_size: str = "16g"  # shared memory for the engine's processes
     user: str = ""  # uid:gid inside; "": the user's own on the host
+    repository: str = ""  # checkout on the host to work in: mounted at /workspace, on PYTHONPATH
     mounts: list[str] = field(default_factory=list)  # further folders: PATH or SOURCE:TARGET, read-only unless :rw
     env: list[str] = field(default_factory=list)  # further variables: NAME=VALUE, or NAME to take the host's
 
@@ -234,7 +251,9 @@ class LimitsConf:
     """task=limits: which frames at which budget."""
 
     prompt: str = "Test prompt"  # the text that is sent with the frames
-    together: bool = True  # measure a sweep after its last point, each engine loaded once; false: each point by itself
+    together: bool = (
+        True  # measure a sweep after its last point, loading each engine once; false: measure each point by itself
+    )
 
 
 @dataclass
@@ -243,12 +262,12 @@ class PipelineConf:
 
     upsample: bool = True  # false: prompts as they are, or as the run of run= has them
     inference: bool = True  # false: stop before inference
-    again: bool = False  # with run=: inference as this command says, not as the run was begun
+    again: bool = False  # with run=: inference as on this command line, not as the run was started
 
 
 @dataclass
 class InferenceConf:
-    """Cosmos-Transfer1: NVIDIA's transfer.py and its controls. Paths are as its process sees them; null leaves NVIDIA's default."""
+    """Cosmos-Transfer1: NVIDIA's transfer.py and its controls. Paths are those of its process; null leaves NVIDIA's default."""
 
     name: str = MISSING  # name of the controls, for reports
     controls: dict[str, Any] = field(default_factory=dict)  # control -> its fields, as in NVIDIA's controlnet spec
@@ -257,24 +276,24 @@ class InferenceConf:
     image: str = ""  # image for this stage; "": that of group image
     repository: str = ""  # the checkout of cosmos-transfer1: working folder and PYTHONPATH
     script: str = "cosmos_transfer1/diffusion/inference/transfer.py"  # below repository, or absolute
-    torchrun: str = "torchrun"  # command that starts a process for each GPU
-    python: str = ""  # interpreter of our runner, 3.10 or later; "": as for the worker
+    torchrun: str = "torchrun"  # command that starts one process per GPU
+    python: str = ""  # interpreter of the worker, 3.10 or later; "": as for upsampling
     num_steps: int | None = None  # diffusion steps (NVIDIA: 35)
     guidance: float | None = None  # classifier-free guidance (NVIDIA: 5)
     sigma_max: float | None = None  # noise on the input clip, 80 or more: the clip is not used (NVIDIA: 70)
     fps: int | None = None  # frame rate of the video that is written (NVIDIA: 24)
     seed: int | None = None  # random seed (NVIDIA: 1)
-    negative_prompt: str | None = None  # what to keep away from (NVIDIA's text speaks of cartoonish games)
+    negative_prompt: str | None = None  # what to avoid (NVIDIA's default mentions cartoonish games)
     blur_strength: str | None = None  # vis: very_low, low, medium, high or very_high (NVIDIA: medium)
-    canny_threshold: str | None = None  # edge: likewise
-    offload_diffusion_transformer: bool = False  # give the GPU memory of the transformer back between videos
-    offload_text_encoder_model: bool = False  # likewise the text encoder
-    offload_guardrail_models: bool = False  # likewise the guardrail
+    canny_threshold: str | None = None  # edge: the same choices
+    offload_diffusion_transformer: bool = False  # free the transformer's GPU memory between videos
+    offload_text_encoder_model: bool = False  # the same for the text encoder
+    offload_guardrail_models: bool = False  # the same for the guardrail
     extra_args: list[str] = field(default_factory=list)  # further arguments for transfer.py, as they are
     require_upsampled: bool = False  # leave items out whose original prompt was kept
-    max_attempts: int = 2  # rounds that one item may bring down before it is given up
+    max_attempts: int = 2  # rounds that one item may crash before it fails
     grace_s: float = 15.0  # patience for torchrun to end when asked to stop
-    time_limit_s: float = 0.0  # a job that has run for so long stops by itself, resumable; 0: no limit
+    time_limit_s: float = 0.0  # a job stops after this time and can be resumed; 0: no limit
 
 
 @dataclass
@@ -288,18 +307,18 @@ class VideoConf:
 @dataclass
 class HintsConf:
     video: bool = True  # also write the hint video (H.264, crf 18) beside the frames
-    workers: int = 0  # clips rendered at the same time; 0: one a CPU core
+    workers: int = 0  # clips rendered at the same time; 0: one per CPU core
 
 
 @dataclass
 class SpecConf:
     """task=spec: what is made, and where."""
 
-    video: str = ""  # one clip, to make one spec of; without it, the clips or the list that prompts= names
+    video: str = ""  # one clip, to make one spec from; without it, the clips or the list that prompts= names
     name: str = ""  # name of that one spec; "": the clip's
-    prompt: str | None = None  # prompt of what is made; null: the text file beside each clip, if there is one
-    out: str = ""  # folder for a file a spec, or a list that ends in .json; "": in the run folder
-    overwrite: bool = False  # whether files that are there may be written over
+    prompt: str | None = None  # prompt of the new specs; null: the text file next to each clip, if there is one
+    out: str = ""  # folder for one file per spec, or a list that ends in .json; "": in the run folder
+    overwrite: bool = False  # whether existing files may be overwritten
 
 
 @dataclass
@@ -318,21 +337,21 @@ class Verdict(Enum):
 
 @dataclass
 class ReviewConf:
-    """task=review: what a person says about the answers of a run, without being asked."""
+    """task=review: verdicts on the command line instead of in a dialog."""
 
     accept: list[str] = field(default_factory=list)  # names of items whose text is good
-    reject: list[str] = field(default_factory=list)  # names of items whose original prompt is to stand
+    reject: list[str] = field(default_factory=list)  # names of items whose original prompt is kept
     edit: Any = None  # better texts by name: "{boat: A boat at dusk.}", or a JSON file of that shape
     all: Verdict | None = None  # for every text without a verdict: accepted or rejected
-    page: int = 1  # page of the table that is shown, 20 items each; 0: no table
-    rerun: bool = False  # ask for the rejected ones again, as a run of its own
+    page: int = 1  # page of the printed table, 20 items each; 0: no table
+    rerun: bool = False  # request the rejected ones again, as a run of its own
 
 
 @dataclass
 class ConsoleConf:
     progress: ProgressMode = ProgressMode.auto  # auto: bars on a terminal, lines elsewhere
-    level: LogLevel = LogLevel.info  # least level shown on the console; log.jsonl has everything
-    traceback: bool = False  # show tracebacks of unexpected errors here too; log.jsonl always has them
+    level: LogLevel = LogLevel.info  # lowest level on the console; log.jsonl has everything
+    traceback: bool = False  # print tracebacks of unexpected errors; log.jsonl always has them
 
 
 @dataclass
@@ -340,18 +359,21 @@ class Config:
     """The whole configuration; every node is a config group or a plain block below."""
 
     prompts: str = "examples/prompts.json"  # file, folder or glob with prompts
-    resume: str | None = None  # run folder to take up again
+    resume: str | None = None  # folder to resume: a run, a pipeline, a review, a limits run or a sweep
+    retry: Retry = Retry.none  # with resume=: failed upsamples the failed items again
     run: str | None = None  # run folder for task=attach, status, cancel, pipeline and review
+    job: str | None = None  # task=stage: job folder to create; task=collect: job folder to take results from
     runs: list[str] = field(default_factory=list)  # task=compare: two run folders
-    log: bool = False  # task=status: also show the end of the engine's log
-    yes: bool = False  # task=clean and trust: do not ask
-    probe: bool = False  # task=doctor: also send one real prompt through
-    then: bool = False  # task=spec: upsample what was made, in the same run
+    pair_by: PairBy = PairBy.input  # task=compare: items pair by name, prompt and video, or by name alone
+    log: bool = False  # task=status: also print the end of the engine's log
+    yes: bool = False  # task=clean and trust: confirm without a question
+    probe: bool = False  # task=doctor: also run one real prompt
+    then: bool = False  # task=spec: upsample the new specs, in the same run
     reuse: bool = False  # take answers already paid for in earlier runs from the cache
     aspect: str | None = None  # 16:9, 9:16, 4:3, 3:4 or 1:1 for upsample=category; null: found from each video
     size: str | None = None  # task=limits: WIDTHxHEIGHT, in place of resolution and aspect
     search: bool = False  # task=limits: the largest size that fits, and the next one up
-    quick: bool = False  # experiments: a few points that say the most
+    quick: bool = False  # experiments: only the few most informative points
     cache_dir: str = "outputs/.cache"  # rendered hints, answers and tokenizer tables, kept over runs
     task: TaskConf = field(default_factory=TaskConf)
     upsample: UpsampleConf = field(default_factory=UpsampleConf)

@@ -1,20 +1,20 @@
 """Every error that a user can meet, and the exit code it ends with.
 
-    UpsamplerError                 1   a bug of ours (anything unexpected is treated alike)
+    UpsamplerError                 1   a bug (anything unexpected is treated alike)
     ├── InputError                 2   bad prompts, videos or config: nothing was started
     │   └── SpecError              2   one or many problems in prompt files, all listed
     ├── VideoError                 -   one video cannot be used: its items only
     ├── HintError                  -   one hint cannot be rendered: its items only
     ├── HostError                  4   host, container engine or disk
     │   ├── AuthError              5   authentication or host key refused
-    │   │   └── UnknownHostKey     5   a host key that nobody has accepted yet
+    │   │   └── UnknownHostKey     5   a host key that has not been accepted yet
     │   └── LinkLost               6   the link to the host is gone, the job may still be running
-    ├── Detached                 130   left while the job goes on elsewhere
+    ├── Detached                 130   detached from a job that runs on elsewhere
     ├── EngineError                7   the model could not be loaded
-    └── RunLocked                 75   another process works in this run folder
+    └── RunLocked                 75   another process uses this run folder
 
-An error carries the facts (what, where) and says what to do next. Foreign exceptions are turned into one of
-these by the module that owns the foreign package.
+An error carries the facts (what, where) and what to do next. The module that owns a foreign package turns its exceptions
+into one of these.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ExitCode(IntEnum):
     """Exit codes of `python -m src.run`; a promise to scripts."""
 
     OK = 0  # every item ended as upsampled
-    BUG = 1  # an error of ours
+    BUG = 1  # a bug in this program
     INPUT = 2  # bad input or config, nothing was started
     INCOMPLETE = 3  # finished, some items kept or failed
     HOST = 4  # host, container engine or disk
@@ -39,7 +39,7 @@ class ExitCode(IntEnum):
 
 
 class UpsamplerError(Exception):
-    """Base of all errors; `hint` says what to do about it."""
+    """Base of all errors; `hint` is what to do about it."""
 
     exit_code = ExitCode.BUG
 
@@ -64,13 +64,13 @@ class SpecError(InputError):
     MAX_SHOWN = 50
 
     def __init__(self, problems: Sequence[str]) -> None:
-        shown = "\n".join(f"  - {p}" for p in problems[: self.MAX_SHOWN])
+        listed = "\n".join(f"  - {p}" for p in problems[: self.MAX_SHOWN])
         more = len(problems) - self.MAX_SHOWN
         rest = f"\n  … and {more} more" if more > 0 else ""
         count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
         super().__init__(
-            f"{count} in the prompts; nothing was started:\n{shown}{rest}",
-            hint="mend the items named above and run the same command again",
+            f"{count} in the prompts; nothing was started:\n{listed}{rest}",
+            hint="fix the items listed above and run the same command again",
         )
         self.problems = tuple(problems)
 
@@ -90,13 +90,13 @@ class HostError(UpsamplerError):
 
 
 class AuthError(HostError):
-    """The host is not the one that is known, or does not let us in. Never tried again."""
+    """The host is not the known one, or login failed. Never retried."""
 
     exit_code = ExitCode.AUTH
 
 
 class UnknownHostKey(AuthError):
-    """A host key that nobody has accepted yet; `entry` is the known_hosts line that would."""
+    """A host key that has not been accepted yet; `entry` is the known_hosts line that would accept it."""
 
     def __init__(self, message: str, *, hint: str, entry: str) -> None:
         super().__init__(message, hint=hint)
@@ -104,13 +104,13 @@ class UnknownHostKey(AuthError):
 
 
 class LinkLost(HostError):
-    """The link to the host, or to its Docker, is gone; what runs there is not known."""
+    """The link to the host, or to its Docker daemon, is lost; what runs there is unknown."""
 
     exit_code = ExitCode.LINK
 
 
 class Detached(UpsamplerError):
-    """Left on request while the job goes on elsewhere."""
+    """Detached on request from a job that runs on elsewhere."""
 
     exit_code = ExitCode.INTERRUPTED
 
@@ -122,6 +122,6 @@ class EngineError(UpsamplerError):
 
 
 class RunLocked(UpsamplerError):
-    """Another process works in this run folder."""
+    """Another process uses this run folder."""
 
     exit_code = ExitCode.LOCKED

@@ -1,4 +1,4 @@
-"""What Hydra learns before it composes: the schema, and the resolvers of conf/config.yaml."""
+"""What Hydra needs before it composes: the schema, and the resolvers of conf/config.yaml."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from omegaconf import OmegaConf
 
 from .config import Config, TaskName
 
-# Tasks that make no run.
-_KEEP_NO_RECORD = (TaskName.status, TaskName.cancel, TaskName.clean, TaskName.trust, TaskName.doctor)
+# Tasks that are no runs.
+_WITHOUT_RUN = (TaskName.status, TaskName.cancel, TaskName.clean, TaskName.trust, TaskName.doctor)
 
 
-def run_folder(resume: str | None, run: str | None, task: TaskName, pattern: str, anew: bool = False) -> str:
-    """Folder of this run: the one to take up again, or a new one named by the clock, made here so that no other run
-    gets it. Tasks that make no run share one. anew: a run of its own, although it begins from another one."""
-    if task in _KEEP_NO_RECORD:
+def run_folder(resume: str | None, run: str | None, task: TaskName, pattern: str, separate: bool = False) -> str:
+    """Folder of this run: the one to resume, or a new one named by the clock, created here so that no other run gets it.
+
+    Tasks that are no runs share one. separate: a run of its own, although it starts from another one.
+    """
+    if task in _WITHOUT_RUN:
         return "outputs/.tasks"
-    if (existing := resume or run) and not anew:
+    if (existing := resume or run) and not separate:
         return existing
     folder = datetime.now().strftime(pattern)
     candidate, n = folder, 1
@@ -32,17 +34,17 @@ def run_folder(resume: str | None, run: str | None, task: TaskName, pattern: str
             candidate = f"{folder}-{n}"
 
 
-def hydra_subdir(resume: str | None, run: str | None, task: TaskName, anew: bool = False) -> str | None:
-    """Where Hydra keeps its record: a resumed run must not overwrite the record of the first start."""
-    if task in _KEEP_NO_RECORD:
+def hydra_subdir(resume: str | None, run: str | None, task: TaskName, separate: bool = False) -> str | None:
+    """Where Hydra keeps its record; a resumed run must not overwrite the record of the first start."""
+    if task in _WITHOUT_RUN:
         return None
-    return f".hydra/resumed-{datetime.now():%Y%m%d-%H%M%S}" if (resume or run) and not anew else ".hydra"
+    return f".hydra/resumed-{datetime.now():%Y%m%d-%H%M%S}" if (resume or run) and not separate else ".hydra"
 
 
 def register() -> None:
     """Make the schema and the resolvers known to Hydra; called once, before `hydra.main`."""
     store = ConfigStore.instance()
-    # Hydra copies the whole store, schema and all, for every group that --help lists; what is loaded from it is a copy anyway.
+    # Hydra copies the whole store for every group that --help lists, which takes seconds; what is loaded from it is a copy.
     store.__deepcopy__ = lambda memo: store  # type: ignore[attr-defined]
     store.store(name="schema", node=Config)
     OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)

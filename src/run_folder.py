@@ -12,7 +12,7 @@ from .errors import RunLocked
 
 @dataclass(frozen=True, slots=True)
 class RunPaths:
-    """The files of one run folder; makes nothing."""
+    """The files of one run folder; creates nothing."""
 
     root: Path
 
@@ -22,7 +22,7 @@ class RunPaths:
 
     @property
     def command(self) -> Path:
-        """The command that made this run."""
+        """The command that started this run."""
         return self.root / "command.txt"
 
     @property
@@ -31,7 +31,7 @@ class RunPaths:
 
     @property
     def journal(self) -> Path:
-        """Every item that ended, in order of ending; the truth for a resumed run."""
+        """Every item that ended, in order of ending; what a resumed run relies on."""
         return self.root / "journal.jsonl"
 
     @property
@@ -41,12 +41,12 @@ class RunPaths:
 
     @property
     def review(self) -> Path:
-        """What a person said about the texts."""
+        """Verdicts about the texts."""
         return self.root / "review.jsonl"
 
     @property
     def timings(self) -> Path:
-        """What the phases of each start took."""
+        """Timings of the phases of each start."""
         return self.root / "timings.json"
 
     @property
@@ -59,22 +59,22 @@ class RunPaths:
 
     @property
     def jobs(self) -> Path:
-        """One folder a job, named by the job's id."""
+        """One folder per job, named by its id."""
         return self.root / "job"
 
     @property
     def pipeline(self) -> Path:
-        """How inference was begun; what task=pipeline run=FOLDER goes on with."""
+        """How inference was started, so that it can be resumed."""
         return self.root / "pipeline.json"
 
     @property
     def inference(self) -> Path:
-        """One folder an inference job, named by the job's id."""
+        """One folder per inference job, named by its id."""
         return self.root / "inference"
 
     @property
     def videos(self) -> Path:
-        """The videos that Cosmos made, one an item."""
+        """The videos that Cosmos made, one per item."""
         return self.root / "videos"
 
     @property
@@ -135,7 +135,7 @@ def locked(paths: RunPaths) -> Iterator[None]:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunLocked(
-                f"{paths.root}: another process works in this run folder",
+                f"{paths.root}: another process uses this run folder",
                 hint="wait for it, or stop it; then run the same command again",
             ) from None
         yield

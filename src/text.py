@@ -6,6 +6,8 @@ import re
 import shlex
 from pathlib import Path
 
+PROGRAM = f"python -m {__package__}.run"
+
 
 def printable(text: str) -> str:
     """Text without characters that move a terminal's cursor or reverse its writing direction; lines stay lines."""
@@ -18,10 +20,10 @@ def run_command(words: str, folder: Path) -> str:
     words: overrides, the last of them without its value, as in "task=cancel run".
     """
     *others, key = words.split()
-    shown = str(folder)
-    plain = re.fullmatch(r"[A-Za-z0-9_./-]+", shown)
-    last = f"{key}={shown}" if plain else shlex.quote(f"{key}={hydra_quoted(shown)}")
-    return " ".join(("python -m src.run", *others, last))
+    path = str(folder)
+    plain = re.fullmatch(r"[A-Za-z0-9_./-]+", path)
+    last = f"{key}={path}" if plain else shlex.quote(f"{key}={hydra_quoted(path)}")
+    return " ".join((PROGRAM, *others, last))
 
 
 def resume_command(folder: Path) -> str:

@@ -1,15 +1,19 @@
-"""Docker as pure functions: from settings to argument tuples, from what `docker inspect` says to how a job stands."""
+"""Docker as pure functions: from settings to argument tuples, from the output of `docker inspect` to the state of a job."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import shlex
+import sys
 
 from ..planning import gpus
-from ..planning.settings import ContainerSettings, HostSettings
+from ..planning.settings import HostSettings, ImageSettings
 from .job_folder import RUNNING, State, ended
 from .launch import Launch
 
 LABEL = "prompt-upsampler"
+WORKSPACE = "/workspace"  # where image.repository is mounted, as NVIDIA's containers expect it
 STOP_PATIENCE_S = 20  # beyond the grace time of the worker, before Docker kills it
 INSPECT_FORMAT = "{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}}"
 
@@ -40,6 +44,8 @@ def run_argv(launch: Launch, job: str, root: str, user: str) -> tuple[str, ...]:
     mounts = [_mount(job), _mount(f"{job}/frames", read_only=True), _mount(cache)]
     if launch.checkpoint:
         mounts.append(_mount(launch.checkpoint, read_only=True))
+    if image.repository:
+        mounts.append(_mount(image.repository, WORKSPACE, read_only=True))
     return (
         *host.docker, "run", "--detach", "--init",
         "--name", container_name(job),
@@ -61,6 +67,7 @@ def run_argv(launch: Launch, job: str, root: str, user: str) -> tuple[str, ...]:
         *[word for mount in mounts for word in ("--mount", mount)],
         *[word for mount in image.mounts for word in ("--mount", _own_mount(mount))],
         *[word for name, value in environment(cache, launch) for word in ("--env", f"{name}={value}" if value else name)],
+        *(("--workdir", WORKSPACE) if image.repository else ()),
         "--entrypoint", "",  # images of inference servers start their server by themselves
         image.reference,
         *launch.command(job),
@@ -79,11 +86,13 @@ def environment(cache: str, launch: Launch) -> list[tuple[str, str]]:
         ("TRITON_CACHE_DIR", f"{cache}/triton"),
         ("TORCHINDUCTOR_CACHE_DIR", f"{cache}/inductor"),
     ]
+    if launch.image.repository:
+        made.append(("PYTHONPATH", WORKSPACE))
     own = [(name, value) for name, _, value in (entry.partition("=") for entry in launch.image.env)]
     return made + own + ([(launch.secret_env, "")] if launch.secret_env else [])
 
 
-def pull_argv(host: HostSettings, image: ContainerSettings) -> tuple[str, ...]:
+def pull_argv(host: HostSettings, image: ImageSettings) -> tuple[str, ...]:
     return (*host.docker, "pull", image.reference)
 
 
@@ -99,14 +108,14 @@ def list_argv(host: HostSettings, root: str) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def is_absent(said: str) -> bool:
+def is_absent(output: str) -> bool:
     """Whether `docker inspect` failed because there is no such container, and for no other reason."""
-    return "no such container" in said.lower() or "no such object" in said.lower()
+    return "no such container" in output.lower() or "no such object" in output.lower()
 
 
-def is_away(said: str) -> bool:
-    """Whether the docker command could not reach its daemon: nothing is known of any container then."""
-    return any(sign in said.lower() for sign in ("cannot connect to the docker daemon", "error during connect"))
+def is_away(output: str) -> bool:
+    """Whether the docker command could not reach its daemon, so that nothing is known of any container."""
+    return any(sign in output.lower() for sign in ("cannot connect to the docker daemon", "error during connect"))
 
 
 def _gpus(host: HostSettings) -> tuple[str, ...]:
@@ -116,11 +125,11 @@ def _gpus(host: HostSettings) -> tuple[str, ...]:
     return ("--gpus", f'"{host.gpus}"' if "," in host.gpus else host.gpus)
 
 
-def _mount(path: str, *, read_only: bool = False) -> str:
-    """A bind mount at the same path; `--mount` fails on a missing source, where `-v` would make it as root."""
-    return ",".join(_field(f) for f in ("type=bind", f"source={path}", f"target={path}")) + (
-        ",readonly" if read_only else ""
-    )
+def _mount(path: str, target: str = "", *, read_only: bool = False) -> str:
+    """A bind mount, at the same path where no target is given; `--mount` fails on a missing source, where `-v` would make it
+    as root."""
+    fields = ("type=bind", f"source={path}", f"target={target or path}")
+    return ",".join(_field(f) for f in fields) + (",readonly" if read_only else "")
 
 
 def _own_mount(entry: str) -> str:
@@ -129,10 +138,34 @@ def _own_mount(entry: str) -> str:
     writable = parts[-1] == "rw"
     if parts[-1] in ("rw", "ro"):
         parts.pop()
-    mount = ",".join(_field(f) for f in ("type=bind", f"source={parts[0]}", f"target={parts[-1]}"))
-    return mount if writable else f"{mount},readonly"
+    return _mount(parts[0], parts[-1], read_only=not writable)
 
 
 def _field(text: str) -> str:
     """A field of Docker's comma-separated mount, in quotes where it holds what would split it."""
     return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"') else text
+
+
+def main(job: str, root: str, image: str, checkpoint: str, gpu_names: str) -> None:
+    """Print the `docker run` for a staged job folder, for launchers/run_job.sh; standard library only."""
+    host = HostSettings(
+        name="local", kind="local", address="", user="", port=0, key_file="", password_env="", known_hosts="", root=root,
+        docker=("docker",), gpus=gpu_names, patience_s=0.0, keep_job=True,
+    )  # fmt: skip
+    settings = ImageSettings(
+        name="by hand",
+        reference=image,
+        python="python3",
+        pull=False,
+        network="",
+        shm_size="16g",
+        user="",
+        mounts=(),
+        env=(),
+    )
+    launch = Launch(host, settings, python="python3", checkpoint=checkpoint, grace_s=30.0, run_id="by-hand")
+    print(shlex.join(run_argv(launch, job, root, f"{os.getuid()}:{os.getgid()}")))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

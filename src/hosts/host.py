@@ -1,5 +1,7 @@
-"""Hosts: machines on which commands run. A command is a tuple of arguments; a shell sees it only when it is far away,
-quoted once. `LocalHost` is this machine; `ssh.SshHost` another one."""
+"""Machines that run commands. A command is a tuple of arguments; only a remote shell sees it as text, quoted once.
+
+`LocalHost` is this machine; `ssh.SshHost` another one.
+"""
 
 from __future__ import annotations
 
@@ -14,30 +16,30 @@ from ..errors import HostError, LinkLost
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """How a command ended, and what it said."""
+class CommandResult:
+    """How a command ended, and its output."""
 
     code: int
     out: bytes
     err: bytes
 
     @property
-    def said(self) -> str:
-        """Its last words, for messages: at most 600 characters."""
+    def message(self) -> str:
+        """The end of its error output, for messages: at most 600 characters."""
         return " ".join((self.err or self.out).decode("utf-8", "replace").split())[-600:]
 
 
 class Host(Protocol):
-    """A machine. Raises LinkLost when it cannot be reached any more, and never guesses what runs there then."""
+    """A machine. Raises LinkLost when it can no longer be reached, and never guesses what runs there."""
 
     name: str
 
-    def run(self, argv: Sequence[str], feed: Iterable[bytes] = (), *, timeout_s: float = 120.0) -> Done:
-        """Run a command to its end; `feed` goes to its standard input. timeout_s: patience with its silence."""
+    def run(self, argv: Sequence[str], feed: Iterable[bytes] = (), *, timeout_s: float = 120.0) -> CommandResult:
+        """Run a command to its end; `feed` goes to its standard input. timeout_s: how long it may print nothing."""
         ...
 
     def stream(self, argv: Sequence[str], *, timeout_s: float = 120.0) -> Iterator[bytes]:
-        """What a command writes, as it comes; raises HostError when it ends with another code than 0."""
+        """The output of a command as it comes; raises HostError when it ends with a code other than 0."""
         ...
 
     def close(self) -> None: ...
@@ -49,11 +51,11 @@ class LocalHost:
     def __init__(self, name: str = "local") -> None:
         self.name = name
 
-    def run(self, argv: Sequence[str], feed: Iterable[bytes] = (), *, timeout_s: float = 120.0) -> Done:
+    def run(self, argv: Sequence[str], feed: Iterable[bytes] = (), *, timeout_s: float = 120.0) -> CommandResult:
         process = _popen(argv)
         late = threading.Event()
         timer = threading.Timer(timeout_s, _end, (process, late))
-        timer.daemon = True  # our end does not wait for it
+        timer.daemon = True  # the end of this process does not wait for it
         timer.start()
         feeder = threading.Thread(target=_feed, args=(process, feed), daemon=True)
         feeder.start()
@@ -69,7 +71,7 @@ class LocalHost:
             timer.cancel()
         if late.is_set():
             raise LinkLost(f"{self.name}: {argv[0]} did not answer within {timeout_s:.0f} s")
-        return Done(code, out, b"".join(errors))
+        return CommandResult(code, out, b"".join(errors))
 
     def stream(self, argv: Sequence[str], *, timeout_s: float = 120.0) -> Iterator[bytes]:
         process = _popen(argv)
@@ -79,7 +81,7 @@ class LocalHost:
             yield piece
         errors = process.stderr.read()
         if code := process.wait():
-            raise HostError(f"{self.name}: {argv[0]} ended with {code}: {Done(code, b'', errors).said}")
+            raise HostError(f"{self.name}: {argv[0]} ended with {code}: {CommandResult(code, b'', errors).message}")
 
     def close(self) -> None:
         pass
@@ -87,7 +89,7 @@ class LocalHost:
 
 def _popen(argv: Sequence[str]) -> subprocess.Popen[bytes]:
     pipe = subprocess.PIPE
-    try:  # a session of its own: our Ctrl-C is not meant for it
+    try:  # a session of its own: Ctrl-C in this terminal is not meant for it
         return subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
     except OSError as e:
         raise HostError(f"{argv[0]} cannot be run here: {e.strerror}") from e
@@ -113,7 +115,7 @@ def _read(stream: object) -> bytes:
 
 
 def expanded(path: str, home: str) -> str:
-    """An absolute path on a host: ~ is the home there, and what is relative is relative to it."""
+    """An absolute path on a host: ~ is the home there, and relative paths are relative to it."""
     return os.path.normpath(home + path[1:] if path == "~" or path.startswith("~/") else os.path.join(home, path))
 
 
@@ -125,18 +127,18 @@ def script(text: str, *arguments: str) -> tuple[str, ...]:
     return ("sh", "-c", text, "sh", *arguments)
 
 
-def checked(done: Done, host: Host, what: str) -> bytes:
-    """The output of a command that ended well; HostError with its own words when it did not.
+def checked(done: CommandResult, host: Host, what: str) -> bytes:
+    """The output of a command that ended well; HostError with its error output when it did not.
 
-    LinkLost for what arrived otherwise than it was sent: it may be sent again.
+    LinkLost for what arrived damaged: it may be sent again.
     """
     if done.code == WRONG:
-        raise LinkLost(f"{host.name}: {what}: {done.said}")
+        raise LinkLost(f"{host.name}: {what}: {done.message}")
     if done.code:
-        full = "No space left" in done.said
+        full = "No space left" in done.message
         raise HostError(
-            f"{host.name}: {what}: {done.said or f'ended with {done.code}'}",
-            hint="the disk there is full: make room (task=clean lists what we left), then resume" if full else "",
+            f"{host.name}: {what}: {done.message or f'ended with {done.code}'}",
+            hint="the disk there is full: free some space (task=clean lists old jobs), then resume" if full else "",
         )
     return done.out
 

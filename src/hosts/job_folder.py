@@ -71,7 +71,7 @@ class JobStatus:
 
 @dataclass(frozen=True, slots=True)
 class JobPaths:
-    """The files of one job folder; `worker.protocol` says what each is. Creates nothing."""
+    """The files of one job folder; `worker.protocol` describes them. Creates nothing."""
 
     root: Path
 
@@ -147,7 +147,7 @@ class JobPaths:
             raise HostError(f"{self.exit}: {e}", hint="remove the file, then resume the run") from None
 
     def header(self) -> JobHeader:
-        """What its job.json says of every job."""
+        """The part of its job.json that every job has."""
         return from_line(JobHeader, self.job.read_bytes())
 
     def staged(self) -> set[str]:
@@ -163,7 +163,7 @@ def state_by_exit_record(job: JobPaths) -> State:
 
 
 def open_job(paths: JobPaths, record: UpsampleJob | InferJob) -> None:
-    """Create a job folder that a worker can start in; batches follow. One that is there stays as it is."""
+    """Create a job folder that a worker can start in; batches are added later. An existing one stays as it is."""
     for folder in (paths.batches, paths.frames):
         folder.mkdir(parents=True, exist_ok=True)
     if not paths.worker.exists():

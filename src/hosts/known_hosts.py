@@ -20,7 +20,7 @@ def fingerprint(key: paramiko.PKey) -> str:
 
 
 class UnknownKey(Exception):
-    """A host key that nobody has accepted yet."""
+    """A host key that has not been accepted yet."""
 
     def __init__(self, hostname: str, key: paramiko.PKey) -> None:
         super().__init__(hostname)
@@ -40,10 +40,8 @@ def check_key_file(path: str, field: str) -> None:
         raise AuthError(f"host.key_file={field}: there is no such file") from None
     except (paramiko.PasswordRequiredException, TypeError):
         raise AuthError(f"host.key_file={field}: the key has a passphrase", hint="add it to ssh-agent") from None
-    except Exception as e:  # paramiko and cryptography have many ways to say it
-        raise AuthError(
-            f"host.key_file={field}: holds no private key that can be read ({e or type(e).__name__})"
-        ) from e
+    except Exception as e:  # paramiko and cryptography raise many kinds
+        raise AuthError(f"host.key_file={field}: not a valid private key ({e or type(e).__name__})") from e
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,7 @@ class KnownHosts:
 
     @staticmethod
     def read(files: Iterable[Path]) -> KnownHosts:
-        """What files that are there say; lines that hold no key are passed over, as ssh does."""
+        """What files that are there say; lines without a key are skipped, as ssh does."""
         entries, revoked = [], set()
         for file in files:
             try:

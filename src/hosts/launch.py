@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from ..planning.settings import ContainerSettings, HostSettings, Settings
+from ..planning.settings import HostSettings, ImageSettings, Settings
 from .bundle import WORKER
 
 
@@ -19,7 +19,7 @@ class Launch:
     """
 
     host: HostSettings
-    image: ContainerSettings
+    image: ImageSettings
     python: str
     checkpoint: str
     grace_s: float

@@ -1,6 +1,6 @@
 """A job's folder on a host, kept in step with its local copy.
 
-What is staged here goes there; journals come back as a byte-exact beginning of the host's. Every step may be done twice.
+What is staged here is sent there; journals arrive as a byte-exact beginning of the host's. Every step may be done twice.
 `RemoteFolder` is a folder on another machine, `SharedFolder` the local one, which a container here has mounted.
 """
 
@@ -10,7 +10,6 @@ import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from ..errors import HostError
 from ..files import write_atomic
@@ -118,35 +117,8 @@ class Polled:
     has_more: bool = False
 
 
-class Mirror(Protocol):
-    """A job's folder on its host. sent_bytes: of frames that travelled."""
-
-    sent_bytes: int
-
-    def create(self) -> None:
-        """Create what is missing of the folder, and check that its journal is the one that is known here."""
-
-    def push(self) -> None:
-        """Bring what is staged; what is there already does not travel."""
-
-    def poll(self, question: Sequence[str]) -> Polled:
-        """Ask how the worker stands, then bring what it wrote until then."""
-
-    def bring_exit_record(self) -> bool:
-        """Bring exit.json, if there is one."""
-
-    def fetch(self, names: Collection[str]) -> None:
-        """Bring files by their names in the folder."""
-
-    def fetch_logs(self) -> None:
-        """Bring what the worker and the engine printed, the last 2 MiB of each."""
-
-    def remove(self) -> None:
-        """Remove the folder there, and frames that no job has used for a week."""
-
-
 class SharedFolder:
-    """The local folder itself: the worker writes straight into it."""
+    """The local folder itself: the worker reads and writes it directly, so that there is nothing to bring."""
 
     sent_bytes = 0
 
@@ -173,7 +145,7 @@ class SharedFolder:
 
 
 class RemoteFolder:
-    """A folder on another machine. Its name there is the job's; the local folder is the copy."""
+    """A folder on another machine, with the local folder as its copy. sent_bytes: of frames that travelled."""
 
     def __init__(self, host: Host, job: JobPaths, location: Location) -> None:
         self.host, self.job, self.location = host, job, location
@@ -184,6 +156,7 @@ class RemoteFolder:
         self._events_at = job.events.stat().st_size if job.events.exists() else 0
 
     def create(self) -> None:
+        """Create what is missing of the folder, and check that its journal is the one that is known here."""
         names = self._checked(script(_MAKE, self.folder, self.location.root), "the job's folder cannot be created")
         self._pushed = set(names.decode().split())
         self._check_journal()
@@ -242,17 +215,18 @@ class RemoteFolder:
     # ----------------------------------------------------------------------------------------------------- and back
 
     def poll(self, question: Sequence[str]) -> Polled:
+        """Ask how the worker stands, then bring what it wrote until then."""
         at = self.job.results.stat().st_size if self.job.results.exists() else 0
         asked = script(_POLL, self.folder, str(at), str(self._events_at), str(LIMIT), *question)
         answer, _, rest = self._checked(asked, "the job cannot be polled").partition(b"\n")
-        said = answer.decode("utf-8", "replace")
+        text = answer.decode("utf-8", "replace")
         if rest.startswith(b"gone"):
-            return Polled(said, is_gone=True)
+            return Polled(text, is_gone=True)
         try:
             parts = _journal_parts(rest, at, self._events_at)
         except ValueError:
             raise unexpected_output(self.host, rest.decode("utf-8", "replace")) from None
-        return Polled(said, has_more=self._append(parts))
+        return Polled(text, has_more=self._append(parts))
 
     def _append(self, parts: Sequence[tuple[int, int, bytes]]) -> bool:
         """Append what is new to the local copies, whole lines only; whether there is more to fetch."""
@@ -278,6 +252,7 @@ class RemoteFolder:
         return more
 
     def bring_exit_record(self) -> bool:
+        """Bring exit.json; whether there is one."""
         record = self._checked(script(_EXIT, self.folder), "exit.json cannot be read")
         if record:
             write_atomic(self.job.exit, record)
@@ -288,16 +263,21 @@ class RemoteFolder:
             transfer.fetch(self.host, self.folder, names, self.job.root)
 
     def fetch_logs(self) -> None:
+        """Bring what the worker and the engine printed, the last 2 MiB of each."""
         for path in (self.job.log, self.job.engine_log):
             last = script('tail -c 2097152 "$1" 2>/dev/null || true', f"{self.folder}/{path.name}")
             if printed := self.host.run(last).out:
                 path.write_bytes(printed)
 
     def remove(self) -> None:
+        """Remove the folder there, and frames that no job has used for a week."""
         self._checked(script(REMOVE, self.folder, self.location.root), "the job's folder cannot be removed")
 
     def _checked(self, argv: Sequence[str], what: str) -> bytes:
         return checked(self.host.run(argv), self.host, what)
+
+
+Mirror = SharedFolder | RemoteFolder
 
 
 def _journal_parts(output: bytes, *starts: int) -> list[tuple[int, int, bytes]]:

@@ -1,18 +1,18 @@
 """How a worker lives on a host: as a plain process or as a container.
 
-A runtime says which command tells how the worker stands, and what its answer means; it never remembers.
+A runtime knows which command reports the state of the worker (`question`) and how to read its output (`state`, where an
+unknown exit code is left to exit.json). It remembers nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from .. import log
 from ..errors import HostError, LinkLost
 from ..planning import gpus
 from . import docker
-from .host import Done, Host, checked, script
+from .host import CommandResult, Host, checked, script
 from .job_folder import ABSENT, RUNNING, State
 from .launch import Launch
 from .mirror import Location, answer_of
@@ -27,28 +27,6 @@ while [ $n -lt 100 ] && kill -0 $started 2>/dev/null && flock -n lock true; do s
 """
 _STOP = 'cd "$1" && [ -e lock ] && { flock -n lock true || kill -TERM "$(cat lock)"; }'
 _PROCESS = '[ -e "$1/lock" ] || { echo absent; exit; }; flock -n "$1/lock" true && echo ended || echo running'
-
-
-class Runtime(Protocol):
-    """A worker's life in one job folder of a host."""
-
-    def check(self) -> None:
-        """Raises HostError for what is missing on the host."""
-
-    def question(self) -> Sequence[str]:
-        """The command whose answer `state` understands."""
-
-    def state(self, answer: str) -> State:
-        """How the worker stands. An end without an exit code is told by its exit.json."""
-
-    def start(self) -> None:
-        """Start a worker, unless one runs."""
-
-    def ask_to_stop(self) -> None:
-        """Send SIGTERM to the worker."""
-
-    def remove(self) -> None:
-        """Remove what an ended worker left."""
 
 
 class ProcessRuntime:
@@ -90,9 +68,9 @@ class DockerRuntime:
         done = self.host.run((*settings.docker, "image", "inspect", "--format", "{{.Id}}", image.reference))
         if done.code == 0:
             return
-        if "no such image" not in done.said.lower():
+        if "no such image" not in done.message.lower():
             raise HostError(
-                f"{self.host.name}: Docker cannot be used: {done.said}",
+                f"{self.host.name}: Docker cannot be used: {done.message}",
                 hint="is it installed and running there, and may this user use it? host.docker names the command",
             )
         if not image.pull:
@@ -128,10 +106,10 @@ class DockerRuntime:
         checked(self.host.run(clear), self.host, "the job cannot be started again")
         argv = docker.run_argv(self.launch, place.folder, place.root, place.user)
         done = self._docker(*argv[len(self.launch.host.docker) :])
-        if done.code and "is already in use" not in done.said:
+        if done.code and "is already in use" not in done.message:
             self._docker("rm", "--force", self.container)  # docker run leaves one that it could not start
-            hint = _hint(done.said)
-            raise HostError(f"{self.host.name}: the container cannot be started: {done.said}", hint=hint)
+            hint = _hint(done.message)
+            raise HostError(f"{self.host.name}: the container cannot be started: {done.message}", hint=hint)
 
     def ask_to_stop(self) -> None:
         self._docker("kill", "--signal", "TERM", self.container)
@@ -142,18 +120,21 @@ class DockerRuntime:
     def _removed(self) -> bool:
         """Remove a container that ended; False when another controller has started it again meanwhile."""
         done = self._docker("rm", self.container)
-        if done.code == 0 or docker.is_absent(done.said) or "already in progress" in done.said:
+        if done.code == 0 or docker.is_absent(done.message) or "already in progress" in done.message:
             return True
-        if "running container" in done.said or "container is running" in done.said:
+        if "running container" in done.message or "container is running" in done.message:
             return False
-        raise HostError(f"{self.host.name}: the container that ended cannot be removed: {done.said}")
+        raise HostError(f"{self.host.name}: the container that ended cannot be removed: {done.message}")
 
-    def _docker(self, *words: str) -> Done:
+    def _docker(self, *words: str) -> CommandResult:
         """A docker command; LinkLost when its daemon does not answer."""
         done = self.host.run((*self.launch.host.docker, *words))
-        if done.code and docker.is_away(done.said):
-            raise LinkLost(f"{self.host.name}: Docker does not answer: {done.said}")
+        if done.code and docker.is_away(done.message):
+            raise LinkLost(f"{self.host.name}: Docker does not answer: {done.message}")
         return done
+
+
+Runtime = ProcessRuntime | DockerRuntime
 
 
 def _hint(message: str) -> str:

@@ -1,4 +1,4 @@
-"""A host over SSH. Home of fabric and paramiko: what they raise ends here, as one of our errors.
+"""A host over SSH. Home of fabric and paramiko: what they raise is turned into one of `errors` here.
 
 Fabric reads ~/.ssh/config, keys and jump hosts. What it would do by itself is replaced where it would hang, guess or
 trust: host keys are checked strictly (fabric accepts any), commands have deadlines, a dead link is noticed.
@@ -22,14 +22,15 @@ from paramiko.hostkeys import HostKeyEntry
 
 from ..errors import AuthError, HostError, LinkLost, UnknownHostKey
 from ..planning.settings import HostSettings
-from .host import Done
+from ..text import PROGRAM
+from .host import CommandResult
 from .known_hosts import KnownHosts, RefuseUnknownKeys, UnknownKey, check_key_file, fingerprint
 
 CONNECT_TIMEOUT_S = 10.0
 PULSE_S = 4.0  # between questions whether the other side is still there
 DEAD_AFTER_S = 10.0  # without an answer, or an acknowledged packet, the link counts as dead
 TICK_S = 1.0
-logging.getLogger("paramiko").addHandler(logging.NullHandler())  # what matters of it, we say ourselves
+logging.getLogger("paramiko").addHandler(logging.NullHandler())  # what matters is reported by this module
 PIECE = 1 << 18
 
 
@@ -51,7 +52,7 @@ class SshHost:
 
     # ------------------------------------------------------------------------------------------------ commands
 
-    def run(self, argv: Sequence[str], feed: Iterable[bytes] = (), *, timeout_s: float = 120.0) -> Done:
+    def run(self, argv: Sequence[str], feed: Iterable[bytes] = (), *, timeout_s: float = 120.0) -> CommandResult:
         channel = self._channel(argv)
         with channel:
             failed: list[Exception] = []
@@ -63,7 +64,7 @@ class SshHost:
             feeder.join(TICK_S)
             if failed and code == 0:
                 raise LinkLost(f"{self.name}: what was sent broke off: {failed[0]}") from failed[0]
-            return Done(code, out, err)
+            return CommandResult(code, out, err)
 
     def stream(self, argv: Sequence[str], *, timeout_s: float = 120.0) -> Iterator[bytes]:
         channel = self._channel(argv)
@@ -72,7 +73,7 @@ class SshHost:
             yield from self._read(channel, channel.recv, timeout_s)
             err = b"".join(self._read(channel, channel.recv_stderr, timeout_s))
             if code := self._exit_code(channel, timeout_s):
-                raise HostError(f"{self.name}: {argv[0]} ended with {code}: {Done(code, b'', err).said}")
+                raise HostError(f"{self.name}: {argv[0]} ended with {code}: {CommandResult(code, b'', err).message}")
 
     def _channel(self, argv: Sequence[str]) -> paramiko.Channel:
         transport = self._transport()
@@ -101,18 +102,18 @@ class SshHost:
             channel.close()
 
     def _read(self, channel: paramiko.Channel, recv: Callable[[int], bytes], timeout_s: float) -> Iterator[bytes]:
-        heard = time.monotonic()
+        received = time.monotonic()
         while True:
             try:
                 piece = recv(PIECE)
             except TimeoutError:
-                self._still_there(channel, heard + timeout_s)
+                self._still_there(channel, received + timeout_s)
                 continue
             except (paramiko.SSHException, OSError, EOFError) as e:
                 raise LinkLost(f"{self.name}: the link broke: {e}") from e
             if not piece:
                 return
-            heard = time.monotonic()
+            received = time.monotonic()
             yield piece
 
     def _exit_code(self, channel: paramiko.Channel, timeout_s: float) -> int:
@@ -129,7 +130,7 @@ class SshHost:
             raise LinkLost(f"{self.name}: the link is dead")
         if time.monotonic() > deadline:
             self._drop(transport)
-            raise LinkLost(f"{self.name}: a command said nothing for too long")
+            raise LinkLost(f"{self.name}: a command printed nothing for too long")
 
     # ------------------------------------------------------------------------------------------------ the connection
 
@@ -197,9 +198,9 @@ class SshHost:
             raise HostError(f"{self.name}: the SSH configuration cannot be used: {e}") from e
 
     def _open(self, hop: Connection) -> None:
-        """Open one connection; fatal refusals are told apart from a host that cannot be reached now."""
+        """Open one connection; fatal refusals are distinguished from a host that cannot be reached now."""
         s, where = self.settings, f"{self.name}: {hop.user}@{hop.host}:{hop.port}"
-        trust = f"python -m src.run task=trust host={s.name}"
+        trust = f"{PROGRAM} task=trust host={s.name}"
         if s.name == "ssh":  # not a host of the user's own: the address came from the command line
             trust += f" host.address={s.address}" + (f" host.port={s.port}" if s.port else "")
         try:
@@ -207,20 +208,20 @@ class SshHost:
         except UnknownKey as e:
             entry = HostKeyEntry([e.hostname], e.key).to_line() or ""
             raise UnknownHostKey(
-                f"{where}: this machine's key is not known: {e.key.get_name()} {fingerprint(e.key)}",
-                hint=f"compare it with what the machine's owner says; then accept it with\n    {trust}",
+                f"{where}: unknown host key: {e.key.get_name()} {fingerprint(e.key)}",
+                hint=f"compare it with the machine's own key; then accept it with\n    {trust}",
                 entry=entry,
             ) from None
         except paramiko.BadHostKeyException as e:
             raise AuthError(
                 f"{where}: the machine's key has CHANGED: known is {fingerprint(e.expected_key)}, it shows "
-                f"{fingerprint(e.key)}. Somebody may stand between",
-                hint=f"only if you know that the machine was set up anew: ssh-keygen -R {shlex.quote(e.hostname)} "
+                f"{fingerprint(e.key)}. Possible man-in-the-middle",
+                hint=f"only if you know that the machine was reinstalled: ssh-keygen -R {shlex.quote(e.hostname)} "
                 f"(and -f {self.settings.known_hosts}), then {trust}",
             ) from None
         except (paramiko.AuthenticationException, paramiko.PasswordRequiredException) as e:
             raise AuthError(
-                f"{where}: the machine does not let us in: {e}",
+                f"{where}: login failed: {e}",
                 hint="try `ssh` with the same name; set host.user, host.key_file or host.password_env",
             ) from e
         except paramiko.ssh_exception.IncompatiblePeer as e:
@@ -271,6 +272,6 @@ def _pulse(transport: paramiko.Transport) -> None:
 def _ask(transport: paramiko.Transport, answered: threading.Event) -> None:
     try:
         transport.global_request("keepalive@openssh.com", wait=True)  # servers refuse it, which is an answer
-    except Exception:  # the link is gone; who reads from it is told by paramiko
+    except Exception:  # the link is gone; paramiko raises for whoever reads from it
         return
     answered.set()

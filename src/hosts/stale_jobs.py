@@ -1,4 +1,4 @@
-"""What jobs of ours there are on a host, running or ended, and how the ended ones are removed: by our names only."""
+"""The jobs of this program on a host, running or ended, and their removal: nothing else there is touched."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _JOB_ID = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True)
-class Leftover:
+class StaleJob:
     """A job on a host. has_folder and containers tell what of it there is."""
 
     job_id: str
@@ -37,8 +37,8 @@ class Leftover:
     containers: tuple[str, ...]
 
 
-def jobs_on(host: Host, settings: HostSettings) -> list[Leftover]:
-    """All jobs of ours below host.root; a Docker that is not there has no containers."""
+def jobs_on(host: Host, settings: HostSettings) -> list[StaleJob]:
+    """All jobs below host.root; without Docker there are no containers."""
     root = root_on(host, settings)
     listed = checked(host.run(script(_JOBS, root)), host, "jobs cannot be listed").decode()
     rows = (line.split(" ", 3) for line in listed.splitlines())
@@ -47,19 +47,19 @@ def jobs_on(host: Host, settings: HostSettings) -> list[Leftover]:
     jobs = []
     for job_id in sorted({*folders, *(job for job, _, _ in found)}):
         if not _JOB_ID.fullmatch(job_id):
-            continue  # not of ours
+            continue  # not a job of this program
         answered, status, kib = folders.get(job_id, ["0", "ended", "0"])
-        own = [(name, said) for job, name, said in found if job == job_id]
-        if any(said.startswith("Up") for _, said in own):
+        own = [(name, state) for job, name, state in found if job == job_id]
+        if any(state.startswith("Up") for _, state in own):
             status = "running"
         jobs.append(
-            Leftover(job_id, status, int(answered), int(kib), job_id in folders, tuple(name for name, _ in own))
+            StaleJob(job_id, status, int(answered), int(kib), job_id in folders, tuple(name for name, _ in own))
         )
     return jobs
 
 
 def _containers(host: Host, settings: HostSettings, root: str) -> list[tuple[str, str, str]]:
-    """Job, name and status of each container of ours."""
+    """Job, name and status of each container of a job."""
     try:
         done = host.run(docker.list_argv(settings, root))
     except HostError:
@@ -70,7 +70,7 @@ def _containers(host: Host, settings: HostSettings, root: str) -> list[tuple[str
     return [(row[0], row[1], row[2]) for row in rows if len(row) == 3]
 
 
-def remove(host: Host, settings: HostSettings, job: Leftover) -> None:
+def remove(host: Host, settings: HostSettings, job: StaleJob) -> None:
     """Remove an ended job's container and folder."""
     root = root_on(host, settings)
     for name in job.containers:

@@ -70,7 +70,7 @@ def send(
 ) -> None:
     """Bring files to a folder on the host, each under its own relative name; there they appear whole, or not at all.
 
-    files: name -> local path; names are of our own making (letters, digits, `._-/`). key: keeps what two controllers
+    files: name -> local path; names consist of letters, digits and `._-/`. key: keeps what two controllers
     send at the same time apart. Raises HostError when it cannot be written there, LinkLost when the link goes: then
     calling it again with the same key continues.
     """
@@ -111,7 +111,7 @@ def fetch(
     with tarfile.open(fileobj=source, mode="r|", bufsize=PIECE) as archive:
         for member in archive:
             if not member.isfile() or member.name not in wanted:
-                raise HostError(f"{host.name}: sent {member.name!r}, which nobody asked for")
+                raise HostError(f"{host.name}: sent {member.name!r}, which was not requested")
             path = target / member.name
             path.parent.mkdir(parents=True, exist_ok=True)
             aside = path.with_name(f".{path.name}.part")
@@ -144,7 +144,7 @@ class _Reader(io.RawIOBase):
         return whole[:size]
 
     def drain(self) -> None:
-        """Read to the end, where the exit code of the other side is looked at."""
+        """Read to the end, where the exit code of the other side is checked."""
         for _ in self._pieces:
             pass
 
@@ -163,8 +163,8 @@ def _pieces(path: Path, start: int, on_bytes: OnBytes) -> Iterator[bytes]:
 
 
 def _tar(files: Mapping[str, Path], sent: Collection[str], on_bytes: OnBytes) -> Iterator[bytes]:
-    """Those of `files` that are `sent` as one tar stream, in pieces, and last `.sums` with the hashes of all; modes and
-    owners are ours to choose, whatever they are here."""
+    """Those of `files` that are `sent` as one tar stream, in pieces, and last `.sums` with the hashes of all; with fixed
+    modes and owners."""
     held: list[bytes] = []
     sums: list[str] = []
     size = 0

@@ -1,4 +1,4 @@
-"""The config group `inference` becomes a frozen value, refused before anything starts where NVIDIA's parser would."""
+"""The config group `inference` becomes a frozen value; what NVIDIA's parser would refuse is rejected before anything starts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 
 from ..config import Config
 from ..errors import InputError
+from ..hosts.docker import WORKSPACE
 from ..planning import gpus
-from ..planning.configure import container_settings, host_settings
+from ..planning.configure import host_settings, image_settings
 from ..planning.settings import Settings
 from .settings import CONTROLS, FLAGS, RESERVED_ARGS, SPEC_ARGUMENTS, InferenceSettings, wrong_argument, wrong_weight
 
@@ -20,9 +21,9 @@ from .settings import CONTROLS, FLAGS, RESERVED_ARGS, SPEC_ARGUMENTS, InferenceS
 def inference_settings(config: Config, run: Settings | None) -> InferenceSettings:
     """The inference of this config, on its host; run: the settings of the run whose prompts go in, None for a new one.
 
-    A config that names no host goes on where the run was. Raises InputError with all that is wrong.
+    A config that names no host uses the run's. Raises InputError with all that is wrong.
     """
-    chosen, image = config.inference, container_settings(config)
+    chosen, image = config.inference, image_settings(config)
     place = host_settings(config)
     if run is not None and place.kind == "local":
         place = run.host
@@ -39,7 +40,7 @@ def inference_settings(config: Config, run: Settings | None) -> InferenceSetting
         flags=tuple(flag for flag in FLAGS if getattr(chosen, flag)),
         checkpoint_dir=chosen.checkpoint_dir,
         num_gpus=chosen.num_gpus,
-        repository=chosen.repository.rstrip("/"),
+        repository=chosen.repository.rstrip("/") or (WORKSPACE if reference and image.repository else ""),
         script=chosen.script,
         torchrun=chosen.torchrun,
         python=python,
@@ -65,20 +66,20 @@ def _wrong_controls(controls: dict[str, Any]) -> list[str]:
     for name, fields in controls.items():
         if not isinstance(fields, dict):
             wrong.append(f"inference.controls.{name}: must be an object, as in {{control_weight: 1.0}}")
-        elif "control_weight" in fields and (said := wrong_weight(fields["control_weight"])):
-            wrong.append(f"inference.controls.{name}.control_weight: {said}")
+        elif "control_weight" in fields and (reason := wrong_weight(fields["control_weight"])):
+            wrong.append(f"inference.controls.{name}.control_weight: {reason}")
     return wrong
 
 
 def _wrong_arguments(settings: InferenceSettings, arguments: dict[str, Any]) -> list[str]:
     wrong = [
-        f"inference.{name}={value}: {said}"
+        f"inference.{name}={value}: {reason}"
         for name, value in arguments.items()
-        if (said := wrong_argument(name, value))
+        if (reason := wrong_argument(name, value))
     ]
     for word in settings.extra_args:
         if word.partition("=")[0] in RESERVED_ARGS:
-            wrong.append(f"inference.extra_args: {word} is set by us")
+            wrong.append(f"inference.extra_args: {word} is managed by the program")
     if settings.max_attempts < 1 or settings.grace_s < 0 or settings.time_limit_s < 0:
         wrong.append("inference: max_attempts must be 1 or more, grace_s and time_limit_s 0 or more")
     return wrong
@@ -104,7 +105,7 @@ def _wrong_place(settings: InferenceSettings) -> list[str]:
 
 
 def refuse_what_is_missing(settings: InferenceSettings) -> None:
-    """Raises InputError for what is not on this machine and would be missed only after all prompts are upsampled."""
+    """Raises InputError for what is missing on this machine, before prompts are upsampled for nothing."""
     if settings.host.kind != "local" or settings.image.reference:
         return
     script = Path(settings.repository, settings.script)  # an absolute script stands alone
@@ -114,4 +115,4 @@ def refuse_what_is_missing(settings: InferenceSettings) -> None:
         f"inference.torchrun={settings.torchrun}": shutil.which(settings.torchrun) is not None,
     }
     if missing := [what for what, is_there in wanted.items() if not is_there]:
-        raise InputError("what inference needs is not there:\n" + "\n".join(f"  - {what}" for what in missing))
+        raise InputError("what inference needs is missing:\n" + "\n".join(f"  - {what}" for what in missing))

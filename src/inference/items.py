@@ -1,4 +1,4 @@
-"""Inference with Cosmos-Transfer1 as values: which prompt an item goes with, which controls, and NVIDIA's command.
+"""The items of inference with Cosmos-Transfer1: the prompt and the controls of each, or why it is left out.
 
 Source for every name that is NVIDIA's: github.com/nvidia-cosmos/cosmos-transfer1 (Apache-2.0),
 cosmos_transfer1/diffusion/inference/transfer.py (`parse_arguments`, `demo`; commits b046cc17 and 0879ceef),
@@ -48,7 +48,7 @@ class PromptChoice:
 class InferenceItem:
     """One item of inference, resolved.
 
-    id: hash of all that its video depends on; "" for one that is left out, which says why. spec: the controlnet spec that
+    id: hash of all that its video depends on; "" for one that is left out, with the reason. spec: the controlnet spec that
     it needs, JSON text; items with the same spec share a call of transfer.py. controls: what it overrides in that spec,
     JSON text, files by their name in the job folder. files: (that name, file here).
     """
@@ -151,15 +151,15 @@ def controls_of(item: PlanItem, template: dict[str, Any]) -> tuple[dict[str, Any
     base = {name: {k: v for k, v in fields.items() if k == "ckpt_path"} for name, fields in own.items()}
     arguments = {name: extra[name] for name in SPEC_ARGUMENTS if extra.get(name) is not None}
     for name, value in arguments.items():
-        if said := wrong_argument(name, value):
-            raise _Unusable(f"{name}={value}: {said}")
+        if reason := wrong_argument(name, value):
+            raise _Unusable(f"{name}={value}: {reason}")
     return base, {name: {**fields, **changes.get(name, {})} for name, fields in own.items()}, arguments, note
 
 
 def _ignored(
     extra: Mapping[str, Any], own: Mapping[str, Any], overrides: Mapping[str, Any], not_there: Sequence[str]
 ) -> Iterator[str]:
-    """What an item says about controls that NVIDIA's script does not read."""
+    """Notes on what NVIDIA's script ignores of an item's controls."""
     if not_there:
         yield f"control_overrides of {', '.join(not_there)}: no such control in the spec"
     if empty := [name for name, fields in overrides.items() if not isinstance(fields, dict)]:
@@ -170,7 +170,7 @@ def _ignored(
     for name, value in extra.items():
         if isinstance(value, dict) and name not in (*CONTROLS, *OBJECT_FIELDS):
             for meant in difflib.get_close_matches(name, CONTROLS, n=1, cutoff=0.7):
-                yield f"{name}: no such control; is {meant} meant?"
+                yield f"{name}: unknown control; did you mean {meant}?"
 
 
 def _object(value: Any) -> dict[str, Any]:

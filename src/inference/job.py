@@ -40,7 +40,7 @@ def launch_of(inference: InferenceSettings, run_id: str) -> Launch:
 
 
 def infer_job(specs: Sequence[str], settings: InferenceSettings) -> InferJob:
-    """What job.json of an inference job says; specs: the controlnet specs of its groups, JSON text.
+    """The job.json of an inference job; specs: the controlnet specs of its groups, JSON text.
 
     CHECKPOINT_DIR is where NVIDIA's preprocessors look (auxiliary/depth_anything/model/depth_anything.py).
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from ..planning.settings import ContainerSettings, HostSettings
+from ..planning.settings import HostSettings, ImageSettings
 
 CONTROLS = ("vis", "seg", "edge", "depth", "keypoint", "upscale", "hdmap", "lidar")
 STRENGTHS = ("very_low", "low", "medium", "high", "very_high")
@@ -18,7 +18,7 @@ MIN_VALUES = {"num_steps": 1, "fps": 1, "guidance": 0, "sigma_max": 0}  # of tho
 # Fields of a control (examples/inference_cosmos_transfer1_7b.md, preprocessors.py).
 CONTROL_FIELDS = ("control_weight", "control_weight_prompt", "input_control", "input_control_prompt", "ckpt_path")
 FLAGS = ("offload_diffusion_transformer", "offload_text_encoder_model", "offload_guardrail_models")
-# Arguments that are ours to give: with another value, what we follow and fetch would not be what is made.
+# Arguments that the program sets: with other values, it would not find the videos.
 RESERVED_ARGS = (
     "--checkpoint_dir", "--video_save_folder", "--video_save_name", "--controlnet_specs", "--num_gpus",
     "--batch_input_path", "--batch_size", "--input_video_path", "--prompt", "--upsample_prompt",
@@ -49,7 +49,7 @@ class InferenceSettings:
     grace_s: float
     time_limit_s: float
     host: HostSettings
-    image: ContainerSettings
+    image: ImageSettings
 
     @property
     def how(self) -> str:
@@ -72,7 +72,7 @@ def wrong_argument(name: str, value: object) -> str:
 
 
 def wrong_weight(weight: object) -> str:
-    """What NVIDIA's `validate_controlnet_specs` says against a control_weight; "" when it is right."""
+    """What is wrong with a control_weight by NVIDIA's `validate_controlnet_specs`; "" when it is right."""
     if isinstance(weight, str) and weight.endswith(".pt"):
         return ""
     try:

@@ -1,1 +1,1 @@
-"""Which resolution fits which token limit: points of a sweep, what an engine says to them, the matrix."""
+"""Which resolution fits which token limit: points of a sweep, measured by an engine, and the matrix."""

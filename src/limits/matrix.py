@@ -1,4 +1,4 @@
-"""The matrix of a limits sweep: as CSV, JSON, picture and page, and as a table for the terminal. Home of matplotlib."""
+"""The matrix of a limits sweep: as CSV, JSON, picture and page, and as a table on the terminal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PAPER = {"fits": "#dcebe2", "refused": "#eceded", "wrong": "#f8d9d9"}
 
 
 def verdict(point: Point) -> str:
-    """fits or refused, as an engine said or, before one was asked, as the rule says; wrong where the two differ."""
+    """fits or refused, by the engine or, before it was asked, by the token rule; wrong where the two differ."""
     if point.agrees is False:
         return "wrong"
     return "fits" if point.fits else "refused"
@@ -41,15 +41,15 @@ def write(points: Sequence[Point], facts: Facts, folder: Path) -> None:
         table = csv.DictWriter(f, fieldnames=list(rows[0]), lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
-    said = agreement(points)
-    data = {"version": VERSION, "agreement": asdict(said) | {"points": len(points)}, "engines": facts, "points": rows}
+    agreed = agreement(points)
+    data = {"version": VERSION, "agreement": asdict(agreed) | {"points": len(points)}, "engines": facts, "points": rows}
     write_atomic(folder / "matrix.json", json.dumps(data, indent=1) + "\n")
     write_atomic(folder / "matrix.png", _heatmap(points))
     write_atomic(folder / "matrix.html", _page(points, facts))
 
 
 def row_of(point: Point, facts: Facts) -> dict[str, Any]:
-    """A point as one flat row; what is not known is None."""
+    """A point as one flat row; what is unknown is None."""
     seen = point.measured
     return {
         "size": point.size,
@@ -79,7 +79,7 @@ def row_of(point: Point, facts: Facts) -> dict[str, Any]:
 
 
 def show(points: Sequence[Point], folder: Path, console: Console) -> None:
-    """Sizes x budgets on the terminal, and the line that says how often prediction and engine agree."""
+    """Sizes x budgets on the terminal, and how often prediction and engine agree."""
     from rich.table import Table
     from rich.text import Text
 
@@ -98,9 +98,11 @@ def show(points: Sequence[Point], folder: Path, console: Console) -> None:
         size = row.size + (f"  = {first.same_as}" if first.same_as else "")
         table.add_row(size, str(first.frames), str(first.prompt_tokens), str(first.linear_estimate), *cells)
     console.print(table)
-    said = agreement(points)
+    agreed = agreement(points)
     console.print(
-        f"{len(points)} points: {said}", highlight=False, style="bold" if said.measured == said.exact else "bold red"
+        f"{len(points)} points: {agreed}",
+        highlight=False,
+        style="bold" if agreed.measured == agreed.exact else "bold red",
     )
     for name in ("matrix.html", "matrix.png", "matrix.json", "matrix.csv"):
         console.print(f"{name:<12} {folder / name}", markup=False, highlight=False, soft_wrap=True)
@@ -137,7 +139,7 @@ class _Grid:
 
 
 def _heatmap(points: Sequence[Point]) -> bytes:
-    """Sizes x budgets as a PNG: the cost in each cell, coloured by what happens to it."""
+    """Sizes x budgets as a PNG: the cost in each cell, colored by what happens to it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

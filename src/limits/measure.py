@@ -20,10 +20,10 @@ from ..run_folder import RunPaths, locked
 from ..runs.outcomes import read_outcomes
 from ..runs.saved_run import save_plan
 from ..runs.upsampling import execute
-from ..timing.progress import showing
+from ..timing.progress import progress_display
 from ..worker.protocol import Outcome
 from . import matrix
-from .points import Point, envelope_of, marked, memory_lines, point_of
+from .points import Point, marked, memory_lines, observed_limit, point_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,13 +38,13 @@ def conclude(folder: Path, config: Config, out: Console, err: Console) -> ExitCo
     """
     groups = _by_engine(folder)
     if not groups:
-        raise InputError(f"{folder}: holds no point", hint="every point of the sweep was refused; see above")
+        raise InputError(f"{folder}: has no points", hint="every point of the sweep was rejected; see above")
     code, points, facts = ExitCode.OK, [], {}
     for group in groups:
         if asks_engine(group.plan) and config.limits.together:
             try:
                 measure(group.plan, group.folder, config, err)
-            except UpsamplerError as e:  # the other engines go on
+            except UpsamplerError as e:  # the other engines are still measured
                 log.get().error("not_measured", max_model_len=group.plan.settings.max_model_len, reason=str(e))
                 code = max(code, e.exit_code)
         seen: dict[str, Outcome] = {}
@@ -95,7 +95,7 @@ def _by_engine(folder: Path) -> list[_Group]:
 
 
 def asking_all(plan: Plan) -> Plan:
-    """The plan with every point sent, also those that the rule says do not fit: that is what is asked."""
+    """The plan with every point sent, also those that do not fit by the token rule: the engine decides."""
     items = tuple(
         replace(
             item, problem="", id=item_id(item.prompt, item.text, item.system, item.video, item.hint, "", plan.settings)
@@ -110,35 +110,35 @@ def asking_all(plan: Plan) -> Plan:
 def measure(plan: Plan, folder: Path, config: Config, err: Console) -> dict[str, Outcome]:
     """Send the points through their engine, as any run."""
     paths = RunPaths(folder)
-    with locked(paths), showing(config.console.progress.value, err) as progress:
+    with locked(paths), progress_display(config.console.progress.value, err) as progress:
         save_plan(plan, paths)
         return execute(plan, paths, progress)
 
 
 def _remember(points: Sequence[Point], plan: Plan) -> None:
-    """Keep what this engine was seen to take, for the plans that come."""
+    """Keep what this engine was observed to accept, for later plans."""
     now = datetime.now().astimezone().isoformat(timespec="seconds")
-    seen = envelope_of(points, plan, now)
-    if not seen:
+    observed = observed_limit(points, plan, now)
+    if not observed:
         return
     file = observed_limits.limits_file(Path(plan.settings.cache_dir))
-    known = observed_limits.remember(file, observed_limits.key_of(plan.settings), seen)
-    if known.believed_len:
+    known = observed_limits.remember(file, observed_limits.key_of(plan.settings), observed)
+    if known.effective_len:
         log.get().warning(
-            "engine_takes_less", max_model_len=known.max_model_len, believed=known.believed_len, file=str(file)
+            "engine_accepts_less", max_model_len=known.max_model_len, effective=known.effective_len, file=str(file)
         )
 
 
 def _facts(group: _Group) -> Mapping[str, str]:
-    """What is known of an engine, with the memory that it reported."""
+    """The facts of an engine, with the memory that it reported."""
     settings = group.plan.settings
     logs = [file for place in (*group.members, group.folder) for file in sorted(place.glob("job/*/server.log"))]
-    said = [line for file in logs for line in memory_lines(file.read_text(errors="replace"))]
+    lines = [line for file in logs for line in memory_lines(file.read_text(errors="replace"))]
     return {
         "engine": settings.engine.name,
         "model": settings.model.name,
         "host": settings.host.name,
         "image": settings.image.reference,
         "max_model_len": str(settings.max_model_len),
-        "memory": "; ".join(dict.fromkeys(said)),
+        "memory": "; ".join(dict.fromkeys(lines)),
     }

@@ -1,6 +1,6 @@
-"""Which frames at which budget: points, what the token rule says of them, what an engine did with them.
+"""Points of a limits sweep, each one size at one budget: the verdict of the token rule, and of an engine.
 
-Pure: a point is read off a plan's item and, once an engine has seen it, off its outcome.
+Pure: a point is made of a plan's item and, once an engine was asked, of its outcome.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from ..media import geometry
 from ..media.geometry import Size
 from ..models import pixtral
-from ..planning.observed_limits import Envelope
+from ..planning.observed_limits import ObservedLimit
 from ..planning.plan import Plan, PlanItem
 from ..worker.protocol import Outcome
 
-# Shapes as fine as pixels go: multiples of the aspect that are larger than what the encoder sees.
+# Multiples of each aspect that are larger than what the encoder sees.
 _SHAPES = {"16:9": Size(2048, 1152), "9:16": Size(1152, 2048), "4:3": Size(2048, 1536), "3:4": Size(1536, 2048)}
 _SHAPES["1:1"] = Size(2048, 2048)
 
@@ -80,7 +80,7 @@ class Point:
 
     @property
     def agrees(self) -> bool | None:
-        """Whether engine and rule say the same, verdict and count; None for what no engine has answered."""
+        """Whether engine and rule agree in verdict and count; None for what no engine has answered."""
         if not self.measured or self.measured.refusal == "failed":
             return None if not self.measured or self.measured.prompt_tokens is None else False
         counted = self.measured.prompt_tokens
@@ -94,7 +94,7 @@ class Point:
 
 
 def patch_grid(size: Size) -> tuple[int, int]:
-    """Columns and rows of patches that the encoder makes of a picture; with the frames all that its tokens depend on."""
+    """Columns and rows of patches of a picture in the encoder; with the number of frames, all that its tokens depend on."""
     per_row = pixtral.image_tokens(size.width_px, size.height_px)
     rows = _rows(size)
     return per_row // rows - 1, rows
@@ -128,7 +128,7 @@ def point_of(item: PlanItem, plan: Plan, engine_key: str, outcome: Outcome | Non
 
 
 def measured_of(outcome: Outcome, max_model_len: int) -> Measured:
-    """What an outcome says about the limit. An answer that was flagged for its words was accepted all the same."""
+    """The engine's verdict in an outcome. An answer that failed a check was accepted nevertheless."""
     counted = outcome.tokens.measured
     answered = bool(outcome.attempts)
     return Measured(
@@ -183,7 +183,7 @@ def edge(aspect: str, fits: Callable[[Size], bool]) -> tuple[Size, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """In how many points the engine did what was predicted."""
+    """In how many points the engine acted as predicted."""
 
     measured: int
     exact: int
@@ -204,13 +204,13 @@ def agreement(points: Iterable[Point]) -> Agreement:
     return Agreement(len(known), sum(bool(p.agrees) for p in known), sum(bool(p.linear_agrees) for p in known))
 
 
-def envelope_of(points: Iterable[Point], plan: Plan, measured_at: str) -> Envelope | None:
-    """What one engine at one budget was seen to take; None when it answered nothing."""
+def observed_limit(points: Iterable[Point], plan: Plan, measured_at: str) -> ObservedLimit | None:
+    """What one engine was observed to accept at one budget; None when it answered nothing."""
     seen = [(p.prompt_tokens + p.reserve, p.measured) for p in points if p.measured and p.measured.refusal != "failed"]
     if not seen:
         return None
     settings = plan.settings
-    return Envelope(
+    return ObservedLimit(
         host=settings.host.name,
         image=settings.image.reference,
         engine=settings.engine.name,
@@ -224,7 +224,7 @@ def envelope_of(points: Iterable[Point], plan: Plan, measured_at: str) -> Envelo
 
 
 def disagreements(points: Iterable[Point]) -> list[Point]:
-    """Points in which the engine did something else than predicted."""
+    """Points in which the engine did not act as predicted."""
     return [p for p in points if p.agrees is False]
 
 
@@ -241,5 +241,5 @@ _MEMORY = re.compile(
 
 
 def memory_lines(log: str) -> list[str]:
-    """What an engine's log says about its memory."""
+    """The lines about memory in an engine's log."""
     return [match[0] for match in _MEMORY.finditer(log)]

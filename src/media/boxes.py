@@ -1,4 +1,4 @@
-"""Boxes and chunks of MP4, Matroska and RIFF files, as far as a header must be checked."""
+"""Boxes and chunks of MP4, Matroska and RIFF files, as far as headers are checked."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _MAX_MOOV_BYTES = 256 * 1024 * 1024
 
 
 def riff_length(head: bytes) -> int:
-    """Bytes that an AVI file says it has (RIFF); 0 for other files."""
+    """Length in bytes by an AVI file's own header (RIFF); 0 for other files."""
     length = int.from_bytes(head[4:8], "little")
     return length + 8 if head[:4] == b"RIFF" and length != 0xFFFF_FFFF else 0  # all ones: it was never finished
 
 
 def matroska_length(f: BinaryIO) -> int:
-    """Bytes that a Matroska file says it has: end of its Segment (RFC 8794, 9559); 0 where it does not say."""
+    """Length in bytes by a Matroska file's own header, the end of its Segment (RFC 8794, 9559); 0 where it is not given."""
     f.seek(0)
     data = f.read(4096)
     at = 0
@@ -43,7 +43,7 @@ def matroska_length(f: BinaryIO) -> int:
 def mov_rotation(path: Path) -> int:
     """Clockwise degrees of the first video track's display matrix (ISO 14496-12, tkhd); 0 when there is none.
 
-    FFmpeg's Python binding shows the matrix on decoded frames only; the header is enough to know the displayed size.
+    PyAV has the matrix on decoded frames only; the header is enough for the displayed size.
     """
     with open(path, "rb") as f:
         moov = _find_box(f, b"moov", os.fstat(f.fileno()).st_size)

@@ -1,4 +1,4 @@
-"""Frames out: PNG, H.264 hint video, rotation."""
+"""Frames as PNG files and as an H.264 hint video, upright and scaled by FFmpeg's own filters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from .hint import Frame, Hint
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
-HINT_CRF = 18  # as the old ffmpeg command
+
+HINT_CRF = 18
 
 
 def write_png(folder: Path, number: int, time_s: float, rgb: VideoFrame) -> Frame:
@@ -30,7 +31,7 @@ def write_png(folder: Path, number: int, time_s: float, rgb: VideoFrame) -> Fram
 
 
 def write_video(path: Path, frames: list[VideoFrame], hint: Hint) -> None:
-    """The frames that the model sees, as H.264; made from them, since scaling the clip twice takes longer."""
+    """The frames that the model sees, as H.264; made from the small frames, since scaling the clip twice takes longer."""
     import av
 
     rate = Fraction(hint.fps).limit_denominator(1000)
@@ -78,7 +79,7 @@ def display_matrix(frame: VideoFrame) -> tuple[int, ...]:
 
 
 def upright(matrix: tuple[int, ...]) -> tuple[tuple[str, str], ...]:
-    """The filters that turn a picture upright, as ffmpeg inserts them (autorotate): turned or mirrored, or both."""
+    """The filters that turn a picture upright, as ffmpeg inserts them (autorotate): rotated, mirrored, or both."""
     a, b, _, c, d, _ = matrix
     degrees = round(math.degrees(math.atan2(b, a))) % 360
     if degrees == 90:

@@ -1,9 +1,9 @@
-"""Exactly the frames of a clip that a rule asks for. Home of PyAV, together with media.video and media.render.
+"""Exactly the frames of a clip that a rule selects.
 
 The quick way trusts time stamps and index: it reads the times of packets, seeks to the key frame before each wanted
-frame, and leaves out frames that no other frame refers to. Its time depends on the distance between key frames, not
-on the length of the clip. Where a file cannot be read so (AVI without time stamps, fragments without an index), it is
-decoded in order, which gives the same frames.
+frame, and skips frames that no other frame refers to. Its time depends on the distance between key frames, not on the
+length of the clip. A file that cannot be read that way (AVI without time stamps, fragments without an index) is decoded in
+order, which gives the same frames.
 """
 
 from __future__ import annotations
@@ -23,41 +23,41 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-Taken = list[tuple[float, "VideoFrame"]]
+TimedFrames = list[tuple[float, "VideoFrame"]]
 
-# Decoders that can leave out single frames that nothing refers to; others are given every packet.
+# Decoders that can skip single frames that no other frame refers to; others get every packet.
 _CAN_SKIP = ("h264", "hevc", "mpeg4", "mpeg2video")
-_LOOK_BACK_S = (0, 1, 3, 10)  # before an open group of pictures, the frames shown first need the group before
+_SEEK_BACK_S = (0, 1, 3, 10)  # the first frames of an open group of pictures need the group before
 
 
 class _Broken(Exception):
-    """The packets do not hold what was looked for."""
+    """The packets do not contain what was looked for."""
 
 
-def read_frames(path: Path, rule: str, count: int, fps: float, duration_s: float) -> Taken:
+def read_frames(path: Path, rule: str, count: int, fps: float, duration_s: float) -> TimedFrames:
     """The frames that a rule takes from a clip, with their times in seconds from its start, in order.
 
-    rule: head, ends or uniform; fps: slots a second for head. At most `count` frames; fewer when the clip has fewer.
+    rule: head, ends or uniform; fps: slots per second for head. At most `count` frames; fewer when the clip has fewer.
     Raises VideoError when the clip ends or breaks before the frames are reached.
     """
     import av
 
     rate = Fraction(fps).limit_denominator(1000)
-    for way in (_quick, _in_order):
+    for read in (_quick, _in_order):
         try:
             with open_video(path) as container:
                 stream = video_stream(container, path)
                 # Two clips on two cores are faster than one clip on two threads, and skipping frames one by one
                 # needs the decoder to work in step with the packets.
                 stream.codec_context.thread_count = 1
-                return way(container, stream, rule, count, rate, duration_s)
+                return read(container, stream, rule, count, rate, duration_s)
         except (av.error.FFmpegError, _Broken) as e:
             wrong: Exception = e
     raise VideoError(f"{path}: decoding stopped: {wrong}", hint="the file is damaged: encode it again") from wrong
 
 
 def _clock(container: InputContainer, stream: VideoStream) -> tuple[Fraction, Fraction]:
-    """Time base of the stream, and the start of the file in seconds, which ffmpeg takes as zero, in whole ticks."""
+    """Time base of the stream, and the start of the file in seconds, which is zero for ffmpeg, in whole ticks."""
     tb = stream.time_base or Fraction(1, 1000)
     return tb, round(Fraction(container.start_time or 0, 1_000_000) / tb) * tb
 
@@ -67,7 +67,7 @@ def _clock(container: InputContainer, stream: VideoStream) -> tuple[Fraction, Fr
 
 def _quick(
     container: InputContainer, stream: VideoStream, rule: str, count: int, fps: Fraction, duration_s: float
-) -> Taken:
+) -> TimedFrames:
     if "avi" in container.format.name:
         raise _Broken("AVI has no time stamps of its own")
     if rule == "head":
@@ -82,7 +82,7 @@ def _quick(
     return [(float((frame.pts or 0) * tb - origin), frame) for frame in frames]
 
 
-def _quick_head(container: InputContainer, stream: VideoStream, count: int, fps: Fraction) -> Taken:
+def _quick_head(container: InputContainer, stream: VideoStream, count: int, fps: Fraction) -> TimedFrames:
     tb, origin = _clock(container, stream)
     beyond_s = Fraction(count + 1) / fps
     packets, ended = [], True
@@ -99,20 +99,20 @@ def _quick_head(container: InputContainer, stream: VideoStream, count: int, fps:
         if packet.dts is not None and first_s is not None and packet.dts * tb > max(first_s, origin) + beyond_s:
             ended = False
             break
-    shown = sorted((p for p in packets if not p.is_discard), key=lambda p: p.pts or 0)
-    if not shown:
-        raise _Broken("no frame can be shown")
-    times = [(p.pts or 0) * tb - origin for p in shown]
-    end_s = times[-1] + (shown[-1].duration or 0) * tb if ended else times[-1] + beyond_s
-    wanted = [shown[i].pts or 0 for i in sampling.head_choice(times, end_s, fps, count)]
+    displayed = sorted((p for p in packets if not p.is_discard), key=lambda p: p.pts or 0)
+    if not displayed:
+        raise _Broken("no frame to display")
+    times = [(p.pts or 0) * tb - origin for p in displayed]
+    end_s = times[-1] + (displayed[-1].duration or 0) * tb if ended else times[-1] + beyond_s
+    wanted = [displayed[i].pts or 0 for i in sampling.head_choice(times, end_s, fps, count)]
     decoded = _decode(stream.codec_context, packets, set(wanted))
     return [(float(pts * tb - origin), decoded[pts]) for pts in wanted]
 
 
 def _frame_at(container: InputContainer, stream: VideoStream, target: int) -> VideoFrame:
-    """The frame shown at time stamp `target`: the last one that is not later."""
+    """The frame displayed at time stamp `target`: the last one that is not later."""
     tb = stream.time_base or Fraction(1, 1000)
-    for back_s in _LOOK_BACK_S:
+    for back_s in _SEEK_BACK_S:
         container.seek(target - round(back_s / tb), stream=stream, backward=True)
         stream.codec_context.flush_buffers()
         packets = []
@@ -123,9 +123,9 @@ def _frame_at(container: InputContainer, stream: VideoStream, target: int) -> Vi
                 packets.append(packet)
                 if packet.dts is not None and packet.dts > target:
                     break
-        shown = [p.pts or 0 for p in packets if (p.pts or 0) <= target]
-        if shown:
-            wanted = max(shown)
+        before = [p.pts or 0 for p in packets if (p.pts or 0) <= target]
+        if before:
+            wanted = max(before)
             try:
                 return _decode(stream.codec_context, packets, {wanted})[wanted]
             except _Broken:
@@ -139,7 +139,7 @@ def _decode(
     """Decode only what the wanted frames need: themselves, and the frames that others refer to."""
     found: dict[int, VideoFrame] = {}
     can_skip = codec.name in _CAN_SKIP
-    # What comes after the last wanted packet in decoding order is needed by none of them: the decoder is drained there.
+    # Nothing after the last wanted packet in decoding order is needed by any of them: the decoder is drained there.
     last = max((n for n, packet in enumerate(packets) if packet.pts in wanted), default=-1)
     for packet in (*packets[: last + 1], None):
         if packet is not None:
@@ -158,7 +158,7 @@ def _first_pts(container: InputContainer, stream: VideoStream) -> int:
             if packet.pts is None or packet.is_discard:
                 raise _Broken("time stamps or an edit list that need every packet")
             return packet.pts
-    raise _Broken("no frame can be shown")
+    raise _Broken("no frame to display")
 
 
 def _last_pts(container: InputContainer, stream: VideoStream, duration_s: float) -> int:
@@ -176,11 +176,11 @@ def _last_pts(container: InputContainer, stream: VideoStream, duration_s: float)
 
 def _in_order(
     container: InputContainer, stream: VideoStream, rule: str, count: int, fps: Fraction, duration_s: float
-) -> Taken:
+) -> TimedFrames:
     if rule == "head":
-        taken = _head_in_order(_shown(container, stream), fps, count)
-        return [(float(time_s), frame) for time_s, _, frame in taken]
-    times = [time_s for time_s, _, _ in _shown(container, stream)]
+        chosen = _head_in_order(_displayed(container, stream), fps, count)
+        return [(float(time_s), frame) for time_s, _, frame in chosen]
+    times = [time_s for time_s, _, _ in _displayed(container, stream)]
     if not times:
         raise _Broken("no frame could be decoded")
     if rule == "ends":
@@ -191,15 +191,15 @@ def _in_order(
     wanted = [max((n for n, t in enumerate(times) if t <= target), default=0) for target in targets]
     container.seek(0)
     stream.codec_context.flush_buffers()
-    found = {n: (t, frame) for n, (t, _, frame) in enumerate(_shown(container, stream)) if n in wanted}
+    found = {n: (t, frame) for n, (t, _, frame) in enumerate(_displayed(container, stream)) if n in wanted}
     return [(float(found[n][0]), found[n][1]) for n in wanted]
 
 
-def _shown(container: InputContainer, stream: VideoStream) -> Iterator[tuple[Fraction, Fraction, VideoFrame]]:
-    """(time, end, frame) of all frames as ffmpeg shows them, one at a time.
+def _displayed(container: InputContainer, stream: VideoStream) -> Iterator[tuple[Fraction, Fraction, VideoFrame]]:
+    """(time, end, frame) of all frames as ffmpeg displays them, one at a time.
 
     The presentation time stamp counts, unless it has gone backwards more often than the decoding time stamp; then
-    that one does (libavcodec/decode.c, guess_correct_pts, which PyAV does not show).
+    that one does (libavcodec/decode.c, guess_correct_pts, which PyAV does not expose).
     """
     tb, origin = _clock(container, stream)
     last_pts, last_dts = -(1 << 63), -(1 << 63)
@@ -222,14 +222,14 @@ def _head_in_order(
     """`sampling.head_choice` over frames that come one at a time, of which only one is kept."""
     chosen: list[tuple[Fraction, Fraction, VideoFrame]] = []
     first, last = None, None
-    for shown in frames:
-        slot = sampling.slot(shown[0], fps)
+    for current in frames:
+        slot = sampling.slot(current[0], fps)
         first = slot if first is None else first
         while last is not None and len(chosen) < count and slot > first + len(chosen):
             chosen.append(last)
         if len(chosen) == count:
             return chosen
-        last = shown
+        last = current
     if last is None or first is None:
         raise _Broken("no frame could be decoded")
     end = sampling.slot(last[1], fps)

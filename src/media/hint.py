@@ -7,10 +7,29 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import sampling
 from .video import Video
 
-RENDERER = "1"  # part of every cache key; raised when the pixels of a hint change
+RENDERER = "1"  # part of every cache key; incremented when the pixels of a hint change
 HINT_VIDEO = "hint.mp4"
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """What is rendered from a clip: `frames` pictures of this size, taken by `rule` at these times."""
+
+    width_px: int
+    height_px: int
+    frames: int
+    times_s: tuple[float, ...]
+    rule: str
+    fps: float
+
+
+def hint_times(video: Video, rule: str, count: int, fps: float) -> tuple[float, ...]:
+    """Times in seconds of the frames that a rule takes from a clip, to the microsecond."""
+    times = sampling.frame_times(rule, count, fps, fps=video.fps, frames=video.frames, duration_s=video.duration_s)
+    return tuple(round(time_s, 6) for time_s in times)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +60,7 @@ class RenderedHint:
 
 
 def hint_key(video: Video, hint: Hint) -> str:
-    """Name of the cache entry: a hash of all that the pixels depend on; what the clip is called is not part of it."""
+    """Name of the cache entry: a hash of all that the pixels depend on; the clip's name is not part of it."""
     made_of = (RENDERER, video.sha256, hint.width_px, hint.height_px, hint.rule, hint.frames, hint.fps)
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:24]
 
@@ -50,15 +69,3 @@ def hint_name(video: Video, hint: Hint) -> str:
     """Name of a hint for people: the clip's file name, and the start of its key."""
     stem = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in Path(video.path).stem)[:40]
     return f"{stem}-{hint_key(video, hint)[:12]}"
-
-
-@dataclass(frozen=True, slots=True)
-class Hint:
-    """What is rendered from a clip: `frames` pictures of this size, taken by `rule` at these times."""
-
-    width_px: int
-    height_px: int
-    frames: int
-    times_s: tuple[float, ...]
-    rule: str
-    fps: float

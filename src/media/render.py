@@ -1,7 +1,7 @@
-"""Hints: the small frames (and video) that the model sees, rendered once and cached by content.
+"""The small frames (and video) that the model sees, rendered once and cached by content.
 
-A cache entry is a folder named by what it was made from: the clip's hash, the size, the sampling rule. It is written
-aside and renamed, so it is whole or not there. Home of PyAV, together with media.video.
+A cache entry is a folder named by a hash of its inputs: the clip's content, the size, the sampling rule. It is written aside
+and renamed, so it is complete or absent.
 """
 
 from __future__ import annotations
@@ -29,34 +29,34 @@ if TYPE_CHECKING:
 def render(video: Video, hint: Hint, cache: Path, *, with_video: bool) -> RenderedHint:
     """The hint of a clip, from the cache or rendered now.
 
-    Raises VideoError when the clip cannot be decoded, HintError when it decodes to something else than planned.
+    Raises VideoError when the clip cannot be decoded, HintError when it does not decode as planned.
     """
     folder = cache / hint_key(video, hint)
     try:
         entry = _load(folder) or _render(video, hint, folder, with_video=with_video)
         return entry if entry.video or not with_video else _complete(entry, video, hint)
     except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):  # no clip is to blame
-            raise HostError(f"{folder}: {e.strerror}", hint="make room for the hints, or set cache_dir") from e
+        if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):  # not the clip's fault
+            raise HostError(f"{folder}: {e.strerror}", hint="free some space for the hints, or set cache_dir") from e
         raise HintError(f"{video.path}: the hint cannot be written to {folder}: {e.strerror or e}") from e
 
 
-def _take(video: Video, hint: Hint) -> list[tuple[float, VideoFrame]]:
+def _read(video: Video, hint: Hint) -> list[tuple[float, VideoFrame]]:
     """The planned frames of the planned file, or an error."""
     path = Path(video.path)
     taken = read_frames(path, hint.rule, hint.frames, hint.fps, video.duration_s)
     if len(taken) != hint.frames:
         raise HintError(
-            f"{video.path}: gives {len(taken)} frames where its header promises {hint.frames}",
+            f"{video.path}: has {len(taken)} frames where its header promises {hint.frames}",
             hint="the file is damaged or of variable frame rate: encode it again, or ask for fewer frames",
         )
     if content_hash(path) != video.sha256:
-        raise HintError(f"{video.path}: is not the file that was planned any more", hint="start the run anew")
+        raise HintError(f"{video.path}: the file has changed since it was planned", hint="start a new run")
     return taken
 
 
 def _render(video: Video, hint: Hint, folder: Path, *, with_video: bool) -> RenderedHint:
-    taken = _take(video, hint)
+    taken = _read(video, hint)
     aside = folder.with_name(f".{folder.name}.part-{secrets.token_hex(4)}")
     aside.mkdir(parents=True)
     try:
@@ -80,7 +80,7 @@ def _complete(entry: RenderedHint, video: Video, hint: Hint) -> RenderedHint:
     try:
         small = [
             filtered(frame, upright(display_matrix(frame)), hint.width_px, hint.height_px, "rgb24")
-            for _, frame in _take(video, hint)
+            for _, frame in _read(video, hint)
         ]
         write_video(aside, small, hint)
         os.replace(aside, entry.folder / HINT_VIDEO)
@@ -94,14 +94,14 @@ def _complete(entry: RenderedHint, video: Video, hint: Hint) -> RenderedHint:
 def _write_manifest(folder: Path, entry: RenderedHint) -> None:
     video_bytes = (folder / entry.video).stat().st_size if entry.video else 0
     manifest = {"frames": [asdict(f) for f in entry.frames], "video": entry.video, "video_bytes": video_bytes}
-    # Not flushed to disk, which would take longer than the frames: an entry that a crash tears is seen and made again.
+    # Not flushed to disk, which would take longer than the frames: an entry torn by a crash is detected and rendered again.
     aside = folder / f".hint.json.part-{secrets.token_hex(4)}"
     aside.write_text(json.dumps(manifest))
     os.replace(aside, folder / "hint.json")
 
 
 def _move_in(aside: Path, made: RenderedHint) -> RenderedHint:
-    """Rename a finished entry to its place, unless somebody was faster; a damaged one there gives way."""
+    """Rename a finished entry to its place, unless another process was faster; a damaged one there is replaced."""
     while True:
         try:
             os.replace(aside, made.folder)
@@ -112,13 +112,13 @@ def _move_in(aside: Path, made: RenderedHint) -> RenderedHint:
         if other := _load(made.folder):
             return other
         damaged = made.folder.with_name(f".{made.folder.name}.bad-{secrets.token_hex(4)}")
-        with suppress(FileNotFoundError):  # somebody else may be clearing it away too
+        with suppress(FileNotFoundError):  # another process may be removing it too
             os.replace(made.folder, damaged)
         shutil.rmtree(damaged, ignore_errors=True)
 
 
 def _load(folder: Path) -> RenderedHint | None:
-    """The entry in a folder; None when it is not there, or not whole."""
+    """The entry in a folder; None when it is absent or incomplete."""
     try:
         manifest = json.loads((folder / "hint.json").read_text())
         entry = RenderedHint(folder, tuple(Frame(**f) for f in manifest["frames"]), manifest["video"])

@@ -22,7 +22,7 @@ def head_choice(times_s: Sequence[Fraction], end_s: Fraction, fps: Fraction, cou
     """Indices of the frames that `fps=FPS` followed by `-vframes COUNT` gives.
 
     times_s: presentation times in order, the clip starting near 0. end_s: end of the last frame.
-    A clip too short for one whole slot gives ffmpeg nothing; here it gives its last frame (use what it has).
+    A clip too short for one whole slot gives ffmpeg nothing; here it gives its last frame.
     """
     slots = [slot(t, fps) for t in times_s]
     first, end = slots[0], slot(end_s, fps)

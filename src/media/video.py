@@ -1,8 +1,7 @@
-"""Clips: what their header says. Home of PyAV, together with media.frames and media.render."""
+"""Clips as their headers describe them."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import VideoError
+from ..files import file_sha256
 from .boxes import matroska_length, mov_rotation, riff_length
 from .geometry import Size
 
@@ -44,7 +44,7 @@ class Video:
 
 @dataclass(frozen=True, slots=True)
 class VideoLimits:
-    """What is refused unread: a prompt batch is no place for a day of 16K footage."""
+    """What is rejected unread."""
 
     max_bytes: int
     max_pixels: int
@@ -60,7 +60,7 @@ def probe(path: Path, limits: VideoLimits) -> Video:
     with open_video(path) as container:
         stream = video_stream(container, path)
         if stream.codec_context is None:
-            raise VideoError(f"{path}: its codec is not known here", hint="encode it again, as H.264 for instance")
+            raise VideoError(f"{path}: unknown codec", hint="encode it again, for example as H.264")
         width, height = stream.width, stream.height
         if not width or not height:
             raise VideoError(
@@ -69,7 +69,7 @@ def probe(path: Path, limits: VideoLimits) -> Video:
         fps = _frame_rate(stream)
         if fps is None:
             raise VideoError(
-                f"{path}: the header gives no frame rate that can be", hint="encode it again with a constant frame rate"
+                f"{path}: the header has no valid frame rate", hint="encode it again with a constant frame rate"
             )
         _check_complete(container, stream, path, bytes_on_disk)
         frames, duration_s = _length(container, stream, fps)
@@ -117,15 +117,14 @@ def _check_file(path: Path, limits: VideoLimits) -> int:
 
 
 def content_hash(path: Path) -> str:
-    """SHA-256 of a file; read once a process, unless size or time of change say that it is another one by now."""
+    """SHA-256 of a file; read once per process, unless its size or modification time has changed."""
     info = os.stat(path)
     return _hash(path, info.st_size, info.st_mtime_ns)
 
 
 @lru_cache(maxsize=65_536)
 def _hash(path: Path, _size: int, _changed_ns: int) -> str:
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def open_video(path: Path) -> InputContainer:
@@ -139,13 +138,13 @@ def open_video(path: Path) -> InputContainer:
         raise VideoError(f"{path}: there is no such file") from None
     except av.error.FFmpegError as e:
         raise VideoError(
-            f"{path}: is no video that can be opened ({e.strerror})",
-            hint="it is damaged, cut short, or not one of mp4, mov, mkv, webm, avi",
+            f"{path}: not a readable video ({e.strerror})",
+            hint="it is damaged, truncated, or not one of mp4, mov, mkv, webm, avi",
         ) from e
 
 
 def video_stream(container: InputContainer, path: Path) -> VideoStream:
-    """The first stream of moving pictures; the cover of a sound file is none."""
+    """The first stream of moving pictures; the cover image of a sound file is not one."""
     import av
 
     cover = av.stream.Disposition.attached_pic
@@ -165,7 +164,7 @@ def _frame_rate(stream: VideoStream) -> Fraction | None:
 
 
 def _length(container: InputContainer, stream: VideoStream, fps: Fraction) -> tuple[int, float]:
-    """Frames that are shown, and duration in seconds, from the header; counted in the packets where it has neither."""
+    """Displayed frames, and duration in seconds, from the header; counted in the packets where it has neither."""
     import av
 
     tb = stream.time_base or Fraction(1, 1000)
@@ -179,13 +178,13 @@ def _length(container: InputContainer, stream: VideoStream, fps: Fraction) -> tu
         first = next((p for p in container.demux(stream) if p.size), None)
         if first is None:
             return 0, duration_s
-        if not duration_s:  # a recording that was never finished: its packets know
+        if not duration_s:  # a recording that was never finished: count its packets
             times = [p.pts * tb for p in container.demux(stream) if p.pts is not None]
             return len(times) + 1, float(max(times, default=Fraction(0)) + 1 / fps)
     except av.error.FFmpegError:
         return 0, duration_s
-    shown = max(1, round(duration_s * fps))  # an edit list may show less than there is
-    return min(stream.frames or shown, shown), duration_s
+    displayed = max(1, round(duration_s * fps))  # an edit list may display less than the file has
+    return min(stream.frames or displayed, displayed), duration_s
 
 
 def _tagged_duration_s(stream: VideoStream) -> float:
@@ -198,15 +197,15 @@ def _tagged_duration_s(stream: VideoStream) -> float:
 
 
 def _check_complete(container: InputContainer, stream: VideoStream, path: Path, bytes_on_disk: int) -> None:
-    """Refuse a file that was cut short: by what its own index or its outermost length field says."""
+    """Reject a truncated file, by its own index or its outermost length field."""
     if "mp4" in container.format.name:
-        promised = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+        expected = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     else:
         with open(path, "rb") as f:
-            promised = riff_length(f.read(12)) or matroska_length(f)
-    if promised > bytes_on_disk:
+            expected = riff_length(f.read(12)) or matroska_length(f)
+    if expected > bytes_on_disk:
         raise VideoError(
-            f"{path}: the file was cut short ({bytes_on_disk} of {promised} bytes)",
+            f"{path}: the file is truncated ({bytes_on_disk} of {expected} bytes)",
             hint="copy it again, or encode it again",
         )
 
@@ -214,8 +213,8 @@ def _check_complete(container: InputContainer, stream: VideoStream, path: Path, 
 def _rotation(container: InputContainer, stream: VideoStream, path: Path) -> int:
     """Degrees by which the picture is turned for display.
 
-    In MP4 the track header says; FFmpeg's Python binding shows it on decoded frames only, so for Matroska, where it
-    is rare, one key frame is decoded.
+    In MP4 it is in the track header; PyAV has it on decoded frames only, so for Matroska, where it is rare, one key frame is
+    decoded.
     """
     import av
 
@@ -227,4 +226,4 @@ def _rotation(container: InputContainer, stream: VideoStream, path: Path) -> int
         container.seek(0)
         return next((frame.rotation for frame in container.decode(stream)), 0)
     except av.error.FFmpegError:
-        return 0  # whether it can be decoded shows when its frames are taken
+        return 0  # whether it can be decoded is found out when its frames are read

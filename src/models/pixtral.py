@@ -1,4 +1,4 @@
-"""What a request costs, in tokens of the engine, counted without the engine. Home of mistral_common and tiktoken.
+"""What a request costs, in tokens of the engine, counted without the engine.
 
 The rule for images is Pixtral's, as `mistral_common.tokens.tokenizers.image` defines it; a property test holds it
 against mistral-common's own full encoding. A request without a system prompt is
@@ -28,7 +28,7 @@ CountText = Callable[[str], int]
 
 
 def image_tokens(width_px: int, height_px: int) -> int:
-    """Tokens of one image: its 16 px patches, plus one break token a row, after scaling to at most 1024 px."""
+    """Tokens of one image: its 16 px patches, plus one break token per row, after scaling to at most 1024 px."""
     ratio = max(width_px, height_px) / MAX_SIDE_PX
     if ratio > 1:
         width_px, height_px = max(1, round(width_px / ratio)), max(1, round(height_px / ratio))
@@ -78,11 +78,12 @@ def text_counter(tokenizer: str, cache_dir: Path) -> CountText:
     def count(text: str) -> int:
         try:
             return len(encoding.encode_ordinary(text))
-        except BaseException as e:  # tiktoken panics on a million blanks in a row, with an error of its own kind
+        except BaseException as e:  # tiktoken panics on a million spaces in a row, with an exception of its own kind
             if type(e).__name__ != "PanicException":
                 raise
             raise InputError(
-                f"a prompt that starts {text[:40]!r} cannot be split into tokens", hint="does it hold endless blanks?"
+                f"a prompt that starts {text[:40]!r} cannot be tokenized",
+                hint="does it contain a very long run of spaces?",
             ) from None
 
     return count
@@ -114,17 +115,17 @@ def _read_tekken(tokenizer: str) -> tuple[str, list[bytes]]:
 
     try:
         model = Tekkenizer.from_file(tokenizer_file(tokenizer))._model
-    except Exception as e:  # whatever mistral-common meets in a file that is none of its own
+    except Exception as e:  # whatever mistral-common raises for a file of another kind
         raise InputError(
-            f"model.tokenizer={tokenizer}: is no tekken tokenizer that mistral-common reads ({type(e).__name__}: {e})",
-            hint="name a tekken.json as it lies beside the checkpoint, or leave the default",
+            f"model.tokenizer={tokenizer}: not a valid tekken tokenizer ({type(e).__name__}: {e})",
+            hint="name the tekken.json of the checkpoint, or leave the default",
         ) from e
     ranks: dict[bytes, int] = model._mergeable_ranks
     return model._pat_str, sorted(ranks, key=ranks.__getitem__)
 
 
 def tokenizer_file(tokenizer: str) -> Path:
-    """Path of a tokenizer file: a file of the user's, or one that ships inside the mistral-common wheel."""
+    """Path of a tokenizer file: the user's own, or one inside the mistral-common wheel."""
     if os.path.sep in tokenizer or Path(tokenizer).is_file():
         return Path(tokenizer)
     spec = util.find_spec("mistral_common")

@@ -9,7 +9,7 @@ from ..config import Config, HostKind, TaskName
 from ..errors import InputError
 from ..worker.protocol import EngineSettings, ModelSettings
 from . import observed_limits
-from .settings import ContainerSettings, HostSettings, Settings
+from .settings import HostSettings, ImageSettings, Settings
 
 
 def host_settings(config: Config) -> HostSettings:
@@ -24,14 +24,15 @@ def host_settings(config: Config) -> HostSettings:
     )
 
 
-def container_settings(config: Config) -> ContainerSettings:
+def image_settings(config: Config) -> ImageSettings:
     """The image group as a plan value."""
-    return ContainerSettings(
+    return ImageSettings(
         **vars(config.image) | {"mounts": tuple(config.image.mounts), "env": tuple(config.image.env)},
     )
 
 
 def plan_settings(config: Config) -> Settings:
+    """What all items of a run share, with the limit that was observed of this engine."""
     engine, model = vars(config.engine), vars(config.model)
     settings = Settings(
         recipe=config.upsample.name,
@@ -47,7 +48,7 @@ def plan_settings(config: Config) -> Settings:
         check_script=config.checks.script,
         python=config.worker.python,
         host=host_settings(config),
-        image=container_settings(config),
+        image=image_settings(config),
         reuse=config.reuse,
         cache_dir=config.cache_dir,
         hint_video=config.hints.video,
@@ -56,11 +57,11 @@ def plan_settings(config: Config) -> Settings:
         spec_output=config.output.specs.value,
         report=config.output.report,
         shrink=config.upsample.shrink,
+        min_side_px=config.upsample.min_side_px,
         exports=tuple(dict.fromkeys(export.value for export in config.output.exports)),
     )
-    if config.task.name is TaskName.limits:  # it measures what is believed
+    if config.task.name is TaskName.limits:  # it measures them
         return settings
-    seen = observed_limits.read(observed_limits.limits_file(Path(config.cache_dir))).get(
-        observed_limits.key_of(settings)
-    )
-    return replace(settings, believed_len=(seen and seen.believed_len) or 0)
+    known = observed_limits.read(observed_limits.limits_file(Path(config.cache_dir)))
+    limit = known.get(observed_limits.key_of(settings))
+    return replace(settings, effective_len=(limit and limit.effective_len) or 0)

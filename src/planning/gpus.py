@@ -1,4 +1,4 @@
-"""host.gpus as a value: which devices it names, how they are dealt out, how a plain process is told."""
+"""host.gpus as a value: which devices it names, how workers share them, how a plain process is restricted to them."""
 
 from __future__ import annotations
 
@@ -17,24 +17,22 @@ def devices(gpus: str) -> tuple[str, ...] | None:
 
 
 def shares(gpus: str, workers: int) -> tuple[str, ...]:
-    """host.gpus for each worker. ValueError when the devices cannot be dealt out evenly."""
+    """host.gpus for each worker. ValueError when the devices cannot be shared evenly."""
     named = devices(gpus)
     if workers == 1:
         return (gpus,)
     if named is None:
-        raise ValueError(
-            "all names no devices to deal out to several workers: give a count, or a list as in device=0,1"
-        )
+        raise ValueError("all names no devices for several workers to share: give a count, or a list as in device=0,1")
     each, left = divmod(len(named), workers)
     if left:
         raise ValueError(
-            f"{gpus}: {len(named)} GPUs cannot be dealt out evenly to {workers} workers; as in device=0,1 for two"
+            f"{gpus}: {len(named)} GPUs cannot be shared evenly by {workers} workers; for two, name for example device=0,1"
         )
     parts = [named[n * each : (n + 1) * each] for n in range(workers)]
     return tuple(f"device={','.join(part)}" if part else "none" for part in parts)
 
 
 def environment(gpus: str) -> dict[str, str]:
-    """What shows a plain process these devices and no others; Docker has `--gpus` for it."""
+    """The variables that restrict a plain process to these devices; Docker has `--gpus` for it."""
     named = devices(gpus)
     return {} if named is None else {"CUDA_VISIBLE_DEVICES": ",".join(named)}

@@ -1,4 +1,5 @@
-"""What engines were seen to take: kept over runs in limits.json of the cache folder, and believed by the plans after it.
+"""The longest requests that engines were observed to accept, kept over runs in limits.json of the cache folder; later plans
+use them.
 
 An entry stands for one engine with one model on one host in one image, at one max_model_len. Lengths are tokens of a
 whole request: prompt and reserved answer.
@@ -16,8 +17,8 @@ from .settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Envelope:
-    """The longest request that was taken and the shortest that was refused, None where there was none."""
+class ObservedLimit:
+    """The longest request that was accepted and the shortest that was refused, None where there was none."""
 
     host: str
     image: str
@@ -30,8 +31,8 @@ class Envelope:
     measured_at: str
 
     @property
-    def believed_len(self) -> int | None:
-        """The longest request worth sending, when the engine refuses more than its max_model_len says; else None."""
+    def effective_len(self) -> int | None:
+        """The longest request worth sending, where that is less than max_model_len; else None."""
         return self.refused - 1 if self.refused is not None and self.refused <= self.max_model_len else None
 
 
@@ -40,38 +41,39 @@ def limits_file(cache_dir: Path) -> Path:
 
 
 def key_of(settings: Settings) -> str:
-    """Whose limits they are. An endpoint is known by its address."""
+    """The key of an engine's limits. An endpoint is identified by its address."""
     s = settings
     where = s.engine.base_url or f"{s.host.name} · {s.image.reference or 'no container'}"
     model = s.model.checkpoint or s.model.name
     return f"{s.engine.name} · {where} · {model} · max_model_len {s.max_model_len}"
 
 
-def read(file: Path) -> dict[str, Envelope]:
+def read(file: Path) -> dict[str, ObservedLimit]:
     """All entries. Raises InputError when the file holds something else."""
     try:
         entries = json.loads(file.read_text())
-        return {key: Envelope(**entry) for key, entry in entries.items()}
+        return {key: ObservedLimit(**entry) for key, entry in entries.items()}
     except FileNotFoundError:
         return {}
     except (ValueError, TypeError, AttributeError) as e:
-        raise InputError(f"{file}: is no file of measured limits ({e})", hint="remove it, or measure anew") from e
+        raise InputError(
+            f"{file}: not a valid file of observed limits ({e})", hint="remove it, then measure again"
+        ) from e
 
 
-def remember(file: Path, key: str, seen: Envelope) -> Envelope:
-    """Add what was seen: to what the same version was seen to do before, or in place of what another did, or of what it
-    contradicts."""
+def remember(file: Path, key: str, new: ObservedLimit) -> ObservedLimit:
+    """Add an observation: merged with those of the same version, in place of those of another or that it contradicts."""
     known = read(file)
-    merged = _merged(known.get(key), seen)
+    merged = _merged(known.get(key), new)
     write_atomic(file, json.dumps({k: asdict(v) for k, v in (known | {key: merged}).items()}, indent=1) + "\n")
     return merged
 
 
-def _merged(before: Envelope | None, seen: Envelope) -> Envelope:
-    if before is None or before.version != seen.version:
-        return seen
-    accepted = max((n for n in (before.accepted, seen.accepted) if n is not None), default=None)
-    refused = min((n for n in (before.refused, seen.refused) if n is not None), default=None)
+def _merged(before: ObservedLimit | None, new: ObservedLimit) -> ObservedLimit:
+    if before is None or before.version != new.version:
+        return new
+    accepted = max((n for n in (before.accepted, new.accepted) if n is not None), default=None)
+    refused = min((n for n in (before.refused, new.refused) if n is not None), default=None)
     if accepted is not None and refused is not None and accepted >= refused:
-        return seen
-    return Envelope(**asdict(seen) | {"accepted": accepted, "refused": refused})
+        return new
+    return ObservedLimit(**asdict(new) | {"accepted": accepted, "refused": refused})

@@ -12,10 +12,10 @@ from .plan import Plan
 def group(sizes: Sequence[tuple[str, int]], max_batch_size: int, max_batch_tokens: int) -> tuple[tuple[str, ...], ...]:
     """Ids grouped into batches of at most `max_batch_size` items and `max_batch_tokens` tokens, evenly filled.
 
-    sizes: (id, tokens of prompt and reserved output) in input order. Items of like size go together, the largest
-    first, so that the longest work does not stand alone at the end. An item larger than `max_batch_tokens` gets a
-    batch of its own. No batch is much smaller than the others: the number of batches that filling needs is found
-    first, and then the same items are dealt out evenly over it.
+    sizes: (id, tokens of prompt and reserved output) in input order. Items of similar size go together, the largest
+    first, so that the longest does not run alone at the end. An item larger than `max_batch_tokens` gets a
+    batch of its own. No batch is much smaller than the others: the number of batches is found by filling
+    them, and then the same items are spread evenly over that number.
     """
     ordered = sorted(sizes, key=lambda pair: -pair[1])
     alone = [pair for pair in ordered if pair[1] > max_batch_tokens]
@@ -29,17 +29,17 @@ def group(sizes: Sequence[tuple[str, int]], max_batch_size: int, max_batch_token
 
 
 def _fill(ordered: Sequence[tuple[str, int]], sizes: Sequence[int], max_tokens: int) -> list[list[tuple[str, int]]]:
-    """Batches filled in order, the n-th with at most `sizes[n]` items; what finds no batch any more is left out."""
+    """Batches filled in order, the n-th with at most `sizes[n]` items; items beyond the last batch are left out."""
     batches: list[list[tuple[str, int]]] = []
-    room = 0
+    free = 0
     for name, tokens in ordered:
-        if not batches or len(batches[-1]) == sizes[len(batches) - 1] or tokens > room:
+        if not batches or len(batches[-1]) == sizes[len(batches) - 1] or tokens > free:
             if len(batches) == len(sizes):
                 break
             batches.append([])
-            room = max_tokens
+            free = max_tokens
         batches[-1].append((name, tokens))
-        room -= tokens
+        free -= tokens
     return batches
 
 
@@ -50,18 +50,18 @@ def shards(plan: Plan) -> tuple[Plan, ...]:
     reserved output) so far, so that two workers differ by one item's tokens at most. It depends on the plan alone: a
     resumed run finds the same shards.
     """
-    place = plan.settings.host
-    if place.workers == 1:
+    host = plan.settings.host
+    if host.workers == 1:
         return (plan,)
-    loads = [0] * place.workers
-    dealt: list[set[str]] = [set() for _ in loads]
+    loads = [0] * host.workers
+    parts: list[set[str]] = [set() for _ in loads]
     items = [item for item in plan.by_id.values() if item.runs]
     for item in sorted(items, key=lambda i: -(i.tokens.prompt + i.tokens.output_reserved)):
         least = loads.index(min(loads))
         loads[least] += item.tokens.prompt + item.tokens.output_reserved
-        dealt[least].add(item.id)
-    parts = zip(dealt, shares(place.gpus, place.workers), strict=True)
-    return tuple(_part(plan, ids, gpus) for ids, gpus in parts if ids)
+        parts[least].add(item.id)
+    shared = zip(parts, shares(host.gpus, host.workers), strict=True)
+    return tuple(_part(plan, ids, gpus) for ids, gpus in shared if ids)
 
 
 def _part(plan: Plan, ids: set[str], gpus: str) -> Plan:

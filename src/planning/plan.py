@@ -17,7 +17,7 @@ from .settings import Settings, digest, dumps
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The token account of one request; `prompt` is the whole request as the engine counts it."""
+    """The tokens of one request; `prompt` is the whole request as the engine counts it."""
 
     image: int
     text: int
@@ -29,10 +29,10 @@ class Tokens:
 class PlanItem:
     """One prompt, resolved.
 
-    id: hash of all that the answer depends on; items with the same id are asked once.
+    id: hash of all that the answer depends on; items with the same id are sent once.
     text, system: the messages that the model is sent. problem: why the item cannot be served as asked, "" when it can.
     shrunk_from: "WxH" that the size rule asked for, when the budget made it smaller.
-    source, extra: where the item came from, and the fields of it that are not ours (JSON text).
+    source, extra: where the item came from, and its fields that the program does not use (JSON text).
     """
 
     id: str
@@ -78,12 +78,12 @@ class Plan:
 
     @property
     def run_id(self) -> str:
-        """Hash of what is asked of the engine, in order."""
+        """Hash of all requests, in order."""
         return self.part_of or digest([item.id for item in self.items], dumps(self.settings))
 
     @cached_property
     def by_id(self) -> dict[str, PlanItem]:
-        """Items by identity; of items that are the same, the last stands for all."""
+        """Items by identity; the last of identical items stands for all."""
         return {item.id: item for item in self.items}
 
 

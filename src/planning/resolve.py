@@ -1,4 +1,4 @@
-"""Config and prompt files become a Plan. Reads files, writes nothing (but the tokenizer's cache), starts nothing."""
+"""Config and prompt files become a Plan. Reads files, writes nothing but the tokenizer's cache, starts nothing."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from pathlib import Path
 
 from ..config import Config, SizeRule
 from ..errors import VideoError
-from ..media import sampling
 from ..media.geometry import Size
-from ..media.hint import Hint
+from ..media.hint import Hint, hint_times
 from ..media.video import Video, VideoLimits, probe
 from ..models import pixtral
 from ..prompts.specs import PromptSpec, prompt_files, read_specs
@@ -39,7 +38,7 @@ def resolve(
     specs = list(read_specs(prompt_files(config.prompts) if files is None else files))
     check_output(config, specs)
     settings = plan_settings(config)
-    recipe = Recipe.of(config, settings.believed_len or settings.max_model_len)
+    recipe = Recipe.of(config, settings.effective_len or settings.max_model_len)
     probed = probe_all({spec.video for spec in specs if spec.video}, config, on_probe)
     clips = {path: found if isinstance(found, VideoError) else _clip(found, recipe) for path, found in probed.items()}
     count_text = pixtral.text_counter(config.model.tokenizer, Path(config.cache_dir))
@@ -54,7 +53,7 @@ def resolve(
 
 
 def probe_all(paths: Iterable[Path], config: Config, on_probe: OnProgress) -> dict[Path, Video | VideoError]:
-    """Each clip probed once, in parallel; a clip that cannot be used stands as its error."""
+    """Each clip probed once, in parallel; for a clip that cannot be used, its error."""
     limits = VideoLimits(config.video.max_bytes, config.video.max_pixels, config.video.max_duration_s)
 
     def one(path: Path) -> Video | VideoError:
@@ -82,15 +81,12 @@ class _Clip:
 
 
 def _clip(video: Video, recipe: Recipe) -> _Clip:
-    times = sampling.frame_times(
-        recipe.frame_rule,
-        recipe.frame_count,
-        recipe.frame_fps,
-        fps=video.fps,
-        frames=video.frames,
-        duration_s=video.duration_s,
-    )
-    return _Clip(video, tuple(round(t, 6) for t in times), recipe.wanted(video.size))
+    return _Clip(video, times_of(video, recipe, recipe.frame_count), recipe.wanted(video.size))
+
+
+def times_of(video: Video, recipe: Recipe, count: int) -> tuple[float, ...]:
+    """Times in seconds of the frames that the recipe takes, at most `count`."""
+    return hint_times(video, recipe.frame_rule, count, recipe.frame_fps)
 
 
 def _item(
@@ -139,17 +135,17 @@ def _item(
 
 
 def _hint(clip: _Clip, recipe: Recipe, text_tokens: int) -> tuple[Hint, str | None]:
-    """The hint by the recipe's rule, made smaller where the budget wants it, and the size before that."""
-    size, frames, shrunk_from = clip.wanted, len(clip.times_s), None
+    """The hint by the recipe's rule, made smaller where the budget requires it, and what it was before that."""
+    size, times, shrunk_from = clip.wanted, clip.times_s, None
     searching = recipe.rule is SizeRule.best_fit
-    if (recipe.shrink or searching) and not recipe.fits(size, frames, text_tokens):
+    if (recipe.shrink or searching) and not recipe.fits(size, len(times), text_tokens):
         # A Cosmos size has an aspect of its own, which a smaller one keeps; every other size has the clip's.
         shape = size if recipe.rule is SizeRule.category else clip.video.size
-        smaller = recipe.smaller(shape, size, frames, text_tokens)
-        if smaller:
-            shrunk_from = None if searching else str(size)
-            size = smaller
-    return Hint(size.width_px, size.height_px, frames, clip.times_s, recipe.frame_rule, recipe.frame_fps), shrunk_from
+        if smaller := recipe.smaller(shape, size, len(times), text_tokens):
+            fewer = smaller[1] < len(times)
+            shrunk_from = f"{len(times)} frames of {size}" if fewer else None if searching else str(size)
+            size, times = smaller[0], times_of(clip.video, recipe, smaller[1]) if fewer else times
+    return Hint(size.width_px, size.height_px, len(times), times, recipe.frame_rule, recipe.frame_fps), shrunk_from
 
 
 def _account(hint: Hint | None, text_tokens: int, settings: Settings) -> Tokens:
@@ -160,8 +156,8 @@ def _account(hint: Hint | None, text_tokens: int, settings: Settings) -> Tokens:
 
 def _does_not_fit(account: Tokens, recipe: Recipe, settings: Settings) -> str:
     needs = f"needs {account.prompt} prompt + {recipe.reserve} reserved tokens, more than"
-    if settings.believed_len:
-        return f"{needs} the {settings.believed_len} that the engine was seen to take"
+    if settings.effective_len:
+        return f"{needs} the {settings.effective_len} that this engine was observed to accept"
     return f"{needs} max_model_len={recipe.max_model_len}"
 
 

@@ -32,7 +32,7 @@ class HostSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class ContainerSettings:
+class ImageSettings:
     """The container around the worker; field by field as in the config group `image`. reference "": none."""
 
     name: str
@@ -44,14 +44,15 @@ class ContainerSettings:
     user: str
     mounts: tuple[str, ...]
     env: tuple[str, ...]
+    repository: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What all items of a run share.
 
-    shrink: a prompt that the engine refuses comes again with smaller frames. believed_len: tokens of prompt and answer
-    that this engine was seen to take, where that is less than max_model_len says (see `planning.observed_limits`); 0: not known.
+    shrink: a prompt that the engine refuses is sent again with smaller frames. effective_len: tokens of prompt and answer
+    that this engine accepts, where that was observed to be less than max_model_len (`planning.observed_limits`); 0: unknown.
     """
 
     recipe: str
@@ -67,7 +68,7 @@ class Settings:
     check_script: str
     python: str
     host: HostSettings
-    image: ContainerSettings
+    image: ImageSettings
     reuse: bool
     cache_dir: str
     hint_video: bool
@@ -76,8 +77,9 @@ class Settings:
     spec_output: str
     report: bool
     shrink: bool = True
-    believed_len: int = 0
+    effective_len: int = 0
     exports: tuple[str, ...] = ()
+    min_side_px: int = 0
 
 
 def digest(*parts: Any) -> str:

@@ -1,22 +1,23 @@
-"""Config values that the schema lets through and that cannot work."""
+"""Config values that the schema allows and that cannot work."""
 
 from __future__ import annotations
 
 import math
 
-from ..config import Config, EngineName, Export, HostKind, SpecOutput, TaskName
+from ..config import Config, EngineName, Export, SpecOutput
 from ..errors import InputError
 from ..media import geometry
 from ..models import pixtral
 from ..prompts import arrow
 from ..prompts.specs import PromptSpec
 from . import gpus
+from .recipe import box_of
 
 MAX_FRAMES = 8
 
 
 def check_config(config: Config) -> None:
-    """Refuse values that Hydra's types let through, all at once."""
+    """Reject values that Hydra's types allow, all at once."""
     wrong = []
     if not config.prompts.strip():
         wrong.append("prompts: is empty; name a file, a folder or a glob")
@@ -26,6 +27,12 @@ def check_config(config: Config) -> None:
         wrong.append(f"frames.count={config.frames.count}: model.max_images allows {config.model.max_images}")
     if config.upsample.width_px < 16:
         wrong.append(f"upsample.width_px={config.upsample.width_px}: must be at least 16 (one patch)")
+    try:
+        box = box_of(config.upsample)
+        if box and min(box.width_px, box.height_px) < 16:
+            wrong.append("upsample: max_side_px and max_box must be at least 16 (one patch)")
+    except ValueError:
+        wrong.append(f"upsample.max_box={config.upsample.max_box}: must be WIDTHxHEIGHT, as in 320x180")
     if config.aspect is not None and config.aspect not in geometry.ASPECTS:
         wrong.append(
             f"aspect={config.aspect}: must be one of {', '.join(geometry.ASPECTS)} (quote it: 'aspect=\"16:9\"')"
@@ -37,7 +44,7 @@ def check_config(config: Config) -> None:
         wrong.append("budget: max_output_tokens must be at least 1, text_margin at least 0")
     if budget.max_model_len <= budget.max_output_tokens + budget.text_margin + pixtral.WRAPPER_TOKENS:
         wrong.append(
-            f"budget.max_model_len={budget.max_model_len}: leaves no room for a prompt beside "
+            f"budget.max_model_len={budget.max_model_len}: leaves no room for a prompt next to "
             f"max_output_tokens={budget.max_output_tokens} and text_margin={budget.text_margin}"
         )
     if budget.max_batch_size < 1 or budget.max_batch_tokens < 1:
@@ -51,7 +58,7 @@ def check_config(config: Config) -> None:
         wrong.append(
             "model.checkpoint: engine=cosmos needs the folder above nvidia/Cosmos-UpsamplePrompt1-12B-Transfer"
         )
-    wrong += _placed_wrongly(config)
+    wrong += _wrong_host_or_image(config)
     if config.checks.script not in ("", "latin"):
         wrong.append(f"checks.script={config.checks.script}: must be latin or empty")
     if not pixtral.tokenizer_file(config.model.tokenizer).is_file():
@@ -60,24 +67,22 @@ def check_config(config: Config) -> None:
         raise InputError("the config cannot be used:\n" + "\n".join(f"  - {w}" for w in wrong))
 
 
-def _placed_wrongly(config: Config) -> list[str]:
+def _wrong_host_or_image(config: Config) -> list[str]:
     """What is wrong with the host and the container together."""
     wrong = []
     if config.image.name != "none" and not config.image.reference:
         wrong.append(f"image.reference: image={config.image.name} needs the image's name on the host, best by digest")
-    elsewhere = config.host.kind is HostKind.ssh or config.image.reference
-    asks = config.task.name is not TaskName.pipeline or config.pipeline.upsample
-    if elsewhere and asks and config.engine.name is EngineName.offline:
-        wrong.append("engine=offline works on this machine only: choose engine=vllm, endpoint or cosmos for that host")
     if config.image.reference and config.model.checkpoint and not config.model.checkpoint.startswith("/"):
-        wrong.append("model.checkpoint: must be an absolute path on the host, for it is mounted into the container")
+        wrong.append("model.checkpoint: must be an absolute path on the host, because it is mounted into the container")
     wants = config.model.tensor_parallel_size * config.model.data_parallel_size
     try:
         named = gpus.devices(gpus.shares(config.host.gpus, max(config.host.workers, 1))[0])
         if named and len(named) < wants:
-            wrong.append(f"host.gpus={config.host.gpus}: {len(named)} a worker; model.*_parallel_size want {wants}")
+            wrong.append(f"host.gpus={config.host.gpus}: {len(named)} per worker; model.*_parallel_size need {wants}")
     except ValueError as e:
         wrong.append(f"host.gpus={e}")
+    if config.image.repository and not config.image.repository.startswith("/"):
+        wrong.append("image.repository: must be an absolute path on the host, because it is mounted into the container")
     for entry in config.image.mounts:
         if not entry.startswith("/"):
             wrong.append(f"image.mounts: {entry}: must be PATH, SOURCE:TARGET or SOURCE:TARGET:rw with absolute paths")
@@ -85,19 +90,19 @@ def _placed_wrongly(config: Config) -> list[str]:
 
 
 def check_output(config: Config, specs: list[PromptSpec]) -> None:
-    """Refuse what could not be written in the end."""
+    """Reject output options that could not be written in the end."""
     if config.output.specs is SpecOutput.in_place:
         table = next((spec for spec in specs if spec.shape in arrow.KINDS), None)
         if table:
             raise InputError(
-                f"output.specs=in_place: {table.source} is {table.shape.capitalize()}, which is not written into",
+                f"output.specs=in_place: {table.source} is {table.shape.capitalize()}, which cannot be updated in place",
                 hint="output.specs=beside leaves updated specs in the run folder",
             )
     if {Export.parquet, Export.dataset} & set(config.output.exports):
         arrow.require()
 
 
-# Field -> (least, most) of what the parts can work with; NaN is never within.
+# Field -> (lowest, highest) value that works; NaN is never within.
 _RANGES: dict[str, tuple[float, float]] = {
     "frames.fps": (0.01, 240),
     "sampling.temperature": (0, 10),

@@ -1,5 +1,6 @@
-"""Prompt lists in Parquet files and Hugging Face `datasets` folders, and results as either. The only home of pyarrow,
-which is an extra: without it, all else works and these formats say what to install.
+"""Prompt lists in Parquet files and Hugging Face `datasets` folders.
+
+They need pyarrow, which is an extra: without it, all else works and these formats name what to install.
 
 A dataset folder is what `Dataset.save_to_disk` and `DatasetDict.save_to_disk` leave behind: Arrow streams, named in
 order by state.json (datasets, src/datasets/arrow_dataset.py and dataset_dict.py).
@@ -17,6 +18,7 @@ from ..errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
 KINDS = ("parquet", "arrow")
 ROWS_AT_A_TIME = 1000
 _MAGIC = {b"PAR1": "parquet", b"ARRO": "arrow", b"\xff\xff\xff\xff": "arrow"}  # the last: an Arrow stream
@@ -35,7 +37,7 @@ def kind_of(file: Path) -> str | None:
 def require() -> None:
     """Raises InputError where pyarrow is not installed."""
     try:
-        import pyarrow  # noqa: F401 - asked for, not used
+        import pyarrow  # noqa: F401 - whether it is there
     except ImportError:
         raise InputError(
             "Parquet files and dataset folders need pyarrow, which is not installed here",
@@ -44,9 +46,9 @@ def require() -> None:
 
 
 def dataset_files(folder: Path) -> list[Path] | None:
-    """The Arrow files of a dataset folder in order, split after split; None when the folder is none.
+    """The Arrow files of a dataset folder in order, split after split; None for any other folder.
 
-    Raises InputError for a dataset folder that is damaged, or that shows its rows through an index.
+    Raises InputError for a dataset folder that is damaged, or one that maps its rows through an index.
     """
     try:
         if (folder / "dataset_dict.json").is_file():
@@ -56,7 +58,7 @@ def dataset_files(folder: Path) -> list[Path] | None:
             return _split_files(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise InputError(
-            f"{folder}: is a dataset folder that cannot be read ({type(e).__name__}: {e})",
+            f"{folder}: not a readable dataset folder ({type(e).__name__}: {e})",
             hint="save it again with save_to_disk",
         ) from e
     return None
@@ -65,9 +67,7 @@ def dataset_files(folder: Path) -> list[Path] | None:
 def _split_files(folder: Path) -> list[Path]:
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     if state.get("_indices_data_files") or state.get("_indices_files"):
-        raise InputError(
-            f"{folder}: shows its rows through an index", hint="call flatten_indices() before save_to_disk"
-        )
+        raise InputError(f"{folder}: maps its rows through an index", hint="call flatten_indices() before save_to_disk")
     return [folder / name for name in _names([file["filename"] for file in state["_data_files"]])]
 
 
@@ -75,15 +75,15 @@ def _names(names: list[str]) -> list[str]:
     """Names of a dataset's own files and folders; ValueError for one that leads out of it."""
     for name in names:
         if not name or name in (".", "..") or Path(name).name != name:
-            raise ValueError(f"{name!r} is no name of a file in it")
+            raise ValueError(f"{name!r} is not the name of a file in it")
     return names
 
 
 def read_rows(file: Path, kind: str, text_fields: Collection[str], needed: Collection[str]) -> Iterator[dict[str, Any]]:
-    """The rows of a file in order, a batch of it in memory at a time, as JSON values.
+    """The rows of a file in order, one batch in memory at a time, as JSON values.
 
-    Columns that JSON has no type for (bytes, times, decimals) are left out, and so are nulls; not-a-number is null.
-    text_fields must hold text. Raises Unreadable, also when there is none of the `needed` columns.
+    Columns that JSON has no type for (bytes, times, decimals) are left out, and so are nulls; NaN is null.
+    text_fields must be text. Raises Unreadable, also when none of the `needed` columns exists.
     """
     require()
     import pyarrow as pa
@@ -95,8 +95,8 @@ def read_rows(file: Path, kind: str, text_fields: Collection[str], needed: Colle
                 for row in batch.slice(start, ROWS_AT_A_TIME).to_pylist():
                     yield {key: plain for key, value in row.items() if (plain := _plain(value)) is not None}
     except (pa.ArrowException, OSError, ValueError, KeyError, NotImplementedError, MemoryError) as e:
-        said = str(e).strip().split("\n")[0] or type(e).__name__
-        raise Unreadable(f"is no {kind.capitalize()} file that can be read: {said[:200]}") from e
+        reason = str(e).strip().split("\n")[0] or type(e).__name__
+        raise Unreadable(f"not a valid {kind.capitalize()} file: {reason[:200]}") from e
 
 
 def _batches(file: Path, kind: str, text_fields: Collection[str], needed: Collection[str]) -> Iterator[pa.RecordBatch]:
@@ -132,7 +132,7 @@ def _columns(schema: pa.Schema, text_fields: Collection[str], needed: Collection
         raise Unreadable(f"has no column {' or '.join(needed)}; it has {', '.join(schema.names)[:200] or 'none'}")
     for field in schema:
         if field.name in text_fields and not (_is_text(field.type) or pa.types.is_null(field.type)):
-            raise Unreadable(f"column {field.name}: holds {field.type}, not text")
+            raise Unreadable(f"column {field.name}: is {field.type}, not text")
     return [field.name for field in schema if _json_can_hold(field.type)]
 
 

@@ -1,4 +1,4 @@
-"""Specs before they are files: made of clips, of the command line or of another prompt list, and the files they become."""
+"""Specs before they are files: made from clips, from the command line or from another prompt list."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..errors import InputError
 from ..files import safe_name, write_atomic
 from ..media.video import Video
 from .formats import VIDEO_FIELDS, VIDEO_SUFFIXES
-from .specs import FreeNames, PromptSpec, expanded, problems_of
+from .specs import PromptSpec, UniqueNames, expanded, problems_of
 
 MAX_TEXT_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """One spec to be: `fields` is the PromptSpec but for its video's path, which depends on where the file will lie."""
+    """A future spec: `fields` is the PromptSpec without its video's path, which depends on where the file will be."""
 
     name: str
     prompt: str
@@ -33,14 +33,14 @@ class Draft:
 
     @staticmethod
     def from_spec(spec: PromptSpec) -> Draft:
-        """Fields that are not known here stay."""
+        """Unknown fields are kept."""
         own = {"name": spec.name, "prompt": spec.prompt, "video_path": None}
         return Draft(spec.name, spec.prompt, spec.video, own | spec.raw | {"name": spec.name, "prompt": spec.prompt})
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A spec as the table shows it; problem: why its clip cannot be used."""
+    """A row of the table of specs; problem: why its clip cannot be used."""
 
     name: str
     prompt: str
@@ -54,19 +54,16 @@ def clips_among(files: Sequence[Path]) -> list[Path]:
 
 
 def clips_of_folder(folder: Path) -> list[Path]:
-    """The clips that lie in a folder, sorted."""
+    """The clips in a folder, sorted."""
     return sorted(p for p in clips_among(list(folder.iterdir())) if p.name[0] != "." and p.is_file())
 
 
 def drafts_of_clips(clips: Iterable[Path], prompt: str | None) -> tuple[list[Draft], list[str]]:
-    """A draft a clip, named by it; prompt None: from the text file beside each clip, if there is one.
-
-    Second, the problems.
-    """
-    names, drafts, problems = FreeNames(), [], []
+    """One draft per clip, named after it, and the problems. prompt None: from the text file next to each clip, if any."""
+    names, drafts, problems = UniqueNames(), [], []
     for clip in clips:
         try:
-            text = _text_beside(clip) if prompt is None else prompt
+            text = _text_next_to(clip) if prompt is None else prompt
         except ValueError as e:
             problems.append(str(e))
             continue
@@ -76,8 +73,8 @@ def drafts_of_clips(clips: Iterable[Path], prompt: str | None) -> tuple[list[Dra
     return drafts, problems
 
 
-def _text_beside(clip: Path) -> str:
-    """What clip.txt beside clip.mp4 says, "" without one; ValueError for one that is no short text in UTF-8."""
+def _text_next_to(clip: Path) -> str:
+    """The text of clip.txt next to clip.mp4, "" without one. ValueError for one that is not a short UTF-8 text."""
     file = clip.with_suffix(".txt")
     if not file.is_file():
         return ""
@@ -97,7 +94,7 @@ def draft_of_line(name: str, prompt: str | None, video: str) -> tuple[list[Draft
     draft = Draft.of(name or (path.stem if path else ""), prompt or "", path)
     if path and prompt is None:
         try:
-            draft = Draft.of(draft.name, _text_beside(path), path)
+            draft = Draft.of(draft.name, _text_next_to(path), path)
         except ValueError as e:
             return [draft], [str(e)]
     return [draft], [f"spec.{field}: {what}" for field, what in problems_of(draft.fields | _as_path(draft, "."))]
@@ -112,9 +109,9 @@ def _as_path(draft: Draft, folder: str | Path) -> dict[str, str]:
 
 
 def files_for(drafts: Sequence[Draft], out: str, *, overwrite: bool) -> dict[Path, str]:
-    """What to write where: a PromptSpec file a draft in the folder `out`, or one list where `out` ends in .json.
+    """What to write where: one PromptSpec file per draft in the folder `out`, or one list where `out` ends in .json.
 
-    Raises InputError where a file is there already and may not be overwritten.
+    Raises InputError where a file exists and may not be overwritten.
     """
     target = expanded(out)
     if target.suffix.lower() == ".json":
@@ -123,7 +120,7 @@ def files_for(drafts: Sequence[Draft], out: str, *, overwrite: bool) -> dict[Pat
     else:
         if target.exists() and not target.is_dir():
             raise InputError(f"spec.out={out}: is a file", hint="name a folder, or a list that ends in .json")
-        slugs = FreeNames()
+        slugs = UniqueNames()
         files = {
             target / f"{slugs.free(safe_name(draft.name))}.json": json.dumps(
                 draft.fields | _as_path(draft, target), ensure_ascii=False, indent=1
@@ -131,11 +128,11 @@ def files_for(drafts: Sequence[Draft], out: str, *, overwrite: bool) -> dict[Pat
             + "\n"
             for draft in drafts
         }
-    there = [] if overwrite else [str(file) for file in files if os.path.lexists(file)]
-    if there:
-        more = f" and {len(there) - 3} more" if len(there) > 3 else ""
+    existing = [] if overwrite else [str(file) for file in files if os.path.lexists(file)]
+    if existing:
+        more = f" and {len(existing) - 3} more" if len(existing) > 3 else ""
         raise InputError(
-            f"spec.out={out}: {', '.join(there[:3])}{more} would be overwritten; nothing was written",
+            f"spec.out={out}: {', '.join(existing[:3])}{more} would be overwritten; nothing was written",
             hint="choose another spec.out, or overwrite with spec.overwrite=true",
         )
     return files

@@ -13,7 +13,7 @@ from typing import Any
 
 from . import arrow
 
-# Other names that tools use for the video: NVIDIA's controlnet spec and its batch file.
+# Other field names for the video: NVIDIA's controlnet spec and its batch file.
 VIDEO_FIELDS = ("video_path", "input_video_path", "visual_input")
 TEXT_FIELDS = ("name", "prompt", "upsampled_prompt", "upsampled_at")
 OBJECT_FIELDS = ("metadata", "upsampling_params", "control_overrides")
@@ -31,7 +31,7 @@ class FileProblem(Exception):
 
 
 class BadItem(str):
-    """What is wrong with an item that cannot be taken; the items after it still can."""
+    """Why one item cannot be used; the items after it still can."""
 
 
 def raw_items(file: Path) -> Iterator[tuple[str, str, Any]]:
@@ -50,7 +50,7 @@ def raw_items(file: Path) -> Iterator[tuple[str, str, Any]]:
             if first == "[":
                 yield from _json_list(f)
             elif first == "{":
-                yield from _json_objects(f, one_a_line=file.suffix.lower() in (".jsonl", ".ndjson"))
+                yield from _json_objects(f, one_per_line=file.suffix.lower() in (".jsonl", ".ndjson"))
             else:
                 yield from _csv_rows(f)
     except arrow.Unreadable as e:
@@ -58,7 +58,7 @@ def raw_items(file: Path) -> Iterator[tuple[str, str, Any]]:
     except UnicodeDecodeError as e:
         if file.suffix.lower() in VIDEO_SUFFIXES:
             raise FileProblem(
-                "is a clip, not a list of prompts; task=spec prompts=… then=true makes specs of clips"
+                "is a clip, not a list of prompts; task=spec prompts=… then=true makes specs from clips"
             ) from None
         raise FileProblem(f"is not UTF-8 (byte {e.start} of a block: {e.reason}); save it as UTF-8") from None
     except OSError as e:
@@ -66,7 +66,7 @@ def raw_items(file: Path) -> Iterator[tuple[str, str, Any]]:
 
 
 class _Decoder:
-    """JSON, strict about what cannot be written again, and yet able to go on after it.
+    """JSON, strict about what cannot be written again, and still able to continue after it.
 
     `decode` gives the value at the start of a text, where it ends, and what is wrong with it ("" when nothing is).
     Raises json.JSONDecodeError where the text is not JSON, or ends too early.
@@ -90,17 +90,17 @@ class _Decoder:
         return value, end, "; ".join(self._wrong)
 
     def _no_constant(self, word: str) -> None:
-        self._wrong.append(f"holds {word}, which is no JSON number")
+        self._wrong.append(f"has {word}, which is not a valid JSON number")
 
     def _finite(self, digits: str) -> float:
         value = float(digits)
         if math.isinf(value):
-            self._wrong.append(f"holds the number {digits[:20]}, which is too large")
+            self._wrong.append(f"has the number {digits[:20]}, which is too large")
         return value
 
     def _not_too_long(self, digits: str) -> int:
         if len(digits) > 1000:
-            self._wrong.append(f"holds a number of {len(digits)} digits")
+            self._wrong.append(f"has a number of {len(digits)} digits")
             return 0
         return int(digits)
 
@@ -171,16 +171,16 @@ class _ListStream:
             return BadItem(wrong) if wrong else value
 
 
-def _json_objects(f: io.TextIOBase, *, one_a_line: bool) -> Iterator[tuple[str, str, Any]]:
-    """One object over the whole file, or one object a line."""
+def _json_objects(f: io.TextIOBase, *, one_per_line: bool) -> Iterator[tuple[str, str, Any]]:
+    """One object in the whole file, or one object per line."""
     first = f.readline()
     raw = _loads(first)
-    if not one_a_line or isinstance(raw, BadItem):
+    if not one_per_line or isinstance(raw, BadItem):
         more = next((line for line in f if line.strip()), "")
         if not more or (isinstance(raw, BadItem) and isinstance(_loads(more), BadItem)):
             f.seek(0)
             whole = _loads(f.read())
-            # Where neither is JSON, the lines say it better than the whole, if the second one starts an object too.
+            # Where neither is JSON, errors by line are more precise than one for the file, if the second line starts an object too.
             if not isinstance(whole, BadItem):
                 yield "the object", "object", whole
                 return
@@ -193,7 +193,7 @@ def _json_objects(f: io.TextIOBase, *, one_a_line: bool) -> Iterator[tuple[str, 
 
 
 def _loads(text: str) -> Any:
-    """The JSON value of a text, or a _BadItem that says what is wrong with it."""
+    """The JSON value of a text, or a BadItem with what is wrong."""
     text = text.removeprefix("\ufeff").strip()
     try:
         value, end, wrong = _Decoder().decode(text)
@@ -240,6 +240,6 @@ def kind_of_value(value: Any) -> str:
 
 
 def shown_value(text: str) -> str:
-    """Foreign text, short and with nothing in it that could move a terminal's cursor."""
+    """Foreign text, short and without control characters."""
     short = text if len(text) <= 60 else text[:59] + "…"
     return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in short) + '"'

@@ -1,12 +1,12 @@
-"""Prompt files in, as one stream of checked specs; every problem is named by file, item and field.
+"""Prompt files as one stream of checked specs; every problem names file, item and field.
 
-The format is recognised by content, not by name:
+The format is recognized by content, not by file name:
 
     [ {...}, ... ]            list of specs
     { ... }                   one PromptSpec, or one NVIDIA controlnet spec (`prompt`, `input_video_path`)
     { ... } NEWLINE { ... }   JSON lines; NVIDIA's batch file too (`visual_input`, `prompt`, `control_overrides`)
     prompt,video_path,...     CSV with a header
-    Parquet, Arrow            a column for each field; a Hugging Face dataset folder too (prompts.arrow)
+    Parquet, Arrow            one column per field; a Hugging Face dataset folder too (prompts.arrow)
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ MAX_NAME = 200
 
 @dataclass(frozen=True, slots=True)
 class PromptSpec:
-    """One prompt as its file has it, plus where it stands.
+    """One prompt as its file has it, and where in the file it is.
 
-    video_path: as written; video: made absolute against the file's folder; "" and None when there is none.
-    source: file that it came from. where: the item inside it, for messages. shape: list, object, lines or csv.
-    raw: all fields of the item, ours and others, as the file has them.
+    video_path: as written; video: made absolute against the file's folder; both None when there is none.
+    source: the file. where: the item inside it, for messages. shape: list, object, lines or csv.
+    raw: all fields of the item as the file has them, known or not.
     """
 
     name: str
@@ -78,12 +78,12 @@ def prompt_files(pattern: str) -> list[Path]:
             if not files:
                 raise InputError(
                     f"prompts={pattern}: the folder has no prompt file",
-                    hint=f"it wants files ending in {', '.join(SUFFIXES)}; of clips, task=spec makes specs",
+                    hint=f"expected files ending in {', '.join(SUFFIXES)}; task=spec makes specs from clips",
                 )
             return files
         files = matches(pattern)
     except OSError as e:
-        raise InputError(f"prompts={pattern}: cannot be looked up: {e.strerror}") from None
+        raise InputError(f"prompts={pattern}: cannot be read: {e.strerror}") from None
     if not files:
         raise InputError(
             f"prompts={pattern}: there is no such file or folder, and as a pattern it matches nothing",
@@ -98,7 +98,7 @@ def matches(pattern: str) -> list[Path]:
 
 
 def expanded(path: str) -> Path:
-    """A path with ~ expanded where it names a user, and taken as it stands where it does not."""
+    """A path with ~ expanded where it names a user."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -112,8 +112,8 @@ def read_specs(files: list[Path]) -> Iterator[PromptSpec]:
     """
     problems: list[str] = []
     seen: dict[str, str] = {}
-    slugs = FreeNames()
-    defaults = FreeNames()
+    slugs = UniqueNames()
+    defaults = UniqueNames()
     for file in files:
         count = 0
         try:
@@ -130,19 +130,19 @@ def read_specs(files: list[Path]) -> Iterator[PromptSpec]:
                     problems.append(f"{at}, name: {shown_value(spec.name)} is also the name of {seen[spec.name]}")
                     continue
                 seen[spec.name] = at
-                # Names that differ in case only would share a file on a system that ignores case.
+                # Names that differ only in case would share a file on a case-insensitive file system.
                 yield replace(spec, slug=slugs.free(spec.slug))
         except FileProblem as e:
             problems.append(f"{file}{e.where}: {e}")
             continue
         if count == 0:
-            problems.append(f"{file}: holds no prompts")
+            problems.append(f"{file}: has no prompts")
     if problems:
         raise SpecError(problems)
 
 
-class FreeNames:
-    """Gives each name once; one that is taken, in any case, gets the first number that makes it free."""
+class UniqueNames:
+    """Makes names unique, ignoring case: a name that is taken gets the first number that makes it free."""
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
@@ -172,12 +172,12 @@ def problems_of(raw: Any) -> Iterator[tuple[str, str]]:
         if value is not None and not isinstance(value, str):
             yield field, f"is {kind_of_value(value)}, not text"
         elif value and "\0" in value and field in VIDEO_FIELDS:
-            yield field, "holds a NUL character"
+            yield field, "contains a NUL character"
     for field, value in raw.items():
         if not _encodable(field if isinstance(value, int | float | None) else f"{field}{_text(value)}"):
             yield (
                 field if field.isprintable() else shown_value(field),
-                "holds half of a surrogate pair, which is no text",
+                "contains half of a surrogate pair, which is not valid text",
             )
     for field in OBJECT_FIELDS:
         value = raw.get(field)
@@ -188,22 +188,22 @@ def problems_of(raw: Any) -> Iterator[tuple[str, str]]:
     named = {field: raw[field] for field in VIDEO_FIELDS if isinstance(raw.get(field), str) and raw[field]}
     if len(set(named.values())) > 1:
         yield " and ".join(named), "name different videos"
-    yield from _misspelt(raw)
+    yield from _check_typos(raw)
     prompt = raw.get("prompt")
     if not named and (prompt is None or (isinstance(prompt, str) and not prompt.strip())):
         yield "prompt", "is empty, and there is no video_path either"
 
 
-def _misspelt(raw: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Fields of other names that look like one of ours which is missing: a prompt that nobody reads is none."""
+def _check_typos(raw: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Unknown fields whose names look like a missing known one: otherwise the prompt would be ignored."""
     for field in ("prompt", "video_path"):
         if field in raw or (field == "video_path" and any(other in raw for other in VIDEO_FIELDS)):
             continue
-        spelt = {
+        similar = {
             name.strip().casefold(): name for name in raw if name not in (*TEXT_FIELDS, *VIDEO_FIELDS, *OBJECT_FIELDS)
         }
-        for found in difflib.get_close_matches(field, spelt, n=1, cutoff=0.86):
-            yield spelt[found], f"is no field that is read; is {field} meant?"
+        for found in difflib.get_close_matches(field, similar, n=1, cutoff=0.86):
+            yield similar[found], f"unknown field; did you mean {field}?"
 
 
 def _spec(file: Path, where: str, shape: str, raw: dict[str, Any], name: str) -> PromptSpec:
@@ -222,14 +222,14 @@ def _spec(file: Path, where: str, shape: str, raw: dict[str, Any], name: str) ->
     )
 
 
-@lru_cache(maxsize=4096)  # many items share a clip, and paths are slow
+@lru_cache(maxsize=4096)  # many items share a clip, and resolving a path is slow
 def absolute_video(file: Path, video_path: str) -> Path:
-    """A video path as an item has it, made absolute: it is relative to the file that names it."""
+    """The video path of an item, made absolute: it is relative to the file that names it."""
     return Path(os.path.abspath(file.parent / expanded(video_path)))
 
 
 def _default_name(file: Path, shape: str, raw: dict[str, Any], count: int) -> str:
-    """A name for an item that brings none: the file's for a spec of its own, else the video's with its number."""
+    """A name for an item without one: the file's for a single spec, else the video's with its number."""
     if shape == "object":
         return file.stem
     video = next((raw[field] for field in VIDEO_FIELDS if raw.get(field)), None)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from ..files import file_sha256
 from ..prompts.arrow import ROWS_AT_A_TIME, require
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ Row = Mapping[str, Any]  # of results.json
 
 
 def write_parquet(rows: Iterable[Row], out: IO[bytes]) -> None:
-    """Rows of results.json as Parquet, a group of rows at a time; the columns are always the same."""
+    """Rows of results.json as Parquet, one group of rows at a time, always with the same columns."""
     require()
     from pyarrow import parquet
 
@@ -29,9 +29,9 @@ def write_parquet(rows: Iterable[Row], out: IO[bytes]) -> None:
 
 
 def write_folder(rows: Iterable[Row], folder: Path) -> None:
-    """Rows of results.json as a folder that `datasets.load_from_disk` opens, a group of rows at a time.
+    """Rows of results.json as a folder that `datasets.load_from_disk` opens, one group of rows at a time.
 
-    dataset_info.json names no features: `Dataset` takes them from the Arrow schema then (datasets,
+    dataset_info.json names no features: then `Dataset` takes them from the Arrow schema (datasets,
     src/datasets/arrow_dataset.py).
     """
     require()
@@ -41,11 +41,9 @@ def write_folder(rows: Iterable[Row], folder: Path) -> None:
     with open(folder / name, "wb") as f, ipc.new_stream(f, schema) as writer:
         for batch in _record_batches(rows, schema):
             writer.write_batch(batch)
-    with open(folder / name, "rb") as written:
-        fingerprint = hashlib.file_digest(written, "sha256").hexdigest()[:16]
     state: dict[str, Any] = {
         "_data_files": [{"filename": name}],
-        "_fingerprint": fingerprint,
+        "_fingerprint": file_sha256(folder / name)[:16],
         "_format_columns": None,
         "_format_kwargs": {},
         "_format_type": None,
@@ -65,7 +63,7 @@ def _record_batches(rows: Iterable[Row], schema: pa.Schema) -> Iterator[pa.Recor
 
 
 def _results_schema() -> pa.Schema:
-    """The columns of results.json, whatever its rows hold."""
+    """The columns of results.json, whichever of them its rows use."""
     import pyarrow as pa
 
     text, count = pa.string(), pa.int64()

@@ -1,10 +1,9 @@
-"""Two finished runs side by side: which items they share, and what each made of them."""
+"""Two finished runs side by side: the items that both have, and the results of each."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from ..planning.plan_file import read_plan
 from ..planning.settings import Settings
 from ..run_folder import RunPaths
 from ..worker.protocol import STATES
-from .rows import Row
+from .rows import Row, read_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,42 +31,45 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One item in both runs: the same name, prompt and video."""
+    """One item in both runs: the same name, prompt and video, or the same name with pair_by=name."""
 
     first: Row
     second: Row
 
     @property
     def differs(self) -> bool:
-        """Whether the two runs ended otherwise for it, or in other words."""
+        """Whether the two runs differ in state or text."""
         return any(self.first[key] != self.second[key] for key in ("state", "upsampled_prompt"))
 
 
 def read_run(folder: str) -> Finished:
-    """A finished run; InputError when it is none."""
+    """A finished run; InputError for any other folder."""
     paths = RunPaths(Path(folder))
     if not paths.plan.is_file():
         raise InputError(f"runs: {folder} has no plan.json", hint="name the folder that a run printed at its end")
     try:
-        rows = json.loads(paths.results.read_text(encoding="utf-8"))
+        rows = read_rows(paths.results)
     except FileNotFoundError:
         raise InputError(
             f"runs: {folder} has no results.json: it was only planned, or has not finished",
-            hint=f"take it up with resume={folder}, then compare",
+            hint=f"finish it with resume={folder}, then compare",
         ) from None
     except (OSError, ValueError) as e:
-        raise InputError(f"runs: {paths.results} cannot be read: {e}", hint=f"write it anew: resume={folder}") from e
+        raise InputError(f"runs: {paths.results} cannot be read: {e}", hint=f"write it again: resume={folder}") from e
     return Finished(folder, read_plan(paths.plan).settings, tuple(rows))
 
 
-def pairs_of(first: Finished, second: Finished) -> tuple[Pair, ...]:
+def pairs_of(first: Finished, second: Finished, *, by_name: bool = False) -> tuple[Pair, ...]:
     """The items that both runs have, in the order of the first; InputError when there is none."""
-    there = {_input_of(row): row for row in second.rows}
-    found = tuple(Pair(row, there[_input_of(row)]) for row in first.rows if _input_of(row) in there)
+    key = (lambda row: row["name"]) if by_name else _input_of
+    others = {key(row): row for row in second.rows}
+    found = tuple(Pair(row, others[key(row)]) for row in first.rows if key(row) in others)
     if not found:
         raise InputError(
             f"runs: {first.folder} and {second.folder} share no item",
-            hint="runs are compared by the name, prompt and video of their items: upsample the same prompts twice",
+            hint="runs are compared by the names of their items"
+            if by_name
+            else "runs are compared by name, prompt and video of their items; pair_by=name compares by name alone",
         )
     return found
 
@@ -77,7 +79,7 @@ def _input_of(row: Row) -> tuple[Any, ...]:
 
 
 def facts(run: Finished, rows: Sequence[Row]) -> dict[str, str]:
-    """What a run says about the items that are compared; – where nothing was measured."""
+    """What is known of a run and its compared items; – where nothing was measured."""
     settings, states = run.settings, Counter(row["state"] for row in rows)
     seconds = [row["seconds"] for row in rows if row["seconds"] is not None]
     measured = [row["tokens"]["measured"] for row in rows if row["tokens"]["measured"] is not None]
@@ -95,12 +97,12 @@ def facts(run: Finished, rows: Sequence[Row]) -> dict[str, str]:
         "prompt tokens, planned": f"{mean(row['tokens']['predicted'] for row in rows):.0f} on average",
         "prompt tokens, measured": f"{mean(measured):.0f} on average" if measured else "–",
         "answer tokens": f"{mean(output):.0f} on average" if output else "–",
-        "seconds an answer": f"{median(seconds):.3g}, the median" if seconds else "–",
+        "seconds per answer": f"{median(seconds):.3g}, the median" if seconds else "–",
     }
 
 
 def frame_files(run: str, row: Row) -> list[str]:
-    """The frames of a row that its run folder still has the names of, in order, as absolute paths."""
+    """The frames of a row as absolute paths, in order."""
     return [os.path.abspath(Path(run) / frame["file"]) for frame in row.get("frames", ()) if frame["file"]]
 
 
@@ -128,7 +130,7 @@ def page_pair(pair: Pair, frames: Sequence[Sequence[int | None]]) -> dict[str, A
 
 
 def as_csv(pairs: Sequence[Pair]) -> str:
-    """A line a pair, for a spreadsheet; _1 and _2 tell the runs apart."""
+    """One line per pair, for a spreadsheet; _1 and _2 are the two runs."""
     out = io.StringIO()
     kinds = ("state", "reason", "predicted", "measured", "output", "seconds", "words")
     columns = ["name", "differs", *(f"{kind}_{n}" for kind in kinds for n in (1, 2)), "video_path"]

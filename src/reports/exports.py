@@ -1,5 +1,4 @@
-"""What a run leaves for other tools, on request (output.exports=[parquet,dataset,openai,cosmos3]): a line or row at a time,
-so that a run of any length fits into memory, and whole, or not at all."""
+"""Files for other tools, on request (output.exports=[parquet,dataset,openai,cosmos3]), written one line or row at a time."""
 
 from __future__ import annotations
 
@@ -26,11 +25,11 @@ Line = dict[str, Any]
 
 
 class _LeftOut(Exception):
-    """Why an item has no place in an export."""
+    """Why an item cannot be in an export."""
 
 
 def write(name: str, plan: Plan, table: Sequence[Row], paths: RunPaths) -> Path:
-    """Write one export into the run folder; what had no place in it is logged, with the first reason."""
+    """Write one export into the run folder; items that cannot be in it are logged, with the first reason."""
     if name == "dataset":
         with folder_atomic(paths.dataset) as folder:
             write_folder(table, folder)
@@ -125,7 +124,7 @@ def _cosmos3_lines(plan: Plan, table: Sequence[Row]) -> Iterator[Line | str]:
 
 def _caption(prompt: str, shape: Mapping[str, str]) -> str:
     """A prompt as Cosmos 3's structured caption; one that is a JSON object already, with or without a code fence
-    around it, as it stands. Size, length and frame rate of what is generated are not ours to say."""
+    around it, as it stands. Size, length and frame rate of the generated video are left to the user."""
     bare = prompt.strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()
     try:
         structured = json.loads(bare)

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 
 def page_template(name: str) -> Template:
-    """A template that lies beside this module; every value is escaped, and a missing one is an error."""
+    """A template from templates/; every value is escaped, and a missing one is an error."""
     loader = FileSystemLoader(Path(__file__).parent / "templates")
     env = Environment(autoescape=True, loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     env.filters |= {"script_json": script_json, "script_hash": script_hash}

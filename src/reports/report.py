@@ -1,7 +1,7 @@
-"""The run report, and two runs compared: HTML pages that open from disk, need nothing beside them and load nothing.
+"""The report of a run, and of two runs compared: HTML pages that open from disk, stand alone and load nothing.
 
-A page holds its data as JSON, which its template draws, and the report small copies of the frames, each once; it is
-written as a stream.
+A page contains its data as JSON, which its template draws, and thumbnails of the frames, each once; it is written as a
+stream.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from .pages import page_template
 from .reviews import ACCEPTED, EDITED, REJECTED
 from .rows import FLAGS
 
-COMMAND = "command"  # label (in any case) of the fact that is shown in a box to copy from
+COMMAND = "command"  # label, in any case, of the fact that gets a box to copy from
 MAX_WIDTH_PX, MIN_WIDTH_PX = 360, 64
 FULL_WIDTH_FRAMES = 1000  # as many thumbnails of full width take 8 MB (drawn clips) to 18 MB (busy ones) as base64
 
-# What a card shows of a row as it stands; `page_item` adds the texts and the frames.
-_SHOWN = ["name", "state", "reason", "note", "attempts", "engine", "tokens", "finish_reason", "seconds"]
-_SHOWN += ["source", "hint", "shrunk_from"]
+# What a card has of a row unchanged; `page_item` adds the texts and the frames.
+_KEYS = ["name", "state", "reason", "note", "attempts", "engine", "tokens", "finish_reason", "seconds"]
+_KEYS += ["source", "hint", "shrunk_from"]
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the page says.
+    """The content of the page.
 
-    facts: (label, value) pairs about the run; the one labelled COMMAND is shown in a box to copy from.
+    facts: (label, value) pairs about the run; the one labeled COMMAND gets a box to copy from.
     rows: rows of results.json in input order, each with `source`, `hint` (as in plan.json, or None) and `frame_files`
     (absolute PNG paths in order; a file that is missing or damaged leads to a placeholder).
     timelines: the phases of each start of the run.
@@ -55,7 +55,7 @@ class Report:
 
 
 def write_report(report: Report, out: Path) -> None:
-    """Write the page aside, then rename it to `out`; makes the folder. Same report and frames: same bytes."""
+    """Write the page aside, then rename it to `out`; creates the folder. Same report and frames: same bytes."""
     number_of, pictures = distinct_frames(file for row in report.rows for file in row["frame_files"])
     width_px = thumbnail_width(len(pictures))
     states = Counter(row["state"] for row in report.rows)
@@ -73,18 +73,18 @@ def write_report(report: Report, out: Path) -> None:
         items=(page_item(row, [number_of[file] for file in row["frame_files"]]) for row in report.rows),
         frames=thumbnails(pictures, width_px),
     )
-    with open_atomic(out, errors="replace") as f:  # half a surrogate pair in a text must not cost the report
+    with open_atomic(out, errors="replace") as f:  # half a surrogate pair in a text must not prevent the report
         f.writelines(page)
 
 
 def write_comparison(sides: tuple[Mapping[str, str], Mapping[str, str]], pairs: Sequence[Pair], out: Path) -> None:
-    """Write the page of two runs side by side; `sides` are what `compare.facts` says about each, `run` its folder."""
-    shown = [
+    """Write the page of two runs side by side; `sides` are `compare.facts` of each, with its folder as `run`."""
+    files = [
         [frame_files(side["run"], row) for side, row in zip(sides, (p.first, p.second), strict=True)] for p in pairs
     ]
-    number_of, pictures = distinct_frames(file for files in shown for side in files for file in side)
+    number_of, pictures = distinct_frames(file for pair in files for side in pair for file in side)
     width_px = thumbnail_width(len(pictures))
-    numbers = ([[number_of[file] for file in side] for side in files] for files in shown)
+    numbers = ([[number_of[file] for file in side] for side in pair] for pair in files)
     page = page_template("compare.html.j2").generate(
         facts=[(label, value, sides[1][label]) for label, value in sides[0].items()],
         runs=[f"{side['run']} · {side['recipe']}" for side in sides],
@@ -117,17 +117,17 @@ def distinct_frames(files: Iterable[str]) -> tuple[dict[str, int | None], list[s
 
 
 def thumbnail_width(distinct_frames: int) -> int:
-    """Width in pixels that keeps all thumbnails within about 18 MB; from 10,000 frames on they stay as small as is of use.
+    """Width in pixels that keeps all thumbnails within about 18 MB; from 10,000 frames on it is the smallest that is useful.
 
-    The exponent is measured: a WebP grows as width ** 1.33, for small pictures have more detail in a pixel.
+    The exponent is measured: a WebP grows as width ** 1.33, since small pictures have more detail per pixel.
     """
     width_px = int(MAX_WIDTH_PX * (FULL_WIDTH_FRAMES / max(1, distinct_frames)) ** 0.75)
     return max(MIN_WIDTH_PX, min(MAX_WIDTH_PX, width_px))
 
 
 def thumbnails(files: Sequence[str], width_px: int) -> Iterator[str | None]:
-    """Base64 WebP of each file in order, at most `width_px` wide and high; None where there is no picture in it."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow lets go of the interpreter lock while it encodes
+    """Base64 WebP of each file in order, at most `width_px` wide and high; None where it is not a readable picture."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the interpreter lock while it encodes
         yield from pool.map(lambda file: _thumbnail(file, width_px), files)
 
 
@@ -138,24 +138,24 @@ def _thumbnail(file: str, width_px: int) -> str | None:
             picture = image.convert("RGB")
         picture.thumbnail((width_px, width_px), Image.Resampling.LANCZOS)
         picture.save(buffer, "WEBP", quality=75)
-    except Exception:  # whatever Pillow meets in a damaged file: the page has a placeholder for it
+    except Exception:  # whatever Pillow raises for a damaged file: the page has a placeholder for it
         return None
     return base64.b64encode(buffer.getvalue()).decode()
 
 
 def _flags(row: Mapping[str, Any]) -> list[str]:
-    """The flags of a row, and the verdict of a person among them."""
+    """The flags of a row, the review verdict included."""
     return [*row["flags"], *([row["review"]["verdict"]] if row.get("review") else [])]
 
 
 def page_item(row: Mapping[str, Any], frames: Sequence[int | None]) -> dict[str, Any]:
-    """What the page needs of a row. `quoted`: `after` is only what was added behind the original prompt."""
+    """What the page needs of a row. `quoted`: `after` is only what was added after the original prompt."""
     before, after = row["original_prompt"], row["upsampled_prompt"]
     quoted = bool(before) and after is not None and after.startswith(before)
     texts = {"before": before, "after": after[len(before) :] if quoted else after, "quoted": quoted}
     return {
         "slug": safe_name(row["name"]),
-        **{key: row[key] for key in _SHOWN},
+        **{key: row[key] for key in _KEYS},
         **texts,
         "frames": frames,
         "flags": _flags(row),

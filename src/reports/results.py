@@ -1,4 +1,4 @@
-"""What a run leaves behind: results.json, summary.csv, NVIDIA's batch.jsonl, the specs updated."""
+"""The files of every finished run: results.json, summary.csv, NVIDIA's batch.jsonl, updated specs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _link_or_copy(source: str, target: str) -> None:
 
 
 def write_exports(plan: Plan, table: Sequence[Row], paths: RunPaths, now: datetime) -> None:
-    """results.json, summary.csv, batch.jsonl and the updated specs; each appears whole."""
+    """Write results.json, summary.csv, batch.jsonl and the updated specs; each file appears whole."""
     body = ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in table)
     write_atomic(paths.results, f"[\n{body}\n]\n")
     write_atomic(paths.summary, _summary(table))
@@ -97,14 +97,14 @@ def _batch(plan: Plan, table: Sequence[Row]) -> Iterator[dict[str, Any]]:
 
 
 def updated_spec(item: PlanItem, row: Row, settings: Settings, now: datetime) -> dict[str, Any]:
-    """The item as a PromptSpec with what this run adds. Fields that are not ours come out as they came in; video paths
-    are made absolute, since the file lies somewhere else."""
+    """The item as a PromptSpec with the additions of this run. Unknown fields stay as they are; video paths are made absolute,
+    since the file is somewhere else."""
     given = as_prompt(item)
     return given | _additions(item, row, settings, now, given.get("metadata"))
 
 
 def as_prompt(item: PlanItem) -> dict[str, Any]:
-    """The item as its prompt file had it, with absolute video paths, for a file that lies somewhere else."""
+    """The item as its prompt file had it, with absolute video paths, for a file somewhere else."""
     video = _absolute_video(item)
     extra = json.loads(item.extra)
     moved = {field: str(video) for field in VIDEO_FIELDS if field in extra and video}
@@ -119,6 +119,7 @@ def _additions(item: PlanItem, row: Row, settings: Settings, now: datetime, meta
             "upsampling": {"state": row["state"], "reason": row["reason"], "note": row["note"]}
             | ({"review": review["verdict"]} if (review := row.get("review")) else {}),
         },
+        "is_upsampled": row["upsampled_prompt"] is not None,
         "upsampled_prompt": row["upsampled_prompt"],
         "upsampled_at": now.isoformat(timespec="seconds") if row["upsampled_prompt"] else None,
         "upsampling_params": {

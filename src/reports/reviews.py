@@ -1,7 +1,7 @@
-"""What a person said about the texts of a run, and what follows from that for its results.
+"""Verdicts of a person about the texts of a run, and their effect on its results.
 
-The verdicts stand in review.jsonl in the run folder, one a line, the last one about an item counts; the run's journal,
-which says what the engine answered, stays as it is.
+The verdicts are in review.jsonl in the run folder, one per line; the last one about an item counts. The run's journal, with
+the engine's answers, stays as it is.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def read_marks(file: Path) -> dict[str, Mark]:
 
 
 def add_marks(file: Path, marks: Iterable[Mark]) -> None:
-    """Write verdicts down; each is on disk before the next."""
+    """Append verdicts; each is on disk before the next."""
     journal = Journal(file)
     try:
         for mark in marks:
@@ -50,10 +50,10 @@ def add_marks(file: Path, marks: Iterable[Mark]) -> None:
 
 
 def reviewed(row: Row, mark: Mark | None) -> Row:
-    """A row of results.json with what was said about it, under `review`.
+    """A row of results.json with its verdict, under `review`.
 
-    An edited text stands in place of the engine's, which is kept as review.answer. A rejected item is kept: its original
-    prompt stands, or it failed when it has none.
+    An edited text replaces the engine's, which is kept as review.answer. The original prompt of a rejected item is kept; an
+    item without one fails.
     """
     if mark is None or row["state"] != UPSAMPLED:
         return {**row, "review": None}
@@ -104,8 +104,8 @@ def marks_from(
 
 def open_rows(rows: Iterable[Row], known: Iterable[str]) -> list[Row]:
     """The rows that have a text and no verdict yet."""
-    said = set(known)
-    return [row for row in rows if row["state"] == UPSAMPLED and row["name"] not in said]
+    decided = set(known)
+    return [row for row in rows if row["state"] == UPSAMPLED and row["name"] not in decided]
 
 
 def rejected_names(marks: Mapping[str, Mark]) -> set[str]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
-from ..media.hint import HINT_VIDEO, Hint, hint_name
+from ..media.hint import HINT_VIDEO, Hint, hint_name, hint_times
 from ..media.video import Video
 from ..planning.plan import Plan, PlanItem
 from ..planning.settings import fields_of
@@ -82,12 +82,12 @@ FLAGS = ("asked again", "cut off", "smaller hint", "text only")
 
 
 def result_rows(plan: Plan, outcomes: Mapping[str, Outcome], paths: RunPaths, unfinished: str) -> Iterator[Row]:
-    """The rows of results.json in input order; `unfinished` is the reason given for items that did not end."""
+    """The rows of results.json in input order; `unfinished` is the reason for items that did not end."""
     for item in plan.items:
         outcome = outcomes.get(item.id) or Outcome(item.id, fallback_state(item.prompt), unfinished)
         used = hint_used(item, outcome)
         hint = paths.hints / hint_name(*used) if used else None
-        if hint and not hint.exists():  # an answer from the cache whose hint is not there any more
+        if hint and not hint.exists():  # an answer from the cache whose hint no longer exists
             hint = None
         video = hint / HINT_VIDEO if hint and (hint / HINT_VIDEO).exists() else None
         yield {
@@ -128,8 +128,8 @@ def result_rows(plan: Plan, outcomes: Mapping[str, Outcome], paths: RunPaths, un
 
 
 def flags_of(item: PlanItem, outcome: Outcome) -> Iterator[str]:
-    """What a person may want to look at: it was asked more than once, an answer of it was cut off, its hint was made
-    smaller than the recipe asked for, or it was asked without frames."""
+    """What may need attention: more than one attempt, an answer that was cut off, a hint smaller than the recipe asked for, or
+    a request without frames."""
     if len(outcome.attempts) > 1:
         yield "asked again"
     if outcome.finish_reason == "length" or any("cut off" in (a.failed_check or "") for a in outcome.attempts):
@@ -164,5 +164,7 @@ def hint_used(item: PlanItem, outcome: Outcome) -> tuple[Video, Hint] | None:
     """The clip and the hint that the engine saw: the planned one, or a smaller one when that was refused."""
     if not (item.video and item.hint and outcome.frames):
         return None
-    width, height = map(int, outcome.frames[0].size.split("x"))
-    return item.video, replace(item.hint, width_px=width, height_px=height)
+    (width, height), hint = map(int, outcome.frames[0].size.split("x")), item.hint
+    count = len(outcome.frames)
+    times = hint.times_s if count == hint.frames else hint_times(item.video, hint.rule, count, hint.fps)
+    return item.video, replace(hint, width_px=width, height_px=height, frames=count, times_s=times)

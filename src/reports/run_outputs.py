@@ -1,4 +1,4 @@
-"""What tasks share at their end: results, exports and the report, written from what the run's journal says."""
+"""The outputs of a run, written from its journal: results, exports, report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from .. import __version__
 from ..planning.plan import Plan
 from ..run_folder import RunPaths
-from ..timing.phases import Life, Measured, lives, read_starts
+from ..timing.phases import Measured, WorkerLifetime, read_starts, worker_lifetimes
 from ..timing.summary import run_facts, timeline
 from ..worker.journal import read_records
 from ..worker.protocol import Event, Outcome
@@ -21,15 +21,17 @@ from .rows import result_rows
 
 
 def versions() -> dict[str, str]:
-    """What this process runs on."""
-    ours = {name: metadata.version(name) for name in ("av", "mistral_common", "pillow")}
-    return {"prompt upsampler": __version__, "Python": platform.python_version(), **ours}
+    """Versions of what this process runs on."""
+    packages = {name: metadata.version(name) for name in ("av", "mistral_common", "pillow")}
+    return {"prompt upsampler": __version__, "Python": platform.python_version(), **packages}
 
 
-def workers_of(paths: RunPaths) -> tuple[Life, ...]:
-    """All workers that a run had."""
+def workers_of(paths: RunPaths) -> tuple[WorkerLifetime, ...]:
+    """All workers of a run."""
     return tuple(
-        life for events in sorted(paths.jobs.glob("*/events.jsonl")) for life in lives(read_records(events, Event))
+        life
+        for events in sorted(paths.jobs.glob("*/events.jsonl"))
+        for life in worker_lifetimes(read_records(events, Event))
     )
 
 
@@ -41,9 +43,9 @@ def write_results(
     unfinished: str,
     also: Iterable[str] = (),
 ) -> tuple[list[rows.Row], list[Path]]:
-    """Write what the run leaves behind, as it was reviewed; the rows of results.json, and the exports for other tools.
+    """Write the outputs with the review verdicts applied; the rows of results.json, and the paths of exports.
 
-    unfinished: the reason of what did not end. also: exports beyond those of the plan.
+    unfinished: the reason for items that did not end. also: exports beyond those of the plan.
     """
     starts = read_starts(paths.timings)
     ended = datetime.fromisoformat(starts[-1].ended) if starts else datetime.now().astimezone()
@@ -77,7 +79,7 @@ def _facts(
     ended: datetime,
     command: str,
 ) -> tuple[tuple[str, str], ...]:
-    """What the report says about the run as a whole."""
+    """The facts of the run as a whole, for the report."""
     settings = plan.settings
     engines = sorted({f"{o.engine.name} {o.engine.version}" for o in outcomes.values() if o.engine.name})
     used = starts[-1].versions if starts else versions()

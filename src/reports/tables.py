@@ -1,4 +1,4 @@
-"""The plan and the end of a run, as a person reads them on a terminal."""
+"""The plan and the end of a run on a terminal."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 MAX_ROWS = 40
 
 
-def show_plan(plan: Plan, console: Console, verbose_rows: int = MAX_ROWS) -> None:
-    """The table of items and, below it, what a person can do about it."""
+def print_plan(plan: Plan, console: Console, verbose_rows: int = MAX_ROWS) -> None:
+    """The table of items and, below it, advice."""
     console.print(_table(plan, plan.items[:verbose_rows]))
     if len(plan.items) > verbose_rows:
         console.print(f"… and {len(plan.items) - verbose_rows} more items, all in plan.json", style="dim")
@@ -32,7 +32,7 @@ def show_plan(plan: Plan, console: Console, verbose_rows: int = MAX_ROWS) -> Non
     limit = plan.settings.max_model_len
     if any(not pixtral.linear_says_safe(item.linear_estimate, limit) for item in plan.items if item.fits):
         console.print(
-            "! marks what the old linear estimate (w x h x frames x 0.0173, safe below 90 %) would have refused.",
+            "! marks what the old linear estimate (w x h x frames x 0.0173, safe below 90 %) would have rejected.",
             highlight=False,
             soft_wrap=True,
         )
@@ -52,7 +52,7 @@ def _table(plan: Plan, items: Sequence[PlanItem]) -> Table:
         used = item.tokens.prompt + item.tokens.output_reserved
         verdict, style = verdict_of(item)
         if item.fits and not item.hint and plan.settings.engine.name == "offline":
-            verdict, style = "will be kept: engine=offline has no frames to measure", "yellow"
+            verdict, style = "will be kept: engine=offline needs frames to measure", "yellow"
         table.add_row(
             Text(printable(item.name)),
             f"{item.video.size}" if item.video else "–",
@@ -67,7 +67,7 @@ def _table(plan: Plan, items: Sequence[PlanItem]) -> Table:
 
 
 def verdict_of(item: PlanItem) -> tuple[str, str]:
-    """The verdict in words, and the style that it is shown in."""
+    """The verdict in words, and its style."""
     if not item.fits:
         return item.problem, "red"
     if item.problem:
@@ -91,12 +91,12 @@ def advice(plan: Plan) -> list[str]:
     lines = [
         f"{fit} of {len(items)} items fit max_model_len={settings.max_model_len} with "
         f"{settings.max_output_tokens} tokens reserved for each answer "
-        f"({_number(distinct, 'distinct request')}, {_number(clips, 'clip')}, {_number(len(plan.batches), 'batch')})."
+        f"({_plural(distinct, 'distinct request')}, {_plural(clips, 'clip')}, {_plural(len(plan.batches), 'batch')})."
     ]
-    if settings.believed_len:
+    if settings.effective_len:
         lines.append(
-            f"The engine on {settings.host.name} was seen to refuse what max_model_len={settings.max_model_len} should hold: this "
-            f"plan keeps each request to {settings.believed_len} tokens (limits.json in {settings.cache_dir})."
+            f"The engine on {settings.host.name} was observed to refuse requests that max_model_len={settings.max_model_len} "
+            f"allows: this plan limits each request to {settings.effective_len} tokens (limits.json in {settings.cache_dir})."
         )
     shrunk = [item for item in items if item.shrunk_from]
     if shrunk:
@@ -104,7 +104,7 @@ def advice(plan: Plan) -> list[str]:
             f"{len(shrunk)} were made smaller to fit, the first of them {shrunk[0].name!r} from {shrunk[0].shrunk_from}."
         )
     if refused := [item for item in items if not item.fits]:
-        lines.append(f"{len(refused)} cannot be served: {_counted(refused)}.")
+        lines.append(f"{len(refused)} cannot be served: {_names_of(refused)}.")
     if larger := _larger_hint(plan):
         lines.append(f"Your budget would allow {larger}: upsample=best_fit")
     if not shrunk and any(item.hint for item in items):
@@ -115,11 +115,11 @@ def advice(plan: Plan) -> list[str]:
     return lines
 
 
-def _number(count: int, word: str) -> str:
+def _plural(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 'es' if word.endswith('h') else 's'}"
 
 
-def _counted(items: Sequence[PlanItem]) -> str:
+def _names_of(items: Sequence[PlanItem]) -> str:
     names = ", ".join(repr(item.name) for item in items[:3])
     return names + (f" and {len(items) - 3} more" if len(items) > 3 else "")
 
@@ -132,10 +132,10 @@ def _larger_hint(plan: Plan) -> str | None:
         planned = next(i for i in plan.items if i.fits and i.video and i.hint and i.video.size == source)
         assert planned.hint
         text = max(i.tokens.text for i in plan.items if i.video and i.video.size == source)
-        room = (s.believed_len or s.max_model_len) - s.max_output_tokens - s.text_margin
+        free = (s.effective_len or s.max_model_len) - s.max_output_tokens - s.text_margin
 
-        def fits(size: geometry.Size, frames: int = frames, text: int = text, room: int = room) -> bool:
-            return pixtral.prompt_tokens(size.width_px, size.height_px, frames, text) <= room
+        def fits(size: geometry.Size, frames: int = frames, text: int = text, free: int = free) -> bool:
+            return pixtral.prompt_tokens(size.width_px, size.height_px, frames, text) <= free
 
         best = geometry.best_fit(source, fits)
         if best and best.width_px * best.height_px > planned.hint.width_px * planned.hint.height_px:
@@ -143,8 +143,8 @@ def _larger_hint(plan: Plan) -> str | None:
     return None
 
 
-def show_specs(shown: Sequence[Listed], console: Console) -> None:
-    """Specs and their clips, as many as a person reads."""
+def print_specs(specs: Sequence[Listed], console: Console) -> None:
+    """The first specs and their clips."""
     from rich.table import Table
     from rich.text import Text
 
@@ -153,7 +153,7 @@ def show_specs(shown: Sequence[Listed], console: Console) -> None:
         table.add_column(name, overflow="ellipsis", no_wrap=True, max_width=width)
     for name in ("size", "fps", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
-    for spec in shown[:MAX_ROWS]:
+    for spec in specs[:MAX_ROWS]:
         facts = (f"{spec.video.size}", f"{spec.video.fps:.4g}", f"{spec.video.duration_s:.1f}") if spec.video else "–––"
         table.add_row(
             Text(printable(spec.name)),
@@ -161,13 +161,13 @@ def show_specs(shown: Sequence[Listed], console: Console) -> None:
             Text(printable(spec.path.name) if spec.path else "–", style="red" if spec.problem else ""),
             *facts,
         )
-    if shown:
+    if specs:
         console.print(table)
-    if len(shown) > MAX_ROWS:
-        console.print(f"… and {len(shown) - MAX_ROWS} more", style="dim")
+    if len(specs) > MAX_ROWS:
+        console.print(f"… and {len(specs) - MAX_ROWS} more", style="dim")
 
 
-def show_end(
+def print_end(
     plan: Plan,
     table: Sequence[Mapping[str, Any]],
     paths: RunPaths,
@@ -175,11 +175,11 @@ def show_end(
     console: Console,
     exported: Sequence[Path] = (),
 ) -> None:
-    """Counts, the reasons of what was not upsampled, and where things lie."""
+    """Counts, the reasons why items were not upsampled, and where the results are."""
     states = Counter(row["state"] for row in table)
     console.print(
-        f"{states[UPSAMPLED]} upsampled, {states[KEPT]} kept, {states[FAILED]} failed  ·  engine {plan.settings.engine.name}  "
-        f"·  {duration(took_s)}",
+        f"{states[UPSAMPLED]} upsampled, {states[KEPT]} kept original, {states[FAILED]} failed  ·  "
+        f"engine {plan.settings.engine.name}  ·  {duration(took_s)}",
         style="bold",
         highlight=False,
     )

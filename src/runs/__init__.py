@@ -1,4 +1,4 @@
 """One plan to its end: stage items, supervise jobs, write down how each item ends, reuse answers.
 
-It does not know how a job lives on a host (hosts), nor what is shown at the end (reports).
+It does not know how a job runs on a host (hosts), nor what a finished run writes (reports).
 """

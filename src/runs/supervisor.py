@@ -67,7 +67,7 @@ class JobDriver(Protocol):
         """The host is ready: stage what is not staged yet, now or in a thread of its own."""
 
     def collect(self) -> None:
-        """Take over what that thread has done; raises what went wrong in it."""
+        """Collect what that thread has done; raises what went wrong in it."""
 
     def take(self, outcomes: Sequence[Any], handle: JobHandle, progress: Progress) -> None:
         """Write outcomes down, some of which may be known already."""
@@ -100,7 +100,7 @@ def supervise(jobs: Sequence[JobDriver], progress: Progress, on_round: Callable[
     except BaseException as e:
         for job in jobs:
             job.stop()
-        _detach_or_stop(e, [supervisor for supervisor in supervisors if supervisor.has_begun])
+        _detach_or_stop(e, [supervisor for supervisor in supervisors if supervisor.is_started])
         raise
     finally:
         for supervisor in supervisors:
@@ -112,7 +112,7 @@ class Supervisor:
 
     def __init__(self, job: JobDriver) -> None:
         self.job, self.folder, self.name = job, job.folder, job.folder.root.name
-        self.last_line, self.has_begun = "", False
+        self.last_line, self.is_started = "", False
         self._handle: JobHandle | None = None
         self._phase = ""  # that the worker named last
         self._outcomes, self._events = Tail(job.folder.results, job.outcome), Tail(job.folder.events, Event)
@@ -126,14 +126,14 @@ class Supervisor:
 
     @property
     def sent_bytes(self) -> int:
-        return self._handle.sent_bytes if self._handle and self.has_begun else 0
+        return self._handle.sent_bytes if self._handle and self.is_started else 0
 
     def steps(self, progress: Progress) -> Iterator[float]:
         """Bring the job to its end; yields the seconds until the next step is worth taking."""
         job, handle = self.job, self.handle
         handle.prepare()
         job.begin(handle, progress)
-        self.has_begun = True
+        self.is_started = True
         handle.push()
         if self._poll(Quiet()).status == "running":  # what was written until now is history
             log.get().info("job_found_running", job=self.name)
@@ -168,7 +168,7 @@ class Supervisor:
             if event.event == "phase":
                 self._phase = event.phase
                 progress.phase(self._phase)
-            self.last_line = event.said or self.last_line
+            self.last_line = event.log_line or self.last_line
         self.job.take(list(self._outcomes.new()), self.handle, progress)
         return state
 
@@ -209,10 +209,10 @@ class Supervisor:
             self._handle.close()
 
 
-def _detach_or_stop(error: BaseException, begun: Sequence[Supervisor]) -> None:
+def _detach_or_stop(error: BaseException, started: Sequence[Supervisor]) -> None:
     """End before the jobs have ended. Workers on this machine are asked to finish what they have in flight; elsewhere
     they run on, unless a second Ctrl-C comes."""
-    elsewhere = [supervisor for supervisor in begun if supervisor.handle.survives_controller]
+    elsewhere = [supervisor for supervisor in started if supervisor.handle.survives_controller]
     for supervisor in elsewhere:
         supervisor.handle.fail_fast()
     if elsewhere:
@@ -228,10 +228,10 @@ def _detach_or_stop(error: BaseException, begun: Sequence[Supervisor]) -> None:
             first = elsewhere[0]
             hint = how_to_reattach(first.folder.run_folder)
             raise Detached(f"detached; the job runs on on {first.handle.name}", hint=hint) from None
-    for supervisor in begun:
+    for supervisor in started:
         supervisor.handle.ask_to_stop()
         log.get().info("waiting_for_requests_in_flight", job=supervisor.name)
-    for supervisor in begun:
+    for supervisor in started:
         while supervisor.handle.poll().status == "running":
             time.sleep(min(supervisor.handle.poll_s, 0.1))
         supervisor.job.take_rest(supervisor.handle)

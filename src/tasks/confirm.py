@@ -9,10 +9,10 @@ from . import Invocation
 
 
 def agrees(invocation: Invocation, question: str) -> bool:
-    """Whether the person says yes; yes=true says it beforehand. Without a terminal there is nobody to ask."""
+    """Whether the answer is yes; yes=true confirms without a question. Raises InputError without a terminal."""
     if invocation.config.yes:
         return True
     if not sys.stdin.isatty():
-        raise InputError(f"{question}: there is no terminal to ask on", hint="say it beforehand with yes=true")
+        raise InputError(f"{question}: there is no terminal to ask on", hint="pass yes=true to confirm")
     invocation.err.print(f"{question} [y/N] ", end="", markup=False)
     return input().strip().lower() in ("y", "yes")

@@ -37,7 +37,7 @@ def run(invocation: Invocation) -> ExitCode:
     try:
         for name, check in _checks(host, settings, config):
             try:
-                said = check()
+                result = check()
             except UpsamplerError as e:
                 out.print(f"[red]✗[/] {name:<13}", end="")
                 out.print(str(e), markup=False, highlight=False, soft_wrap=True)
@@ -47,7 +47,7 @@ def run(invocation: Invocation) -> ExitCode:
                     break
             else:
                 out.print(f"[green]✓[/] {name:<13}", end="")
-                out.print(said, markup=False, highlight=False, soft_wrap=True)
+                out.print(result, markup=False, highlight=False, soft_wrap=True)
     finally:
         host.close()
     if first is None and config.probe:
@@ -81,7 +81,7 @@ _DOCKER_HINT = "install Docker there, start it, and let this user use it; host.d
 def _run(host: Host, argv: tuple[str, ...], hint: str) -> str:
     done = host.run(argv)
     if done.code:
-        raise HostError(done.said or f"{argv[0]} ended with {done.code}", hint=hint)
+        raise HostError(done.message or f"{argv[0]} ended with {done.code}", hint=hint)
     return done.out.decode("utf-8", "replace").strip()
 
 
@@ -90,7 +90,7 @@ def _said(host: Host, argv: tuple[str, ...], hint: str) -> str:
 
 
 def _connection(host: Host, settings: HostSettings) -> str:
-    """Name, port, host key, authentication: the error of each says which it was."""
+    """Name, port, host key, authentication: each has an error of its own."""
     started = time.monotonic()
     who = _said(host, ("sh", "-c", 'echo "$(id -un)@$(uname -n), $(uname -sr)"'), "")
     if settings.kind == "local":
@@ -121,7 +121,7 @@ def _disk(host: Host, settings: HostSettings) -> str:
         raise HostError(f"{root} cannot be written", hint="choose another host.root")
     free_gib = int(line.split()[3]) / 2**20
     if free_gib < LEAST_FREE_GIB:
-        raise HostError(f"{free_gib:.1f} GiB free at {root}", hint="make room there, or choose another host.root")
+        raise HostError(f"{free_gib:.1f} GiB free at {root}", hint="free some space there, or choose another host.root")
     return f"{free_gib:.0f} GiB free at {root}"
 
 
@@ -131,9 +131,9 @@ def _clock(host: Host) -> str:
     difference_s = theirs - (before + time.time()) / 2
     if abs(difference_s) > MOST_CLOCK_DIFFERENCE_S:
         raise HostError(
-            f"differs from ours by {difference_s:+.0f} s", hint="set one of them; nothing of ours depends on it"
+            f"differs from the local clock by {difference_s:+.0f} s", hint="set one of them; runs do not depend on it"
         )
-    return f"differs from ours by {difference_s:+.2f} s"
+    return f"differs from the local clock by {difference_s:+.2f} s"
 
 
 def _image(host: Host, settings: HostSettings, config: Config) -> str:

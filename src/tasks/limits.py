@@ -15,7 +15,7 @@ from pathlib import Path
 from ..config import ChecksConf, Config, SizeRule, SpecOutput, UpsampleConf
 from ..errors import ExitCode, InputError
 from ..files import write_atomic
-from ..limits.calibration_clip import test_card
+from ..limits.calibration_clip import calibration_clip
 from ..limits.measure import asking_all, asks_engine, conclude, measure
 from ..limits.points import edge, prompt_of, size_of
 from ..media import geometry
@@ -69,7 +69,7 @@ def _plan(config: Config, paths: RunPaths) -> Plan:
             {
                 "name": " ".join(word for word in (category, aspect, str(size)) if word),
                 "prompt": config.limits.prompt,
-                "video_path": str(test_card(size, config.frames.fps, cards).resolve()),
+                "video_path": str(calibration_clip(size, config.frames.fps, cards).resolve()),
                 "aspect": aspect,
                 "category": category,
             }

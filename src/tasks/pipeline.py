@@ -29,15 +29,15 @@ from ..runs.outcomes import read_outcomes
 from ..runs.saved_run import refuse_another_run, save_plan
 from ..text import duration, printable
 from ..timing.estimates import (
-    PastVideos,
+    VideoTiming,
     earlier_videos,
-    error_words,
-    estimate_words,
-    estimated_videos,
+    error_text,
+    estimate_text,
+    estimate_videos,
     remember_videos,
 )
-from ..timing.phases import LOADING, Measured, Watch
-from ..timing.progress import showing
+from ..timing.phases import LOADING, Measured, Stopwatch
+from ..timing.progress import progress_display
 from ..worker.protocol import DONE, VideoOutcome
 from . import Invocation, run_task
 from .resolving import resolve_with_progress, warn_ignored_overrides
@@ -70,11 +70,11 @@ def run(invocation: Invocation) -> ExitCode:
 
 
 def _inference(invocation: Invocation, resumes: bool) -> tuple[bool, InferenceSettings]:
-    """Whether to upsample, and how inference runs: as the run was started, if it was, else as this command says."""
+    """Whether to upsample, and how inference runs: as the run was started, or else by this command."""
     config, paths = invocation.config, invocation.paths
     if resumes and paths.pipeline.exists() and not config.pipeline.again:
         warn_ignored_overrides(invocation, "pipeline.json, unless pipeline.again=true is given,")
-        log.get().info("run_resumed", run=str(paths.root), note="as its pipeline.json says")
+        log.get().info("run_resumed", run=str(paths.root), note="by its pipeline.json")
         upsamples, settings = read_pipeline(paths)
         return upsamples and config.pipeline.upsample, settings
     settings = inference_settings(config, read_plan(paths.plan).settings if resumes else None)
@@ -104,11 +104,13 @@ def _make_videos(plan: Plan, inference: InferenceSettings, invocation: Invocatio
     ended = ended_before(wanted, paths)
     is_typical = not ended and not open_jobs(paths.inference)  # one that is resumed would look faster than it is
     pieces, loads = _work(plan, wanted)
-    expected = estimated_videos(pieces, loads, earlier_videos(plan, inference.how)) if is_typical else None
+    expected = estimate_videos(pieces, loads, earlier_videos(plan, inference.how)) if is_typical else None
     if expected:
-        log.get().info("estimate", says=estimate_words(expected, f"{inference.how} on {plan.settings.host.name}"))
-    with showing(config.console.progress.value, invocation.err, expected.total_s if expected else None) as shown:
-        watch = Watch(shown)
+        log.get().info("estimate", text=estimate_text(expected, f"{inference.how} on {plan.settings.host.name}"))
+    with progress_display(
+        config.console.progress.value, invocation.err, expected.total_s if expected else None
+    ) as display:
+        watch = Stopwatch(display)
         try:
             generate(wanted, plan, inference, paths, watch, ended)
         finally:
@@ -118,7 +120,7 @@ def _make_videos(plan: Plan, inference: InferenceSettings, invocation: Invocatio
     measured = watch.measured(expected.as_seconds() if expected else {}, {})
     loading = measured.phases.get(LOADING)
     if is_typical and loading and all(outcome.state == DONE for outcome in ended.values()):
-        past = PastVideos(pieces, loading.amount, loading.busy_s, measured.seconds)
+        past = VideoTiming(pieces, loading.amount, loading.busy_s, measured.seconds)
         remember_videos(plan, inference.how, past)
     _show_end(table, paths, measured, invocation)
     return ExitCode.OK if all(row["state"] == "done" for row in table) else ExitCode.INCOMPLETE
@@ -173,7 +175,7 @@ def _show_end(table: list[dict[str, Any]], paths: RunPaths, measured: Measured, 
         10
     ):
         invocation.print(f"  {count} {state}: {printable(reason)}")
-    if off := error_words(measured.estimated_s, measured.seconds):
+    if off := error_text(measured.estimated_s, measured.seconds):
         out.print(off, markup=False, highlight=False)
     for path in (paths.videos, paths.inference_results):
         invocation.print(f"{path.name:<13} {path}")

@@ -1,25 +1,25 @@
-"""`task=plan`: say what would run, to the token. Nothing is started; plan.json is written."""
+"""`task=plan`: print what would run, to the token. Nothing is started; plan.json is written."""
 
 from __future__ import annotations
 
 from ..errors import ExitCode
 from ..planning.plan_file import read_plan
-from ..reports.tables import show_plan
+from ..reports.tables import print_plan
 from ..runs.saved_run import save_plan
-from ..timing.estimates import estimate, estimate_words, place_words
+from ..timing.estimates import estimate, estimate_text, where_text
 from . import Invocation
 from .resolving import resolve_with_progress
 
 
 def run(invocation: Invocation) -> ExitCode:
-    """Exit code 3 when something cannot be served. With resume=, the plan of that run is shown as it is."""
+    """Exit code 3 when something cannot be served. With resume=, the plan of that run is printed."""
     if invocation.config.resume:
         plan = read_plan(invocation.paths.plan)
     else:
         plan = resolve_with_progress(invocation)
         save_plan(plan, invocation.paths)
-    show_plan(plan, invocation.out)
+    print_plan(plan, invocation.out)
     if any(item.runs for item in plan.items):
-        invocation.print(estimate_words(estimate(plan), place_words(plan)))
+        invocation.print(estimate_text(estimate(plan), where_text(plan)))
     invocation.print(f"plan.json     {invocation.paths.plan}")
     return ExitCode.OK if all(item.fits for item in plan.items) else ExitCode.INCOMPLETE

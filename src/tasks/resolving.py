@@ -8,19 +8,19 @@ from pathlib import Path
 from .. import log
 from ..planning.plan import Plan
 from ..planning.resolve import resolve
-from ..timing.progress import showing
+from ..timing.progress import progress_display
 from . import Invocation
 
 
 def resolve_with_progress(invocation: Invocation, files: list[Path] | None = None) -> Plan:
     """The plan of this config, or of its settings and these prompt files, with a progress display while clips are probed."""
     config = invocation.config
-    with showing(config.console.progress.value, invocation.err) as progress:
+    with progress_display(config.console.progress.value, invocation.err) as progress:
         return resolve(config, files=files, on_probe=lambda done, total: progress.step("clips probed", done, total))
 
 
 # Groups and fields that still count when a run is resumed; all else is in its files.
-_STILL_USED = ("task", "resume", "run", "output", "console", "hydra", "pipeline")
+_STILL_USED = ("task", "resume", "run", "retry", "output", "console", "hydra", "pipeline")
 
 
 def warn_ignored_overrides(invocation: Invocation, decides: str) -> None:

@@ -1,7 +1,7 @@
 """`task=review run=FOLDER`: accept, reject or edit the texts of a run before they are used.
 
-On a terminal, each text without a verdict is asked about; elsewhere the fields of `review` say it. The exports are
-written anew. With review.rerun, the rejected items are asked again, as a run of their own.
+On a terminal it asks about each text without a verdict; elsewhere the fields of `review` hold the verdicts. The exports are
+written again. With review.rerun, the rejected items are upsampled again, as a run of their own.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def run(invocation: Invocation) -> ExitCode:
         raise InputError("task=review: which run?", hint="name its folder: run=outputs/DATE/TIME")
     old = RunPaths(Path(config.run))
     if not old.results.is_file():
-        raise InputError(f"{old.root}: has no results yet", hint=f"let it finish first: resume={old.root}")
+        raise InputError(f"{old.root}: has no results yet", hint=f"finish it first: resume={old.root}")
     if config.review.rerun:
         return _rerun(invocation, old)
     with locked(old):
@@ -79,7 +79,7 @@ def run(invocation: Invocation) -> ExitCode:
             try:
                 for mark in _answers(open_rows(rows, marked), old, invocation, input):
                     add_marks(old.review, [mark])
-            except KeyboardInterrupt as e:  # what was said until then counts
+            except KeyboardInterrupt as e:  # the verdicts given until then count
                 stopped = e
         table, _ = write_results(plan, outcomes, old, invocation.command, unfinished)
         if stopped:
@@ -111,12 +111,12 @@ def _now() -> str:
 
 
 def _reason_of_unfinished(paths: RunPaths, outcomes: Mapping[str, object]) -> str:
-    """Why the items that did not end did not, as results.json says."""
+    """The reason for items that did not end, from results.json."""
     try:
         written = json.loads(paths.results.read_text(encoding="utf-8"))
     except ValueError as e:
         again = run_command("resume", paths.root)
-        raise InputError(f"{paths.results}: cannot be read: {e}", hint=f"write it anew:  {again}") from e
+        raise InputError(f"{paths.results}: cannot be read: {e}", hint=f"write it again:  {again}") from e
     return next((str(row["reason"]) for row in written if row["id"] not in outcomes), "did not end")
 
 
@@ -124,42 +124,42 @@ def _reason_of_unfinished(paths: RunPaths, outcomes: Mapping[str, object]) -> st
 
 
 def _answers(rows: Sequence[rows.Row], run: RunPaths, invocation: Invocation, ask: Ask) -> Iterator[Mark]:
-    """A verdict for each row, until the person has enough."""
+    """A verdict for each row, until the person quits."""
     out = invocation.out
     for n, row in enumerate(rows, start=1):
         out.rule(f"{n} of {len(rows)}  {printable(row['name'])}", align="left", style="dim")
-        shown = run.root / row["preprocessed_video"] if row["preprocessed_video"] else row["video_path"]
-        for label, text in (("clip", shown), ("before", row["original_prompt"]), ("after", row["upsampled_prompt"])):
+        clip = run.root / row["preprocessed_video"] if row["preprocessed_video"] else row["video_path"]
+        for label, text in (("clip", clip), ("before", row["original_prompt"]), ("after", row["upsampled_prompt"])):
             out.print(f"[dim]{label:<8}[/]", end="")
             out.print(printable(str(text or "–")), markup=False, highlight=False, soft_wrap=True)
         while True:
             try:
-                said = ask("use it? y(es) n(o) e(dit) s(kip) q(uit) ").strip().lower()[:1]
+                reply = ask("use it? y(es) n(o) e(dit) s(kip) q(uit) ").strip().lower()[:1]
             except EOFError:
                 out.print()
                 return
-            if said == "q":
+            if reply == "q":
                 return
-            if said == "s":
+            if reply == "s":
                 break
-            if said == "e":
+            if reply == "e":
                 text = edited(row["upsampled_prompt"] or "", ask)
                 if text.strip() and text != row["upsampled_prompt"]:
                     yield Mark(row["name"], EDITED, text, _now())
                     break
-                out.print("nothing was changed")
-            elif said not in ("y", "n"):
-                out.print("y: the text is used  n: the original prompt stands  e: a better text  s: not now  q: enough")
-            if said in ("y", "n"):
-                yield Mark(row["name"], ACCEPTED if said == "y" else REJECTED, at=_now())
+                out.print("nothing changed")
+            elif reply not in ("y", "n"):
+                out.print("y: use the text  n: keep the original prompt  e: edit the text  s: skip  q: quit")
+            if reply in ("y", "n"):
+                yield Mark(row["name"], ACCEPTED if reply == "y" else REJECTED, at=_now())
                 break
 
 
 def edited(text: str, ask: Ask) -> str:
-    """The text as the person's own editor leaves it; without one, a new text on one line."""
+    """The text as edited in $VISUAL or $EDITOR; without one, a new text on one line."""
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
     if not editor:
-        return ask("better text (one line; nothing: as it was): ")
+        return ask("better text (one line; empty: unchanged): ")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "prompt.txt"
         file.write_text(text, encoding="utf-8")
@@ -171,7 +171,7 @@ def edited(text: str, ask: Ask) -> str:
         return file.read_text(encoding="utf-8").rstrip("\n") if code == 0 else text
 
 
-# ------------------------------------------------------------------------------------------------------- what is shown
+# ------------------------------------------------------------------------------------------------------- the table
 
 
 def verdict_of(row: rows.Row) -> str:
@@ -187,17 +187,17 @@ def _show(table: Sequence[rows.Row], page: int, invocation: Invocation) -> None:
     pages = -(-len(table) // PAGE) or 1
     if not 1 <= page <= pages:
         raise InputError(f"review.page={page}: there {'is' if pages == 1 else 'are'} {pages}")
-    shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 1, 0))
-    shown.add_column("item", overflow="fold", max_width=24)
-    shown.add_column("before", overflow="fold", ratio=1)
-    shown.add_column("after", overflow="fold", ratio=2)
-    shown.add_column("verdict", no_wrap=True)
+    listing = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 1, 0))
+    listing.add_column("item", overflow="fold", max_width=24)
+    listing.add_column("before", overflow="fold", ratio=1)
+    listing.add_column("after", overflow="fold", ratio=2)
+    listing.add_column("verdict", no_wrap=True)
     for row in table[(page - 1) * PAGE : page * PAGE]:
         before, after = row["original_prompt"], row["upsampled_prompt"]
         added = f"… {after[len(before) :].strip()}" if after and before and after.startswith(before) else after
         cells = (row["name"], before, added or row["reason"], verdict_of(row))
-        shown.add_row(*(Text(printable(cell)) for cell in cells))
-    invocation.out.print(shown)
+        listing.add_row(*(Text(printable(cell)) for cell in cells))
+    invocation.out.print(listing)
     if page < pages:
         invocation.out.print(f"page {page} of {pages}; the next: review.page={page + 1}", style="dim", highlight=False)
 
@@ -208,7 +208,7 @@ def _count(table: Sequence[rows.Row], paths: RunPaths, invocation: Invocation) -
     out.print(", ".join(f"{n} {word}" for word, n in counts.most_common()), style="bold", highlight=False)
     if counts[REJECTED]:
         out.print(
-            f"ask for the rejected again:  python -m src.run task=review run={paths.root} review.rerun=true sampling.seed=7",
+            f"upsample the rejected again:  {run_command('task=review run', paths.root)} review.rerun=true sampling.seed=7",
             markup=False,
             highlight=False,
             soft_wrap=True,
@@ -216,20 +216,20 @@ def _count(table: Sequence[rows.Row], paths: RunPaths, invocation: Invocation) -
     out.print(f"results.json  {paths.results}", markup=False, highlight=False, soft_wrap=True)
 
 
-# ----------------------------------------------------------------------------------------------------- asked once more
+# ----------------------------------------------------------------------------------------------------- the rejected again
 
 
 def _rerun(invocation: Invocation, old: RunPaths) -> ExitCode:
-    """A new run of the rejected items only; src.run has put the old run's overrides before ours."""
+    """A new run of the rejected items only; `overrides.with_inherited` has added the old run's overrides."""
     plan, paths, config = read_plan(old.plan), invocation.paths, invocation.config
     names = rejected_names(read_marks(old.review))
     rejected = [results.as_prompt(item) for item in plan.items if item.name in names]
     if not rejected:
-        invocation.out.print("nothing is rejected in that run: there is nothing to ask again")
+        invocation.out.print("nothing is rejected in that run")
         return ExitCode.OK
-    if _asks_the_same(invocation, plan):
+    if _same_request(invocation, plan):
         log.get().warning(
-            "the_same_is_asked", note="the same answers are likely: change sampling.seed, template or upsample"
+            "same_request", note="the same answers are likely: change sampling.seed, template or upsample"
         )
     prompts = paths.root / "prompts.json"
     write_atomic(prompts, json.dumps(rejected, ensure_ascii=False, indent=1) + "\n")
@@ -238,8 +238,8 @@ def _rerun(invocation: Invocation, old: RunPaths) -> ExitCode:
     return run_task(again, TaskName.upsample)
 
 
-def _asks_the_same(invocation: Invocation, plan: Plan) -> bool:
-    """As far as can be seen before the new plan is made."""
+def _same_request(invocation: Invocation, plan: Plan) -> bool:
+    """Whether the requests would be the same, as far as the config shows."""
     config, settings = invocation.config, plan.settings
     now: tuple[Any, ...] = (
         config.sampling.seed,
@@ -252,6 +252,6 @@ def _asks_the_same(invocation: Invocation, plan: Plan) -> bool:
 
 
 def _command(command: str, prompts: Path) -> str:
-    """The command that repeats the new run, whatever becomes of the verdicts."""
+    """The command that repeats the new run, whatever the verdicts are by then."""
     kept = [o for o in shlex.split(command)[3:] if not o.startswith(("task=", "run=", "prompts=", "review."))]
     return shlex.join(["python", "-m", "src.run", f"prompts={hydra_quoted(str(prompts))}", *kept])

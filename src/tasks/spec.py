@@ -1,6 +1,6 @@
-"""`task=spec`: make PromptSpecs of clips, of the command line or of another list; or check and show what a list holds.
+"""`task=spec`: make PromptSpecs from clips, from the command line or from another list; or check a list and print it.
 
-With then=true the ordinary upsampling follows, in the same run folder, on what was made or shown.
+With then=true they are upsampled in the same run folder.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from ..planning.resolve import probe_all
 from ..prompts import drafts
 from ..prompts.drafts import Draft, Listed
 from ..prompts.specs import expanded, matches, prompt_files, read_specs
-from ..reports.tables import show_specs
+from ..reports.tables import print_specs
 from ..text import printable
-from ..timing.progress import showing
+from ..timing.progress import progress_display
 from . import Invocation, run_task
 
 
@@ -25,10 +25,10 @@ def run(invocation: Invocation) -> ExitCode:
     then=true, that of task=upsample."""
     config, out = invocation.config, invocation.out
     if config.resume:
-        raise InputError("task=spec starts something new", hint="a run goes on with resume=FOLDER and no task")
+        raise InputError("task=spec starts something new", hint="resume a run with resume=FOLDER and no task")
     found = _described(config) or _clips(config) or _listed(config)
-    shown, problems = _looked_at(found, invocation)
-    show_specs(shown, out)
+    listed, problems = _probe(found, invocation)
+    print_specs(listed, out)
     for problem in problems:
         out.print(f"- {printable(problem)}", markup=False, highlight=False, soft_wrap=True)
     if problems:
@@ -41,7 +41,7 @@ def run(invocation: Invocation) -> ExitCode:
         made = drafts.files_for(found.drafts, folder, overwrite=config.spec.overwrite)
         drafts.write_files(made)
         files = list(made)
-    count = f"{len(shown)} spec{'s' if len(shown) > 1 else ''}"
+    count = f"{len(listed)} spec{'s' if len(listed) > 1 else ''}"
     where = str(files[0]) if len(files) == 1 else str(files[0].parent)
     out.print(f"{count}  {where}", markup=False, highlight=False, soft_wrap=True)
     return run_task(invocation, TaskName.upsample, files=files) if config.then else ExitCode.OK
@@ -49,7 +49,7 @@ def run(invocation: Invocation) -> ExitCode:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What there is to show and to make, what is wrong with it, and the files where it is in files already."""
+    """The specs to print and to make, their problems, and the files of those that are in files already."""
 
     drafts: list[Draft]
     problems: list[str]
@@ -103,16 +103,16 @@ def _listed(config: Config) -> _Found:
     return _Found([Draft.from_spec(spec) for spec in specs], problems, tuple(files))
 
 
-def _looked_at(found: _Found, invocation: Invocation) -> tuple[list[Listed], list[str]]:
-    """What the table shows, with every clip probed, and all problems."""
+def _probe(found: _Found, invocation: Invocation) -> tuple[list[Listed], list[str]]:
+    """The rows of the table, with every clip probed, and all problems."""
     paths = {draft.video for draft in found.drafts if draft.video}
-    with showing(invocation.config.console.progress.value, invocation.err) as progress:
+    with progress_display(invocation.config.console.progress.value, invocation.err) as progress:
         clips = probe_all(paths, invocation.config, lambda done, total: progress.step("clips probed", done, total))
-    shown, problems = [], list(found.problems)
+    listed, problems = [], list(found.problems)
     for draft in found.drafts:
         clip = clips[draft.video] if draft.video else None
         wrong = clip.message if isinstance(clip, VideoError) else ""
         video = clip if clip and not isinstance(clip, VideoError) else None
-        shown.append(Listed(draft.name, draft.prompt, draft.video, video, wrong))
+        listed.append(Listed(draft.name, draft.prompt, draft.video, video, wrong))
         problems += [f"{draft.name}: {wrong}"] if wrong else []
-    return shown, problems
+    return listed, problems

@@ -1,4 +1,4 @@
-"""`task=trust host=NAME`: show the key of a machine that nobody knows yet, ask, and write it to our known_hosts."""
+"""`task=trust host=NAME`: print the unknown key of a host, ask, and add it to the known_hosts of host.known_hosts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run(invocation: Invocation) -> ExitCode:
             host.run(("true",))
         except UnknownHostKey as e:
             out.print(e.message, markup=False, soft_wrap=True)
-            if not agrees(invocation, "Is this the machine's key?"):
+            if not agrees(invocation, "Is this the host's key?"):
                 out.print("nothing was accepted")
                 return ExitCode.AUTH
             file = Path(settings.known_hosts).expanduser()
@@ -38,5 +38,5 @@ def run(invocation: Invocation) -> ExitCode:
             return ExitCode.OK
         finally:
             host.close()
-        out.print(f"{settings.name}: the key is known, and it lets us in")
+        out.print(f"{settings.name}: the key is known, and login works")
         return ExitCode.OK

@@ -7,30 +7,30 @@ from dataclasses import replace
 from pathlib import Path
 
 from .. import log
-from ..config import TaskName
+from ..config import Retry, TaskName
 from ..errors import EngineError, ExitCode
 from ..files import write_atomic
 from ..planning.plan import Plan
 from ..planning.plan_file import read_plan
 from ..reports.run_outputs import versions, workers_of, write_results
-from ..reports.tables import advice, show_end
+from ..reports.tables import advice, print_end
 from ..run_folder import RunPaths, locked
 from ..runs.outcomes import read_outcomes
 from ..runs.saved_run import refuse_another_run, save_plan
-from ..runs.upsampling import execute
-from ..text import printable
+from ..runs.upsampling import can_retry, execute
+from ..text import printable, resume_command
 from ..timing.estimates import (
     Estimate,
     earlier_runs,
-    error_words,
-    estimate_words,
-    estimated,
-    past_of,
-    place_words,
+    error_text,
+    estimate_text,
+    estimate_work,
     remember,
+    run_timing,
+    where_text,
 )
-from ..timing.phases import Measured, Watch, add_start
-from ..timing.progress import showing
+from ..timing.phases import Measured, Stopwatch, add_start
+from ..timing.progress import progress_display
 from ..timing.workload import Work, work_of
 from ..worker.protocol import UPSAMPLED, Outcome
 from . import Invocation
@@ -48,13 +48,15 @@ def run(invocation: Invocation, *, most: int | None = None, files: list[Path] | 
         plan = _plan(invocation, most, files)
         is_typical = not config.resume and not config.reuse  # a run that finds answers would look faster than it is
         work = work_of(plan)
-        expected = estimated(work, earlier_runs(plan)) if is_typical else None
+        expected = estimate_work(work, earlier_runs(plan)) if is_typical else None
         if expected:
-            log.get().info("estimate", says=estimate_words(expected, place_words(plan)))
-        with showing(config.console.progress.value, invocation.err, expected.total_s if expected else None) as shown:
-            watch = Watch(shown)
+            log.get().info("estimate", text=estimate_text(expected, where_text(plan)))
+        with progress_display(
+            config.console.progress.value, invocation.err, expected.total_s if expected else None
+        ) as display:
+            watch = Stopwatch(display)
             try:
-                outcomes = execute(plan, paths, watch)
+                outcomes = execute(plan, paths, watch, retry_failed=config.retry is Retry.failed)
             except EngineError as e:
                 failed, outcomes = e, read_outcomes(paths.journal)
             finally:
@@ -67,7 +69,7 @@ def run(invocation: Invocation, *, most: int | None = None, files: list[Path] | 
         return code
 
 
-def _write_down(watch: Watch, expected: Estimate | None, paths: RunPaths) -> Measured:
+def _write_down(watch: Stopwatch, expected: Estimate | None, paths: RunPaths) -> Measured:
     """What this start took goes beside the others; a full disk is met again where it matters more."""
     measured = watch.measured(expected.as_seconds() if expected else {}, versions())
     try:
@@ -81,7 +83,7 @@ def _remember(plan: Plan, work: Work, measured: Measured, outcomes: Mapping[str,
     """For the estimates of later runs."""
     seconds = [s for o in outcomes.values() if o.attempts and (s := o.seconds.total) is not None]
     if seconds:
-        remember(plan, past_of(work, measured, workers_of(paths), seconds))
+        remember(plan, run_timing(work, measured, workers_of(paths), seconds))
 
 
 def _plan(invocation: Invocation, most: int | None, files: list[Path] | None) -> Plan:
@@ -113,7 +115,9 @@ def _finish(
     paths = invocation.paths
     also = [export.value for export in invocation.config.output.exports]
     table, exported = write_results(plan, outcomes, paths, invocation.command, unfinished, also)
-    show_end(plan, table, paths, measured.seconds, invocation.out, exported)
-    if off := error_words(measured.estimated_s, measured.seconds):
-        invocation.out.print(off, markup=False, highlight=False)
+    print_end(plan, table, paths, measured.seconds, invocation.out, exported)
+    if off := error_text(measured.estimated_s, measured.seconds):
+        invocation.print(off)
+    if any(can_retry(item, outcomes.get(item.id)) for item in plan.items):
+        invocation.print(f"retry failed  {resume_command(paths.root)} retry=failed")
     return ExitCode.OK if all(row["state"] == UPSAMPLED for row in table) else ExitCode.INCOMPLETE

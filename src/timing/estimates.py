@@ -1,7 +1,7 @@
-"""What earlier runs say about how long a plan may take: its prompts, and its videos.
+"""How long a plan may take, its prompts and its videos, by the last runs of the same kind.
 
-An estimate rests on the medians of the last runs of the same kind, and says how far it would have been off for each of
-these by the others. Without an earlier run there is none.
+An estimate is made of the medians of these runs, and its range of their best and worst rates. Without an earlier run there
+is no estimate.
 """
 
 from __future__ import annotations
@@ -9,20 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TypeVar
 
 from ..planning.plan import Plan
 from ..text import duration
 from . import history
-from .phases import ANSWERS, FETCHING, FIRST, HINTS, LOADING, SENDING, STARTING, VIDEOS, Life, Measured
+from .phases import ANSWERS, FETCHING, FIRST, HINTS, LOADING, SENDING, STARTING, VIDEOS, Measured, WorkerLifetime
 from .workload import Work, work_of
 
-LAST = 5  # runs that an estimate rests on: for each phase, the last ones that had it
-FEWEST_FOR_A_RANGE = 3
+LAST = 5  # runs behind an estimate: for each phase, the last ones that had it
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class RunTiming:
     """An earlier run: its work, and what its phases took."""
 
     requests: int
@@ -40,13 +38,12 @@ class Past:
     total_s: float
 
 
-P = TypeVar("P", "Past", "PastVideos")
+def run_timing(
+    work: Work, measured: Measured, workers: Sequence[WorkerLifetime], seconds_each: Sequence[float]
+) -> RunTiming:
+    """What a run contributes to later estimates.
 
-
-def past_of(work: Work, measured: Measured, workers: Sequence[Life], seconds_each: Sequence[float]) -> Past:
-    """A run that ended, as a later one is estimated by it.
-
-    seconds_each: what every answer took by itself. Where the answers had to wait for hints, their own seconds say more
+    seconds_each: what every answer took by itself. Where the answers had to wait for hints, their own seconds tell more
     about the engine than the time from the first to the last.
     """
     phases = measured.phases
@@ -57,8 +54,8 @@ def past_of(work: Work, measured: Measured, workers: Sequence[Life], seconds_eac
     loads = [life.load_s for life in workers if life.load_s is not None]
     lanes = max(1, min(work.lanes, len(seconds_each)))
     staged_s = max((phases[name].end_s for name in (HINTS, SENDING) if name in phases), default=0.0)
-    waited = FIRST in phases and staged_s > phases[FIRST].begin_s
-    return Past(
+    waited_for_hints = FIRST in phases and staged_s > phases[FIRST].begin_s
+    return RunTiming(
         work.requests,
         work.tokens,
         work.pixels,
@@ -69,7 +66,7 @@ def past_of(work: Work, measured: Measured, workers: Sequence[Life], seconds_eac
         rendering_s=busy_s(HINTS),
         sent_bytes=phases[SENDING].amount if SENDING in phases else 0,
         sending_s=busy_s(SENDING),
-        answering_s=sum(seconds_each) / lanes if waited else busy_s(FIRST) + busy_s(ANSWERS),
+        answering_s=sum(seconds_each) / lanes if waited_for_hints else busy_s(FIRST) + busy_s(ANSWERS),
         ending_s=busy_s(FETCHING),
         total_s=measured.seconds,
     )
@@ -77,11 +74,10 @@ def past_of(work: Work, measured: Measured, workers: Sequence[Life], seconds_eac
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """How long something may take: by phase, as a whole, and how many earlier runs that rests on.
+    """How long something may take: by phase, as a whole, and from how many earlier runs.
 
-    Hints and their sending go on beside the worker's start and load, so the whole is less than the sum.
-    least_s, most_s: the whole, if it were off as this arithmetic is off for the earlier runs, each by the others; as
-    total_s where there are too few of them to say.
+    Hints are rendered and sent while the worker starts and loads, so the whole is less than the sum.
+    least_s, most_s: the whole at the best and the worst rates of these runs.
     """
 
     phases: dict[str, float]
@@ -94,81 +90,62 @@ class Estimate:
         return {**self.phases, "total": self.total_s}
 
 
-def estimated(work: Work, past: Sequence[Past]) -> Estimate | None:
-    """The estimate for some work by earlier runs; None without any."""
+Pick = Callable[[Sequence[float]], float]  # median, min or max of some rates; 0 of none
+
+
+def estimate_work(work: Work, past: Sequence[RunTiming]) -> Estimate | None:
+    """The estimate for some work from earlier runs; None without any."""
     if not past or not work.requests:
         return None
-    phases, total_s = _phases(work, past)
-    last = past[-LAST:]
-    return _with_range(phases, total_s, last, lambda p, others: _phases(p, others)[1])
+    by_pick = [_phases(work, past, pick) for pick in (_median, _min, _max)]
+    total_s, least_s, most_s = map(_total_s, by_pick)
+    return Estimate(by_pick[0], total_s, len(past[-LAST:]), least_s, most_s)
 
 
-def _with_range(
-    phases: dict[str, float], total_s: float, last: Sequence[P], estimate_s: Callable[[P, Sequence[P]], float]
-) -> Estimate:
-    """An estimate with its range: what each earlier run took, against what the others say of it."""
-    if len(last) < FEWEST_FOR_A_RANGE:
-        return Estimate(phases, total_s, len(last), total_s, total_s)
-    off = [one.total_s / max(estimate_s(one, _without(last, n)), 1e-9) for n, one in enumerate(last)]
-    return Estimate(phases, total_s, len(last), total_s * min(1.0, *off), total_s * max(1.0, *off))
+def _median(rates: Sequence[float]) -> float:
+    return median(rates) if rates else 0.0
 
 
-def _without(runs: Sequence[P], n: int) -> list[P]:
-    return [run for m, run in enumerate(runs) if m != n]
+def _min(rates: Sequence[float]) -> float:
+    return min(rates, default=0.0)
 
 
-def _phases(work: Work | Past, past: Sequence[Past]) -> tuple[dict[str, float], float]:
-    """Seconds of each phase, and of the whole."""
+def _max(rates: Sequence[float]) -> float:
+    return max(rates, default=0.0)
+
+
+def _phases(work: Work, past: Sequence[RunTiming], pick: Pick) -> dict[str, float]:
+    """Seconds of each phase: its amount of work, times the rate picked from the last runs that had it."""
     last = past[-LAST:]
     sent = [p for p in past if p.sent_bytes and p.pixels][-LAST:]
     rendered = [p for p in past if p.to_render][-LAST:]
-    by_phase = {
-        STARTING: median(p.starting_s for p in last),
-        HINTS: work.to_render * median(p.rendering_s / p.to_render for p in rendered) if rendered else 0.0,
-        SENDING: _sending_s(work, sent) if sent else 0.0,
-        LOADING: median(p.loading_s for p in last),
-        ANSWERS: _answering_s(work, last),
-        FETCHING: median(p.ending_s for p in last),
+    sent_bytes = work.pixels * _median([p.sent_bytes / p.pixels for p in sent])
+    return {
+        STARTING: pick([p.starting_s for p in last]),
+        HINTS: work.to_render * pick([p.rendering_s / p.to_render for p in rendered]),
+        SENDING: sent_bytes * pick([p.sending_s / p.sent_bytes for p in sent]),
+        LOADING: pick([p.loading_s for p in last]),
+        ANSWERS: _token_rounds(work) * pick([p.answering_s / _token_rounds(p) for p in last if p.requests]),
+        FETCHING: pick([p.ending_s for p in last]),
     }
-    served_s = by_phase[STARTING] + by_phase[LOADING] + by_phase[ANSWERS]
-    return by_phase, max(served_s, by_phase[HINTS] + by_phase[SENDING]) + by_phase[FETCHING]
 
 
-def _sending_s(work: Work | Past, sent: Sequence[Past]) -> float:
-    """Seconds a MiB, times the MiB that so many pixels had."""
-    mib = work.pixels * median(p.sent_bytes / p.pixels for p in sent) / 2**20
-    return mib * median(p.sending_s / (p.sent_bytes / 2**20) for p in sent)
+def _total_s(phases: Mapping[str, float]) -> float:
+    served_s = phases[STARTING] + phases[LOADING] + phases[ANSWERS]
+    return max(served_s, phases[HINTS] + phases[SENDING]) + phases[FETCHING]
 
 
-def _waves(work: Work | Past) -> float:
-    """How many times all lanes are filled: fewer requests than lanes take as long as one round."""
-    return max(1.0, work.requests / max(1, work.lanes))
-
-
-def _token_waves(work: Work | Past) -> float:
-    return _waves(work) * work.tokens / work.requests
-
-
-def _answering_s(work: Work | Past, last: Sequence[Past]) -> float:
-    """Seconds a token in a round of requests, or a round, where that differed clearly less between the earlier runs."""
-    answered = [p for p in last if p.requests]
-    if not answered:
-        return 0.0
-
-    def spread(units: Callable[[Work | Past], float]) -> float:
-        rates = [p.answering_s / units(p) for p in answered]
-        return max(rates) / max(min(rates), 1e-9)
-
-    units = _waves if spread(_waves) < 0.9 * spread(_token_waves) else _token_waves
-    return units(work) * median(p.answering_s / units(p) for p in answered)
+def _token_rounds(work: Work | RunTiming) -> float:
+    """Tokens of one slot after the other; fewer requests than slots take as long as one round."""
+    return max(1.0, work.requests / max(1, work.lanes)) * work.tokens / work.requests
 
 
 # ------------------------------------------------------------------------------------------------------------- videos
 
 
 @dataclass(frozen=True, slots=True)
-class PastVideos:
-    """Inference that ended: what it made, and what that took.
+class VideoTiming:
+    """Inference that ended: how much it made, and what that took.
 
     pieces: of all videos, see `pieces_of`. loads: how often the model was loaded.
     """
@@ -179,23 +156,20 @@ class PastVideos:
     total_s: float
 
 
-def estimated_videos(pieces: int, loads: int, past: Sequence[PastVideos]) -> Estimate | None:
-    """The estimate for so many pieces of video, with so many loads of the model; None without an earlier run."""
+def estimate_videos(pieces: int, loads: int, past: Sequence[VideoTiming]) -> Estimate | None:
+    """The estimate for pieces of video and loads of the model; None without an earlier run."""
     last = past[-LAST:]
     if not last or not pieces:
         return None
 
-    phases = _video_phases(pieces, loads, last)
-    return _with_range(
-        phases, sum(phases.values()), last, lambda p, others: sum(_video_phases(p.pieces, p.loads, others).values())
-    )
+    def phases(pick: Pick) -> dict[str, float]:
+        return {
+            LOADING: loads * pick([p.loading_s / p.loads for p in last]),
+            VIDEOS: pieces * pick([(p.total_s - p.loading_s) / p.pieces for p in last]),
+        }
 
-
-def _video_phases(pieces: int, loads: int, past: Sequence[PastVideos]) -> dict[str, float]:
-    return {
-        LOADING: loads * median(p.loading_s / p.loads for p in past),
-        VIDEOS: pieces * median((p.total_s - p.loading_s) / p.pieces for p in past),
-    }
+    total_s, least_s, most_s = (sum(phases(pick).values()) for pick in (_median, _min, _max))
+    return Estimate(phases(_median), total_s, len(last), least_s, most_s)
 
 
 # ------------------------------------------------------------------------------------------------------ over the runs
@@ -203,17 +177,17 @@ def _video_phases(pieces: int, loads: int, past: Sequence[PastVideos]) -> dict[s
 
 def _key(plan: Plan) -> str:
     s = plan.settings
-    rehearsed = f" · {s.engine.item_delay_s:g} s an item" if s.engine.item_delay_s else ""
+    rehearsed = f" · {s.engine.item_delay_s:g} s per item" if s.engine.item_delay_s else ""
     return f"{s.engine.name} · {s.model.name} · {s.host.name}{rehearsed}"
 
 
-def earlier_runs(plan: Plan) -> tuple[Past, ...]:
-    """What is known of runs with the plan's engine, model and host, the oldest first."""
-    return history.recall(history.history_file(plan.settings.cache_dir), _key(plan), Past)
+def earlier_runs(plan: Plan) -> tuple[RunTiming, ...]:
+    """Earlier runs with the plan's engine, model and host, the oldest first."""
+    return history.recall(history.history_file(plan.settings.cache_dir), _key(plan), RunTiming)
 
 
-def remember(plan: Plan, past: Past) -> None:
-    """Keep a run beside the earlier ones."""
+def remember(plan: Plan, past: RunTiming) -> None:
+    """Add a run to the history."""
     history.remember(history.history_file(plan.settings.cache_dir), _key(plan), past)
 
 
@@ -221,36 +195,36 @@ def _videos_key(plan: Plan, how: str) -> str:
     return f"inference · {how} · {plan.settings.host.name}"
 
 
-def earlier_videos(plan: Plan, how: str) -> tuple[PastVideos, ...]:
-    """What is known of inference on the plan's host. how: what else it depends on, in words."""
-    return history.recall(history.history_file(plan.settings.cache_dir), _videos_key(plan, how), PastVideos)
+def earlier_videos(plan: Plan, how: str) -> tuple[VideoTiming, ...]:
+    """Earlier inference on the plan's host. how: what else it depends on, in words."""
+    return history.recall(history.history_file(plan.settings.cache_dir), _videos_key(plan, how), VideoTiming)
 
 
-def remember_videos(plan: Plan, how: str, past: PastVideos) -> None:
-    """Keep inference beside the earlier ones."""
+def remember_videos(plan: Plan, how: str, past: VideoTiming) -> None:
+    """Add inference to the history."""
     history.remember(history.history_file(plan.settings.cache_dir), _videos_key(plan, how), past)
 
 
 def estimate(plan: Plan) -> Estimate | None:
-    """How long the plan may take by what is in the cache folder."""
-    return estimated(work_of(plan), earlier_runs(plan))
+    """How long the plan may take, by the history in the cache folder."""
+    return estimate_work(work_of(plan), earlier_runs(plan))
 
 
-def place_words(plan: Plan) -> str:
+def where_text(plan: Plan) -> str:
     return f"engine={plan.settings.engine.name} on {plan.settings.host.name}"
 
 
-def estimate_words(found: Estimate | None, where: str) -> str:
-    """An estimate in one line, with what it rests on."""
+def estimate_text(found: Estimate | None, where: str) -> str:
+    """An estimate in one line, with the runs behind it."""
     if not found:
-        return f"How long it takes is not known: no earlier run with {where}."
+        return f"No time estimate: no earlier run with {where}."
     parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in found.phases.items() if seconds >= 0.05)
-    rests_on = "the last run" if found.runs == 1 else f"the last {found.runs} runs"
+    source = "the last run" if found.runs == 1 else f"the last {found.runs} runs"
     within = "" if found.least_s == found.most_s else f", {duration(found.least_s)} to {duration(found.most_s)},"
-    return f"It may take about {duration(found.total_s)}{within} by {rests_on} with {where} ({parts})."
+    return f"Estimated time: {duration(found.total_s)}{within} from {source} with {where} ({parts})."
 
 
-def error_words(estimated_s: Mapping[str, float], took_s: float) -> str:
+def error_text(estimated_s: Mapping[str, float], took_s: float) -> str:
     """How far an estimate was off, "" when there was none."""
     total_s = estimated_s.get("total", 0.0)
     if total_s <= 0:

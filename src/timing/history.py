@@ -1,5 +1,4 @@
-"""What earlier runs were measured to take, kept in the cache folder for estimates: for each kind of run the last few, the
-oldest first."""
+"""Timings of earlier runs, kept in the cache folder for estimates: for each kind of run the last few, the oldest first."""
 
 from __future__ import annotations
 
@@ -26,14 +25,14 @@ def history_file(cache_dir: str) -> Path:
 
 
 def recall(file: Path, key: str, kind: type[Measured]) -> tuple[Measured, ...]:
-    """The runs that are known under a key; what another version wrote is left out."""
+    """The runs under a key; entries of another form are ignored."""
     names = {f.name for f in fields(kind)}
     known = _read(file).get(key, [])
     return tuple(kind(**run) for run in known if isinstance(run, dict) and run.keys() == names)
 
 
 def remember(file: Path, key: str, run: Measured) -> None:
-    """Keep a run beside the earlier ones."""
+    """Add a run."""
     known = _read(file)
     known[key] = [asdict(each) for each in (*recall(file, key, type(run)), run)][-KEPT:]
     write_atomic(file, json.dumps(known))

@@ -1,6 +1,6 @@
-"""What the phases of a run took, as measured: a watch beside the progress display, and timings.json in the run folder.
+"""What the phases of a run took: a stopwatch around the progress display, and timings.json in the run folder.
 
-Times are those of this machine's clock, as seen from here; how long a worker lived and loaded is in its own events.
+Times are those of the controller's clock; how long a worker ran and loaded is in its own events.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ ORDER = (STARTING, HINTS, SENDING, LOADING, FIRST, ANSWERS, FETCHING)
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """When a phase went on, in seconds since the start, and how much it did: hints, bytes, loads or answers.
+    """When a phase ran, in seconds since the start, and how much it did: hints, bytes, loads or answers.
 
-    busy_s: how much of the time it was at work.
+    busy_s: how much of that time it was busy.
     """
 
     begin_s: float
@@ -36,7 +36,7 @@ class Phase:
     amount: int = 0
 
     def and_then(self, begin_s: float, end_s: float, amount: int) -> Phase:
-        """This phase with a later piece of it."""
+        """This phase and a later piece of it."""
         return Phase(
             min(self.begin_s, begin_s),
             max(self.end_s, end_s),
@@ -47,9 +47,9 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One start of a run, from when its plan was carried out to when it ended or was left.
+    """One start of a run, until it ended or the controller detached.
 
-    estimated_s: how long it had been estimated to take, as a whole and by phase; empty when nothing was known.
+    estimated_s: how long it was estimated to take, as a whole and by phase; empty without an estimate.
     """
 
     began: str
@@ -60,18 +60,18 @@ class Measured:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-class Watch:
-    """A progress display that also notes when things happened."""
+class Stopwatch:
+    """A progress display that also records when things happened."""
 
-    def __init__(self, shown: Progress, clock: Callable[[], float] = time.monotonic) -> None:
-        self.shown, self.clock = shown, clock
+    def __init__(self, display: Progress, clock: Callable[[], float] = time.monotonic) -> None:
+        self.display, self.clock = display, clock
         self.started, self.began = clock(), datetime.now().astimezone()
         self._phases: dict[str, Phase] = {}
         self._mutex = threading.Lock()
         self._loading_since: float | None = None
 
     def phase(self, name: str) -> None:
-        self.shown.phase(name)
+        self.display.phase(name)
         now = self.clock() - self.started
         if name in ("loading", "restarting"):
             self._phases.setdefault(STARTING, Phase(0.0, now, now))
@@ -86,20 +86,20 @@ class Watch:
             self._phases[FETCHING] = Phase(now, now, 0.0)
 
     def step(self, stage: str, done: int, total: int, note: str = "") -> None:
-        self.shown.step(stage, done, total, note)
+        self.display.step(stage, done, total, note)
 
     def took(self, phase: str, began_s: float, amount: int) -> None:
-        self.shown.took(phase, began_s, amount)
+        self.display.took(phase, began_s, amount)
         self._note(phase, began_s - self.started, self.clock() - self.started, amount)
 
     def _note(self, name: str, begin_s: float, end_s: float, amount: int) -> None:
-        with self._mutex:  # hints are staged in threads of their own
+        with self._mutex:  # hints are staged in other threads
             before = self._phases.get(name)
             piece = Phase(begin_s, end_s, end_s - begin_s, amount)
             self._phases[name] = before.and_then(begin_s, end_s, amount) if before else piece
 
     def measured(self, estimated_s: Mapping[str, float], versions: Mapping[str, str]) -> Measured:
-        """What was seen until now."""
+        """What was recorded until now."""
         end_s = self.clock() - self.started
         phases = dict(self._phases)
         if self._loading_since is not None:  # it never served
@@ -107,7 +107,7 @@ class Watch:
         if fetching := phases.get(FETCHING):
             phases[FETCHING] = Phase(fetching.begin_s, end_s, end_s - fetching.begin_s)
         if answers := phases.get(ANSWERS):
-            # A worker that was loaded already when we came back: its first answer is waited for from the start.
+            # When a running worker was reattached, the wait for its first answer counts from the start.
             ready = min(phases[LOADING].end_s, answers.begin_s) if LOADING in phases else 0.0
             phases[FIRST] = Phase(ready, answers.begin_s, answers.begin_s - ready, 1)
             phases[ANSWERS] = Phase(answers.begin_s, answers.end_s, answers.end_s - answers.begin_s, answers.amount)
@@ -128,7 +128,7 @@ class Watch:
 
 
 def read_starts(path: Path) -> tuple[Measured, ...]:
-    """All starts of a run, in order; none when the file is not there, or is not one that this program wrote."""
+    """All starts of a run, in order; none when the file is absent or of another form."""
     try:
         starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
         return tuple(
@@ -140,30 +140,30 @@ def read_starts(path: Path) -> tuple[Measured, ...]:
 
 
 def add_start(path: Path, measured: Measured) -> None:
-    """Write a start down beside the earlier ones; one in which nothing happened is left out."""
+    """Append a start; one in which nothing happened is left out."""
     if measured.phases:
         starts = [asdict(start) for start in (*read_starts(path), measured)]
         write_atomic(path, json.dumps({"version": 1, "starts": starts}, indent=1) + "\n")
 
 
 @dataclass(frozen=True, slots=True)
-class Life:
-    """A worker from its first word to its last, by its own clock; load_s is None when it never served."""
+class WorkerLifetime:
+    """A worker from its first event to its last, by its own clock; load_s is None when it never served."""
 
     seconds: float
     load_s: float | None
 
 
-def lives(events: Iterable[Event]) -> tuple[Life, ...]:
+def worker_lifetimes(events: Iterable[Event]) -> tuple[WorkerLifetime, ...]:
     """The workers that wrote a job's events.jsonl, one after another."""
     found: list[list[Event]] = []
     for event in events:
-        # A worker that loads again with less memory names a fallback, and lives on.
+        # A worker that loads again with less memory names a fallback, and goes on.
         if not found or (event.phase == "loading" and not event.fallback):
             found.append([])
         found[-1].append(event)
     return tuple(
-        Life(
+        WorkerLifetime(
             max(0.0, round(life[-1].time - life[0].time, 3)),
             next((event.load_s for event in life if event.load_s is not None), None),
         )

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 5.0
 STILL_EVERY_S = 30.0
-RESULTS = ("answers", "videos")  # stages that end a run, and may be estimated before they begin
+RESULTS = ("answers", "videos")  # stages that end a run, and may be estimated before they start
 
 
 class Progress(Protocol):
-    """What a run tells: `phase` in words, `step` counts of one named stage, `took` that a piece of work was done, of
-    `amount` hints, bytes or answers, since `began_s` of time.monotonic."""
+    """What a run reports: `phase`, its phase in words; `step`, counts of one named stage; `took`, that a piece of work is done,
+    of `amount` hints, bytes or answers, since `began_s` of time.monotonic."""
 
     def phase(self, name: str) -> None: ...
     def step(self, stage: str, done: int, total: int, note: str = "") -> None: ...
@@ -28,7 +28,7 @@ class Progress(Protocol):
 
 
 class Quiet:
-    """Shows nothing."""
+    """Displays nothing."""
 
     def phase(self, name: str) -> None:
         pass
@@ -41,16 +41,16 @@ class Quiet:
 
 
 class Lines(Quiet):
-    """A log line for a phase, for the end of a stage, and now and then between: often while things move, and
-    still once in a while when they do not, so that nobody wonders.
+    """A log line per phase, at the end of a stage, and at intervals in between: short ones while the counts change, long ones
+    while they do not.
 
-    expected_s: how long the results may take from now on, for as long as their rate is not known.
+    expected_s: how long the results may take from now on, until their rate is known.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, expected_s: float | None = None) -> None:
         self.clock, self.expected_s, self.began = clock, expected_s, clock()
         self.first: dict[str, tuple[float, int]] = {}  # when a stage first had something done, and how much
-        self.said: dict[str, tuple[float, int]] = {}
+        self.logged: dict[str, tuple[float, int]] = {}
         self.now = ""
 
     def phase(self, name: str) -> None:
@@ -59,13 +59,13 @@ class Lines(Quiet):
 
     def step(self, stage: str, done: int, total: int, note: str = "") -> None:
         now = self.clock()
-        said_at, said = self.said.setdefault(stage, (now, -1))
+        logged_at, logged = self.logged.setdefault(stage, (now, -1))
         if done:
             self.first.setdefault(stage, (now, done))
-        patience_s = LINE_EVERY_S if done != said else STILL_EVERY_S
-        if said == total or (now - said_at < patience_s and done < total):
+        patience_s = LINE_EVERY_S if done != logged else STILL_EVERY_S
+        if logged == total or (now - logged_at < patience_s and done < total):
             return
-        self.said[stage] = (now, done)
+        self.logged[stage] = (now, done)
         log.get().info(
             stage.replace(" ", "_"), **self._facts(stage, done, total, now), **({"so_far": note} if note else {})
         )
@@ -84,7 +84,7 @@ class Lines(Quiet):
 
 
 def still_expected_s(expected_s: float | None, elapsed_s: float) -> float | None:
-    """What is left of an estimate; None when there is none, or it has passed."""
+    """What remains of an estimate; None when there is none, or it has passed."""
     left_s = (expected_s or 0.0) - elapsed_s
     return left_s if left_s > 0 else None
 
@@ -92,7 +92,7 @@ def still_expected_s(expected_s: float | None, elapsed_s: float) -> float | None
 class Bars(Quiet):
     """Live bars with rate and time left; log lines are printed above them, never into them.
 
-    expected_s: as for `Lines`; it is shown with a ~ before it.
+    expected_s: as for `Lines`; displayed with a ~.
     """
 
     def __init__(self, console: Console, expected_s: float | None = None) -> None:
@@ -114,7 +114,7 @@ class Bars(Quiet):
                 speed = task.finished_speed or task.speed
                 return Text(f"{speed:.1f}/s" if speed else "–", style="progress.data.speed")
 
-        class Left(TimeRemainingColumn):
+        class Remaining(TimeRemainingColumn):
             def render(self, task: Task) -> Text:
                 known = task.time_remaining is not None or task.description not in RESULTS
                 left_s = None if known else still_expected_s(expected_s, task.elapsed or 0.0)
@@ -131,7 +131,7 @@ class Bars(Quiet):
             Rate(),
             TimeElapsedColumn(),
             TextColumn("left"),
-            Left(compact=True),
+            Remaining(compact=True),
             TextColumn("{task.fields[note]}", style="dim"),
             console=console,
             transient=True,
@@ -149,8 +149,8 @@ class Bars(Quiet):
 
 
 @contextmanager
-def showing(mode: str, console: Console, expected_s: float | None = None) -> Iterator[Progress]:
-    """The progress display that `console.progress` asks for, alive within the block."""
+def progress_display(mode: str, console: Console, expected_s: float | None = None) -> Iterator[Progress]:
+    """The progress display of `console.progress`, active within the block."""
     if mode == "none":
         yield Quiet()
     elif mode == "bars" or (mode == "auto" and console.is_terminal):

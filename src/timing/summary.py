@@ -1,4 +1,4 @@
-"""What a run took and cost, in words and on a line of time; pure, from what was measured."""
+"""What a run took and cost, in words and as a timeline. Pure."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 from ..planning.gpus import devices
 from ..planning.plan import Plan
 from ..text import duration, precise_duration
-from .estimates import error_words
-from .phases import ANSWERS, FIRST, HINTS, ORDER, SENDING, Life, Measured
+from .estimates import error_text
+from .phases import ANSWERS, FIRST, HINTS, ORDER, SENDING, Measured, WorkerLifetime
 
-NO_GPU_OF_OURS = ("offline", "endpoint")  # engines whose worker computes nothing
+WITHOUT_GPU = ("offline", "endpoint")  # engines whose worker uses no GPU
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A phase on the line of time: where it lies, in per cent of the whole, and what is said beside it."""
+    """A phase on the timeline: its position and width in per cent of the whole, its label and detail."""
 
     label: str
     detail: str
@@ -26,7 +26,7 @@ class Bar:
 
 
 def timeline(start: Measured) -> tuple[Bar, ...]:
-    """The phases of one start of a run, in the order in which they are named; some go on side by side."""
+    """The phases of one start of a run, in their order; some run side by side."""
     whole_s = max(start.seconds, 1e-3)
 
     def bar(name: str) -> Bar:
@@ -51,21 +51,18 @@ def _amount(name: str, amount: int, busy_s: float) -> str:
     return f"{amount} {name}" if name in (HINTS, ANSWERS) and amount else ""
 
 
-def rate_words(starts: Sequence[Measured]) -> str:
-    """Answers a second, from when the worker was ready to the last answer; "" when that was too short to say."""
+def rate_text(starts: Sequence[Measured]) -> str:
+    """Answers per second, from when the worker was ready to the last answer; "" when that was too short to measure."""
     phases = [start.phases for start in starts if ANSWERS in start.phases]
     answers = sum(p[ANSWERS].amount for p in phases)
     seconds = sum(p[ANSWERS].busy_s + p[FIRST].busy_s for p in phases)
     if seconds < 0.001:
         return ""
-    return (
-        f"{answers / seconds:.2f} answers a second"
-        if answers / seconds < 10
-        else f"{answers / seconds:.0f} answers a second"
-    )
+    rate = answers / seconds
+    return f"{rate:.2f} answers/s" if rate < 10 else f"{rate:.0f} answers/s"
 
 
-def token_words(rows: Iterable[Mapping[str, Any]]) -> str:
+def token_text(rows: Iterable[Mapping[str, Any]]) -> str:
     """Prompt tokens as planned and as the engine counted them, over the items that it counted."""
     counted = [row["tokens"] for row in rows if row["tokens"]["measured"] is not None]
     if not counted:
@@ -76,39 +73,39 @@ def token_words(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def gpus_of(plan: Plan) -> int | None:
-    """GPUs that each worker of the plan holds; None when host.gpus does not say how many, or the worker uses none."""
+    """GPUs that each worker of the plan holds; None when host.gpus names no number, or the worker uses none."""
     settings = plan.settings
     named = devices(settings.host.gpus)
-    if not named or settings.engine.name in NO_GPU_OF_OURS:
+    if not named or settings.engine.name in WITHOUT_GPU:
         return None
     return len(named) // settings.host.workers
 
 
-def gpu_facts(plan: Plan, workers: Sequence[Life]) -> list[tuple[str, str]]:
-    """GPU seconds and, where a price is given, their cost: all the time that workers lived, loading too."""
+def gpu_facts(plan: Plan, workers: Sequence[WorkerLifetime]) -> list[tuple[str, str]]:
+    """GPU seconds and, where a price is given, their cost: the whole time that workers ran, loading included."""
     each = gpus_of(plan)
     if not each or not workers:
         return []
     seconds = each * sum(life.seconds for life in workers)
-    facts = [("GPU time", f"{seconds:,.0f} GPU seconds ({each} a worker)")]
+    facts = [("GPU time", f"{seconds:,.0f} GPU seconds ({each} per worker)")]
     price = plan.settings.host.price_per_gpu_hour
     if price:
-        facts.append(("Cost", f"{seconds / 3600 * price:.2f} at {price:g} for an hour of a GPU"))
+        facts.append(("Cost", f"{seconds / 3600 * price:.2f} at {price:g} per GPU hour"))
     return facts
 
 
 def run_facts(
-    plan: Plan, rows: Sequence[Mapping[str, Any]], starts: Sequence[Measured], workers: Sequence[Life]
+    plan: Plan, rows: Sequence[Mapping[str, Any]], starts: Sequence[Measured], workers: Sequence[WorkerLifetime]
 ) -> list[tuple[str, str]]:
     """What was measured over the whole run."""
     facts = []
     if starts:
         total_s = sum(start.seconds for start in starts)
         facts.append(("Took", duration(total_s) + (f", in {len(starts)} starts" if len(starts) > 1 else "")))
-        if len(starts) == 1 and (off := error_words(starts[0].estimated_s, starts[0].seconds)):
+        if len(starts) == 1 and (off := error_text(starts[0].estimated_s, starts[0].seconds)):
             facts.append(("Time", off))
-    if said := rate_words(starts):
-        facts.append(("Rate", said))
-    if said := token_words(rows):
-        facts.append(("Prompt tokens", said))
+    if rate := rate_text(starts):
+        facts.append(("Rate", rate))
+    if tokens := token_text(rows):
+        facts.append(("Prompt tokens", tokens))
     return facts + gpu_facts(plan, workers)

@@ -1,4 +1,4 @@
-"""What a plan asks for, in the units that time is counted in."""
+"""The work of a plan, in the units that take time."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from ..media.hint import Hint, hint_key
 from ..media.video import Video
 from ..planning.plan import Plan, PlanItem
 
-# What a hint costs to render, in pixels of the clip that are decoded: `rendering_cost`. The weight is a fit to measured
+# What a hint costs to render, in pixels of the clip that are decoded: `rendering_cost`. The weight was fitted to measured
 # times (clips of 360p to 2160p, 2 to 8 frames of 320 to 800 pixels, good to a factor of two): writing a pixel as PNG and
 # H.264 takes about as long as decoding a hundred.
 WRITTEN_PIXEL = 100
-KEY_FRAMES_APART_S = 10.0  # as x264 puts them by default (250 frames); a frame is decoded from the key frame before it
+KEY_FRAMES_APART_S = (
+    10.0  # as x264 places them by default (250 frames); a frame is decoded from the key frame before it
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a plan asks for, in the units that time is counted in.
+    """The work of a plan, in the units that take time.
 
-    tokens: of all prompts and the room for their answers. pixels: of all distinct frames. to_render: cost of the hints
-    that are not in the cache, see `rendering_cost`. lanes: requests that are answered at the same time, at most.
+    tokens: of all prompts and the reserves for their answers. pixels: of all distinct frames. to_render: cost of the hints
+    that are not in the cache, see `rendering_cost`. lanes: requests in flight at the same time, at most.
     """
 
     requests: int
@@ -34,7 +36,7 @@ class Work:
 
 
 def work_of(plan: Plan) -> Work:
-    """Looks at which hints are in the cache, and so must be called before a run makes them."""
+    """To be called before a run renders: hints that are in the cache cost nothing."""
     asked = [item for item in plan.by_id.values() if item.runs]
     cache = Path(plan.settings.cache_dir) / "hints"
     hints = _distinct_hints(asked)
@@ -43,13 +45,13 @@ def work_of(plan: Plan) -> Work:
         sum(item.tokens.prompt + item.tokens.output_reserved for item in asked),
         sum(hint.width_px * hint.height_px * hint.frames for _, hint in hints.values()),
         sum(rendering_cost(*pair) for key, pair in hints.items() if not (cache / key).exists()),
-        lanes_of(plan),
+        max_in_flight(plan),
     )
 
 
 def rendering_cost(video: Video, hint: Hint) -> int:
-    """What a hint costs to render, in decoded pixels: its frames from the key frame before each (for `head`, all until
-    the last of them), and the pixels that are written."""
+    """What a hint costs to render, in decoded pixels: its frames from the key frame before each (for `head`, all up to
+    the last one), and the pixels that are written."""
     if hint.rule == "head":
         decoded_s = min(video.duration_s, (hint.frames + 1) / hint.fps)
     else:
@@ -62,7 +64,7 @@ def _distinct_hints(items: Iterable[PlanItem]) -> dict[str, tuple[Video, Hint]]:
     return {hint_key(i.video, i.hint): (i.video, i.hint) for i in items if i.video and i.hint}
 
 
-def lanes_of(plan: Plan) -> int:
+def max_in_flight(plan: Plan) -> int:
     """How many requests the workers of a plan have in flight at most."""
     s = plan.settings
     by_engine = {

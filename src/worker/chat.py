@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from .engines.engine import Answer, ItemFailed, Refused, Request, Unavailable
 from .lifecycle import LoadFailed
-from .refusals import classify, counted_tokens, message_of
+from .refusals import classify, counted_tokens, message_of, named_limit
 
 # ----------------------------------------------------------------------------------------------------------- engines
 
@@ -84,7 +84,7 @@ class ChatClient:
         text = body.decode("utf-8", "replace")
         kind = classify(text)
         if kind == "too_long":
-            return Refused(message_of(text), "too_long", counted_tokens(text))
+            return Refused(message_of(text), "too_long", counted_tokens(text), named_limit(text))
         if kind == "tokenizer":
             return ItemFailed(f"{message_of(text)}: tokenizer and checkpoint do not match; check model.tokenizer")
         if status in (408, 409, 425, 429) or status >= 500:
@@ -120,7 +120,7 @@ def _read_stream(response: http.client.HTTPResponse, started: float) -> Answer:
         data = line[5:].strip()
         if data == b"[DONE]":
             response.read()
-            if finish == "abort":  # what a server that is being stopped says of an answer it did not finish
+            if finish == "abort":  # from a server that is being stopped, for an answer it did not finish
                 raise Unavailable("the server aborted the request", None)
             if "prompt_tokens" not in usage:
                 raise ItemFailed("the server reports no usage.prompt_tokens, so the plan cannot be checked")

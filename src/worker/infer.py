@@ -79,7 +79,7 @@ class Runner:
         """Write a heartbeat with the last line of the log, when it is time for one."""
         if time.monotonic() - self._beat >= HEARTBEAT_S:
             self._beat = time.monotonic()
-            self.log.heartbeat(answered=self.answered, said=last_line(self.engine_log))
+            self.log.heartbeat(answered=self.answered, log_line=last_line(self.engine_log))
 
     def done(self, item_id: str, video: Path, seconds: float | None) -> None:
         """Move a whole video to its place, and write its outcome once it is on disk."""

@@ -86,7 +86,7 @@ class UpsampleJob:
     """job.json of a job that upsamples.
 
     needed_len: the shortest context that serves all items, for an engine short of memory. images: the most that one
-    prompt has; an engine told to expect more reserves memory and takes longer to start. linger_s: without `closed`, the
+    prompt has; an engine that expects more reserves memory and takes longer to start. linger_s: without `closed`, the
     worker ends when it has had nothing to do for so long, so that a lost controller does not hold a GPU for ever.
     items_hash: which items the job is for, "" where it was not recorded.
     """
@@ -127,7 +127,7 @@ class InferJob:
 
 @dataclass(frozen=True, slots=True)
 class JobHeader:
-    """What every job.json says. argv: an `InferJob` has one, and had no kind before."""
+    """What every job.json has. argv: an `InferJob` has one, and had no kind before."""
 
     protocol: int
     kind: str = UPSAMPLE
@@ -181,7 +181,7 @@ class InferItem:
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """What every line of a batch file says."""
+    """What every line of a batch file has."""
 
     id: str
     frames: tuple[str, ...] = ()
@@ -239,9 +239,10 @@ class Seconds:
 class Outcome:
     """How one item ended, or that the engine refused it.
 
-    state: upsampled, kept (the original prompt stands), failed or refused; reason says why. refusal: too_long or no_room
-    when the engine had no room for it. text: the answer, for `upsampled`; rejected: the last answer, for `kept`.
-    shown: see `Item.input_hash`.
+    state: upsampled, kept (the original prompt is kept), failed or refused, with the reason. refusal: too_long or no_room
+    when the engine had no room for it; limit: the longest request that it accepts, where it named one. text: the answer,
+    for `upsampled`; rejected: the last answer, for `kept`.
+    input_hash: of the item.
     """
 
     id: str
@@ -256,9 +257,10 @@ class Outcome:
     frames: tuple[SentFrame, ...] = ()
     seconds: Seconds = Seconds()
     refusal: str = ""
+    limit: int | None = None
     rejected: str | None = None
     step: int = 0
-    shown: str = ""
+    input_hash: str = field(default="", metadata={"key": "shown"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +279,7 @@ class VideoOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What every line of results.jsonl says."""
+    """What every line of results.jsonl has."""
 
     id: str
     state: str
@@ -290,8 +292,8 @@ class Ended:
 class Event:
     """A line of events.jsonl: a `phase` that began, or a `heartbeat`.
 
-    load_s: with `serving`, how long loading took. fallback: with `loading` and `restarting`, what was given up. said: the
-    last line of the engine's log.
+    load_s: with `serving`, how long loading took. fallback: with `loading` and `restarting`, what was given up.
+    log_line: the last line of the engine's log.
     """
 
     SPARSE: ClassVar[bool] = True
@@ -307,7 +309,7 @@ class Event:
     beat: int = 0
     answered: int = 0
     in_flight: int = 0
-    said: str = ""
+    log_line: str = field(default="", metadata={"key": "said"})
 
 
 @dataclass(frozen=True, slots=True)

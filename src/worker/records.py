@@ -39,7 +39,7 @@ def from_line(kind: type[T], line: bytes | str) -> T:
 
 
 def to_json(value: Any) -> Any:
-    """What `json.dumps` can write: dataclasses as objects, tuples as lists. A class that says SPARSE leaves defaults out."""
+    """What `json.dumps` can write: dataclasses as objects, tuples as lists. A class with SPARSE set leaves defaults out."""
     if is_dataclass(value):
         keys = _keys(type(value))  # type: ignore[arg-type]
         if getattr(value, "SPARSE", False):

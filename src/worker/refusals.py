@@ -10,6 +10,8 @@ _SIGNS = {
         r"prompt contains \d+ input tokens",
         r"longer than the maximum model length",
         r"maximum context length is \d+",
+        r"context length is only \d+",
+        r"vocab(ulary)? out of range",  # what NVIDIA's upsampler says of image tokens beyond its context; docs/limits.md
         r'"param":\s*"input_tokens"',
     ),
     "tokenizer": (r"[Tt]oken id -?\d+ is out of vocabulary",),
@@ -37,6 +39,18 @@ def counted_tokens(text: str) -> int | None:
         r"\(length (\d+)\)",
         r"Prompt length of (\d+)",
         r"(\d+) in the messages",
+    )
+    found = (re.search(sign, text) for sign in signs)
+    return next((int(match[1]) for match in found if match), None)
+
+
+def named_limit(text: str) -> int | None:
+    """The longest request in tokens that the engine accepts, where a refusal names it."""
+    signs = (
+        r"maximum context length is (\d+)",
+        r"context length is only (\d+)",
+        r"maximum model length of (\d+)",
+        r"maximum (?:length )?(?:is )?(\d{3,}), you sent",
     )
     found = (re.search(sign, text) for sign in signs)
     return next((int(match[1]) for match in found if match), None)

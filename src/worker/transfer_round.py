@@ -2,7 +2,7 @@
 
 How transfer.py shows its progress (nvidia-cosmos/cosmos-transfer1, cosmos_transfer1/diffusion/inference/transfer.py): with
 --batch_input_path it makes the folder video_K when it starts line K, writes video_K/output.mp4 into it when the item is
-done, and video_K/prompt.txt after that. An item that NVIDIA's guardrail blocks gets no video, and the next one follows.
+done, and video_K/prompt.txt after that. An item that NVIDIA's guardrail blocks gets no video, and the next one starts.
 """
 
 from __future__ import annotations
@@ -11,20 +11,34 @@ import json
 import os
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from .lifecycle import LoadFailed
+from .lifecycle import Control, JobLog, LoadFailed
 from .processes import end_child, failure_reason, guard_group_gently, kill_marked
-from .protocol import InferItem
-
-if TYPE_CHECKING:
-    from .infer import Runner
+from .protocol import InferItem, InferJob
 
 POLL_S = 0.1
 MARK = "PROMPT_UPSAMPLER_JOB"  # variable by which processes of this job are known, whoever their parent is
 FILE_FIELDS = ("input_control", "control_weight")  # fields of a control that may name a file
+
+
+class Runner(Protocol):
+    """What a round needs of the job around it. ended: ids; attempts: rounds that an item has crashed."""
+
+    folder: Path
+    job: InferJob
+    control: Control
+    log: JobLog
+    engine_log: Path
+    ended: set[str]
+    attempts: Counter[str]
+
+    def beat(self) -> None: ...
+    def done(self, item_id: str, video: Path, seconds: float | None) -> None: ...
+    def failed(self, item_id: str, reason: str, seconds: float | None) -> None: ...
 
 
 class Round:
@@ -63,7 +77,7 @@ class Round:
                 runner.failed(item.id, _why_no_video(runner.engine_log, log_from), self._seconds(n))
 
     def collect(self, *, ended: bool = False) -> None:
-        """Take over the videos that are whole: prompt.txt follows a whole video.
+        """Collect the complete videos: prompt.txt is written after a complete video.
 
         ended: transfer.py has ended well, so all that is there is whole.
         """
