@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -26,8 +27,9 @@ TOKENIZER = "tekken_240911.json"  # of Pixtral-12B, inside the mistral-common wh
 Configure = Callable[..., Config]
 
 register()
-settings.register_profile("tests", deadline=None, derandomize=True, database=None)
-settings.load_profile("tests")
+settings.register_profile("ci", max_examples=60, deadline=None, database=None, derandomize=True)
+settings.register_profile("thorough", max_examples=3000, deadline=None, database=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 @lru_cache(maxsize=256)
