@@ -99,10 +99,10 @@ class ClipSet:
     def __call__(self, name: str) -> Path:
         path = self.folder / name
         if not path.exists():
-            argv = [self(UPRIGHT) if word == UPRIGHT else word for word in CLIPS[name]]
+            argv: list[str | Path] = [self(UPRIGHT) if word == UPRIGHT else word for word in CLIPS[name]]
             aside = path.with_name(f".{os.getpid()}-{name}")
             if name in TWO_PASSES:
-                log = ["-passlogfile", aside.with_suffix("")]
+                log: list[str | Path] = ["-passlogfile", aside.with_suffix("")]
                 ffmpeg(*argv, "-pass", "1", *log, "-f", "null", "-")
                 argv += ["-pass", "2", *log]
             ffmpeg(*argv, aside)
