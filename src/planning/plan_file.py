@@ -67,5 +67,5 @@ def read_plan(path: Path) -> Plan:
 
 
 def _settings_of_version_1(data: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 had the names of host and image beside their settings."""
-    return {**data, "host": data["place"], "image": data["container"]}
+    """Version 1 had the names of host and image next to their settings, and another name for the effective limit."""
+    return {**data, "host": data["place"], "image": data["container"], "effective_len": data.get("believed_len", 0)}
