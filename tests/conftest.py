@@ -103,8 +103,9 @@ def configure(cache_dir: Path, small: str) -> Configure:
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with small clips: wide, other, hd, portrait, square, short (.mp4), and two that hold no usable video."""
     folder = tmp_path_factory.mktemp("clips")
-    for name, size in {"wide": (320, 180), "hd": (1280, 720), "portrait": (180, 320), "square": (96, 96)}.items():
+    for name, size in {"wide": (320, 180), "portrait": (180, 320), "square": (96, 96)}.items():
         make_clip(folder / f"{name}.mp4", size=size, fps=12, seconds=1)
+    make_clip(folder / "hd.mp4", size=(1280, 720), fps=4, seconds=1)
     make_clip(folder / "other.mp4", size=(320, 180), fps=12, seconds=1.5)
     make_clip(folder / "short.mp4", size=(160, 90), fps=12, seconds=1 / 12)
     make_sound(folder / "sound.m4a")
