@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import colorsys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from PIL import Image, ImageDraw
 
+from src.reports.compare import Pair
+from src.reports.report import Report
 from src.reports.rows import ReportRow, Row
 
 HOSTILE = '</script><img src=x onerror="window.hacked=1"><!--<script>window.hacked=2</script> {{ 7*7 }} \u2028 \'"&amp;'
@@ -36,6 +39,12 @@ def row(name: str = "harbor", **changes: Any) -> ReportRow:
 def kept_row(name: str, **changes: Any) -> ReportRow:
     """The row of an item whose original prompt is kept."""
     return row(name, **{"upsampled_prompt": None, "state": "kept", "reason": "there is no such file", **changes})
+
+
+def report_of(*rows: ReportRow, **changes: Any) -> Report:
+    """A report over these rows; `changes` replace its other values."""
+    facts = (("Recipe", "safe_320"), ("Engine", "vllm"), ("Command", "python -m src.run upsample=safe_320"))
+    return replace(Report("safe_320 · vllm", facts, 4096, 300, rows), **changes)
 
 
 def table_row(number: int, **changes: Any) -> Row:
@@ -67,3 +76,35 @@ def picture(path: Path, *, hue: float = 0.08, size: tuple[int, int] = (320, 180)
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)
     return str(path)
+
+
+# Two runs compared
+
+Sides = tuple[dict[str, str], dict[str, str]]
+SIDES: Sides = ({"run": "outputs/a", "recipe": "safe_320"}, {"run": "outputs/b", "recipe": "best_fit"})
+
+
+def compared_pairs() -> list[Pair]:
+    """An item that ended alike in both runs, one with other words, one with another state, and one of hostile text."""
+    return [
+        Pair(row("same"), row("same")),
+        Pair(row("other", upsampled_prompt="A gray boat."), row("other", upsampled_prompt="A big gray ship.")),
+        Pair(row("state"), kept_row("state")),
+        Pair(row(HOSTILE, original_prompt=HOSTILE), row(HOSTILE, upsampled_prompt=HOSTILE)),
+    ]
+
+
+def two_runs(folder: Path) -> tuple[Sides, list[Pair]]:
+    """Two runs with frames: an item with equal frames in both, one with different frames, and one whose frame is gone."""
+
+    def frames(size: str, *names: str) -> dict[str, Any]:
+        return {"frames": [{"sha256": "ab", "bytes": 5, "size": size, "file": f"hints/{name}.png"} for name in names]}
+
+    for run, name, sun in (("a", "same", 0.5), ("b", "same", 0.5), ("a", "own", 0.2), ("b", "own", 0.8)):
+        picture(folder / run / "hints" / f"{name}.png", sun=sun)
+    pairs = [
+        Pair(row("same", **frames("320x180", "same")), row("same", **frames("320x180", "same"))),
+        Pair(row("own", **frames("320x180", "own")), row("own", **frames("910x512", "own", "same"))),
+        Pair(row("gone", **frames("320x180", "gone")), kept_row("gone")),
+    ]
+    return ({"run": str(folder / "a"), "recipe": "x"}, {"run": str(folder / "b"), "recipe": "y"}), pairs
