@@ -15,7 +15,7 @@ from ..errors import HostError
 from ..files import write_atomic
 from ..planning.settings import HostSettings, digest
 from ..worker.journal import read_records
-from ..worker.protocol import Event, Staged
+from ..worker.protocol import Event, Exit, Staged
 from ..worker.records import InvalidRecord, from_line
 from . import transfer
 from .connect import root_on
@@ -238,6 +238,11 @@ class RemoteFolder:
                     hint="it was changed there: remove that folder there if it is not needed, then resume",
                 )
             whole = new[: new.rfind(b"\n") + 1]
+            if not whole and len(new) == LIMIT:
+                raise HostError(
+                    f"{self.host.name}: {self.folder}/{path.name}, byte {start}: no line ends within {LIMIT} bytes",
+                    hint="the worker's output is damaged",
+                )
             if whole:
                 with open(path, "ab") as f:
                     f.write(whole)
@@ -286,12 +291,13 @@ def _journal_parts(output: bytes, *starts: int) -> list[tuple[int, int, bytes]]:
     return parts
 
 
-def peek(host: Host, folder: str) -> tuple[int, str, bytes]:
-    """How many items ended in a job's folder, the phase that its worker named last, and its exit.json, b"" for none."""
+def peek(host: Host, folder: str) -> tuple[int, str, Exit | None]:
+    """How many items ended in a job's folder, the phase that its worker named last, and its exit record."""
     output = checked(host.run(script(_PEEK, folder)), host, "the job cannot be read")
     try:
         answered, event, record = output.split(b"\n", 2)
-        return int(answered), from_line(Event, event).phase if event else "", record.strip()
+        phase = from_line(Event, event).phase if event else ""
+        return int(answered), phase, from_line(Exit, record) if record.strip() else None
     except (InvalidRecord, ValueError) as e:
         raise HostError(f"{host.name}: {folder}: not a valid job folder ({e})") from None
 
