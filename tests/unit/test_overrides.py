@@ -21,13 +21,15 @@ from src.overrides import (
 from src.text import hydra_quoted
 from tests.conftest import composed
 
-MULTIRUN = Path(__file__).with_name("multirun.yaml")  # as Hydra 1.3.8 writes it, without help texts and most of the config
+MULTIRUN = Path(__file__).with_name(
+    "multirun.yaml"
+)  # as Hydra 1.3.8 writes it, without help texts and most of the config
 
 
 @pytest.fixture(params=["sweep", "läuft, 雨 (1)"])
 def sweep(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """The folder of a sweep over two seeds."""
-    folder = tmp_path / request.param
+    folder: Path = tmp_path / request.param
     folder.mkdir()
     shutil.copy(MULTIRUN, folder / "multirun.yaml")
     return folder
