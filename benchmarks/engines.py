@@ -15,14 +15,16 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Row, shown
-from src.worker import upsample
+from src.hosts.bundle import worker_bundle
 from src.worker.engines.vllm_server import vllm_environment
-from src.worker.protocol import PROTOCOL
+from src.worker.protocol import PROTOCOL, Checks, EngineSettings, Item, ModelSettings, UpsampleJob
+from src.worker.records import to_json, to_line
 
 PROMPTS = 64
 PASSES = 4  # of which the first is not counted
@@ -72,20 +74,27 @@ def _stage_frames(folder: Path) -> None:
         (folder / "frames" / f"{number}.png").write_bytes(buffer.getvalue())
 
 
-def _item(number: int) -> dict[str, Any]:
+def _item(number: int) -> Item:
     text = f"prompt number {number}: a boat on a calm sea at dusk"
-    return {
-        "id": str(number), "step": 0, "prompt": text, "text": text, "system": "", "predicted": None, "seed": number,
-        "frames": [f"frames/{2 * number}.png", f"frames/{2 * number + 1}.png"], "max_tokens": OUTPUT_TOKENS, "note": "",
-    }  # fmt: skip
+    return Item(
+        id=str(number), step=0, prompt=text, text=text, system="", predicted=None, seed=number, note="",
+        frames=(f"frames/{2 * number}.png", f"frames/{2 * number + 1}.png"), max_tokens=OUTPUT_TOKENS,
+    )  # fmt: skip
 
 
-def _model(folder: Path, max_num_seqs: int) -> dict[str, Any]:
-    return {
-        "name": "tiny", "checkpoint": str(folder / "model"), "tiny_random": True, "dtype": "bfloat16",
-        "load_format": "dummy", "gpu_memory_utilization": 0.9, "max_num_seqs": max_num_seqs, "tensor_parallel_size": 1,
-        "data_parallel_size": 1, "prefix_caching": True, "extra_args": ["--enforce-eager"],
-    }  # fmt: skip
+def _model(checkpoint: str) -> ModelSettings:
+    return ModelSettings(
+        name="tiny", checkpoint=checkpoint, tiny_random=True, tokenizer="mistral", max_images=2, dtype="bfloat16",
+        load_format="dummy", gpu_memory_utilization=0.9, max_num_seqs=PROMPTS, tensor_parallel_size=1,
+        data_parallel_size=1, prefix_caching=True, extra_args=("--enforce-eager",),
+    )  # fmt: skip
+
+
+def _engine(name: str, url: str = "") -> EngineSettings:
+    return EngineSettings(
+        name=name, max_attempts=1, in_flight=0, item_delay_s=0.0, base_url=url, api_key_env="", api_key_file="",
+        start_timeout_s=600.0, request_timeout_s=600.0, grace_s=30.0, time_limit_s=0.0, offload=False,
+    )  # fmt: skip
 
 
 _CHAT = """
@@ -115,14 +124,14 @@ if __name__ == "__main__":
 """
 
 
-def _passes() -> list[list[dict[str, Any]]]:
+def _passes() -> list[list[Item]]:
     return [[_item(p * PROMPTS + n) for n in range(PROMPTS)] for p in range(PASSES)]
 
 
 def _chat(python: str, folder: Path, *, max_num_seqs: int, one_call: bool) -> float:
     """Median seconds a pass of vLLM's own offline call, the engine loaded before."""
     subprocess.run(
-        [python, "-c", "import sys; from pathlib import Path; from launchers.worker import make_tiny_pixtral; "
+        [python, "-c", "import sys; from pathlib import Path; from src.worker.engines.tiny_models import make_tiny_pixtral; "
          "make_tiny_pixtral(Path(sys.argv[1]))", str(folder / "model")], check=True, cwd=ROOT,
     )  # fmt: skip
     arguments = {
@@ -131,11 +140,11 @@ def _chat(python: str, folder: Path, *, max_num_seqs: int, one_call: bool) -> fl
         "limit_mm_per_prompt": {"image": 2}, "enable_prefix_caching": True,
         "enable_chunked_prefill": False, "max_num_batched_tokens": 32768,
     }  # fmt: skip
-    asked = {"folder": str(folder), "items": _passes(), "one_call": one_call, "arguments": arguments}
+    asked = {"folder": str(folder), "items": to_json(_passes()), "one_call": one_call, "arguments": arguments}
     script = folder / "chat.py"  # a file: the engine's own processes import it again
     script.write_text(_CHAT)
     done = subprocess.run(
-        [python, str(script)], input=json.dumps(asked), env=vllm_environment(folder), text=True,
+        [python, str(script)], input=json.dumps(asked), env=vllm_environment(), text=True,
         capture_output=True, check=False,
     )  # fmt: skip
     line = next((line for line in done.stdout.splitlines() if line.startswith("TIMES ")), None)
@@ -147,8 +156,8 @@ def _chat(python: str, folder: Path, *, max_num_seqs: int, one_call: bool) -> fl
 
 def _worker(python: str, folder: Path) -> float:
     """Median seconds a pass of the worker, from a batch's appearance to its last answer on disk."""
-    _write_job(folder, {"name": "vllm", "start_timeout_s": 600.0}, _model(folder, PROMPTS))
-    process = subprocess.Popen([python, upsample.__file__, str(folder)])
+    worker = _write_job(folder, _engine("vllm"), _model(str(folder / "model")))
+    process = subprocess.Popen([python, worker, str(folder)])
     times = []
     try:
         for number, items in enumerate(_passes()):
@@ -162,19 +171,22 @@ def _worker(python: str, folder: Path) -> float:
     return statistics.median(times[1:])
 
 
-def _write_job(folder: Path, engine: dict[str, Any], model: dict[str, Any]) -> None:
-    patience = {"max_attempts": 1, "in_flight": 0, "request_timeout_s": 600.0, "grace_s": 30.0}
-    job = {
-        "protocol": PROTOCOL, "engine": patience | engine, "model": model, "max_model_len": 4096,
-        "needed_len": 4096, "images": 2, "temperature": 0.6, "checks": {"cut_off": False, "script": ""}, "linger_s": 600.0,
-    }  # fmt: skip
+def _write_job(folder: Path, engine: EngineSettings, model: ModelSettings) -> str:
+    """A job folder without batches; returns the worker to run in it."""
+    job = UpsampleJob(
+        protocol=PROTOCOL, engine=engine, model=model, max_model_len=4096, max_output_tokens=OUTPUT_TOKENS,
+        needed_len=4096, images=2, temperature=0.6, checks=Checks(cut_off=False, script=""), linger_s=600.0,
+    )  # fmt: skip
     (folder / "batches").mkdir(exist_ok=True)
-    (folder / "job.json").write_text(json.dumps(job))
+    (folder / "job.json").write_text(to_line(job))
+    worker = folder / "worker.pyz"
+    worker.write_bytes(worker_bundle())
+    return str(worker)
 
 
-def _stage(folder: Path, number: int, items: list[dict[str, Any]]) -> None:
+def _stage(folder: Path, number: int, items: list[Item]) -> None:
     aside = folder / "batches" / f"{number:05d}.part"
-    aside.write_text("".join(json.dumps(item) + "\n" for item in items))
+    aside.write_text("".join(to_line(item) + "\n" for item in items))
     aside.rename(aside.with_suffix(".jsonl"))
 
 
@@ -245,11 +257,10 @@ def _peak_and_resume(url: str, count: int) -> tuple[int, float]:
         folder = Path(name)
         (folder / "frames").mkdir()
         (folder / "frames" / "one.png").write_bytes(os.urandom(50_000))
-        engine = {"name": "endpoint", "base_url": url, "api_key_env": "", "api_key_file": ""}
-        _write_job(folder, engine, {"name": "tiny"})
-        items = [_item(n) | {"frames": ["frames/one.png"]} for n in range(count + 1)]
+        worker = _write_job(folder, _engine("endpoint", url), _model("tiny"))
+        items = [replace(_item(n), frames=("frames/one.png",)) for n in range(count + 1)]
         _stage(folder, 0, items[:count])
-        process = subprocess.Popen([sys.executable, upsample.__file__, str(folder)])
+        process = subprocess.Popen([sys.executable, worker, str(folder)])
         _wait_for_results(folder, count, process)
         status = Path(f"/proc/{process.pid}/status").read_text()
         peak = int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
@@ -258,7 +269,7 @@ def _peak_and_resume(url: str, count: int) -> tuple[int, float]:
         _stage(folder, 1, items[count:])
         _Instant.first_ask.clear()
         started = time.perf_counter()
-        process = subprocess.Popen([sys.executable, upsample.__file__, str(folder)])
+        process = subprocess.Popen([sys.executable, worker, str(folder)])
         _Instant.first_ask.wait()
         resumed_s = time.perf_counter() - started
         process.wait()

@@ -24,6 +24,8 @@ class TaskName(Enum):
     clean = "clean"
     trust = "trust"
     doctor = "doctor"
+    stage = "stage"
+    collect = "collect"
     compare = "compare"
     review = "review"
     limits = "limits"
@@ -72,6 +74,16 @@ class Export(Enum):
     cosmos3 = "cosmos3"
 
 
+class Retry(Enum):
+    none = "none"
+    failed = "failed"
+
+
+class PairBy(Enum):
+    input = "input"
+    name = "name"
+
+
 class ProgressMode(Enum):
     auto = "auto"
     bars = "bars"
@@ -98,6 +110,10 @@ class UpsampleConf:
     name: str = MISSING  # name of the recipe, for tables and reports
     rule: SizeRule = MISSING  # fixed_width, native, category or best_fit
     width_px: int = 320  # width for rule=fixed_width; the height keeps the aspect ratio and is even
+    max_side_px: int = 0  # no side of a hint is larger; 0: no limit
+    max_box: str = ""  # no hint is larger than this box, as in 320x180; "": no limit
+    enlarge: bool = False  # rule=category: also enlarge clips that are smaller than the Cosmos size
+    min_side_px: int = 96  # a hint that does not fit is not made smaller than this; then it loses frames
     shrink: bool = True  # a hint that does not fit is made smaller until it does; false: it is rejected
 
 
@@ -225,6 +241,7 @@ class ImageConf:
     network: str = ""  # Docker network; "": none, or the host's for engine=endpoint
     shm_size: str = "16g"  # shared memory for the engine's processes
     user: str = ""  # uid:gid inside; "": the user's own on the host
+    repository: str = ""  # checkout on the host to work in: mounted at /workspace, on PYTHONPATH
     mounts: list[str] = field(default_factory=list)  # further folders: PATH or SOURCE:TARGET, read-only unless :rw
     env: list[str] = field(default_factory=list)  # further variables: NAME=VALUE, or NAME to take the host's
 
@@ -343,8 +360,11 @@ class Config:
 
     prompts: str = "examples/prompts.json"  # file, folder or glob with prompts
     resume: str | None = None  # folder to resume: a run, a pipeline, a review, a limits run or a sweep
+    retry: Retry = Retry.none  # with resume=: failed upsamples the failed items again
     run: str | None = None  # run folder for task=attach, status, cancel, pipeline and review
+    job: str | None = None  # task=stage: job folder to create; task=collect: job folder to take results from
     runs: list[str] = field(default_factory=list)  # task=compare: two run folders
+    pair_by: PairBy = PairBy.input  # task=compare: items pair by name, prompt and video, or by name alone
     log: bool = False  # task=status: also print the end of the engine's log
     yes: bool = False  # task=clean and trust: confirm without a question
     probe: bool = False  # task=doctor: also run one real prompt

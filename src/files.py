@@ -1,4 +1,4 @@
-"""All paths of a run in one place, who may work there, and how files appear: whole, or not at all."""
+"""Files that appear whole or not at all, and names that are safe on every system."""
 
 from __future__ import annotations
 

@@ -56,6 +56,36 @@ def resumed_sweep(arguments: list[str]) -> list[str]:
     return ["--multirun", *kept, *new, f"hydra.sweep.dir={hydra_quoted(folder)}"]
 
 
+def quoted(arguments: list[str]) -> list[str]:
+    """Overrides whose values have characters that Hydra's grammar reserves, with the quotes that it needs.
+
+    Only those that it cannot read as they are: host.gpus=device=0, image.env=[NAME=VALUE], a path with a comma in it.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+
+    def is_readable(override: str) -> bool:
+        try:
+            parser.parse_override(override)
+        except HydraException:
+            return False
+        return True
+
+    def with_quotes(argument: str) -> str:
+        key, _, value = argument.partition("=")
+        if argument.startswith("-") or not value or is_readable(argument):
+            return argument
+        if value.startswith("[") and value.endswith("]"):
+            value = f"[{','.join(hydra_quoted(part.strip()) for part in value[1:-1].split(','))}]"
+        else:
+            value = hydra_quoted(value)
+        return f"{key}={value}" if is_readable(f"{key}={value}") else argument
+
+    return [with_quotes(argument) for argument in arguments]
+
+
 def split_override(argument: str) -> tuple[str, str]:
     """Key and value of an override, without what marks it as added or removed, and without quotes."""
     key, _, value = argument.partition("=")

@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from . import __version__, console, sweep
 from .config import Config, ProgressMode
 from .errors import ExitCode
-from .overrides import did_you_mean, resumed_sweep, unknown_fields, why_not_resumable, with_inherited
+from .overrides import did_you_mean, quoted, resumed_sweep, unknown_fields, why_not_resumable, with_inherited
 from .text import resume_command
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ def _run(raw: DictConfig) -> ExitCode:
         return _run_task(config, root, out, err)
     except KeyboardInterrupt:
         started = (root / "plan.json").exists()
-        command = resume_command(console.relative(root))
+        whole = Path(hydra_config.sweep.dir) if hydra_config.mode is RunMode.MULTIRUN else root
+        command = resume_command(console.relative(whole))
         console.message(
             f"\nstopped; nothing is lost. Resume:\n  {command}" if started else "\nstopped; nothing was started"
         )
@@ -97,7 +98,7 @@ def main() -> None:
             console.message(f"error: {reason}")
             sweep.codes.append(ExitCode.INPUT)
         else:
-            sys.argv[1:] = resumed_sweep(with_inherited(sys.argv[1:]))
+            sys.argv[1:] = resumed_sweep(with_inherited(quoted(sys.argv[1:])))
             _job()
     except KeyboardInterrupt:
         if folder := sweep.sent_from():

@@ -9,7 +9,9 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,6 +30,7 @@ from .text import resume_command
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
     from omegaconf import DictConfig
+    from rich.console import Console
 
 register()  # here, because the callback takes this module, and so schema and resolvers, into a launcher's processes
 RECORDS = ".ended"  # in the folder of a sweep, one file a point
@@ -64,15 +67,39 @@ class Sweep(Callback):
             for job in ended():
                 print(f"point {job.number}: exit code {int(job.code)}  {relative(job.folder)}")
         if config.task.name is TaskName.limits:
-            codes.append(_conclude_limits(config))
+            codes.append(_concluded(config, _measure_limits))
+        elif config.task.name is TaskName.upsample and len(finished := _comparable()) == 2:
+            codes.append(_concluded(config, partial(_compare, finished)))
 
 
-def _conclude_limits(raw: DictConfig) -> ExitCode:
+Conclusion = Callable[["Path", Config, "Console", "Console"], ExitCode]  # folder of the sweep, its config, out, err
+
+
+def _measure_limits(folder: Path, config: Config, out: Console, err: Console) -> ExitCode:
     """Measure the points of a limits sweep together and write its matrix."""
+    from .limits import measure
+
+    return measure.conclude(folder, config, out, err)
+
+
+def _compare(runs: list[Path], folder: Path, config: Config, out: Console, err: Console) -> ExitCode:
+    """Two points side by side, in the folder of the sweep."""
+    from .tasks.compare import compare
+
+    compare(str(runs[0]), str(runs[1]), config.pair_by, folder, out)
+    return ExitCode.OK
+
+
+def _comparable() -> list[Path]:
+    """The points that ended with results."""
+    return [relative(job.folder) for job in ended() if (job.folder / "results.json").is_file()]
+
+
+def _concluded(raw: DictConfig, conclude: Conclusion) -> ExitCode:
+    """What is done once all points have ended."""
     from rich.console import Console
 
     from . import log
-    from .limits import measure
 
     own = copy.deepcopy(raw)
     with read_write(own), open_dict(own):
@@ -82,7 +109,7 @@ def _conclude_limits(raw: DictConfig) -> ExitCode:
     out, err = results_console(), Console(stderr=True)
     log.configure(err, folder / "log.jsonl", config.console.level.value)
     try:
-        return measure.conclude(folder, config, out, err)
+        return conclude(folder, config, out, err)
     except KeyboardInterrupt:
         message(f"\nstopped; nothing is lost. Resume the sweep:\n  {resume_command(folder)}")
         raise

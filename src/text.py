@@ -6,6 +6,8 @@ import re
 import shlex
 from pathlib import Path
 
+PROGRAM = f"python -m {__package__}.run"
+
 
 def printable(text: str) -> str:
     """Text without characters that move a terminal's cursor or reverse its writing direction; lines stay lines."""
@@ -25,7 +27,7 @@ def run_command(words: str, folder: Path) -> str:
     path = str(folder)
     plain = re.fullmatch(r"[A-Za-z0-9_./-]+", path) and not _OF_ANOTHER_TYPE.fullmatch(path)
     last = f"{key}={path}" if plain else shlex.quote(f"{key}={hydra_quoted(path)}")
-    return " ".join(("python -m src.run", *others, last))
+    return " ".join((PROGRAM, *others, last))
 
 
 def resume_command(folder: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..planning.settings import HostSettings
-from .host import Host, LocalHost, checked, expanded
+from .host import Host, LocalHost, checked, expanded, unexpected_output
 
 
 def connect(settings: HostSettings) -> Host:
@@ -17,5 +17,7 @@ def connect(settings: HostSettings) -> Host:
 
 def root_on(host: Host, settings: HostSettings) -> str:
     """host.root as an absolute path there; it need not exist yet."""
-    home = checked(host.run(("sh", "-c", "cd && pwd")), host, "no home folder").decode().strip()
+    home = checked(host.run(("sh", "-c", "cd && pwd")), host, "no home folder").decode("utf-8", "replace").strip()
+    if not home.startswith("/") or "\n" in home:
+        raise unexpected_output(host, home)
     return expanded(settings.root, home)

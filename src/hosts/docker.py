@@ -13,6 +13,7 @@ from .job_folder import RUNNING, State, ended
 from .launch import Launch
 
 LABEL = "prompt-upsampler"
+WORKSPACE = "/workspace"  # where image.repository is mounted, as NVIDIA's containers expect it
 STOP_PATIENCE_S = 20  # beyond the grace time of the worker, before Docker kills it
 INSPECT_FORMAT = "{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}}"
 
@@ -43,6 +44,8 @@ def run_argv(launch: Launch, job: str, root: str, user: str) -> tuple[str, ...]:
     mounts = [_mount(job), _mount(f"{job}/frames", read_only=True), _mount(cache)]
     if launch.checkpoint:
         mounts.append(_mount(launch.checkpoint, read_only=True))
+    if image.repository:
+        mounts.append(_mount(image.repository, WORKSPACE, read_only=True))
     return (
         *host.docker, "run", "--detach", "--init",
         "--name", container_name(job),
@@ -64,6 +67,7 @@ def run_argv(launch: Launch, job: str, root: str, user: str) -> tuple[str, ...]:
         *[word for mount in mounts for word in ("--mount", mount)],
         *[word for mount in image.mounts for word in ("--mount", _own_mount(mount))],
         *[word for name, value in environment(cache, launch) for word in ("--env", f"{name}={value}" if value else name)],
+        *(("--workdir", WORKSPACE) if image.repository else ()),
         "--entrypoint", "",  # images of inference servers start their server by themselves
         image.reference,
         *launch.command(job),
@@ -82,6 +86,8 @@ def environment(cache: str, launch: Launch) -> list[tuple[str, str]]:
         ("TRITON_CACHE_DIR", f"{cache}/triton"),
         ("TORCHINDUCTOR_CACHE_DIR", f"{cache}/inductor"),
     ]
+    if launch.image.repository:
+        made.append(("PYTHONPATH", WORKSPACE))
     own = [(name, value) for name, _, value in (entry.partition("=") for entry in launch.image.env)]
     return made + own + ([(launch.secret_env, "")] if launch.secret_env else [])
 
@@ -119,11 +125,11 @@ def _gpus(host: HostSettings) -> tuple[str, ...]:
     return ("--gpus", f'"{host.gpus}"' if "," in host.gpus else host.gpus)
 
 
-def _mount(path: str, *, read_only: bool = False) -> str:
-    """A bind mount at the same path; `--mount` fails on a missing source, where `-v` would make it as root."""
-    return ",".join(_field(f) for f in ("type=bind", f"source={path}", f"target={path}")) + (
-        ",readonly" if read_only else ""
-    )
+def _mount(path: str, target: str = "", *, read_only: bool = False) -> str:
+    """A bind mount, at the same path where no target is given; `--mount` fails on a missing source, where `-v` would make it
+    as root."""
+    fields = ("type=bind", f"source={path}", f"target={target or path}")
+    return ",".join(_field(f) for f in fields) + (",readonly" if read_only else "")
 
 
 def _own_mount(entry: str) -> str:
@@ -132,8 +138,7 @@ def _own_mount(entry: str) -> str:
     writable = parts[-1] == "rw"
     if parts[-1] in ("rw", "ro"):
         parts.pop()
-    mount = ",".join(_field(f) for f in ("type=bind", f"source={parts[0]}", f"target={parts[-1]}"))
-    return mount if writable else f"{mount},readonly"
+    return _mount(parts[0], parts[-1], read_only=not writable)
 
 
 def _field(text: str) -> str:

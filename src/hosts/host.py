@@ -141,3 +141,11 @@ def checked(done: CommandResult, host: Host, what: str) -> bytes:
             hint="the disk there is full: free some space (task=clean lists old jobs), then resume" if full else "",
         )
     return done.out
+
+
+def unexpected_output(host: Host, output: str) -> HostError:
+    """The error for a script that printed something else than it should."""
+    return HostError(
+        f"{host.name}: unexpected output of a command: {output[:200]!r}",
+        hint="commands there must print nothing of their own: does .bashrc print something without a terminal?",
+    )

@@ -12,8 +12,6 @@ from typing import TypeVar
 
 from .. import log
 from ..errors import LinkLost
-from ..worker.protocol import Exit
-from ..worker.records import from_line
 from .host import Host, checked, script
 from .job_folder import ABSENT, JobPaths, JobStatus, State, ended
 from .launch import Launch
@@ -98,9 +96,9 @@ class HostJob:
     def peek(self) -> JobStatus:
         self.fail_fast()
         state = self.runtime.state(answer_of(self.host, self.runtime.question()))
-        answered, phase, record = peek(self.host, self.location.folder)
+        answered, phase, end = peek(self.host, self.location.folder)
         if state.status == "ended" and state.ending is None:
-            state = ended(from_line(Exit, record).code if record else None)
+            state = ended(end.code if end else None)
         return JobStatus(state, answered, phase)
 
     def ask_to_stop(self) -> None:

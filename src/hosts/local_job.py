@@ -15,6 +15,7 @@ from ..errors import HostError
 from ..planning import gpus
 from ..worker.journal import read_records
 from ..worker.protocol import REFUSED, Ended, Event
+from ..worker.records import InvalidRecord
 from .job_folder import RUNNING, JobPaths, JobStatus, State, state_by_exit_record
 from .launch import Launch
 
@@ -64,8 +65,11 @@ class LocalJob:
         return state_by_exit_record(self.job)
 
     def peek(self) -> JobStatus:
-        answered = {r.id for r in read_records(self.job.results, Ended) if r.state != REFUSED}
-        phases = [e.phase for e in read_records(self.job.events, Event) if e.event == "phase"]
+        try:
+            answered = {r.id for r in read_records(self.job.results, Ended) if r.state != REFUSED}
+            phases = [e.phase for e in read_records(self.job.events, Event) if e.event == "phase"]
+        except InvalidRecord as e:
+            raise HostError(str(e), hint="the worker's output is damaged") from None
         return JobStatus(self.poll(), len(answered), phases[-1] if phases else "")
 
     def _is_held(self) -> bool:

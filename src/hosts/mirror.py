@@ -10,17 +10,16 @@ import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from ..errors import HostError
 from ..files import write_atomic
 from ..planning.settings import HostSettings, digest
 from ..worker.journal import read_records
-from ..worker.protocol import Event, Staged
+from ..worker.protocol import Event, Exit, Staged
 from ..worker.records import InvalidRecord, from_line
 from . import transfer
 from .connect import root_on
-from .host import Host, checked, script
+from .host import Host, checked, script, unexpected_output
 from .job_folder import JobPaths
 
 LIMIT = 4 << 20  # bytes of each journal that one poll brings at most
@@ -98,8 +97,12 @@ def locate(host: Host, settings: HostSettings, job: JobPaths) -> Location:
     """Find the folder of a job on its host; creates the root above it, and checks that there is space for one."""
     root = root_on(host, settings)
     output = checked(host.run(script(_SPACE, root)), host, f"host.root={root} cannot be used").decode()
-    uid, gid, root, free_kib = output.split("\n")[:4]
-    if int(free_kib) < 1024:
+    try:
+        uid, gid, root, free_kib = output.split("\n")[:4]
+        free = int(free_kib)
+    except ValueError:
+        raise unexpected_output(host, output) from None
+    if free < 1024:
         raise HostError(f"{host.name}: {root}: the disk is full", hint="free some space there, then resume")
     folder = f"{root}/jobs/{job.root.name}" if settings.kind != "local" else str(job.root.resolve())
     return Location(root, folder, f"{uid}:{gid}")
@@ -114,35 +117,8 @@ class Polled:
     has_more: bool = False
 
 
-class Mirror(Protocol):
-    """A job's folder on its host. sent_bytes: of frames that travelled."""
-
-    sent_bytes: int
-
-    def create(self) -> None:
-        """Create what is missing of the folder, and check that its journal is the one that is known here."""
-
-    def push(self) -> None:
-        """Bring what is staged; what is there already does not travel."""
-
-    def poll(self, question: Sequence[str]) -> Polled:
-        """Ask how the worker stands, then bring what it wrote until then."""
-
-    def bring_exit_record(self) -> bool:
-        """Bring exit.json, if there is one."""
-
-    def fetch(self, names: Collection[str]) -> None:
-        """Bring files by their names in the folder."""
-
-    def fetch_logs(self) -> None:
-        """Bring what the worker and the engine printed, the last 2 MiB of each."""
-
-    def remove(self) -> None:
-        """Remove the folder there, and frames that no job has used for a week."""
-
-
 class SharedFolder:
-    """The local folder itself: the worker writes straight into it."""
+    """The local folder itself: the worker reads and writes it directly, so that there is nothing to bring."""
 
     sent_bytes = 0
 
@@ -169,7 +145,7 @@ class SharedFolder:
 
 
 class RemoteFolder:
-    """A folder on another machine. Its name there is the job's; the local folder is the copy."""
+    """A folder on another machine, with the local folder as its copy. sent_bytes: of frames that travelled."""
 
     def __init__(self, host: Host, job: JobPaths, location: Location) -> None:
         self.host, self.job, self.location = host, job, location
@@ -180,6 +156,7 @@ class RemoteFolder:
         self._events_at = job.events.stat().st_size if job.events.exists() else 0
 
     def create(self) -> None:
+        """Create what is missing of the folder, and check that its journal is the one that is known here."""
         names = self._checked(script(_MAKE, self.folder, self.location.root), "the job's folder cannot be created")
         self._pushed = set(names.decode().split())
         self._check_journal()
@@ -238,28 +215,34 @@ class RemoteFolder:
     # ----------------------------------------------------------------------------------------------------- and back
 
     def poll(self, question: Sequence[str]) -> Polled:
+        """Ask how the worker stands, then bring what it wrote until then."""
         at = self.job.results.stat().st_size if self.job.results.exists() else 0
         asked = script(_POLL, self.folder, str(at), str(self._events_at), str(LIMIT), *question)
         answer, _, rest = self._checked(asked, "the job cannot be polled").partition(b"\n")
         text = answer.decode("utf-8", "replace")
         if rest.startswith(b"gone"):
             return Polled(text, is_gone=True)
-        return Polled(text, has_more=self._append(rest, at))
+        try:
+            parts = _journal_parts(rest, at, self._events_at)
+        except ValueError:
+            raise unexpected_output(self.host, rest.decode("utf-8", "replace")) from None
+        return Polled(text, has_more=self._append(parts))
 
-    def _append(self, rest: bytes, at: int) -> bool:
+    def _append(self, parts: Sequence[tuple[int, int, bytes]]) -> bool:
         """Append what is new to the local copies, whole lines only; whether there is more to fetch."""
         more = False
-        for path, start in ((self.job.results, at), (self.job.events, self._events_at)):
-            line, _, rest = rest.partition(b"\n")
-            size = int(line)
+        for path, (size, start, new) in zip((self.job.results, self.job.events), parts, strict=True):
             if size < start:
                 raise HostError(
                     f"{self.host.name}: {self.folder}/{path.name} has {size} bytes, the copy here has {start} already",
                     hint="it was changed there: remove that folder there if it is not needed, then resume",
                 )
-            count = min(max(size - start, 0), LIMIT)
-            new, rest = rest[:count], rest[count + 1 :]
             whole = new[: new.rfind(b"\n") + 1]
+            if not whole and len(new) == LIMIT:
+                raise HostError(
+                    f"{self.host.name}: {self.folder}/{path.name}, byte {start}: no line ends within {LIMIT} bytes",
+                    hint="the worker's output is damaged",
+                )
             if whole:
                 with open(path, "ab") as f:
                     f.write(whole)
@@ -269,6 +252,7 @@ class RemoteFolder:
         return more
 
     def bring_exit_record(self) -> bool:
+        """Bring exit.json; whether there is one."""
         record = self._checked(script(_EXIT, self.folder), "exit.json cannot be read")
         if record:
             write_atomic(self.job.exit, record)
@@ -279,24 +263,41 @@ class RemoteFolder:
             transfer.fetch(self.host, self.folder, names, self.job.root)
 
     def fetch_logs(self) -> None:
+        """Bring what the worker and the engine printed, the last 2 MiB of each."""
         for path in (self.job.log, self.job.engine_log):
             last = script('tail -c 2097152 "$1" 2>/dev/null || true', f"{self.folder}/{path.name}")
             if printed := self.host.run(last).out:
                 path.write_bytes(printed)
 
     def remove(self) -> None:
+        """Remove the folder there, and frames that no job has used for a week."""
         self._checked(script(REMOVE, self.folder, self.location.root), "the job's folder cannot be removed")
 
     def _checked(self, argv: Sequence[str], what: str) -> bytes:
         return checked(self.host.run(argv), self.host, what)
 
 
-def peek(host: Host, folder: str) -> tuple[int, str, bytes]:
-    """How many items ended in a job's folder, the phase that its worker named last, and its exit.json, b"" for none."""
+Mirror = SharedFolder | RemoteFolder
+
+
+def _journal_parts(output: bytes, *starts: int) -> list[tuple[int, int, bytes]]:
+    """Size, start and new bytes of each journal, from what `_POLL` prints. Raises ValueError for anything else."""
+    parts = []
+    for start in starts:
+        line, _, output = output.partition(b"\n")
+        count = min(max(int(line) - start, 0), LIMIT)
+        parts.append((int(line), start, output[:count]))
+        output = output[count + 1 :]
+    return parts
+
+
+def peek(host: Host, folder: str) -> tuple[int, str, Exit | None]:
+    """How many items ended in a job's folder, the phase that its worker named last, and its exit record."""
     output = checked(host.run(script(_PEEK, folder)), host, "the job cannot be read")
-    answered, event, record = output.split(b"\n", 2)
     try:
-        return int(answered), from_line(Event, event).phase if event else "", record.strip()
+        answered, event, record = output.split(b"\n", 2)
+        phase = from_line(Event, event).phase if event else ""
+        return int(answered), phase, from_line(Exit, record) if record.strip() else None
     except (InvalidRecord, ValueError) as e:
         raise HostError(f"{host.name}: {folder}: not a valid job folder ({e})") from None
 

@@ -1,12 +1,12 @@
 """How a worker lives on a host: as a plain process or as a container.
 
-A runtime knows which command reports the state of the worker and how to read its output; it remembers nothing.
+A runtime knows which command reports the state of the worker (`question`) and how to read its output (`state`, where an
+unknown exit code is left to exit.json). It remembers nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from .. import log
 from ..errors import HostError, LinkLost
@@ -27,28 +27,6 @@ while [ $n -lt 100 ] && kill -0 $started 2>/dev/null && flock -n lock true; do s
 """
 _STOP = 'cd "$1" && [ -e lock ] && { flock -n lock true || kill -TERM "$(cat lock)"; }'
 _PROCESS = '[ -e "$1/lock" ] || { echo absent; exit; }; flock -n "$1/lock" true && echo ended || echo running'
-
-
-class Runtime(Protocol):
-    """A worker's life in one job folder of a host."""
-
-    def check(self) -> None:
-        """Raises HostError for what is missing on the host."""
-
-    def question(self) -> Sequence[str]:
-        """The command whose answer `state` understands."""
-
-    def state(self, answer: str) -> State:
-        """How the worker stands. Where the exit code is unknown, exit.json has it."""
-
-    def start(self) -> None:
-        """Start a worker, unless one runs."""
-
-    def ask_to_stop(self) -> None:
-        """Send SIGTERM to the worker."""
-
-    def remove(self) -> None:
-        """Remove what an ended worker left."""
 
 
 class ProcessRuntime:
@@ -154,6 +132,9 @@ class DockerRuntime:
         if done.code and docker.is_away(done.message):
             raise LinkLost(f"{self.host.name}: Docker does not answer: {done.message}")
         return done
+
+
+Runtime = ProcessRuntime | DockerRuntime
 
 
 def _hint(message: str) -> str:

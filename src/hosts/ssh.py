@@ -22,6 +22,7 @@ from paramiko.hostkeys import HostKeyEntry
 
 from ..errors import AuthError, HostError, LinkLost, UnknownHostKey
 from ..planning.settings import HostSettings
+from ..text import PROGRAM
 from .host import CommandResult
 from .known_hosts import KnownHosts, RefuseUnknownKeys, UnknownKey, check_key_file, fingerprint
 
@@ -199,7 +200,7 @@ class SshHost:
     def _open(self, hop: Connection) -> None:
         """Open one connection; fatal refusals are distinguished from a host that cannot be reached now."""
         s, where = self.settings, f"{self.name}: {hop.user}@{hop.host}:{hop.port}"
-        trust = f"python -m src.run task=trust host={s.name}"
+        trust = f"{PROGRAM} task=trust host={s.name}"
         if s.name == "ssh":  # not a host of the user's own: the address came from the command line
             trust += f" host.address={s.address}" + (f" host.port={s.port}" if s.port else "")
         try:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..config import Config
 from ..errors import InputError
+from ..hosts.docker import WORKSPACE
 from ..planning import gpus
 from ..planning.configure import host_settings, image_settings
 from ..planning.settings import Settings
@@ -39,7 +40,7 @@ def inference_settings(config: Config, run: Settings | None) -> InferenceSetting
         flags=tuple(flag for flag in FLAGS if getattr(chosen, flag)),
         checkpoint_dir=chosen.checkpoint_dir,
         num_gpus=chosen.num_gpus,
-        repository=chosen.repository.rstrip("/"),
+        repository=chosen.repository.rstrip("/") or (WORKSPACE if reference and image.repository else ""),
         script=chosen.script,
         torchrun=chosen.torchrun,
         python=python,

@@ -1,4 +1,4 @@
-"""Inference with Cosmos-Transfer1 as values: which prompt an item goes with, which controls, and NVIDIA's command.
+"""The items of inference with Cosmos-Transfer1: the prompt and the controls of each, or why it is left out.
 
 Source for every name that is NVIDIA's: github.com/nvidia-cosmos/cosmos-transfer1 (Apache-2.0),
 cosmos_transfer1/diffusion/inference/transfer.py (`parse_arguments`, `demo`; commits b046cc17 and 0879ceef),

@@ -1,4 +1,4 @@
-"""Test cards: short synthetic clips of any size, labelled with it. Home of moviepy."""
+"""Test cards: short synthetic clips of any size, labeled with it. Home of moviepy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SLOTS = 8  # as many frames as a prompt has at most
 def calibration_clip(size: Size, fps: float, cache: Path) -> Path:
     """A clip of this size with 8 different frames at `fps`, from the cache or made now.
 
-    Colour bars with the size written on them and a block that moves from frame to frame. H.264 without chroma
+    Color bars with the size written on them and a block that moves from frame to frame. H.264 without chroma
     subsampling, so that odd sizes keep their last row and column. Raises HintError when it cannot be written.
     """
     path = cache / f"{size}-{fps:g}fps.mp4"
@@ -53,8 +53,8 @@ def _picture(size: Size, number: int) -> Image.Image:
     width, height = size.width_px, size.height_px
     picture = Image.new("RGB", (width, height))
     draw = ImageDraw.Draw(picture)
-    for n, colour in enumerate(_BARS):
-        draw.rectangle((n * width // len(_BARS), 0, width, height), fill=colour)
+    for n, color in enumerate(_BARS):
+        draw.rectangle((n * width // len(_BARS), 0, width, height), fill=color)
     text = f"{size}  #{number + 1}"
     font = ImageFont.load_default(max(8, min(width // 10, height // 4)))
     left, top, right, bottom = draw.textbbox((width // 2, height // 2), text, font=font, anchor="mm")

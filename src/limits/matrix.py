@@ -139,7 +139,7 @@ class _Grid:
 
 
 def _heatmap(points: Sequence[Point]) -> bytes:
-    """Sizes x budgets as a PNG: the cost in each cell, coloured by what happens to it."""
+    """Sizes x budgets as a PNG: the cost in each cell, colored by what happens to it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

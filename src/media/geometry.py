@@ -44,6 +44,14 @@ def detect_aspect_ratio(size: Size) -> str:
     return min(ASPECTS, key=squared_difference)
 
 
+def within(size: Size, box: Size) -> Size:
+    """`size` if it fits into a box, else the largest even size of its aspect that does."""
+    if size.width_px <= box.width_px and size.height_px <= box.height_px:
+        return size
+    candidates = (at_width(size, w) for w in range(max(2, box.width_px // 2 * 2), 1, -2))
+    return next((c for c in candidates if c.height_px <= box.height_px), Size(2, 2))
+
+
 def category_size(category: str, aspect: str) -> Size:
     """Size of a Cosmos category ("720") for an aspect ("16:9")."""
     return Size(*COSMOS_SIZES[category][aspect])
@@ -106,3 +114,23 @@ def step_down(source: Size, current: Size, fits: Callable[[Size], bool]) -> Size
     """The largest aligned size smaller than `current` for which `fits` holds."""
     area = current.width_px * current.height_px
     return best_fit(source, lambda size: size.width_px * size.height_px < area and fits(size))
+
+
+def shrunk(
+    source: Size, size: Size, frames: int, min_side_px: int, fits: Callable[[Size, int], bool]
+) -> tuple[Size, int] | None:
+    """The largest size of the source's aspect below `size` that fits with as many frames as possible; None for none.
+
+    No side is made smaller than min_side_px, unless `size` is already.
+    """
+    floor = min(min_side_px, size.width_px, size.height_px)
+
+    def fits_above_floor(candidate: Size, count: int) -> bool:
+        return min(candidate.width_px, candidate.height_px) >= floor and fits(candidate, count)
+
+    for count in range(frames, 0, -1):
+        if count < frames and fits_above_floor(size, count):
+            return size, count
+        if smaller := step_down(source, size, lambda s, count=count: fits_above_floor(s, count)):  # type: ignore[misc]
+            return smaller, count
+    return None

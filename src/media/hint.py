@@ -7,10 +7,29 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import sampling
 from .video import Video
 
 RENDERER = "1"  # part of every cache key; incremented when the pixels of a hint change
 HINT_VIDEO = "hint.mp4"
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """What is rendered from a clip: `frames` pictures of this size, taken by `rule` at these times."""
+
+    width_px: int
+    height_px: int
+    frames: int
+    times_s: tuple[float, ...]
+    rule: str
+    fps: float
+
+
+def hint_times(video: Video, rule: str, count: int, fps: float) -> tuple[float, ...]:
+    """Times in seconds of the frames that a rule takes from a clip, to the microsecond."""
+    times = sampling.frame_times(rule, count, fps, fps=video.fps, frames=video.frames, duration_s=video.duration_s)
+    return tuple(round(time_s, 6) for time_s in times)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +69,3 @@ def hint_name(video: Video, hint: Hint) -> str:
     """Name of a hint for people: the clip's file name, and the start of its key."""
     stem = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in Path(video.path).stem)[:40]
     return f"{stem}-{hint_key(video, hint)[:12]}"
-
-
-@dataclass(frozen=True, slots=True)
-class Hint:
-    """What is rendered from a clip: `frames` pictures of this size, taken by `rule` at these times."""
-
-    width_px: int
-    height_px: int
-    frames: int
-    times_s: tuple[float, ...]
-    rule: str
-    fps: float

@@ -57,6 +57,7 @@ def plan_settings(config: Config) -> Settings:
         spec_output=config.output.specs.value,
         report=config.output.report,
         shrink=config.upsample.shrink,
+        min_side_px=config.upsample.min_side_px,
         exports=tuple(dict.fromkeys(export.value for export in config.output.exports)),
     )
     if config.task.name is TaskName.limits:  # it measures them

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ..config import Config, SizeRule
+from ..config import Config, SizeRule, UpsampleConf
 from ..errors import InputError
 from ..media import geometry
 from ..media.geometry import Size
@@ -51,12 +51,26 @@ def _prompt_or_question(spec: PromptSpec) -> str:
     return spec.prompt if spec.prompt.strip() else EMPTY_PROMPT_TEXT
 
 
+def box_of(upsample: UpsampleConf) -> Size | None:
+    """The box of max_side_px and max_box together; None for no limit. ValueError for a max_box that is not WIDTHxHEIGHT."""
+    sides = [Size(upsample.max_side_px, upsample.max_side_px)] if upsample.max_side_px else []
+    if upsample.max_box:
+        width, _, height = upsample.max_box.partition("x")
+        sides.append(Size(int(width), int(height)))
+    if not sides:
+        return None
+    return Size(min(s.width_px for s in sides), min(s.height_px for s in sides))
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """How frames are chosen and sized, and what must fit."""
 
     rule: SizeRule
     width_px: int
+    box: Size | None
+    enlarge: bool
+    min_side_px: int
     shrink: bool
     category: str
     aspect: str | None
@@ -73,6 +87,9 @@ class Recipe:
         return Recipe(
             rule=config.upsample.rule,
             width_px=config.upsample.width_px,
+            box=box_of(config.upsample),
+            enlarge=config.upsample.enlarge,
+            min_side_px=config.upsample.min_side_px,
             shrink=config.upsample.shrink,
             category=config.resolution.name,
             aspect=config.aspect,
@@ -87,20 +104,25 @@ class Recipe:
 
     def wanted(self, source: Size) -> Size:
         """The size that the rule asks for, before the budget is considered (best_fit: the largest that the encoder sees)."""
+        size = self._by_rule(source)
+        return geometry.within(size, self.box) if self.box else size
+
+    def _by_rule(self, source: Size) -> Size:
         match self.rule:
             case SizeRule.fixed_width:
                 return geometry.fixed_width(source, self.width_px)
             case SizeRule.native:
                 return source
             case SizeRule.category:
-                return geometry.category_size(self.category, self.aspect or geometry.detect_aspect_ratio(source))
+                size = geometry.category_size(self.category, self.aspect or geometry.detect_aspect_ratio(source))
+                return size if self.enlarge else geometry.within(size, source)
             case SizeRule.best_fit:
                 return geometry.visible(source)
 
     @lru_cache(maxsize=65_536)  # noqa: B019 - one recipe per run; many items share a clip and a number of text tokens
-    def smaller(self, source: Size, size: Size, frames: int, text_tokens: int) -> Size | None:
-        """The largest size below `size` that fits."""
-        return geometry.step_down(source, size, lambda s: self.fits(s, frames, text_tokens))
+    def smaller(self, source: Size, size: Size, frames: int, text_tokens: int) -> tuple[Size, int] | None:
+        """The largest hint below `size` that fits, and its number of frames; fewer only when no size is left."""
+        return geometry.shrunk(source, size, frames, self.min_side_px, lambda s, n: self.fits(s, n, text_tokens))
 
     def fits(self, size: Size, frames: int, text_tokens: int) -> bool:
         prompt = pixtral.prompt_tokens(size.width_px, size.height_px, frames, text_tokens)

@@ -11,9 +11,8 @@ from pathlib import Path
 
 from ..config import Config, SizeRule
 from ..errors import VideoError
-from ..media import sampling
 from ..media.geometry import Size
-from ..media.hint import Hint
+from ..media.hint import Hint, hint_times
 from ..media.video import Video, VideoLimits, probe
 from ..models import pixtral
 from ..prompts.specs import PromptSpec, prompt_files, read_specs
@@ -82,15 +81,12 @@ class _Clip:
 
 
 def _clip(video: Video, recipe: Recipe) -> _Clip:
-    times = sampling.frame_times(
-        recipe.frame_rule,
-        recipe.frame_count,
-        recipe.frame_fps,
-        fps=video.fps,
-        frames=video.frames,
-        duration_s=video.duration_s,
-    )
-    return _Clip(video, tuple(round(t, 6) for t in times), recipe.wanted(video.size))
+    return _Clip(video, times_of(video, recipe, recipe.frame_count), recipe.wanted(video.size))
+
+
+def times_of(video: Video, recipe: Recipe, count: int) -> tuple[float, ...]:
+    """Times in seconds of the frames that the recipe takes, at most `count`."""
+    return hint_times(video, recipe.frame_rule, count, recipe.frame_fps)
 
 
 def _item(
@@ -139,17 +135,17 @@ def _item(
 
 
 def _hint(clip: _Clip, recipe: Recipe, text_tokens: int) -> tuple[Hint, str | None]:
-    """The hint by the recipe's rule, made smaller where the budget wants it, and the size before that."""
-    size, frames, shrunk_from = clip.wanted, len(clip.times_s), None
+    """The hint by the recipe's rule, made smaller where the budget requires it, and what it was before that."""
+    size, times, shrunk_from = clip.wanted, clip.times_s, None
     searching = recipe.rule is SizeRule.best_fit
-    if (recipe.shrink or searching) and not recipe.fits(size, frames, text_tokens):
+    if (recipe.shrink or searching) and not recipe.fits(size, len(times), text_tokens):
         # A Cosmos size has an aspect of its own, which a smaller one keeps; every other size has the clip's.
         shape = size if recipe.rule is SizeRule.category else clip.video.size
-        smaller = recipe.smaller(shape, size, frames, text_tokens)
-        if smaller:
-            shrunk_from = None if searching else str(size)
-            size = smaller
-    return Hint(size.width_px, size.height_px, frames, clip.times_s, recipe.frame_rule, recipe.frame_fps), shrunk_from
+        if smaller := recipe.smaller(shape, size, len(times), text_tokens):
+            fewer = smaller[1] < len(times)
+            shrunk_from = f"{len(times)} frames of {size}" if fewer else None if searching else str(size)
+            size, times = smaller[0], times_of(clip.video, recipe, smaller[1]) if fewer else times
+    return Hint(size.width_px, size.height_px, len(times), times, recipe.frame_rule, recipe.frame_fps), shrunk_from
 
 
 def _account(hint: Hint | None, text_tokens: int, settings: Settings) -> Tokens:

@@ -44,6 +44,7 @@ class ImageSettings:
     user: str
     mounts: tuple[str, ...]
     env: tuple[str, ...]
+    repository: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ class Settings:
     shrink: bool = True
     effective_len: int = 0
     exports: tuple[str, ...] = ()
+    min_side_px: int = 0
 
 
 def digest(*parts: Any) -> str:

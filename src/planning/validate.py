@@ -11,6 +11,7 @@ from ..models import pixtral
 from ..prompts import arrow
 from ..prompts.specs import PromptSpec
 from . import gpus
+from .recipe import box_of
 
 MAX_FRAMES = 8
 
@@ -26,6 +27,12 @@ def check_config(config: Config) -> None:
         wrong.append(f"frames.count={config.frames.count}: model.max_images allows {config.model.max_images}")
     if config.upsample.width_px < 16:
         wrong.append(f"upsample.width_px={config.upsample.width_px}: must be at least 16 (one patch)")
+    try:
+        box = box_of(config.upsample)
+        if box and min(box.width_px, box.height_px) < 16:
+            wrong.append("upsample: max_side_px and max_box must be at least 16 (one patch)")
+    except ValueError:
+        wrong.append(f"upsample.max_box={config.upsample.max_box}: must be WIDTHxHEIGHT, as in 320x180")
     if config.aspect is not None and config.aspect not in geometry.ASPECTS:
         wrong.append(
             f"aspect={config.aspect}: must be one of {', '.join(geometry.ASPECTS)} (quote it: 'aspect=\"16:9\"')"
@@ -74,6 +81,8 @@ def _wrong_host_or_image(config: Config) -> list[str]:
             wrong.append(f"host.gpus={config.host.gpus}: {len(named)} per worker; model.*_parallel_size need {wants}")
     except ValueError as e:
         wrong.append(f"host.gpus={e}")
+    if config.image.repository and not config.image.repository.startswith("/"):
+        wrong.append("image.repository: must be an absolute path on the host, because it is mounted into the container")
     for entry in config.image.mounts:
         if not entry.startswith("/"):
             wrong.append(f"image.mounts: {entry}: must be PATH, SOURCE:TARGET or SOURCE:TARGET:rw with absolute paths")

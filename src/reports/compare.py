@@ -31,7 +31,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One item in both runs: the same name, prompt and video."""
+    """One item in both runs: the same name, prompt and video, or the same name with pair_by=name."""
 
     first: Row
     second: Row
@@ -59,14 +59,17 @@ def read_run(folder: str) -> Finished:
     return Finished(folder, read_plan(paths.plan).settings, tuple(rows))
 
 
-def pairs_of(first: Finished, second: Finished) -> tuple[Pair, ...]:
+def pairs_of(first: Finished, second: Finished, *, by_name: bool = False) -> tuple[Pair, ...]:
     """The items that both runs have, in the order of the first; InputError when there is none."""
-    others = {_input_of(row): row for row in second.rows}
-    found = tuple(Pair(row, others[_input_of(row)]) for row in first.rows if _input_of(row) in others)
+    key = (lambda row: row["name"]) if by_name else _input_of
+    others = {key(row): row for row in second.rows}
+    found = tuple(Pair(row, others[key(row)]) for row in first.rows if key(row) in others)
     if not found:
         raise InputError(
             f"runs: {first.folder} and {second.folder} share no item",
-            hint="runs are compared by the name, prompt and video of their items: upsample the same prompts twice",
+            hint="runs are compared by the names of their items"
+            if by_name
+            else "runs are compared by name, prompt and video of their items; pair_by=name compares by name alone",
         )
     return found
 

@@ -1,5 +1,4 @@
-"""What a run leaves for other tools, on request (output.exports=[parquet,dataset,openai,cosmos3]): a line or row at a time,
-so that a run of any length fits into memory, and whole, or not at all."""
+"""Files for other tools, on request (output.exports=[parquet,dataset,openai,cosmos3]), written one line or row at a time."""
 
 from __future__ import annotations
 

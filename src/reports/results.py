@@ -119,6 +119,7 @@ def _additions(item: PlanItem, row: Row, settings: Settings, now: datetime, meta
             "upsampling": {"state": row["state"], "reason": row["reason"], "note": row["note"]}
             | ({"review": review["verdict"]} if (review := row.get("review")) else {}),
         },
+        "is_upsampled": row["upsampled_prompt"] is not None,
         "upsampled_prompt": row["upsampled_prompt"],
         "upsampled_at": now.isoformat(timespec="seconds") if row["upsampled_prompt"] else None,
         "upsampling_params": {

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
-from ..media.hint import HINT_VIDEO, Hint, hint_name
+from ..media.hint import HINT_VIDEO, Hint, hint_name, hint_times
 from ..media.video import Video
 from ..planning.plan import Plan, PlanItem
 from ..planning.settings import fields_of
@@ -164,5 +164,7 @@ def hint_used(item: PlanItem, outcome: Outcome) -> tuple[Video, Hint] | None:
     """The clip and the hint that the engine saw: the planned one, or a smaller one when that was refused."""
     if not (item.video and item.hint and outcome.frames):
         return None
-    width, height = map(int, outcome.frames[0].size.split("x"))
-    return item.video, replace(item.hint, width_px=width, height_px=height)
+    (width, height), hint = map(int, outcome.frames[0].size.split("x")), item.hint
+    count = len(outcome.frames)
+    times = hint.times_s if count == hint.frames else hint_times(item.video, hint.rule, count, hint.fps)
+    return item.video, replace(hint, width_px=width, height_px=height, frames=count, times_s=times)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from ..errors import InputError
@@ -19,11 +20,16 @@ def read_outcomes(journal: Path) -> dict[str, Outcome]:
 
 
 class RunJournal:
-    """Every item of a run that ended, in order of ending. Each id is in it once."""
+    """Every item of a run that ended, in order of ending. Each id is in it once, or again after `reopen`; the last counts."""
 
     def __init__(self, path: Path) -> None:
         self._journal = Journal(path)
         self.outcomes = read_outcomes(path)
+
+    def reopen(self, ids: Collection[str]) -> None:
+        """Let these items end again; the outcomes that they have stay in the file until then."""
+        for item_id in ids:
+            self.outcomes.pop(item_id, None)
 
     def add(self, outcome: Outcome) -> bool:
         """Write an outcome down; False when its item had already ended."""

@@ -13,7 +13,7 @@ from ..planning.plan_file import read_plan, write_plan
 from ..run_folder import RunPaths
 from ..text import resume_command
 from .outcomes import read_outcomes
-from .staging import job_folder
+from .staging import jobs_for
 
 Kind = Literal["upsample", "pipeline", "limits", "review"]
 
@@ -48,16 +48,11 @@ def save_plan(plan: Plan, paths: RunPaths) -> None:
 
 
 def jobs_of(paths: RunPaths) -> tuple[Plan, list[tuple[Plan, JobPaths]]]:
-    """The plan of a run, and its jobs with each one's part of it; InputError when nothing was ever staged.
-
-    Finished jobs of a worker of another version have other names: then the newest one stands for all.
-    """
+    """The plan of a run, and its jobs with each one's part of it; InputError when nothing was ever staged."""
     plan = read_plan(paths.plan)
-    parts = [(part, job_folder(part.items, part.settings, paths.jobs)) for part in shards(plan)]
-    found = [(part, job) for part, job in parts if job.job.exists()]
-    others = sorted(paths.jobs.glob("*/job.json"), key=lambda p: p.stat().st_mtime)
-    if not others:
+    found = [(part, jobs[-1]) for part in shards(plan) if (jobs := jobs_for(part.items, paths.jobs))]
+    if not found:
         raise InputError(
             f"{paths.root}: nothing was started in this run yet", hint=f"start it:  {resume_command(paths.root)}"
         )
-    return plan, found or [(plan, JobPaths(others[-1].parent))]
+    return plan, found

@@ -12,9 +12,9 @@ from pathlib import Path
 from ..errors import HintError, VideoError
 from ..files import link_atomic, write_atomic
 from ..hosts.bundle import worker_bundle
-from ..hosts.job_folder import JobPaths, open_jobs
+from ..hosts.job_folder import JobPaths
 from ..media import geometry
-from ..media.hint import Hint, RenderedHint, hint_key
+from ..media.hint import Hint, RenderedHint, hint_key, hint_times
 from ..media.render import render
 from ..media.video import Video
 from ..models import pixtral
@@ -27,28 +27,38 @@ from ..worker.upsample import fallback_state
 LINGER_S = 60.0
 
 
-def job_id(items: Iterable[PlanItem], settings: Settings) -> str:
-    """Name of a new job: a hash of what it asks for and of the worker that answers."""
-    return digest(to_json(upsample_job(list(items), settings)), hashlib.sha256(worker_bundle()).hexdigest())
+def job_id(items: Sequence[PlanItem], settings: Settings, before: int = 0) -> str:
+    """Name of a new job: a hash of what it asks for, of the worker that answers, and of how many jobs ended `before`."""
+    made_of = (to_json(upsample_job(items, settings)), hashlib.sha256(worker_bundle()).hexdigest())
+    return digest(*made_of, before) if before else digest(*made_of)
+
+
+def jobs_for(items: Iterable[PlanItem], jobs: Path) -> list[JobPaths]:
+    """The jobs for these items below the folder of a run's jobs, the oldest first, whichever version of the worker they
+    were started with."""
+    ids = {item.id for item in items}
+    found = []
+    for file in sorted(jobs.glob("*/job.json"), key=lambda file: file.stat().st_mtime_ns):
+        job = JobPaths(file.parent)
+        try:
+            record = from_line(UpsampleJob, file.read_bytes())
+        except InvalidRecord:
+            continue  # of a version with another protocol: its answers are taken over, and it is left alone
+        is_for_these = record.items_hash == hash_of(ids) if record.items_hash else job.staged() <= ids
+        if record.protocol == PROTOCOL and is_for_these:
+            found.append(job)
+    return found
 
 
 def job_folder(items: Sequence[PlanItem], settings: Settings, jobs: Path) -> JobPaths:
-    """The folder of the job for these items, below the folder of a run's jobs.
+    """The folder of the job for these items.
 
-    An unfinished job for the same items is kept, whichever version of the worker it was started with: a second worker is
-    never started beside it, and what it has answered is not asked again.
+    An unfinished job is kept: a second worker is never started beside it, and what it has answered is not asked again.
+    Otherwise a new one, whose name depends on how many there were before.
     """
-    ids = {item.id for item in items}
-    for job in open_jobs(jobs):
-        try:
-            record = from_line(UpsampleJob, job.job.read_bytes())
-        except InvalidRecord:
-            continue  # of a version with another protocol: its answers are taken over, and it is left alone
-        if record.protocol == PROTOCOL and (
-            record.items_hash == hash_of(ids) or ((staged := job.staged()) and staged <= ids)
-        ):
-            return job
-    return JobPaths(jobs / job_id(items, settings))
+    before = jobs_for(items, jobs)
+    unfinished = (job for job in before if not job.finished.exists())
+    return next(unfinished, JobPaths(jobs / job_id(items, settings, len(before))))
 
 
 def hash_of(ids: Collection[str]) -> str:
@@ -166,32 +176,52 @@ def _line(item: PlanItem, predicted: int, frames: list[str], settings: Settings,
 
 
 def stage_smaller(item: PlanItem, refused: Outcome, paths: JobPaths, settings: Settings) -> str | None:
-    """Stage an item that the engine refused again, one size smaller; None when that was done, else why it was not.
+    """Stage an item that the engine refused again, with a smaller hint; None when that was done, else why it was not.
 
-    What the engine refuses counts, not what the plan expected of it.
+    Where the engine named its limit, the largest hint that fits it; else the next smaller one. Below the smallest size,
+    frames are dropped.
     """
     if not (item.video and item.hint and refused.frames):
         return f"the engine refused the prompt, and there is no frame to shrink: {refused.reason}"
-    width, height = map(int, refused.frames[0].size.split("x"))
-    now = pixtral.image_tokens(width, height)
-    refused_size = geometry.Size(width, height)
-    cheaper = geometry.step_down(
-        refused_size, refused_size, lambda s: pixtral.image_tokens(s.width_px, s.height_px) < now
-    )
-    if cheaper is None:
-        return f"the engine refused even {width}x{height}: {refused.reason}"
-    hint = replace(item.hint, width_px=cheaper.width_px, height_px=cheaper.height_px)
+    size, count = geometry.Size(*map(int, refused.frames[0].size.split("x"))), len(refused.frames)
+    smaller = _smaller_than_refused(item, refused, size, count, settings)
+    if smaller is None:
+        return f"the engine refused even {count} frame{'s' if count > 1 else ''} of {size}: {refused.reason}"
+    new, frames = smaller
+    times = hint_times(item.video, item.hint.rule, frames, item.hint.fps)
+    hint = replace(item.hint, width_px=new.width_px, height_px=new.height_px, frames=len(times), times_s=times)
     try:
         rendered = render(item.video, hint, Path(settings.cache_dir) / "hints", with_video=settings.hint_video)
     except (VideoError, HintError) as e:
         return e.message
-    image = pixtral.image_tokens(cheaper.width_px, cheaper.height_px) * hint.frames
-    predicted = item.tokens.prompt - item.tokens.image + image
-    note = "; ".join(n for n in (refused.note, f"{width}x{height} was refused by the engine") if n)
+    predicted = item.tokens.prompt - item.tokens.image + _image_tokens(new, hint.frames)
+    step = f"{count} x {size} refused by the engine"
+    note = "; ".join(n for n in (refused.note, step) if n)
     line = _line(item, predicted, _link_frames(rendered, paths), settings, refused.step + 1, note)
     # Named to sort after the numbered batches, and apart from every other refusal.
     write_atomic(paths.batches / f"smaller-{item.id}-{line.step}.jsonl", to_line(line) + "\n")
     return None
+
+
+def _image_tokens(size: geometry.Size, frames: int) -> int:
+    return pixtral.image_tokens(size.width_px, size.height_px) * frames
+
+
+def _smaller_than_refused(
+    item: PlanItem, refused: Outcome, size: geometry.Size, frames: int, settings: Settings
+) -> tuple[geometry.Size, int] | None:
+    """The hint to try after a refused one: its size and number of frames."""
+    sent = _image_tokens(size, frames)
+    text = item.tokens.prompt - item.tokens.image
+    surplus = max(0, (refused.tokens.measured or 0) - text - sent)  # that the engine counts and the plan does not
+    limit = refused.limit
+
+    def fits(candidate: geometry.Size, count: int) -> bool:
+        image = _image_tokens(candidate, count)
+        room = limit is None or text + image + surplus + settings.max_output_tokens <= limit
+        return image < sent and room
+
+    return geometry.shrunk(size, size, frames, settings.min_side_px, fits)
 
 
 def _link_frames(rendered: RenderedHint, paths: JobPaths) -> list[str]:

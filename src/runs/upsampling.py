@@ -12,12 +12,15 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from .. import log
 from ..errors import HostError
 from ..hosts.job_folder import JobPaths, open_job
 from ..hosts.job_handle import JobHandle, handle_of_plan
+from ..planning import observed_limits
+from ..planning.observed_limits import ObservedLimit
 from ..planning.partition import shards
 from ..planning.plan import Plan, PlanItem
 from ..run_folder import RunPaths
@@ -38,21 +41,23 @@ LABELS = Labels(
 )
 
 
-def execute(plan: Plan, paths: RunPaths, progress: Progress) -> dict[str, Outcome]:
+def execute(plan: Plan, paths: RunPaths, progress: Progress, *, retry_failed: bool = False) -> dict[str, Outcome]:
     """Run the plan in its folder until every item has ended; the outcomes by item id.
 
-    Raises EngineError when the engine cannot be loaded, HostError when a worker keeps dying; what ended before is
-    in the journal. On KeyboardInterrupt the workers finish what they have in flight, that is written down, and the
-    interrupt is raised again.
+    retry_failed: items that failed before are asked again. Raises EngineError when the engine cannot be loaded, HostError
+    when a worker keeps dying; what ended before is in the journal. On KeyboardInterrupt the workers finish what they have
+    in flight, that is written down, and the interrupt is raised again.
     """
     journal = RunJournal(paths.journal)
     try:
         for item in plan.items:
             if not item.runs:
-                journal.add(_never_sent(item))
+                journal.add(never_sent(item))
         for folder in sorted(paths.jobs.glob("*/")):
-            if new := _absorb(JobPaths(folder), journal):
+            if new := absorb(JobPaths(folder), journal):
                 log.get().info("answers_taken_over", items=new)
+        if retry_failed:
+            journal.reopen([item.id for item in plan.items if can_retry(item, journal.outcomes.get(item.id))])
         if plan.settings.reuse:
             _reuse(plan, journal)
         parts = [_Answers(shard, paths, journal) for shard in shards(plan)]
@@ -69,7 +74,12 @@ def execute(plan: Plan, paths: RunPaths, progress: Progress) -> dict[str, Outcom
         journal.close()
 
 
-def _never_sent(item: PlanItem) -> Outcome:
+def can_retry(item: PlanItem, outcome: Outcome | None) -> bool:
+    """Whether asking again may help: the item failed, and not because of what the plan already knows of it."""
+    return item.runs and outcome is not None and outcome.state == FAILED
+
+
+def never_sent(item: PlanItem) -> Outcome:
     """The outcome of an item that cannot be served by the plan itself."""
     return Outcome(item.id, fallback_state(item.prompt), item.problem)
 
@@ -81,7 +91,7 @@ def _reuse(plan: Plan, journal: RunJournal) -> None:
         log.get().info("answers_reused", items=found)
 
 
-def _absorb(job: JobPaths, journal: RunJournal) -> int:
+def absorb(job: JobPaths, journal: RunJournal) -> int:
     """Add what a job of this run answered while no controller was attached; how many answers that were."""
     outcomes = Tail(job.results, Outcome).new()
     return sum(journal.add(outcome) for outcome in outcomes if outcome.state != REFUSED)
@@ -155,7 +165,7 @@ class _Answers:
             handle.push()
 
     def take_rest(self, handle: JobHandle) -> None:
-        _absorb(self.folder, self.journal)
+        absorb(self.folder, self.journal)
 
     def stop(self) -> None:
         if self._stager:
@@ -173,6 +183,7 @@ def _take(outcome: Outcome, plan: Plan, job: JobPaths, journal: RunJournal) -> b
         return False
     if outcome.state == REFUSED:
         item = plan.by_id[outcome.id]
+        _remember_limit(outcome, item, plan)
         if plan.settings.shrink:
             wrong = staging.stage_smaller(item, outcome, job, plan.settings)
         else:
@@ -183,6 +194,27 @@ def _take(outcome: Outcome, plan: Plan, job: JobPaths, journal: RunJournal) -> b
         outcome = replace(outcome, state=fallback_state(item.prompt), reason=wrong)
     journal.add(outcome)
     return False
+
+
+def _remember_limit(refused: Outcome, item: PlanItem, plan: Plan) -> None:
+    """Keep for later plans what the engine was observed to refuse, where max_model_len allows it."""
+    settings = plan.settings
+    length = (refused.tokens.measured or item.tokens.prompt) + settings.max_output_tokens
+    shortest = min(length, refused.limit + 1) if refused.limit else length
+    if shortest > settings.max_model_len:
+        return
+    file, key = observed_limits.limits_file(Path(settings.cache_dir)), observed_limits.key_of(settings)
+    known = observed_limits.read(file).get(key)
+    if known and known.refused is not None and known.refused <= shortest:
+        return
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    version = f"{refused.engine.name} {refused.engine.version}"
+    new = ObservedLimit(
+        settings.host.name, settings.image.reference, settings.engine.name, settings.model.name, version,
+        settings.max_model_len, None, shortest, now,
+    )  # fmt: skip
+    observed_limits.remember(file, key, new)
+    log.get().warning("engine_accepts_less", max_model_len=settings.max_model_len, refused=shortest, file=str(file))
 
 
 class _Stager:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ..config import PairBy
 from ..errors import ExitCode, InputError
 from ..files import write_atomic
 from ..reports.compare import Finished, Pair, as_csv, facts, pairs_of, read_run
@@ -11,9 +13,12 @@ from ..reports.report import write_comparison
 from ..text import printable
 from . import Invocation
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 
 def run(invocation: Invocation) -> ExitCode:
-    """compare.html, compare.csv, and a short table."""
+    """Compare the two runs that runs= names."""
     folders = invocation.config.runs
     if len(folders) != 2:
         raise InputError(
@@ -22,24 +27,29 @@ def run(invocation: Invocation) -> ExitCode:
         )
     if Path(folders[0]).resolve() == Path(folders[1]).resolve():
         raise InputError(f"task=compare: {folders[0]} is named twice", hint="name another run of the same prompts")
-    first, second = (read_run(folder) for folder in folders)
-    pairs, paths = pairs_of(first, second), invocation.paths
-    sides = (facts(first, [pair.first for pair in pairs]), facts(second, [pair.second for pair in pairs]))
-    page, table = paths.root / "compare.html", paths.root / "compare.csv"
-    write_comparison(sides, pairs, page)
-    write_atomic(table, as_csv(pairs))
-    _show(first, second, sides, pairs, invocation)
-    for path in (page, table):
-        invocation.out.print(f"{path.name:<13} {path}", markup=False, highlight=False, soft_wrap=True)
+    compare(folders[0], folders[1], invocation.config.pair_by, invocation.paths.root, invocation.out)
     return ExitCode.OK
 
 
-def _show(
+def compare(one: str, other: str, pair_by: PairBy, folder: Path, out: Console) -> None:
+    """compare.html, compare.csv, and a short table. InputError for runs that cannot be compared."""
+    first, second = read_run(one), read_run(other)
+    pairs = pairs_of(first, second, by_name=pair_by is PairBy.name)
+    sides = (facts(first, [pair.first for pair in pairs]), facts(second, [pair.second for pair in pairs]))
+    page, table = folder / "compare.html", folder / "compare.csv"
+    write_comparison(sides, pairs, page)
+    write_atomic(table, as_csv(pairs))
+    _print_table(first, second, sides, pairs, out)
+    for path in (page, table):
+        out.print(f"{path.name:<13} {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_table(
     first: Finished,
     second: Finished,
     sides: tuple[dict[str, str], dict[str, str]],
     pairs: tuple[Pair, ...],
-    invocation: Invocation,
+    out: Console,
 ) -> None:
     from rich.table import Table
     from rich.text import Text
@@ -51,7 +61,6 @@ def _show(
         same = name != "run" and value == sides[1][name]
         cells = [Text(printable(side[name]), style="dim" if same else "") for side in sides]
         table.add_row(Text(name), *cells)
-    out = invocation.out
     out.print(table)
     differ = sum(pair.differs for pair in pairs)
     out.print(f"{len(pairs)} items in both, {differ} of them differ", style="bold", highlight=False)

@@ -20,7 +20,7 @@ def resolve_with_progress(invocation: Invocation, files: list[Path] | None = Non
 
 
 # Groups and fields that still count when a run is resumed; all else is in its files.
-_STILL_USED = ("task", "resume", "run", "output", "console", "hydra", "pipeline")
+_STILL_USED = ("task", "resume", "run", "retry", "output", "console", "hydra", "pipeline")
 
 
 def warn_ignored_overrides(invocation: Invocation, decides: str) -> None:

@@ -208,7 +208,7 @@ def _count(table: Sequence[rows.Row], paths: RunPaths, invocation: Invocation) -
     out.print(", ".join(f"{n} {word}" for word, n in counts.most_common()), style="bold", highlight=False)
     if counts[REJECTED]:
         out.print(
-            f"upsample the rejected again:  python -m src.run task=review run={paths.root} review.rerun=true sampling.seed=7",
+            f"upsample the rejected again:  {run_command('task=review run', paths.root)} review.rerun=true sampling.seed=7",
             markup=False,
             highlight=False,
             soft_wrap=True,

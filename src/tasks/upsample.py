@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .. import log
-from ..config import TaskName
+from ..config import Retry, TaskName
 from ..errors import EngineError, ExitCode
 from ..files import write_atomic
 from ..planning.plan import Plan
@@ -17,8 +17,8 @@ from ..reports.tables import advice, print_end
 from ..run_folder import RunPaths, locked
 from ..runs.outcomes import read_outcomes
 from ..runs.saved_run import refuse_another_run, save_plan
-from ..runs.upsampling import execute
-from ..text import printable
+from ..runs.upsampling import can_retry, execute
+from ..text import printable, resume_command
 from ..timing.estimates import (
     Estimate,
     earlier_runs,
@@ -56,7 +56,7 @@ def run(invocation: Invocation, *, most: int | None = None, files: list[Path] | 
         ) as display:
             watch = Stopwatch(display)
             try:
-                outcomes = execute(plan, paths, watch)
+                outcomes = execute(plan, paths, watch, retry_failed=config.retry is Retry.failed)
             except EngineError as e:
                 failed, outcomes = e, read_outcomes(paths.journal)
             finally:
@@ -117,5 +117,7 @@ def _finish(
     table, exported = write_results(plan, outcomes, paths, invocation.command, unfinished, also)
     print_end(plan, table, paths, measured.seconds, invocation.out, exported)
     if off := error_text(measured.estimated_s, measured.seconds):
-        invocation.out.print(off, markup=False, highlight=False)
+        invocation.print(off)
+    if any(can_retry(item, outcomes.get(item.id)) for item in plan.items):
+        invocation.print(f"retry failed  {resume_command(paths.root)} retry=failed")
     return ExitCode.OK if all(row["state"] == UPSAMPLED for row in table) else ExitCode.INCOMPLETE

@@ -1,7 +1,7 @@
 """How long a plan may take, its prompts and its videos, by the last runs of the same kind.
 
-An estimate is made of medians of these runs; its range is how far the same arithmetic is off for each of them, estimated
-from the others. Without an earlier run there is no estimate.
+An estimate is made of the medians of these runs, and its range of their best and worst rates. Without an earlier run there
+is no estimate.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TypeVar
 
 from ..planning.plan import Plan
 from ..text import duration
@@ -18,7 +17,6 @@ from .phases import ANSWERS, FETCHING, FIRST, HINTS, LOADING, SENDING, STARTING,
 from .workload import Work, work_of
 
 LAST = 5  # runs behind an estimate: for each phase, the last ones that had it
-FEWEST_FOR_A_RANGE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +36,6 @@ class RunTiming:
     answering_s: float
     ending_s: float
     total_s: float
-
-
-P = TypeVar("P", "RunTiming", "VideoTiming")
 
 
 def run_timing(
@@ -82,7 +77,7 @@ class Estimate:
     """How long something may take: by phase, as a whole, and from how many earlier runs.
 
     Hints are rendered and sent while the worker starts and loads, so the whole is less than the sum.
-    least_s, most_s: the range; both total_s where there are too few runs for one.
+    least_s, most_s: the whole at the best and the worst rates of these runs.
     """
 
     phases: dict[str, float]
@@ -95,73 +90,54 @@ class Estimate:
         return {**self.phases, "total": self.total_s}
 
 
+Pick = Callable[[Sequence[float]], float]  # median, min or max of some rates; 0 of none
+
+
 def estimate_work(work: Work, past: Sequence[RunTiming]) -> Estimate | None:
     """The estimate for some work from earlier runs; None without any."""
     if not past or not work.requests:
         return None
-    phases, total_s = _phases(work, past)
-    last = past[-LAST:]
-    return _with_range(phases, total_s, last, lambda p, others: _phases(p, others)[1])
+    by_pick = [_phases(work, past, pick) for pick in (_median, _min, _max)]
+    total_s, least_s, most_s = map(_total_s, by_pick)
+    return Estimate(by_pick[0], total_s, len(past[-LAST:]), least_s, most_s)
 
 
-def _with_range(
-    phases: dict[str, float], total_s: float, last: Sequence[P], estimate_s: Callable[[P, Sequence[P]], float]
-) -> Estimate:
-    """An estimate with its range: what each earlier run took, relative to its estimate from the others."""
-    if len(last) < FEWEST_FOR_A_RANGE:
-        return Estimate(phases, total_s, len(last), total_s, total_s)
-    off = [one.total_s / max(estimate_s(one, _without(last, n)), 1e-9) for n, one in enumerate(last)]
-    return Estimate(phases, total_s, len(last), total_s * min(1.0, *off), total_s * max(1.0, *off))
+def _median(rates: Sequence[float]) -> float:
+    return median(rates) if rates else 0.0
 
 
-def _without(runs: Sequence[P], n: int) -> list[P]:
-    return [run for m, run in enumerate(runs) if m != n]
+def _min(rates: Sequence[float]) -> float:
+    return min(rates, default=0.0)
 
 
-def _phases(work: Work | RunTiming, past: Sequence[RunTiming]) -> tuple[dict[str, float], float]:
-    """Seconds of each phase, and of the whole."""
+def _max(rates: Sequence[float]) -> float:
+    return max(rates, default=0.0)
+
+
+def _phases(work: Work, past: Sequence[RunTiming], pick: Pick) -> dict[str, float]:
+    """Seconds of each phase: its amount of work, times the rate picked from the last runs that had it."""
     last = past[-LAST:]
     sent = [p for p in past if p.sent_bytes and p.pixels][-LAST:]
     rendered = [p for p in past if p.to_render][-LAST:]
-    by_phase = {
-        STARTING: median(p.starting_s for p in last),
-        HINTS: work.to_render * median(p.rendering_s / p.to_render for p in rendered) if rendered else 0.0,
-        SENDING: _sending_s(work, sent) if sent else 0.0,
-        LOADING: median(p.loading_s for p in last),
-        ANSWERS: _answering_s(work, last),
-        FETCHING: median(p.ending_s for p in last),
+    sent_bytes = work.pixels * _median([p.sent_bytes / p.pixels for p in sent])
+    return {
+        STARTING: pick([p.starting_s for p in last]),
+        HINTS: work.to_render * pick([p.rendering_s / p.to_render for p in rendered]),
+        SENDING: sent_bytes * pick([p.sending_s / p.sent_bytes for p in sent]),
+        LOADING: pick([p.loading_s for p in last]),
+        ANSWERS: _token_rounds(work) * pick([p.answering_s / _token_rounds(p) for p in last if p.requests]),
+        FETCHING: pick([p.ending_s for p in last]),
     }
-    served_s = by_phase[STARTING] + by_phase[LOADING] + by_phase[ANSWERS]
-    return by_phase, max(served_s, by_phase[HINTS] + by_phase[SENDING]) + by_phase[FETCHING]
 
 
-def _sending_s(work: Work | RunTiming, sent: Sequence[RunTiming]) -> float:
-    """Seconds per MiB, times the MiB that as many pixels had."""
-    mib = work.pixels * median(p.sent_bytes / p.pixels for p in sent) / 2**20
-    return mib * median(p.sending_s / (p.sent_bytes / 2**20) for p in sent)
+def _total_s(phases: Mapping[str, float]) -> float:
+    served_s = phases[STARTING] + phases[LOADING] + phases[ANSWERS]
+    return max(served_s, phases[HINTS] + phases[SENDING]) + phases[FETCHING]
 
 
-def _waves(work: Work | RunTiming) -> float:
-    """How often all slots are filled: fewer requests than slots take as long as one round."""
-    return max(1.0, work.requests / max(1, work.lanes))
-
-
-def _token_waves(work: Work | RunTiming) -> float:
-    return _waves(work) * work.tokens / work.requests
-
-
-def _answering_s(work: Work | RunTiming, last: Sequence[RunTiming]) -> float:
-    """Seconds per token in a round of requests, or per round, where that differed clearly less between the earlier runs."""
-    answered = [p for p in last if p.requests]
-    if not answered:
-        return 0.0
-
-    def spread(units: Callable[[Work | RunTiming], float]) -> float:
-        rates = [p.answering_s / units(p) for p in answered]
-        return max(rates) / max(min(rates), 1e-9)
-
-    units = _waves if spread(_waves) < 0.9 * spread(_token_waves) else _token_waves
-    return units(work) * median(p.answering_s / units(p) for p in answered)
+def _token_rounds(work: Work | RunTiming) -> float:
+    """Tokens of one slot after the other; fewer requests than slots take as long as one round."""
+    return max(1.0, work.requests / max(1, work.lanes)) * work.tokens / work.requests
 
 
 # ------------------------------------------------------------------------------------------------------------- videos
@@ -186,17 +162,14 @@ def estimate_videos(pieces: int, loads: int, past: Sequence[VideoTiming]) -> Est
     if not last or not pieces:
         return None
 
-    phases = _video_phases(pieces, loads, last)
-    return _with_range(
-        phases, sum(phases.values()), last, lambda p, others: sum(_video_phases(p.pieces, p.loads, others).values())
-    )
+    def phases(pick: Pick) -> dict[str, float]:
+        return {
+            LOADING: loads * pick([p.loading_s / p.loads for p in last]),
+            VIDEOS: pieces * pick([(p.total_s - p.loading_s) / p.pieces for p in last]),
+        }
 
-
-def _video_phases(pieces: int, loads: int, past: Sequence[VideoTiming]) -> dict[str, float]:
-    return {
-        LOADING: loads * median(p.loading_s / p.loads for p in past),
-        VIDEOS: pieces * median((p.total_s - p.loading_s) / p.pieces for p in past),
-    }
+    total_s, least_s, most_s = (sum(phases(pick).values()) for pick in (_median, _min, _max))
+    return Estimate(phases(_median), total_s, len(last), least_s, most_s)
 
 
 # ------------------------------------------------------------------------------------------------------ over the runs

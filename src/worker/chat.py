@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from .engines.engine import Answer, ItemFailed, Refused, Request, Unavailable
 from .lifecycle import LoadFailed
-from .refusals import classify, counted_tokens, message_of
+from .refusals import classify, counted_tokens, message_of, named_limit
 
 # ----------------------------------------------------------------------------------------------------------- engines
 
@@ -54,7 +54,7 @@ class ChatClient:
             if response.status != 200:
                 raise self._refusal(response.status, response.headers.get("Retry-After"), response.read())
             return _read_stream(response, started)
-        except (OSError, http.client.HTTPException):
+        except (OSError, http.client.HTTPException, Unavailable):  # Unavailable: the rest of a stream may be unread
             self._drop()
             raise
 
@@ -84,7 +84,7 @@ class ChatClient:
         text = body.decode("utf-8", "replace")
         kind = classify(text)
         if kind == "too_long":
-            return Refused(message_of(text), "too_long", counted_tokens(text))
+            return Refused(message_of(text), "too_long", counted_tokens(text), named_limit(text))
         if kind == "tokenizer":
             return ItemFailed(f"{message_of(text)}: tokenizer and checkpoint do not match; check model.tokenizer")
         if status in (408, 409, 425, 429) or status >= 500:

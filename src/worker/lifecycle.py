@@ -113,12 +113,12 @@ def _run_locked(folder: Path, prepare: Callable[[Path, Control], Work]) -> int:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(folder / "exit.json")  # of an earlier attempt
     work, control = None, Control()
+    signal.signal(signal.SIGTERM, control.on_stop)
+    signal.signal(signal.SIGALRM, control.on_timeout)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the controller's Ctrl-C is not meant for the worker
     try:
         work = prepare(folder, control)
-        signal.signal(signal.SIGTERM, control.on_stop)
-        signal.signal(signal.SIGALRM, control.on_timeout)
         signal.setitimer(signal.ITIMER_REAL, work.time_limit_s)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the controller's Ctrl-C is not meant for the worker
         try:
             end = work.run()
         finally:

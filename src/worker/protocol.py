@@ -240,7 +240,8 @@ class Outcome:
     """How one item ended, or that the engine refused it.
 
     state: upsampled, kept (the original prompt is kept), failed or refused, with the reason. refusal: too_long or no_room
-    when the engine had no room for it. text: the answer, for `upsampled`; rejected: the last answer, for `kept`.
+    when the engine had no room for it; limit: the longest request that it accepts, where it named one. text: the answer,
+    for `upsampled`; rejected: the last answer, for `kept`.
     input_hash: of the item.
     """
 
@@ -256,6 +257,7 @@ class Outcome:
     frames: tuple[SentFrame, ...] = ()
     seconds: Seconds = Seconds()
     refusal: str = ""
+    limit: int | None = None
     rejected: str | None = None
     step: int = 0
     input_hash: str = field(default="", metadata={"key": "shown"})

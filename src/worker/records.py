@@ -7,6 +7,8 @@ is missing takes the field's default. Anything else that does not fit is an `Inv
 from __future__ import annotations
 
 import json
+import math
+import sys
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -126,10 +128,11 @@ def _read_map(read: Read) -> Read:
 
 def _read_scalar(kind: Any) -> Read:
     def read(data: Any, where: str) -> Any:
-        if kind is float and type(data) is int:
-            return float(data)
-        if type(data) is not kind:
+        value = data
+        if kind is float and type(data) is int and abs(data) <= sys.float_info.max:
+            value = float(data)
+        if type(value) is not kind or (kind is float and not math.isfinite(value)):
             raise InvalidRecord(f"{where}: {json.dumps(data, default=str)[:60]} is not a valid {kind.__name__}")
-        return data
+        return value
 
     return read

@@ -10,6 +10,8 @@ _SIGNS = {
         r"prompt contains \d+ input tokens",
         r"longer than the maximum model length",
         r"maximum context length is \d+",
+        r"context length is only \d+",
+        r"vocab(ulary)? out of range",  # what NVIDIA's upsampler says of image tokens beyond its context; docs/limits.md
         r'"param":\s*"input_tokens"',
     ),
     "tokenizer": (r"[Tt]oken id -?\d+ is out of vocabulary",),
@@ -42,12 +44,32 @@ def counted_tokens(text: str) -> int | None:
     return next((int(match[1]) for match in found if match), None)
 
 
+def named_limit(text: str) -> int | None:
+    """The longest request in tokens that the engine accepts, where a refusal names it."""
+    signs = (
+        r"maximum context length is (\d+)",
+        r"context length is only (\d+)",
+        r"maximum model length of (\d+)",
+        r"maximum (?:length )?(?:is )?(\d{3,}), you sent",
+    )
+    found = (re.search(sign, text) for sign in signs)
+    return next((int(match[1]) for match in found if match), None)
+
+
+# What messages mean that do not say it themselves.
+_MEANINGS = {
+    r"vocab(ulary)? out of range": "the prompt with its frames is longer than the context; docs/limits.md has the cost of each size"
+}
+
+
 def message_of(body: str) -> str:
-    """The sentence inside an error body, at most 400 characters of it."""
+    """The sentence inside an error body, at most 400 characters of it, and what it means where it does not say so."""
     try:
         found = json.loads(body)
         found = found.get("error", found)
         found = found.get("message", found) if isinstance(found, dict) else found
     except (ValueError, AttributeError):
         found = body
-    return " ".join(str(found).split())[:400]
+    said = " ".join(str(found).split())[:400]
+    meaning = next((meaning for sign, meaning in _MEANINGS.items() if re.search(sign, said)), "")
+    return f"{said} ({meaning})" if meaning else said

@@ -13,6 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .checks import SeenAnswers, failed_check
@@ -39,6 +40,20 @@ from .protocol import (
 from .records import from_line
 
 POLL_S = 0.05
+
+
+@dataclass
+class _Tried:
+    """What the attempts at one item have come to. counted: prompt tokens, limit: of a request, where a refusal names them."""
+
+    pictures: tuple[Picture, ...] = ()
+    attempts: list[Attempt] = field(default_factory=list)
+    answer: Answer | None = None
+    state: str = KEPT
+    reason: str = ""
+    refusal: str = ""
+    counted: int | None = None
+    limit: int | None = None
 
 
 class Worker:
@@ -190,55 +205,56 @@ class Worker:
     def process(self, item: Item) -> Outcome:
         """Ask until an answer passes the checks or the attempts are used up."""
         started = time.monotonic()
-        attempts: list[Attempt] = []
-        pictures: tuple[Picture, ...] = ()
-        answer: Answer | None = None
-        state, reason, refusal = KEPT, "", ""
-        counted: int | None = None
+        tried = _Tried()
         try:
-            pictures = self._read_pictures(item)
-            max_tokens = item.max_tokens
-            for n in range(self.job.engine.max_attempts):
-                answer = self.engine.answer(Request(item, pictures, item.seed + n, max_tokens))
-                _check_tokens(item, answer)
-                wrong = failed_check(answer, item, self.job.checks) or self._seen.failed_check(
-                    answer.text, item.id, item.input_hash
-                )
-                attempts.append(Attempt(item.seed + n, max_tokens, wrong))
-                if wrong is None:
-                    state, reason = UPSAMPLED, ""
-                    break
-                reason = f"{wrong}, {n + 1} time{'s' if n else ''}"
-                if answer.finish_reason == "length" and item.predicted:  # a larger reserve, where the budget has room
-                    max_tokens = min(2 * max_tokens, self.job.max_model_len - item.predicted)
+            self._ask(item, tried)
         except Refused as e:
-            state, reason, refusal, counted = REFUSED, str(e), e.kind, e.prompt_tokens
+            tried.state, tried.reason, tried.refusal = REFUSED, str(e), e.kind
+            tried.counted, tried.limit = e.prompt_tokens, e.limit
         except ItemKept as e:
-            reason = str(e)
+            tried.reason = str(e)
         except ItemFailed as e:
-            state, reason = FAILED, str(e)
-        if state == KEPT:
-            state = fallback_state(item.prompt)
+            tried.state, tried.reason = FAILED, str(e)
+        if tried.state == KEPT:
+            tried.state = fallback_state(item.prompt)
+        return self._outcome(item, tried, round(time.monotonic() - started, 4))
+
+    def _ask(self, item: Item, tried: _Tried) -> None:
+        tried.pictures = self._read_pictures(item)
+        max_tokens = item.max_tokens
+        for n in range(self.job.engine.max_attempts):
+            answer = self.engine.answer(Request(item, tried.pictures, item.seed + n, max_tokens))
+            tried.answer = answer
+            _check_tokens(item, answer)
+            wrong = failed_check(answer, item, self.job.checks) or self._seen.failed_check(
+                answer.text, item.id, item.input_hash
+            )
+            tried.attempts.append(Attempt(item.seed + n, max_tokens, wrong))
+            if wrong is None:
+                tried.state, tried.reason = UPSAMPLED, ""
+                return
+            tried.reason = f"{wrong}, {n + 1} time{'s' if n else ''}"
+            if answer.finish_reason == "length" and item.predicted:  # a larger reserve, where the budget has room
+                max_tokens = min(2 * max_tokens, self.job.max_model_len - item.predicted)
+
+    def _outcome(self, item: Item, tried: _Tried, total_s: float) -> Outcome:
+        answer, engine = tried.answer, self.engine
+        measured = answer.prompt_tokens if answer else tried.counted
         return Outcome(
             id=item.id,
-            state=state,
-            reason=reason,
-            text=answer.text if answer and state == UPSAMPLED else None,
+            state=tried.state,
+            reason=tried.reason,
+            text=answer.text if answer and tried.state == UPSAMPLED else None,
             note=item.note,
-            attempts=tuple(attempts),
-            engine=EngineUsed(self.engine.name, self.engine.version, tuple(self.engine.fallbacks)),
-            tokens=TokenCounts(
-                item.predicted, answer.prompt_tokens if answer else counted, answer.output_tokens if answer else None
-            ),
+            attempts=tuple(tried.attempts),
+            engine=EngineUsed(engine.name, engine.version, tuple(engine.fallbacks)),
+            tokens=TokenCounts(item.predicted, measured, answer.output_tokens if answer else None),
             finish_reason=answer.finish_reason if answer else None,
-            frames=tuple(SentFrame(p.sha256, len(p.data), p.size) for p in pictures),
-            seconds=Seconds(
-                round(time.monotonic() - started, 4),
-                answer.first_token_s if answer else None,
-                answer.queue_s if answer else None,
-            ),
-            refusal=refusal,
-            rejected=answer.text if answer and state == KEPT else None,
+            frames=tuple(SentFrame(p.sha256, len(p.data), p.size) for p in tried.pictures),
+            seconds=Seconds(total_s, answer.first_token_s if answer else None, answer.queue_s if answer else None),
+            refusal=tried.refusal,
+            limit=tried.limit,
+            rejected=answer.text if answer and tried.state == KEPT else None,
             step=item.step,
             input_hash=item.input_hash,
         )

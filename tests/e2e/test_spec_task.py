@@ -183,7 +183,7 @@ def test_then_upsamples_what_was_made_and_nothing_else_in_the_same_run(
     assert done.returncode == 0, done.stderr
     assert [row["name"] for row in results(tmp_path)] == ["square", "wide"]
     assert {row["state"] for row in results(tmp_path)} == {"upsampled"}
-    assert "2 upsampled, 0 kept, 0 failed" in done.stdout
+    assert "2 upsampled, 0 kept original, 0 failed" in done.stdout
     assert len((tmp_path / "run" / "openai_batch.jsonl").read_text().splitlines()) == 2
     assert len((tmp_path / "run" / "cosmos3.jsonl").read_text().splitlines()) == 2
 

@@ -16,7 +16,7 @@ IMAGE = "upsampler-test"
 # What the interpreters of others link to when they are mounted, and a compiler, which torch wants.
 PACKAGES = (
     "python3", "libsqlite3-0", "libssl3", "libffi8", "libbz2-1.0", "liblzma5", "libreadline8", "libncursesw6", "libgomp1",
-    "libnuma1", "g++",
+    "libnuma1", "g++", "python3-numpy", "python3-pil",
 )  # fmt: skip
 
 

@@ -44,7 +44,7 @@ TOP: dict[str, set[str]] = {
     "resolvers": {"config"},
     "overrides": {"config", "text"},
     "console": FOR_ALL,
-    "sweep": {"config", "console", "limits", "resolvers", *FOR_ALL},
+    "sweep": {"config", "console", "limits", "resolvers", "tasks", *FOR_ALL},
     "run": {"config", "console", "overrides", "sweep", "tasks", *FOR_ALL},
 }
 # The worker runs elsewhere: others import how it is spoken to, and what both sides must do alike.
@@ -58,7 +58,7 @@ MORE_OF_WORKER = {
     "runs.upsampling": {"worker.upsample"},
 }
 HOMES = {
-    "hydra": {"run", "sweep", "resolvers"},
+    "hydra": {"run", "sweep", "resolvers", "overrides"},
     "omegaconf": {"run", "sweep", "resolvers", "overrides", "config"},
     "av": {"media.video", "media.frames", "media.render", "media.encode"},
     "mistral_common": {"models.pixtral"},

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..lifecycle import LoadFailed
 from ..protocol import UpsampleJob
-from ..refusals import classify
+from ..refusals import classify, counted_tokens, message_of, named_limit
 from .engine import Answer, ItemFailed, Phase, Refused, Request
 from .vllm_server import vllm_build, vllm_environment
 
@@ -18,7 +18,8 @@ from .vllm_server import vllm_build, vllm_environment
 class CosmosEngine:
     """NVIDIA's own `PixtralPromptUpsampler` in this process, one prompt after another.
 
-    It gives back text only: prompt tokens and finish reason are not known, and are reported as such.
+    It returns text only: prompt tokens and finish reason are unknown, and are reported as such. With engine.offload its model
+    is loaded for each prompt and unloaded after it; `_prompt_upsample_with_offload` is the class's entry for both modes.
     """
 
     name = "cosmos"
@@ -46,12 +47,25 @@ class CosmosEngine:
     def answer(self, request: Request) -> Answer:
         frames = [str(self.folder / name) for name in request.item.frames]
         try:
-            text = self._upsampler._prompt_upsample(request.item.text, frames)
+            text = self._ask(request.item.text, frames)
         except Exception as e:
             if classify(str(e)) == "too_long":
-                raise Refused(str(e)) from e
+                raise Refused(message_of(str(e)), "too_long", counted_tokens(str(e)), named_limit(str(e))) from e
             raise ItemFailed(f"NVIDIA's upsampler: {type(e).__name__}: {e}") from e
-        return Answer(str(text), "unknown", None, None)
+        return Answer(text, "unknown", None, None)
+
+    def _ask(self, text: str, frames: list[str]) -> str:
+        """With the model in memory or, once that was too much, loaded for each prompt."""
+        upsampler = self._upsampler
+        try:
+            return str(upsampler._prompt_upsample_with_offload(text, frames))
+        except Exception as e:
+            if classify(f"{type(e).__name__}: {e}") != "out_of_memory" or upsampler.offload_prompt_upsampler:
+                raise
+        self.fallbacks.append("offload=True")
+        upsampler._offload_upsampler_model()
+        upsampler.offload_prompt_upsampler = True
+        return str(upsampler._prompt_upsample_with_offload(text, frames))
 
     def close(self) -> None:
         self._upsampler = None

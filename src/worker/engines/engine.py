@@ -60,12 +60,14 @@ class ItemKept(Exception):
 class Refused(Exception):
     """The context is too short: for the prompt (kind too_long), or for the answer after it (no_room).
 
-    prompt_tokens: how many the engine counted, where it reports that.
+    prompt_tokens: how many the engine counted; limit: the longest request that it accepts; each where it reports that.
     """
 
-    def __init__(self, message: str, kind: str = "too_long", prompt_tokens: int | None = None) -> None:
+    def __init__(
+        self, message: str, kind: str = "too_long", prompt_tokens: int | None = None, limit: int | None = None
+    ) -> None:
         super().__init__(message)
-        self.kind, self.prompt_tokens = kind, prompt_tokens
+        self.kind, self.prompt_tokens, self.limit = kind, prompt_tokens, limit
 
 
 class Unavailable(Exception):

@@ -19,11 +19,11 @@ from PIL import Image
 from ..protocol import UpsampleJob
 from .engine import Answer, ItemKept, Phase, Request
 
-VERSION = "1"
+VERSION = "2"
 
-# Names for colours that people use, with a typical RGB value of each.
+# Names for colors that people use, with a typical RGB value of each.
 _COLOURS = {
-    "black": (20, 20, 20), "grey": (128, 128, 128), "white": (240, 240, 240), "red": (190, 40, 40),
+    "black": (20, 20, 20), "gray": (128, 128, 128), "white": (240, 240, 240), "red": (190, 40, 40),
     "orange": (230, 130, 40), "brown": (110, 75, 45), "yellow": (230, 210, 70), "green": (60, 140, 60),
     "teal": (40, 130, 130), "blue": (50, 90, 180), "pale blue": (150, 190, 225), "purple": (120, 70, 150),
     "pink": (230, 150, 180), "beige": (215, 195, 165), "dark blue": (25, 35, 75), "dark green": (25, 60, 35),
@@ -34,14 +34,14 @@ _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What was measured. Light and contrast are shares of full scale (0 to 1), of luma; change likewise, between the
-    first and the last frame; colours are (name, share of the pixels)."""
+    first and the last frame; colors are (name, share of the pixels)."""
 
     width_px: int
     height_px: int
     frames: int
     light: float
     contrast: float
-    colours: tuple[tuple[str, float], ...]
+    colors: tuple[tuple[str, float], ...]
     lighter_side: str
     change: float | None
     changing_part: str
@@ -63,15 +63,15 @@ def measure(frames: list[NDArray[np.uint8]]) -> Facts:
         len(frames),
         float(luma.mean()),
         float(luma.std()),
-        _colours(first),
+        _colors(first),
         _heaviest(luma[0]),
         change,
         where,
     )
 
 
-def _colours(frame: NDArray[np.uint8]) -> tuple[tuple[str, float], ...]:
-    """The three colours that most of the pixels are nearest to."""
+def _colors(frame: NDArray[np.uint8]) -> tuple[tuple[str, float], ...]:
+    """The three colors that most of the pixels are nearest to."""
     pixels = frame[::4, ::4].reshape(-1, 3).astype(np.float32)
     palette = np.array(list(_COLOURS.values()), dtype=np.float32)
     nearest = np.argmin(((pixels[:, None, :] - palette[None]) ** 2).sum(axis=2), axis=1)
@@ -87,7 +87,7 @@ def _heaviest(plane: NDArray[np.floating[Any]]) -> str:
     columns = [float(part.mean()) for part in np.array_split(plane, 3, axis=1)]
     if max(rows) - min(rows) >= max(columns) - min(columns):
         return ("upper third", "middle", "lower third")[int(np.argmax(rows))]
-    return ("left third", "centre", "right third")[int(np.argmax(columns))]
+    return ("left third", "center", "right third")[int(np.argmax(columns))]
 
 
 def describe(facts: Facts) -> str:
@@ -106,9 +106,9 @@ def describe(facts: Facts) -> str:
         f"(mean luma {facts.light:.1%}, deviation {facts.contrast:.1%}).",
         f"The light is strongest in the {facts.lighter_side} of the picture.",
     ]
-    if facts.colours:
-        named = [f"{name} ({share:.0%})" for name, share in facts.colours]
-        sentences.append(f"The dominant colour{'s are' if len(named) > 1 else ' is'} {_joined(named)}.")
+    if facts.colors:
+        named = [f"{name} ({share:.0%})" for name, share in facts.colors]
+        sentences.append(f"The dominant color{'s are' if len(named) > 1 else ' is'} {_joined(named)}.")
     if facts.change is not None:
         amount = _word(facts.change, (0.002, "hardly anything"), (0.03, "little"), (0.1, "a good part"), (1.01, "most"))
         sentences.append(

@@ -41,6 +41,7 @@ class VllmEngine:
         self._mutex = threading.Lock()
         self._closing = False
         self._deaths: dict[str, int] = {}
+        self._eased: set[int] = set()  # servers, by their number of restarts, that were replaced by one with less to do
 
     def load(self, phase: Phase) -> None:
         """Start the server; when memory is short, with less and less, until it starts or nothing is left to give up."""
@@ -59,9 +60,10 @@ class VllmEngine:
                     raise LoadFailed(f"{e}{tried}") from None
                 phase("loading", fallback=self.fallbacks[-1], reason="out of memory")
 
-    def _fall_back(self, error: str) -> bool:
+    def _fall_back(self, error: str, *, serving: bool = False) -> bool:
         """Settle for less after an out-of-memory error; whether there was something to give up."""
-        changes = next_fallback(self.settings, self.job.needed_len) if classify(error) == "out_of_memory" else None
+        is_memory = classify(error) == "out_of_memory"
+        changes = next_fallback(self.settings, self.job.needed_len, serving=serving) if is_memory else None
         if changes is None:
             return False
         self.settings = replace(self.settings, **changes)  # type: ignore[arg-type]
@@ -91,25 +93,25 @@ class VllmEngine:
             self.job.engine.request_timeout_s,
             self.job.temperature,
         )
+        self._wait_until_healthy(self._server, self._client, log_path, start)
+
+    def _wait_until_healthy(self, server: subprocess.Popen[bytes], client: ChatClient, log: Path, start: int) -> None:
         deadline = time.monotonic() + self.job.engine.start_timeout_s
         compiling = False
         while True:
             if self._closing:
                 self._kill()
                 raise LoadFailed("the worker ends")
-            if self._server.poll() is not None:
-                raise LoadFailed(
-                    f"the server ended with code {self._server.returncode}: {failure_reason(log_path, start)}"
-                )
+            if server.poll() is not None:
+                raise LoadFailed(f"the server ended with code {server.returncode}: {failure_reason(log, start)}")
             if time.monotonic() > deadline:
                 self._kill()
-                raise LoadFailed(
-                    f"the server was not healthy in time (engine.start_timeout_s): {failure_reason(log_path, start)}"
-                )
+                reason = failure_reason(log, start)
+                raise LoadFailed(f"the server was not healthy in time (engine.start_timeout_s): {reason}")
             with contextlib.suppress(OSError, http.client.HTTPException):
-                if self._client.get("/health")[0] == 200:
+                if client.get("/health")[0] == 200:
                     return
-            if not compiling and re.search(rb"torch\.compile|[Cc]apturing CUDA graph", read_since(log_path, start)):
+            if not compiling and re.search(rb"torch\.compile|[Cc]apturing CUDA graph", read_since(log, start)):
                 compiling = True
                 self._phase("compiling")
             time.sleep(0.2)
@@ -117,8 +119,8 @@ class VllmEngine:
     def answer(self, request: Request) -> Answer:
         """Ask the server; when it dies, start it again and ask once more. An item that was there at three deaths fails.
 
-        After a death the items that were in flight are suspects: each is asked alone, so that one that kills the
-        engine takes no other with it.
+        After a death the items that were in flight are suspects: each is asked alone, so that one that kills the engine
+        takes no other with it. Where memory ran out, the server gets less to do first (`next_fallback`).
         """
         item_id = request.item.id
         while True:
@@ -126,7 +128,8 @@ class VllmEngine:
             if deaths >= 3:
                 raise ItemFailed(f"the engine died {deaths} times while this item was in flight, the last time alone")
             with self._gate.passing(alone=deaths > 0):
-                epoch, client = self.restarts, self._client
+                with self._mutex:  # not while the server is started again
+                    epoch, client = self.restarts, self._client
                 assert client is not None
                 try:
                     return with_room(client.ask(request), request)
@@ -134,14 +137,16 @@ class VllmEngine:
                     error: Exception = e
                 except (OSError, http.client.HTTPException) as e:
                     error = e
-            with self._mutex:
-                if self._closing:
-                    raise ItemFailed("the worker ends")
-                if self.restarts == epoch and not self._is_alive():
-                    self._restart()
-                if self.restarts != epoch:
-                    self._deaths[item_id] = self._deaths.get(item_id, 0) + 1
-                    continue
+                # Still inside the gate: a request that came next would find the dead server, and count as a suspect.
+                with self._mutex:
+                    if self._closing:
+                        raise ItemFailed("the worker ends")
+                    if self.restarts == epoch and (_is_out_of_memory(error) or not self._is_alive()):
+                        self._restart(str(error))
+                    if self.restarts != epoch:
+                        if epoch not in self._eased:  # else it was memory, and the new server has more of it left
+                            self._deaths[item_id] = self._deaths.get(item_id, 0) + 1
+                        continue
             if isinstance(error, TimeoutError):
                 raise ItemFailed(
                     f"no answer within {self.job.engine.request_timeout_s:.0f} s (engine.request_timeout_s)"
@@ -163,12 +168,17 @@ class VllmEngine:
             time.sleep(0.1)
         return True
 
-    def _restart(self) -> None:
+    def _restart(self, error: str) -> None:
+        """Start the server again; with less, when memory ran out."""
         assert self._server is not None
         log_path = self.folder / "server.log"
         reason = failure_reason(log_path, max(0, log_path.stat().st_size - 20_000))
+        if classify(error) == "out_of_memory":
+            reason = error
         self._kill()
-        fallback = self.fallbacks[-1] if self._fall_back(reason) else ""
+        fallback = self.fallbacks[-1] if self._fall_back(reason, serving=True) else ""
+        if fallback:
+            self._eased.add(self.restarts)
         self._phase("restarting", restart=self.restarts + 1, reason=reason[-300:], fallback=fallback)
         self._start()
         self.restarts += 1
@@ -191,6 +201,10 @@ class VllmEngine:
             self._mutex.release()
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    return classify(str(error)) == "out_of_memory"
+
+
 def with_room(answer: Answer, request: Request) -> Answer:
     """The answer, unless the engine ended it before the limit that was asked for: then Refused is raised.
 
@@ -202,9 +216,11 @@ def with_room(answer: Answer, request: Request) -> Answer:
         and answer.output_tokens is not None
         and answer.output_tokens < request.max_tokens
     ):
+        limit = answer.prompt_tokens + answer.output_tokens if answer.prompt_tokens is not None else None
         raise Refused(
             f"the engine had room for {answer.output_tokens} of {request.max_tokens} output tokens",
             "no_room",
             answer.prompt_tokens,
+            limit,
         )
     return answer

@@ -34,18 +34,21 @@ class Server:
         )
 
 
-def next_fallback(server: Server, needed_len: int) -> dict[str, float] | None:
-    """What to give up next when memory is short: memory share, then context that no item needs, then parallel requests.
+def next_fallback(server: Server, needed_len: int, *, serving: bool = False) -> dict[str, float] | None:
+    """What to give up next when memory is short: memory share, context that no item needs, parallel requests.
 
-    The fields of `Server` that change, None when nothing is left.
+    serving: memory ran out while it answered, where parallel requests are what costs, and go first. The fields of `Server`
+    that change, None when nothing is left.
     """
-    if server.gpu_memory_utilization > 0.75:
-        return {"gpu_memory_utilization": round(server.gpu_memory_utilization - 0.1, 2)}
-    if server.max_model_len > needed_len:
-        return {"max_model_len": needed_len}
-    if server.max_num_seqs > 2:
-        return {"max_num_seqs": max(2, server.max_num_seqs // 8)}
-    return None
+    less_memory = {"gpu_memory_utilization": round(server.gpu_memory_utilization - 0.1, 2)}
+    shorter: dict[str, float] = {"max_model_len": needed_len}
+    fewer: dict[str, float] = {"max_num_seqs": max(1, server.max_num_seqs // 8)}
+    ladder = [
+        (server.gpu_memory_utilization > 0.75, less_memory),
+        (server.max_model_len > needed_len, shorter),
+        (server.max_num_seqs > (1 if serving else 2), fewer),
+    ]
+    return next((changes for possible, changes in (ladder[::-1] if serving else ladder) if possible), None)
 
 
 def vllm_argv(server: Server, port: int, version: str, *, cpu: bool) -> tuple[str, ...]:

@@ -1,5 +1,8 @@
-"""The inference runner in a job folder: rounds, failures, what a killed one leaves behind. transfer.py and torchrun are
-STAND-INS, which read and refuse what NVIDIA's read and refuse; no model is loaded."""
+"""A job that makes videos: rounds of transfer.py, failures, what a killed worker leaves.
+
+`FAKE_TRANSFER` is a shell script that writes the same files in the same order; two tests use the stand-ins of
+tests/harness, which parse what NVIDIA's script parses, and one a real torchrun.
+"""
 
 from __future__ import annotations
 
@@ -9,68 +12,77 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from src.worker import infer, transfer_round
-from src.worker.journal import read_records
-from tests.e2e.test_remote import has_ended, wait_for
+from src.worker import transfer_round
+from src.worker.__main__ import main
+from src.worker.journal import write_json
+from src.worker.protocol import InferItem, InferJob
 from tests.harness.cosmos import Cosmos
+from tests.harness.fake_engine import exit_record, wait_until
+from tests.harness.records import journal_lines, write_lines
 
-pytestmark = pytest.mark.e2e
-
-REAL = Path(os.environ.get("VLLM_PYTHON", "")).parent / "torchrun"
+TORCHRUN = Path(os.environ.get("VLLM_PYTHON", "")).parent / "torchrun"
 EDGE: dict[str, Any] = {"edge": {"control_weight": 1.0}}
+# A prompt "storm" ends it while the file `fail` exists, "pirate" is blocked; `hold` and `slow` make it wait.
+FAKE_TRANSFER = """
+videos=$1 spec=$2 batch=$3 n=0
+cd "$4" && [ -e "$spec" ] || exit 9
+while IFS= read -r line; do
+  mkdir -p "$videos/video_$n"
+  while [ -e hold ]; do sleep 0.01; done
+  [ ! -e slow ] || sleep 0.1
+  case $line in
+    *storm*) [ ! -e fail ] || { [ ! -e once ] || rm fail; echo "RuntimeError: out of memory: $line"; exit 1; } ;;
+    *pirate*) echo "Guardrail blocked generation for entire batch."; n=$((n + 1)); continue ;;
+  esac
+  printf %s "$line" > "$videos/video_$n/output.mp4"
+  : > "$videos/video_$n/prompt.txt"
+  n=$((n + 1))
+done < "$batch"
+"""
 
 
 class Job:
-    """A job folder as the program stages it, and the runner in it."""
+    """A staged job folder. controls: the folder of the files that control `FAKE_TRANSFER`."""
 
-    def __init__(self, folder: Path, cosmos: Cosmos, clip: Path) -> None:
-        self.folder, self.cosmos, self.clip = folder, cosmos, clip
-        self.record: dict[str, Any] = {
-            "protocol": infer.PROTOCOL,
-            "argv": [
-                str(cosmos.torchrun), "--nproc_per_node=1", "--nnodes=1", "--node_rank=0",
-                "cosmos_transfer1/diffusion/inference/transfer.py", "--checkpoint_dir", str(cosmos.checkpoints),
-                "--video_save_folder", "{videos}", "--controlnet_specs", "{spec}", "--num_gpus", "1",
-                "--batch_input_path", "{batch}",
-            ],
-            "cwd": str(cosmos.repository),
-            "env": {"PYTHONPATH": str(cosmos.repository), "CHECKPOINT_DIR": str(cosmos.checkpoints)},
-            "groups": [EDGE], "max_attempts": 2, "give_up_after": 3, "grace_s": 5.0, "time_limit_s": 0.0,
-        }  # fmt: skip
-        self.processes: list[subprocess.Popen[bytes]] = []
+    def __init__(self, folder: Path, controls: Path) -> None:
+        self.folder, self.controls = folder, controls
+        controls.mkdir()
+        argv = ("sh", "-c", FAKE_TRANSFER, "sh", "{videos}", "{spec}", "{batch}", str(controls))
+        self.record = InferJob(1, argv, str(controls), {}, (EDGE,), 2, 3, 5.0, 0.0)
+        self.pids: list[int] = []
 
-    def stage(self, *prompts: str, **fields: Any) -> None:
-        (self.folder / "batches").mkdir(parents=True)
-        (self.folder / "frames").mkdir()
-        shutil.copyfile(self.clip, self.folder / "frames" / "clip.mp4")
-        base = {"group": 0, "video": "frames/clip.mp4", "controls": {}, "frames": ["frames/clip.mp4"]}
-        lines = [{**base, "id": f"{n:016x}", "prompt": prompt, **fields} for n, prompt in enumerate(prompts)]
-        (self.folder / "batches" / "00000.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-    def start(self) -> subprocess.Popen[bytes]:
-        (self.folder / "job.json").write_text(json.dumps(self.record))
-        process = subprocess.Popen([sys.executable, infer.__file__, str(self.folder)], stdout=subprocess.DEVNULL)
-        self.processes.append(process)
-        return process
+    def stage(self, *prompts: str) -> None:
+        (self.folder / "frames").mkdir(parents=True)
+        (self.folder / "frames" / "clip.mp4").write_bytes(b"a clip")
+        items = [InferItem(f"{n:016x}", 0, prompt, "frames/clip.mp4", {}) for n, prompt in enumerate(prompts)]
+        write_lines(self.folder / "batches" / "00000.jsonl", items)
 
     def run(self) -> int:
-        return self.start().wait(timeout=60)
+        write_json(self.folder / "job.json", self.record)
+        return main(["worker.pyz", str(self.folder)])
+
+    def start(self) -> int:
+        """Run it in a forked process; its process id."""
+        pid = os.fork()
+        if pid == 0:
+            os._exit(self.run())
+        self.pids.append(pid)
+        return pid
+
+    def wait(self, pid: int) -> int:
+        self.pids.remove(pid)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
     @property
     def results(self) -> list[dict[str, Any]]:
-        return sorted(read_records(self.folder / "results.jsonl"), key=lambda r: str(r["id"]))
-
-    @property
-    def end(self) -> dict[str, Any]:
-        end: dict[str, Any] = json.loads((self.folder / "exit.json").read_text())
-        return end
+        return sorted(journal_lines(self.folder / "results.jsonl"), key=lambda r: str(r["id"]))
 
     def states(self) -> list[str]:
         return [record["state"] for record in self.results]
@@ -78,180 +90,215 @@ class Job:
     def rounds(self) -> int:
         return len(list((self.folder / "rounds").iterdir()))
 
-    def given(self) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-        """What the stand-in's model would have been given, by prompt: controls and arguments."""
-        found = [json.loads(file.read_text()) for file in self.folder.rglob("given_video_*.json")]
-        return {line["prompt"]: (controls, arguments) for line, controls, arguments in found}
+    def processes(self) -> list[int]:
+        """Every live process of the job's rounds."""
+        mark = f"{transfer_round.MARK}={self.folder}".encode()
+        return [pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if mark in environment_of(pid)]
+
+
+def environment_of(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
 
 
 @pytest.fixture
-def job(tmp_path: Path, clips: Path) -> Iterator[Job]:
-    cosmos = Cosmos(tmp_path / "cosmos")
-    made = Job(tmp_path / "a job, 'quoted'", cosmos, clips / "wide.mp4")
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Job]:
+    monkeypatch.setattr(transfer_round, "POLL_S", 0.003)
+    made = Job(tmp_path / "a job, 'quoted'", tmp_path / "controls")
     yield made
-    for process in made.processes:
-        process.kill()
-        process.wait()
-    for pid in cosmos.processes():
+    for pid in [*made.pids, *made.processes()]:
         os.kill(pid, signal.SIGKILL)
+    for pid in made.pids:
+        os.waitpid(pid, 0)
 
 
-def test_each_item_gets_its_video_and_a_line_with_its_hash(job: Job) -> None:
+# ------------------------------------------------------------------------------------------------------------ rounds
+
+
+def test_each_video_is_recorded_with_its_hash(job: Job) -> None:
     job.stage("a boat", "väder, 雨")
     assert job.run() == 0
-    assert job.states() == ["done", "done"] and job.end["state"] == "done"
+    assert job.states() == ["done", "done"]
     for record in job.results:
         data = (job.folder / record["file"]).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (record["bytes"], record["sha256"])
-    assert "väder, 雨" in job.given()
-    assert job.run() == 0 and job.rounds() == 1  # nothing is missing, so nothing is called
 
 
-def test_controls_and_arguments_of_a_group_and_of_an_item_reach_the_script(job: Job) -> None:
-    job.record["groups"] = [{**EDGE, "num_steps": 12}, {"depth": {}, "seed": 9}]
-    job.stage("a boat", controls={"edge": {"control_weight": 0.3}})
-    line = {
-        "id": "f" * 16, "group": 1, "prompt": "a ship", "video": "frames/clip.mp4", "frames": [],
-        "controls": {"depth": {"control_weight": 0.4, "input_control": "frames/clip.mp4"}},
-    }  # fmt: skip
-    (job.folder / "batches" / "00001.jsonl").write_text(json.dumps(line) + "\n")
-    assert job.run() == 0
-    controls, arguments = job.given()["a boat"]
-    assert controls["edge"]["control_weight"] == 0.3
-    assert (arguments["num_steps"], arguments["seed"]) == (12, 1)
-    controls, arguments = job.given()["a ship"]
-    assert controls["depth"]["control_weight"] == 0.4
-    assert controls["depth"]["input_control"] == str(job.folder / "frames" / "clip.mp4")
-    assert (arguments["num_steps"], arguments["seed"]) == (35, 9)
+def test_finished_job_starts_no_round(job: Job) -> None:
+    job.stage("a boat")
+    assert (job.run(), job.run()) == (0, 0)
+    assert job.rounds() == 1
+    assert exit_record(job.folder)["state"] == "done"
 
 
-def test_item_that_ends_a_round_is_given_up_after_its_attempts_and_the_others_are_made(job: Job) -> None:
-    job.cosmos.behave(fail=["storm"], block=["pirate"])
+def test_failing_item_does_not_stop_the_others(job: Job) -> None:
+    (job.controls / "fail").touch()
     job.stage("a boat", "a pirate", "a storm", "a ship")
     assert job.run() == 0
     assert job.states() == ["done", "failed", "failed", "done"]
     assert job.results[1]["reason"] == "NVIDIA's guardrail blocked it"
-    assert "says the stand-in about: a storm" in job.results[2]["reason"]
+    assert "out of memory" in job.results[2]["reason"] and "a storm" in job.results[2]["reason"]
     assert job.results[2]["attempts"] == 2 and job.rounds() == 3
 
 
-def test_item_that_fails_once_is_done_at_its_second_attempt(job: Job) -> None:
-    job.cosmos.behave(fail=["storm"], once=str(job.cosmos.once))
+def test_item_may_succeed_at_its_second_attempt(job: Job) -> None:
+    for name in ("fail", "once"):
+        (job.controls / name).touch()
     job.stage("a storm", "a boat")
     assert job.run() == 0
     assert [record["attempts"] for record in job.results] == [2, 1]
 
 
-def test_it_gives_up_when_round_after_round_gives_no_video(job: Job) -> None:
-    job.cosmos.behave(fail=["a "])
-    job.stage(*(f"a boat {n}" for n in range(5)))
+def test_rounds_without_a_video_end_the_job(job: Job) -> None:
+    (job.controls / "fail").touch()
+    job.stage(*(f"a storm {n}" for n in range(5)))
     assert job.run() == 7
-    assert "3 rounds in a row gave no video" in job.end["reason"] and job.rounds() == 3
+    assert "3 rounds in a row gave no video" in exit_record(job.folder)["reason"] and job.rounds() == 3
 
 
-def test_arguments_that_the_script_refuses_are_7_with_its_own_words(job: Job) -> None:
-    job.record["argv"] += ["--blur_strength", "hard"]
+def test_script_that_fails_at_once_is_quoted(job: Job) -> None:
+    job.record = replace(job.record, argv=("sh", "-c", "echo 'error: invalid choice: hard'; exit 2"))
     job.stage("a boat")
     assert job.run() == 7
-    assert job.end["state"] == "load_failed" and "hard" in job.end["reason"]
+    assert exit_record(job.folder)["state"] == "load_failed"
+    assert "ended with 2 before the first video: error: invalid choice: hard" in exit_record(job.folder)["reason"]
 
 
-def test_torchrun_that_is_not_there_is_7_and_named(job: Job) -> None:
-    job.record["argv"][0] = "/nowhere/torchrun"
+def test_missing_program_is_named(job: Job) -> None:
+    job.record = replace(job.record, argv=("/nowhere/torchrun",))
     job.stage("a boat")
     assert job.run() == 7
-    assert "/nowhere/torchrun" in job.end["reason"]
+    assert "/nowhere/torchrun" in exit_record(job.folder)["reason"]
 
 
-def test_several_gpus_are_several_processes_and_one_video(job: Job) -> None:
-    job.record["argv"] = [{"--nproc_per_node=1": "--nproc_per_node=2", "1": "2"}.get(w, w) for w in job.record["argv"]]
-    job.stage("a boat", "a ship")
-    assert job.run() == 0
-    assert job.states() == ["done", "done"]
+# ------------------------------------------------------------------------------------------------- stopped and killed
 
 
-@pytest.mark.vllm
-@pytest.mark.skipif(not REAL.exists(), reason="VLLM_PYTHON names no interpreter with torchrun beside it")
-def test_real_torchrun_takes_our_command_and_leaves_no_process_when_it_is_stopped(job: Job) -> None:
-    job.record["argv"] = [{"--nproc_per_node=1": "--nproc_per_node=2", "1": "2"}.get(w, w) for w in job.record["argv"]]
-    job.record["argv"][0] = str(REAL)
-    job.record["env"] |= {"HOME": str(job.folder)}
-    job.stage("a boat", "a ship")
-    job.cosmos.hold.touch()
-    process = job.start()
-    wait_for(lambda: len(job.cosmos.processes()) >= 3)
-    process.terminate()
-    assert process.wait(timeout=60) == 143
-    assert job.cosmos.processes() == []
-    process = job.start()
-    wait_for(lambda: len(job.cosmos.processes()) >= 3)
-    process.kill()
-    wait_for(lambda: job.cosmos.processes() == [])
-    job.cosmos.hold.unlink()
-    assert job.run() == 0
-    assert job.states() == ["done", "done"]
-
-
-def test_second_runner_of_a_job_refuses(job: Job) -> None:
-    job.cosmos.hold.touch()
+def test_second_worker_of_a_job_refuses(job: Job) -> None:
+    (job.controls / "hold").touch()
     job.stage("a boat")
     first = job.start()
-    wait_for(lambda: bool(job.cosmos.processes()))
+    wait_until(job.processes)
     assert job.run() == 75
-    job.cosmos.hold.unlink()
-    assert first.wait(timeout=60) == 0
+    (job.controls / "hold").unlink()
+    assert job.wait(first) == 0
 
 
-def test_asked_to_stop_it_keeps_whole_videos_and_leaves_no_process(job: Job) -> None:
-    job.cosmos.behave(delay_s=0.4)
+def test_sigterm_keeps_whole_videos(job: Job) -> None:
+    (job.controls / "slow").touch()
     job.stage(*(f"a boat {n}" for n in range(5)))
-    process = job.start()
-    wait_for(lambda: len(job.results) >= 1)
-    process.terminate()
-    assert process.wait(timeout=60) == 143
-    assert job.end["state"] == "cancelled" and job.end["not_started"]
-    assert job.cosmos.processes() == []
-    job.cosmos.behave()
+    worker = job.start()
+    wait_until(lambda: job.results)
+    os.kill(worker, signal.SIGTERM)
+    assert job.wait(worker) == 143
+    assert exit_record(job.folder)["state"] == "cancelled" and exit_record(job.folder)["not_started"]
+    assert job.processes() == []
+    (job.controls / "slow").unlink()
     assert job.run() == 0
     assert job.states() == ["done"] * 5 and job.rounds() == 2
 
 
-def test_time_limit_is_124_and_whole_videos_stay(job: Job) -> None:
-    job.cosmos.behave(delay_s=0.5)
-    job.record["time_limit_s"] = 1.5
+def test_time_limit_keeps_whole_videos(job: Job) -> None:
+    (job.controls / "slow").touch()
+    job.record = replace(job.record, time_limit_s=0.25)
     job.stage(*(f"a boat {n}" for n in range(9)))
     assert job.run() == 124
-    assert job.end["state"] == "timeout" and "failed" not in job.states()
+    assert exit_record(job.folder)["state"] == "timeout" and set(job.states()) == {"done"}
 
 
-def test_killed_runner_takes_its_processes_with_it_and_the_next_takes_over_what_is_whole(job: Job) -> None:
-    job.cosmos.behave(delay_s=0.3)
+def test_killed_worker_leaves_no_process(job: Job) -> None:
+    (job.controls / "slow").touch()
     job.stage(*(f"a boat {n}" for n in range(4)))
-    process = job.start()
-    wait_for(lambda: len(job.results) >= 1)
-    processes = job.cosmos.processes()
-    process.kill()
-    process.wait()
-    wait_for(lambda: all(map(has_ended, processes)))
-    job.cosmos.behave()
+    worker = job.start()
+    wait_until(lambda: job.results)
+    os.kill(worker, signal.SIGKILL)
+    job.wait(worker)
+    wait_until(lambda: not job.processes())
+    (job.controls / "slow").unlink()
     assert job.run() == 0
     assert job.states() == ["done"] * 4 and job.rounds() == 2
 
 
-def test_process_that_outlives_torchrun_and_runner_is_ended_by_the_next(job: Job) -> None:
+def test_stray_process_is_ended_by_the_next(job: Job) -> None:
     job.stage("a boat")
     stray = subprocess.Popen(["sleep", "60"], env={**os.environ, transfer_round.MARK: str(job.folder)})
-    job.processes.append(stray)  # type: ignore[arg-type]
     assert job.run() == 0
     assert stray.wait(timeout=10) == -signal.SIGKILL
 
 
-def test_video_that_was_whole_when_the_runner_died_is_not_made_again(job: Job) -> None:
+def test_whole_video_is_not_made_again(job: Job) -> None:
     job.stage("a boat", "a ship")
     assert job.run() == 0
     first, second = job.results
     folder = job.folder / "rounds" / "000" / "videos" / "video_1"
-    shutil.move(job.folder / second["file"], folder / "output.mp4")
+    shutil.move(job.folder / second["file"], folder / "output.mp4")  # as if killed before it was recorded
     (job.folder / "results.jsonl").write_text(json.dumps(first) + "\n")
     assert job.run() == 0
     assert job.results[1]["sha256"] == second["sha256"] and job.rounds() == 1
+
+
+# --------------------------------------------------------------------------------------------- with the stand-ins
+
+
+def use_stand_ins(job: Job, cosmos: Cosmos, gpus: int = 1, torchrun: Path | None = None) -> None:
+    job.record = replace(
+        job.record,
+        argv=(
+            str(torchrun or cosmos.torchrun), f"--nproc_per_node={gpus}", "--nnodes=1", "--node_rank=0",
+            "cosmos_transfer1/diffusion/inference/transfer.py", "--checkpoint_dir", str(cosmos.checkpoints),
+            "--video_save_folder", "{videos}", "--controlnet_specs", "{spec}", "--num_gpus", str(gpus),
+            "--batch_input_path", "{batch}",
+        ),
+        cwd=str(cosmos.repository),
+        env={"PYTHONPATH": str(cosmos.repository), "CHECKPOINT_DIR": str(cosmos.checkpoints)},
+    )  # fmt: skip
+
+
+def test_controls_and_arguments_reach_the_script(job: Job, tmp_path: Path, clips: Path) -> None:
+    use_stand_ins(job, Cosmos(tmp_path / "cosmos"), gpus=2)
+    job.record = replace(job.record, groups=({**EDGE, "num_steps": 12}, {"depth": {}, "seed": 9}))
+    job.stage()
+    shutil.copyfile(clips / "wide.mp4", job.folder / "frames" / "clip.mp4")
+    depth = {"depth": {"control_weight": 0.4, "input_control": "frames/clip.mp4"}}
+    items = [
+        InferItem("a" * 16, 0, "a boat", "frames/clip.mp4", {"edge": {"control_weight": 0.3}}),
+        InferItem("f" * 16, 1, "a ship", "frames/clip.mp4", depth),
+    ]
+    write_lines(job.folder / "batches" / "00001.jsonl", items)
+    assert job.run() == 0
+    found = [json.loads(file.read_text()) for file in job.folder.rglob("given_video_*.json")]
+    given = {line["prompt"]: (controls, arguments) for line, controls, arguments in found}
+    controls, arguments = given["a boat"]
+    assert controls["edge"]["control_weight"] == 0.3
+    assert (arguments["num_steps"], arguments["seed"]) == (12, 1)
+    controls, arguments = given["a ship"]
+    assert controls["depth"]["control_weight"] == 0.4
+    assert controls["depth"]["input_control"] == str(job.folder / "frames" / "clip.mp4")
+    assert (arguments["num_steps"], arguments["seed"]) == (35, 9)
+
+
+@pytest.mark.vllm
+@pytest.mark.skipif(not TORCHRUN.exists(), reason="VLLM_PYTHON names no interpreter with torchrun beside it")
+def test_real_torchrun_leaves_no_process(job: Job, tmp_path: Path, clips: Path) -> None:
+    cosmos = Cosmos(tmp_path / "cosmos")
+    use_stand_ins(job, cosmos, gpus=2, torchrun=TORCHRUN)
+    job.record = replace(job.record, env={**job.record.env, "HOME": str(tmp_path)})
+    job.stage("a boat", "a ship")
+    shutil.copyfile(clips / "wide.mp4", job.folder / "frames" / "clip.mp4")
+    cosmos.hold.touch()
+    at_work: Callable[[], bool] = lambda: len(cosmos.processes()) >= 3  # noqa: E731
+    worker = job.start()
+    wait_until(at_work, 60)
+    os.kill(worker, signal.SIGTERM)
+    assert job.wait(worker) == 143
+    assert cosmos.processes() == []
+    worker = job.start()
+    wait_until(at_work, 60)
+    os.kill(worker, signal.SIGKILL)
+    job.wait(worker)
+    wait_until(lambda: not cosmos.processes(), 60)
+    cosmos.hold.unlink()
+    assert job.run() == 0
+    assert job.states() == ["done", "done"]

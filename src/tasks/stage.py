@@ -1,0 +1,64 @@
+"""`task=stage job=FOLDER`: a job folder with everything that a worker needs, to be run by hand where no link leads.
+
+launchers/run_job.sh runs it, `task=collect` takes its results into the run that was created here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import ExitCode, InputError
+from ..files import write_atomic
+from ..hosts.job_folder import JobPaths, open_job
+from ..planning.plan import Plan
+from ..run_folder import RunPaths, locked
+from ..runs import staging
+from ..runs.outcomes import RunJournal
+from ..runs.saved_run import refuse_another_run, save_plan
+from ..runs.upsampling import never_sent
+from ..text import run_command
+from ..timing.progress import progress_display
+from . import Invocation
+from .resolving import resolve_with_progress
+
+
+def run(invocation: Invocation) -> ExitCode:
+    config, paths = invocation.config, invocation.paths
+    if not config.job:
+        raise InputError("task=stage: which folder?", hint="name a new one: job=FOLDER")
+    job = JobPaths(Path(config.job))
+    if job.job.exists():
+        raise InputError(f"job={config.job}: is a job folder already", hint="name a new folder")
+    with locked(paths):
+        plan = resolve_with_progress(invocation)
+        refuse_another_run(plan, paths)
+        save_plan(plan, paths)
+        write_atomic(paths.command, invocation.command + "\n")
+        staged = _stage(plan, job, paths, invocation)
+    invocation.print(f"{staged} of {len(plan.items)} items staged in {job.root}")
+    invocation.print(f"run           launchers/run_job.sh {job.root} [IMAGE [CHECKPOINT]]")
+    invocation.print(f"collect       {run_command('task=collect run', paths.root)} job={job.root}")
+    return ExitCode.OK if staged == len(plan.items) else ExitCode.INCOMPLETE
+
+
+def _stage(plan: Plan, job: JobPaths, paths: RunPaths, invocation: Invocation) -> int:
+    """Render and stage all items that run; how many of the plan's items that is. The others end here."""
+    open_job(job, staging.upsample_job(plan.items, plan.settings))
+    journal, done = RunJournal(paths.journal), 0
+    missing = {item.id for item in plan.items if item.runs}
+    try:
+        for item in plan.items:
+            if not item.runs:
+                journal.add(never_sent(item))
+        hints = Path(plan.settings.cache_dir) / "hints"
+        with progress_display(invocation.config.console.progress.value, invocation.err) as progress:
+            for count, lost in staging.stage(plan, missing, job, hints, staging.Stop()):
+                done += count
+                progress.step("hints", done, len(missing))
+                for outcome in lost:
+                    journal.add(outcome)
+        ended = journal.outcomes.keys()
+    finally:
+        journal.close()
+    write_atomic(job.closed, "")
+    return sum(item.id not in ended for item in plan.items)

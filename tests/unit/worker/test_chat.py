@@ -1,0 +1,115 @@
+"""The client of OpenAI-compatible servers: what it sends, what it reads, which error a refusal becomes."""
+
+from __future__ import annotations
+
+import http.client
+import json
+
+import pytest
+
+from src.worker.chat import ChatClient
+from src.worker.engines.engine import ItemFailed, Picture, Refused, Request, Unavailable
+from src.worker.lifecycle import LoadFailed
+from tests.harness.records import item
+from tests.harness.scripted_server import ScriptedServer, stream
+
+REQUEST = Request(item("a", text="a boat"), (), 1, 20)
+
+
+@pytest.fixture
+def client(server: ScriptedServer) -> ChatClient:
+    return ChatClient(server.url, "pixtral", None, 5.0, 0.6)
+
+
+def test_images_precede_the_text(server: ScriptedServer, client: ChatClient) -> None:
+    picture = Picture(b"png", "0" * 64, "1x1")
+    client.ask(Request(item("a", system="be brief"), (picture, picture), 99, 20))
+    [body] = server.asked
+    assert [m["role"] for m in body["messages"]] == ["system", "user"]
+    assert [c["type"] for c in body["messages"][1]["content"]] == ["image_url", "image_url", "text"]
+    assert (body["model"], body["seed"], body["max_tokens"], body["temperature"]) == ("pixtral", 99, 20, 0.6)
+
+
+def test_text_alone_is_a_plain_message(server: ScriptedServer, client: ChatClient) -> None:
+    client.ask(REQUEST)
+    assert server.asked[0]["messages"] == [{"role": "user", "content": "a boat"}]
+
+
+def test_answer_reports_tokens_and_first_token(client: ChatClient) -> None:
+    answer = client.ask(REQUEST)
+    assert (answer.text, answer.finish_reason) == ("a long boat ", "stop")
+    assert (answer.prompt_tokens, answer.output_tokens, answer.queue_s) == (7, 3, None)
+    assert answer.first_token_s is not None
+
+
+def test_queue_time_is_read_where_reported(server: ScriptedServer, client: ChatClient) -> None:
+    metrics = b'data: {"choices": [], "metrics": {"queue_time_ms": 1500}}\n\n'
+    server.script = [(200, {}, metrics + stream("a boat", 7))]
+    assert client.ask(REQUEST).queue_s == 1.5
+
+
+def test_half_a_surrogate_pair_is_replaced(server: ScriptedServer, client: ChatClient) -> None:
+    server.script = [(200, {}, stream("half \ud83d", 7))]
+    assert client.ask(REQUEST).text == "half ? "
+
+
+def test_connection_is_reused(server: ScriptedServer, client: ChatClient) -> None:
+    client.ask(REQUEST)
+    connection = client._connection()
+    client.ask(REQUEST)
+    assert client._connection() is connection
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error", "message"),
+    [
+        (400, "your prompt contains 4687 input tokens", Refused, "4687"),
+        (400, "Token id 131073 is out of vocabulary", ItemFailed, "check model.tokenizer"),
+        (400, "what?", ItemFailed, r"refused the request \(HTTP 400\): what\?"),
+        (401, "who?", LoadFailed, r"refused the key \(HTTP 401\): who\?"),
+        (429, "busy", Unavailable, "HTTP 429: busy"),
+        (503, "away", Unavailable, "HTTP 503: away"),
+    ],
+)
+def test_refusal_has_a_type_and_message(
+    server: ScriptedServer, client: ChatClient, status: int, body: str, error: type[Exception], message: str
+) -> None:
+    server.script = [(status, {}, json.dumps({"error": {"message": body}}).encode())]
+    with pytest.raises(error, match=message):
+        client.ask(REQUEST)
+
+
+@pytest.mark.parametrize(("header", "seconds"), [("2.5", 2.5), ("Wed, 21 Oct 2015 07:28:00 GMT", None), (None, None)])
+def test_retry_after_is_in_seconds(
+    server: ScriptedServer, client: ChatClient, header: str | None, seconds: float | None
+) -> None:
+    server.script = [(429, {"Retry-After": header} if header else {}, b"busy")]
+    with pytest.raises(Unavailable) as error:
+        client.ask(REQUEST)
+    assert error.value.retry_after_s == seconds
+
+
+def test_refusal_carries_the_counted_tokens(server: ScriptedServer, client: ChatClient) -> None:
+    server.script = [(400, {}, b'{"error": {"message": "your prompt contains 4687 input tokens"}}')]
+    with pytest.raises(Refused) as error:
+        client.ask(REQUEST)
+    assert (error.value.kind, error.value.prompt_tokens) == ("too_long", 4687)
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "message"),
+    [
+        (stream("half an", 7, done=False), http.client.HTTPException, "broke off"),
+        (stream("half an", 7, finish="abort"), Unavailable, "aborted"),
+        (stream("a boat", None), ItemFailed, "no usage.prompt_tokens"),
+        (b'data: {"error": {"message": "engine died"}}\n\n', Unavailable, "engine died"),
+    ],
+    ids=["no end", "aborted", "no usage", "error"],
+)
+def test_broken_stream_is_no_answer(
+    server: ScriptedServer, client: ChatClient, body: bytes, error: type[Exception], message: str
+) -> None:
+    server.script = [(200, {}, body)]
+    with pytest.raises(error, match=message):
+        client.ask(REQUEST)
+    assert client.ask(REQUEST).text == "a long boat "  # over a new connection where needed

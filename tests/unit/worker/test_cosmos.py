@@ -1,0 +1,81 @@
+"""Engine `cosmos`, with a stand-in for NVIDIA's package: the same names and signature, no model."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from src.worker.engines import cosmos as cosmos_module
+from src.worker.engines.cosmos import CosmosEngine
+from src.worker.engines.engine import ItemFailed, Refused, Request
+from src.worker.engines.vllm_server import vllm_environment
+from src.worker.lifecycle import LoadFailed
+from tests.harness.records import JOB, MODEL, item
+
+STAND_IN = '''
+"""A stand-in for NVIDIA's package."""
+import os
+assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn", "the environment must be set before the import"
+
+class PixtralPromptUpsampler:
+    def __init__(self, checkpoint_dir, offload_prompt_upsampler=False):
+        self.made_with = (checkpoint_dir, offload_prompt_upsampler)
+
+    def _prompt_upsample(self, prompt, video_path):
+        if "4687" in prompt:
+            raise ValueError("Prompt length of 4687 is longer than the maximum model length of 4096.")
+        assert isinstance(video_path, list), "a path would be read with its own frames"
+        return f"{prompt} at length, from {len(video_path)} frames, {self.made_with}"
+'''
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CosmosEngine:
+    """The engine, not loaded; NVIDIA's package is importable."""
+    package = tmp_path / "site" / "cosmos_transfer1" / "auxiliary" / "upsampler" / "model"
+    package.mkdir(parents=True)
+    (package / "upsampler.py").write_text(STAND_IN)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    for name in [m for m in sys.modules if m.startswith("cosmos_transfer1")]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in vllm_environment():
+        if name.startswith(("VLLM_", "HF_HUB_", "TORCHELASTIC_")):
+            monkeypatch.setenv(name, "restored after the test")
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(cosmos_module, "vllm_build", lambda: ("0.8.1", False))
+    return CosmosEngine(replace(JOB, model=replace(MODEL, checkpoint="/ckpt")), tmp_path)
+
+
+def load(engine: CosmosEngine) -> CosmosEngine:
+    engine.load(lambda name, **facts: None)
+    return engine
+
+
+def request(**fields: object) -> Request:
+    return Request(item("a", **fields), (), 1, 20)
+
+
+def test_frames_are_passed_as_a_list(engine: CosmosEngine) -> None:
+    answer = load(engine).answer(request(text="a boat", frames=("frames/1.png", "frames/2.png")))
+    assert answer.text == "a boat at length, from 2 frames, ('/ckpt', False)"
+    assert answer.prompt_tokens is None  # NVIDIA's class does not report it
+
+
+def test_long_prompt_is_refused(engine: CosmosEngine) -> None:
+    with pytest.raises(Refused, match="4687"):
+        load(engine).answer(request(text="4687"))
+
+
+def test_other_errors_fail_the_item(engine: CosmosEngine) -> None:
+    load(engine)._upsampler = None
+    with pytest.raises(ItemFailed, match="NVIDIA's upsampler: AttributeError"):
+        engine.answer(request())
+
+
+def test_missing_package_fails_loading(engine: CosmosEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cosmos_transfer1", None)
+    with pytest.raises(LoadFailed, match="cannot import NVIDIA's upsampler"):
+        load(engine)

@@ -1,0 +1,103 @@
+"""Engine `endpoint`: retries, keys, and what is checked while loading."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.worker.engines.endpoint import EndpointEngine
+from src.worker.engines.engine import ItemFailed, Refused, Request
+from src.worker.lifecycle import LoadFailed
+from tests.harness.records import ENGINE, JOB, item
+from tests.harness.scripted_server import Response, ScriptedServer, stream
+
+REQUEST = Request(item("a"), (), 1, 20)
+TOO_LONG: Response = (400, {}, b'{"error": {"message": "your prompt contains 4687 input tokens"}}')
+
+
+@pytest.fixture(autouse=True)
+def short_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EndpointEngine, "BACK_OFF_S", (0.001, 0.002))
+
+
+def endpoint(server: ScriptedServer, **engine: Any) -> EndpointEngine:
+    settings = replace(ENGINE, name="endpoint", base_url=server.url, in_flight=0, **engine)
+    return EndpointEngine(replace(JOB, engine=settings), Path())
+
+
+def load(engine: EndpointEngine) -> None:
+    engine.load(lambda name, **facts: None)
+
+
+def test_version_is_read_while_loading(server: ScriptedServer) -> None:
+    engine = endpoint(server)
+    load(engine)
+    assert engine.version == "0.0.fake"
+    assert engine.answer(REQUEST).text == "a long boat "
+
+
+def test_busy_server_is_asked_again_when_told(server: ScriptedServer) -> None:
+    server.script = [(429, {"Retry-After": "0.05"}, b"busy"), (503, {}, b"away")]
+    started = time.monotonic()
+    assert endpoint(server).answer(REQUEST).text == "a long boat "
+    assert time.monotonic() - started >= 0.05
+    assert len(server.asked) == 3
+
+
+def test_unavailable_server_fails_the_item_finally(server: ScriptedServer) -> None:
+    server.script = [(500, {}, b'{"error": {"message": "no"}}')] * 9
+    with pytest.raises(ItemFailed, match="3 times: HTTP 500: no"):
+        endpoint(server).answer(REQUEST)
+
+
+def test_refusal_is_not_retried(server: ScriptedServer) -> None:
+    server.script = [TOO_LONG]
+    with pytest.raises(Refused, match="4687"):
+        endpoint(server).answer(REQUEST)
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("body", [stream("half an", 7, done=False), stream("half an", 7, finish="abort")])
+def test_broken_answer_is_asked_again(server: ScriptedServer, body: bytes) -> None:
+    server.script = [(200, {}, body)]
+    assert endpoint(server).answer(REQUEST).text == "a long boat "
+    assert len(server.asked) == 2
+
+
+def test_key_comes_from_environment_or_file(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MY_KEY", "s3cret")
+    endpoint(server, api_key_env="MY_KEY").answer(REQUEST)
+    (tmp_path / "key").write_text("fromfile\n")
+    endpoint(server, api_key_file=str(tmp_path / "key")).answer(REQUEST)
+    assert server.keys == ["Bearer s3cret", "Bearer fromfile"]
+
+
+def test_missing_key_variable_is_named(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MY_KEY", raising=False)
+    with pytest.raises(LoadFailed, match="MY_KEY"):
+        endpoint(server, api_key_env="MY_KEY")
+
+
+def test_unknown_model_lists_the_served_ones(server: ScriptedServer) -> None:
+    engine = endpoint(server)
+    engine.client.model = "other"
+    with pytest.raises(LoadFailed, match=r"serves pixtral, not other: set model\.name"):
+        load(engine)
+
+
+def test_refused_key_fails_loading(server: ScriptedServer) -> None:
+    server.models = (401, {}, b"")
+    with pytest.raises(LoadFailed, match=r"refused the key \(HTTP 401\)"):
+        load(endpoint(server))
+
+
+def test_unreachable_server_fails_loading(server: ScriptedServer) -> None:
+    server.close()
+    with pytest.raises(LoadFailed, match="cannot be reached"):
+        load(endpoint(server))

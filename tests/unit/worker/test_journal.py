@@ -1,0 +1,131 @@
+"""The journal: whole lines only, on disk one by one, whatever cuts a write short."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from src.worker.journal import Journal, read_records, whole_length, write_json
+from src.worker.records import InvalidRecord
+
+
+@dataclass(frozen=True)
+class Line:
+    id: str
+    text: str = ""
+    number: int | None = None
+
+
+def lines(path: Path) -> list[Line]:
+    return list(read_records(path, Line))
+
+
+def write(path: Path, *records: Line) -> None:
+    journal = Journal(path)
+    for record in records:
+        journal.append(record)
+    journal.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.jsonl"
+
+
+def test_reopened_journal_keeps_whole_lines(path: Path) -> None:
+    records = [Line("a", "one"), Line("b", "zwei \u2028 \U0001f327"), Line("c", number=3)]
+    write(path, *records)
+    data = path.read_bytes()
+    for cut in range(len(data) + 1):
+        path.write_bytes(data[:cut])
+        write(path, Line("new"))
+        assert lines(path) == [*records[: data[:cut].count(b"\n")], Line("new")], cut
+
+
+@pytest.mark.parametrize("length", [1, 65_535, 65_536, 65_537, 200_000])
+def test_torn_tail_is_cut_off_on_opening(path: Path, length: int) -> None:
+    path.write_bytes(b'{"id":"a"}\n' + b"x" * length)
+    assert whole_length(path) == 11
+    Journal(path).close()
+    assert path.read_bytes() == b'{"id":"a"}\n'
+
+
+def test_torn_tail_is_not_read(path: Path) -> None:
+    path.write_bytes(b'{"id":"a"}\n{"id":"b"}')  # valid JSON, but not committed
+    assert lines(path) == [Line("a")]
+
+
+def test_missing_journal_has_no_records(path: Path) -> None:
+    assert lines(path) == []
+
+
+def test_line_separators_do_not_split_a_record(path: Path) -> None:
+    text = "first\u2028second\u2029third\x85fourth\x0b\x0c\x1c\x1d\x1e\r\nlast 雨 \U0001f327 \x00"
+    write(path, Line("a", text), Line("b"))
+    assert lines(path) == [Line("a", text), Line("b")]
+    assert path.read_bytes().count(b"\n") == 2
+
+
+def test_invalid_line_is_reported_by_number(path: Path) -> None:
+    path.write_bytes(b'{"id":"a"}\n{"id":3}\n')
+    with pytest.raises(InvalidRecord, match=r"journal\.jsonl, line 2: id: 3 is not a valid str"):
+        lines(path)
+
+
+@contextlib.contextmanager
+def file_size_limit(path: Path, more_bytes: int) -> Iterator[None]:
+    """Cut writes beyond the present size plus this, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + more_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_full_disk_leaves_no_partial_line(path: Path) -> None:
+    journal = Journal(path)
+    journal.append(Line("a"))
+    with file_size_limit(path, 10), pytest.raises(OSError, match=r"no space left"):
+        journal.append(Line("b", "x" * 100))
+    journal.append(Line("c"))  # the disk has space again
+    journal.close()
+    assert lines(path) == [Line("a"), Line("c")]
+
+
+def test_invalid_number_is_refused_before_writing(path: Path) -> None:
+    journal = Journal(path)
+    with pytest.raises(ValueError, match="JSON"):
+        journal.append({"x": float("nan")})
+    journal.close()
+    assert path.read_bytes() == b""
+
+
+def test_concurrent_records_do_not_mix(path: Path) -> None:
+    journal = Journal(path)
+
+    def append_all(writer: int) -> None:
+        for number in range(10):
+            journal.append(Line(f"{writer}", "y" * 3000, number))
+
+    threads = [threading.Thread(target=append_all, args=(writer,)) for writer in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    journal.close()
+    assert sorted((r.id, r.number) for r in lines(path)) == [(str(w), n) for w in range(8) for n in range(10)]
+
+
+def test_json_file_is_replaced_whole(tmp_path: Path) -> None:
+    file = tmp_path / "exit.json"
+    write_json(file, Line("a"))
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(file, {"x": float("inf")})
+    assert file.read_text() == '{"id": "a", "text": "", "number": null}'

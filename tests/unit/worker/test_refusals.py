@@ -1,0 +1,61 @@
+"""Error texts of engines, by class."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from src.worker.refusals import classify, counted_tokens, message_of
+
+TOO_LONG = (
+    "The decoder prompt (length 4685) plus the number of requested output tokens (300) is longer than the maximum model "
+    "length of 4096"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("... your prompt contains 4687 input tokens ...", "too_long"),
+        (TOO_LONG, "too_long"),
+        ("Prompt length of 4687 is longer than the maximum model length of 4096.", "too_long"),
+        ("Token id 131073 is out of vocabulary", "tokenizer"),
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", "out_of_memory"),
+        ("ValueError: Free memory on device (10.1/22.3 GiB) on startup is less than desired", "out_of_memory"),
+        ("ValueError: No available memory for the cache blocks.", "out_of_memory"),
+        ("vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue.", "engine_dead"),
+        ("everything is fine", None),
+    ],
+)
+def test_error_text_is_classified(text: str, kind: str | None) -> None:
+    assert classify(text) == kind
+    assert classify(json.dumps({"error": {"message": text}})) == kind
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("your prompt contains 4687 input tokens", 4687),
+        (TOO_LONG, 4685),
+        ("Prompt length of 4687 is longer than the maximum", 4687),
+        ("you requested 4700 tokens (4400 in the messages, 300 in the completion)", 4400),
+        ("too long", None),
+    ],
+)
+def test_counted_tokens_are_found(text: str, count: int | None) -> None:
+    assert counted_tokens(text) == count
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ('{"error": {"message": "too\\n long", "param": "x"}}', "too long"),
+        ('{"error": "too long"}', "too long"),
+        ('["too long"]', '["too long"]'),
+        ("<html>bad gateway</html>", "<html>bad gateway</html>"),
+        ("x" * 1000, "x" * 400),
+    ],
+)
+def test_message_is_extracted_from_the_body(body: str, message: str) -> None:
+    assert message_of(body) == message

@@ -1,0 +1,61 @@
+"""How a vLLM server is started, and what is given up when memory is short."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import pytest
+
+from src.worker.engines.vllm_server import Server, next_fallback, vllm_argv, vllm_environment
+from tests.harness.records import JOB, MODEL
+
+SERVER = Server.of(JOB)
+
+
+def test_command_is_the_known_one() -> None:
+    assert vllm_argv(SERVER, 8001, "0.32.0", cpu=False) == (
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server",
+        "--model", "/models/it's", "--served-model-name", "pixtral", "--host", "127.0.0.1", "--port", "8001",
+        "--tokenizer-mode", "mistral", "--config-format", "mistral", "--load-format", "mistral",
+        "--dtype", "bfloat16", "--max-model-len", "4096", "--max-num-seqs", "64",
+        "--gpu-memory-utilization", "0.92", "--limit-mm-per-prompt", '{"image": 2}', "--enable-prefix-caching",
+        "--disable-uvicorn-access-log", "--enable-per-request-metrics", "--tensor-parallel-size", "2", "--enforce-eager",
+    )  # fmt: skip
+
+
+def test_old_version_gets_its_own_spelling() -> None:
+    argv = vllm_argv(SERVER, 1, "0.8.1", cpu=False)
+    assert argv[argv.index("--limit-mm-per-prompt") + 1] == "image=2"
+    assert "--no-enable-prefix-caching" in argv
+    assert "--enable-prefix-caching" not in argv
+    assert "--enable-per-request-metrics" not in argv
+
+
+def test_cpu_build_processes_prompts_whole() -> None:
+    argv = vllm_argv(SERVER, 1, "0.32.0", cpu=True)
+    assert "--no-enable-chunked-prefill" in argv
+    assert argv[argv.index("--max-num-batched-tokens") + 1] == "32768"
+
+
+def test_home_in_the_checkpoint_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert Server.of(replace(JOB, model=replace(MODEL, checkpoint="~/pixtral"))).checkpoint == "/home/me/pixtral"
+
+
+def test_fallbacks_give_up_one_thing_each() -> None:
+    server, given_up = SERVER, []
+    while (changes := next_fallback(server, needed_len=1835)) is not None:
+        [name] = changes
+        server = replace(server, **changes)  # type: ignore[arg-type]
+        given_up.append(name)
+    assert given_up == ["gpu_memory_utilization"] * 2 + ["max_model_len"] + ["max_num_seqs"] * 2
+    assert (server.max_model_len, server.max_num_seqs) == (1835, 2)
+
+
+def test_variables_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "40")
+    monkeypatch.delenv("VLLM_WORKER_MULTIPROC_METHOD", raising=False)
+    environment = vllm_environment()
+    assert environment["VLLM_CPU_KVCACHE_SPACE"] == "40"
+    assert environment["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
