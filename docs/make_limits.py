@@ -41,6 +41,42 @@ MIDDLE = """
 TAIL = """
 ![Sizes and budgets: accepted and refused](limits.png)
 
+## What a size costs on a GPU
+
+One NVIDIA H200 (143,771 MiB, driver 580.159.04), vLLM 0.26.0, torch 2.11.0+cu130, 2026-11-26: Pixtral-12B's dimensions with
+random weights, two different frames per prompt, 300 output tokens each, no cache hits, `max_num_seqs` 64 and 72
+requests in flight. Each figure comes from one run, so its spread is unknown.
+
+| | 640x360 | 1280x704 |
+| --- | --- | --- |
+| prompt tokens, with a real text | 1915 | 4710 |
+| prompts measured | 192 | 64 |
+| seconds | 27.8 | 21.7 |
+| prompts per second | 6.90 | 2.95 |
+| output tokens per second | 2069 | 884 |
+| first answer after | 9.2 s | 16.6 s |
+| NVIDIA's way, one prompt after the other at 4096 | 0.437 prompts per second | refused: 4716 tokens |
+| KV cache per request, 160 KiB per token | 0.34 GiB | 0.76 GiB |
+| 100,000 prompts at this rate, arithmetic | 4.0 h | 9.4 h |
+
+Memory does not depend on `max_model_len`: the weights take 23.66 GiB, activations 0.9 GiB at most, and at
+`gpu_memory_utilization` 0.92 the KV cache gets 103.9 GiB, 680,832 tokens, at each limit. What changes is how many requests
+of full length that holds:
+
+| `max_model_len` | 4096 | 8192 | 16384 | 32768 |
+| --- | --- | --- | --- | --- |
+| requests of full length at once | 166 | 83 | 41.6 | 20.8 |
+| Cosmos sizes accepted, of 25 | 15 | 24 | 25 | 25 |
+
+Verdict and token count were as planned in all 100 of these. A sweep on your own GPU records the same columns in `matrix.csv`
+for each size and limit: `measured_tokens`, `first_token_s`, `total_s`, and `memory` as the engine reports it.
+
+## Vocab out of range
+
+This error of NVIDIA's upsampler is what the project began with. It says nothing about the vocabulary: the prompt with its
+frames is longer than the context that the engine was started with. It is handled as a request that does not fit: the item
+is asked again with a smaller hint. To avoid it, choose a size above that fits the limit, or a larger `budget=`.
+
 ## Origin of the old figures
 
 The project started from three claims: 640x480 fails at 4096, 720p needs 32768, and it is unclear how NVIDIA's own
@@ -80,8 +116,9 @@ experiment, list its values in a file in `conf/experiment/`.
 
 ## Observed limits
 
-Measured limits are kept in `limits.json` in the cache folder, per engine, host, image, model and budget. If an engine
-refuses a request that its `max_model_len` should allow, the observed limit becomes the effective limit: from then on
+Limits are kept in `limits.json` in the cache folder, per engine, host, image, model and budget: those that `task=limits`
+measured, and those that an engine named when it refused a request of an ordinary run. If an engine refuses a request
+that its `max_model_len` should allow, the observed limit becomes the effective limit: from then on
 `task=plan`, `upsample=best_fit` and every other plan for that engine stay below it and report it. Delete the file to
 discard the limits.
 """

@@ -78,6 +78,11 @@ class RunPaths:
         return self.root / "videos"
 
     @property
+    def video_prompts(self) -> Path:
+        """Those videos with their prompts, as a prompt file for a run that goes on with them."""
+        return self.videos / "prompts.jsonl"
+
+    @property
     def inference_results(self) -> Path:
         return self.root / "inference.json"
 

@@ -14,6 +14,10 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else f"\\u{ord(c):04x}" for c in text)
 
 
+# What Hydra reads as a number, a truth value or nothing: 2026_01, 1e5, null.
+_OF_ANOTHER_TYPE = re.compile(r"null|true|false|[-+]?(?:inf|nan|[0-9._]+(?:e[-+]?[0-9_]+)?)", re.IGNORECASE)
+
+
 def run_command(words: str, folder: Path) -> str:
     """The command with a run's folder, quoted for Hydra and for the shell where the path needs it.
 
@@ -21,7 +25,7 @@ def run_command(words: str, folder: Path) -> str:
     """
     *others, key = words.split()
     path = str(folder)
-    plain = re.fullmatch(r"[A-Za-z0-9_./-]+", path)
+    plain = re.fullmatch(r"[A-Za-z0-9_./-]+", path) and not _OF_ANOTHER_TYPE.fullmatch(path)
     last = f"{key}={path}" if plain else shlex.quote(f"{key}={hydra_quoted(path)}")
     return " ".join((PROGRAM, *others, last))
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import cast
@@ -17,17 +18,17 @@ from omegaconf import DictConfig, OmegaConf
 from src.config import Config
 from src.models.pixtral import tokenizer_file
 from src.resolvers import register
-from tests.harness import slurm as rig_slurm
 from tests.harness.clips import make_clip, make_sound
-from tests.harness.slurm import Slurm
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKENIZER = "tekken_240911.json"  # of Pixtral-12B, inside the mistral-common wheel
 Configure = Callable[..., Config]
+pytest_plugins = ("tests.harness.cpu_time",)
 
 register()
-settings.register_profile("tests", deadline=None, derandomize=True, database=None)
-settings.load_profile("tests")
+settings.register_profile("ci", max_examples=60, deadline=None, database=None, derandomize=True)
+settings.register_profile("thorough", max_examples=3000, deadline=None, database=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 @lru_cache(maxsize=256)
@@ -37,24 +38,19 @@ def composed(*overrides: str) -> DictConfig:
         return compose("config", ["~local", *overrides])
 
 
-# Modules that take longest, the longest first: side by side (-n 3 --dist loadfile) none of them is begun last.
-LONGEST = ("test_vllm", "test_remote", "test_container", "test_docs", "test_e2e", "test_pipeline", "test_limits_runs")
-
-
 def pytest_configure(config: pytest.Config) -> None:
-    """Programs that tests start inherit from us whether Ctrl-C is heard; a shell ignores it in what it runs in the background."""
+    """Programs that tests start inherit whether Ctrl-C is ignored, as a shell does in what it runs in the background."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A test with real processes, networks or browsers that fails is run once more, and listed as rerun in the summary."""
-    for item in items:
-        if any(item.get_closest_marker(name) for name in ("e2e", "vllm", "browser")):
-            item.add_marker(pytest.mark.flaky(reruns=1))
-    if hasattr(config, "workerinput"):  # of pytest-xdist
-        place = {name: n for n, name in enumerate(LONGEST)}
-        items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+# Files that share a server: with `-n 3 --dist loadgroup` one process runs them all, and else one process each file.
+SHARING = ("test_vllm", "test_docker")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    stem = item.path.stem
+    item.add_marker(pytest.mark.xdist_group(next((name for name in SHARING if stem.startswith(name)), stem)))
 
 
 @pytest.fixture(scope="session")
@@ -101,23 +97,11 @@ def configure(cache_dir: Path, small: str) -> Configure:
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with small clips: wide, other, hd, portrait, square, short (.mp4), and two that hold no usable video."""
     folder = tmp_path_factory.mktemp("clips")
-    for name, size in {"wide": (320, 180), "hd": (1280, 720), "portrait": (180, 320), "square": (96, 96)}.items():
+    for name, size in {"wide": (320, 180), "portrait": (180, 320), "square": (96, 96)}.items():
         make_clip(folder / f"{name}.mp4", size=size, fps=12, seconds=1)
+    make_clip(folder / "hd.mp4", size=(1280, 720), fps=4, seconds=1)
     make_clip(folder / "other.mp4", size=(320, 180), fps=12, seconds=1.5)
     make_clip(folder / "short.mp4", size=(160, 90), fps=12, seconds=1 / 12)
     make_sound(folder / "sound.m4a")
     (folder / "text.mp4").write_text("ffconcat version 1.0\nfile /etc/passwd\n")
     return folder
-
-
-@pytest.fixture(scope="session")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    """A real Slurm of one node; what needs it is skipped where there can be none."""
-    if reason := rig_slurm.missing():
-        pytest.skip(reason)
-    try:
-        cluster = Slurm(tmp_path_factory.mktemp("slurm") / "slurm")
-    except rig_slurm.Unavailable as e:
-        pytest.skip(str(e))
-    yield cluster
-    cluster.stop()

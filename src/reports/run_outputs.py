@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 
-from .. import __version__
+from .. import __version__, log
 from ..planning.plan import Plan
 from ..run_folder import RunPaths
 from ..timing.phases import Measured, WorkerLifetime, read_starts, worker_lifetimes
@@ -21,9 +22,23 @@ from .rows import result_rows
 
 
 def versions() -> dict[str, str]:
-    """Versions of what this process runs on."""
+    """Versions of this program, with its commit where it runs from a checkout, and of what it runs on."""
     packages = {name: metadata.version(name) for name in ("av", "mistral_common", "pillow")}
-    return {"prompt upsampler": __version__, "Python": platform.python_version(), **packages}
+    program = " ".join(filter(None, (__version__, _commit())))
+    return {"prompt upsampler": program, "Python": platform.python_version(), **packages}
+
+
+def _commit() -> str:
+    """The commit that is checked out, with "-dirty" if files differ from it; "" for a program that was installed."""
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():
+        return ""
+    try:
+        described = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        return subprocess.run(described, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError) as e:
+        log.get().debug("commit_unknown", reason=str(e))
+        return ""
 
 
 def workers_of(paths: RunPaths) -> tuple[WorkerLifetime, ...]:

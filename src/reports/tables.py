@@ -171,15 +171,15 @@ def print_end(
     plan: Plan,
     table: Sequence[Mapping[str, Any]],
     paths: RunPaths,
-    took_s: float,
+    took_s: float | None,
     console: Console,
     exported: Sequence[Path] = (),
 ) -> None:
-    """Counts, the reasons why items were not upsampled, and where the results are."""
+    """Counts, the reasons why items were not upsampled, and where the results are. took_s: None where it is not known."""
     states = Counter(row["state"] for row in table)
     console.print(
         f"{states[UPSAMPLED]} upsampled, {states[KEPT]} kept original, {states[FAILED]} failed  ·  "
-        f"engine {plan.settings.engine.name}  ·  {duration(took_s)}",
+        f"engine {plan.settings.engine.name}" + ("" if took_s is None else f"  ·  {duration(took_s)}"),
         style="bold",
         highlight=False,
     )

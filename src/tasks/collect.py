@@ -36,7 +36,7 @@ def run(invocation: Invocation) -> ExitCode:
             journal.close()
         table, exported = write_results(plan, journal.outcomes, paths, invocation.command, "did not end")
     invocation.print(f"{new} new results")
-    print_end(plan, table, paths, 0.0, invocation.out, exported)
+    print_end(plan, table, paths, None, invocation.out, exported)
     if missing := len(ids - journal.outcomes.keys()):
         invocation.print(
             f"{missing} items have no result: collect again, or upsample them with  {resume_command(paths.root)}"

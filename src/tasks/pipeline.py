@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from .. import log
@@ -115,8 +116,7 @@ def _make_videos(plan: Plan, inference: InferenceSettings, invocation: Invocatio
             generate(wanted, plan, inference, paths, watch, ended)
         finally:
             table = [_row(item, ended.get(item.id), paths) for item in wanted]
-            body = ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in table)
-            write_atomic(paths.inference_results, f"[\n{body}\n]\n")
+            _write(table, paths)
     measured = watch.measured(expected.as_seconds() if expected else {}, {})
     loading = measured.phases.get(LOADING)
     if is_typical and loading and all(outcome.state == DONE for outcome in ended.values()):
@@ -142,6 +142,19 @@ def _rows(plan: Plan, paths: RunPaths) -> list[Row] | None:
     if not paths.journal.exists():
         return None
     return list(result_rows(plan, read_outcomes(paths.journal), paths, "did not end"))
+
+
+def _write(table: Sequence[Mapping[str, Any]], paths: RunPaths) -> None:
+    """inference.json, and the videos as prompts."""
+    body = ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in table)
+    write_atomic(paths.inference_results, f"[\n{body}\n]\n")
+    made = [
+        {"name": row["name"], "prompt": row["prompt"], "video_path": Path(row["video"]).name}
+        for row in table
+        if row["video"]
+    ]
+    paths.videos.mkdir(exist_ok=True)
+    write_atomic(paths.video_prompts, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in made))
 
 
 def _row(item: InferenceItem, outcome: VideoOutcome | None, paths: RunPaths) -> dict[str, Any]:

@@ -56,12 +56,20 @@ def named_limit(text: str) -> int | None:
     return next((int(match[1]) for match in found if match), None)
 
 
+# What messages mean that do not say it themselves.
+_MEANINGS = {
+    r"vocab(ulary)? out of range": "the prompt with its frames is longer than the context; docs/limits.md has the cost of each size"
+}
+
+
 def message_of(body: str) -> str:
-    """The sentence inside an error body, at most 400 characters of it."""
+    """The sentence inside an error body, at most 400 characters of it, and what it means where it does not say so."""
     try:
         found = json.loads(body)
         found = found.get("error", found)
         found = found.get("message", found) if isinstance(found, dict) else found
     except (ValueError, AttributeError):
         found = body
-    return " ".join(str(found).split())[:400]
+    said = " ".join(str(found).split())[:400]
+    meaning = next((meaning for sign, meaning in _MEANINGS.items() if re.search(sign, said)), "")
+    return f"{said} ({meaning})" if meaning else said

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +13,7 @@ import pytest
 
 from src.models import pixtral
 from tests.harness.openai_server import FakeOpenAI
-from tests.harness.program import Ended, quoted
-
-ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.e2e
+from tests.harness.program import ROOT, Ended, program, quoted
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +48,8 @@ def fake() -> Iterator[FakeOpenAI]:
     made.close()
 
 
-def program(cache: Path, *overrides: str) -> Ended:
-    argv = [sys.executable, "-m", "src.run", *overrides, f"cache_dir={quoted(cache)}"]
-    ended = subprocess.run(
-        argv, cwd=cache.parent, capture_output=True, text=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT)}
-    )
-    return Ended(ended.returncode, ended.stdout, ended.stderr)
+def limits(cache: Path, *overrides: str) -> Ended:
+    return program(*overrides, f"cache_dir={quoted(cache)}", cwd=cache.parent)
 
 
 def matrix(folder: Path) -> dict[str, Any]:
@@ -67,8 +57,8 @@ def matrix(folder: Path) -> dict[str, Any]:
     return data
 
 
-def test_one_point_is_predicted_without_an_engine(cache: Path, tmp_path: Path) -> None:
-    end = program(cache, "task=limits", "size=640x480", f"hydra.run.dir={quoted(tmp_path / 'run')}")
+def test_point_is_predicted_without_engine(cache: Path, tmp_path: Path) -> None:
+    end = limits(cache, "task=limits", "size=640x480", f"hydra.run.dir={quoted(tmp_path / 'run')}")
     assert end.code == 0, end.err
     assert "predicted, not measured" in end.out
     [row] = matrix(tmp_path / "run")["points"]
@@ -81,17 +71,17 @@ def test_one_point_is_predicted_without_an_engine(cache: Path, tmp_path: Path) -
     }
 
 
-@pytest.mark.parametrize("size", ["wide", "640", "640x480x3"])
-def test_what_is_no_size_is_refused_with_what_to_write(cache: Path, tmp_path: Path, size: str) -> None:
-    end = program(cache, "task=limits", f"size={size}", f"hydra.run.dir={quoted(tmp_path / 'run')}")
-    assert end.code == 2
-    assert "size=640x360" in end.err and "Traceback" not in end.err
+def test_invalid_size_is_refused(cache: Path, tmp_path: Path) -> None:
+    for size in ("wide", "640x480x3"):
+        end = limits(cache, "task=limits", f"size={size}", f"hydra.run.dir={quoted(tmp_path / 'run')}")
+        assert end.code == 2
+        assert "size=640x360" in end.err and "Traceback" not in end.err
 
 
-def test_the_quick_experiments_sweep_by_themselves_and_end_in_one_matrix(cache: Path, tmp_path: Path) -> None:
+def test_quick_experiments_end_in_one_matrix(cache: Path, tmp_path: Path) -> None:
     for name, count in {"resolution_limits": 6, "token_limits": 4}.items():
         folder = tmp_path / name
-        end = program(cache, f"experiment={name}", "quick=true", f"hydra.sweep.dir={quoted(folder)}")
+        end = limits(cache, f"experiment={name}", "quick=true", f"hydra.sweep.dir={quoted(folder)}")
         assert end.code == 0, end.err
         points = matrix(folder)["points"]
         assert len(points) == count
@@ -99,15 +89,13 @@ def test_the_quick_experiments_sweep_by_themselves_and_end_in_one_matrix(cache: 
         assert f"{count} points" in end.out
 
 
-def test_a_bad_point_does_not_stop_the_sweep(cache: Path, tmp_path: Path) -> None:
-    end = program(cache, "-m", "task=limits", "size=320x180,wide,640x480", f"hydra.sweep.dir={quoted(tmp_path / 's')}")
+def test_bad_point_does_not_stop_sweep(cache: Path, tmp_path: Path) -> None:
+    end = limits(cache, "-m", "task=limits", "size=320x180,wide,640x480", f"hydra.sweep.dir={quoted(tmp_path / 's')}")
     assert end.code == 2
     assert [row["size"] for row in matrix(tmp_path / "s")["points"]] == ["320x180", "640x480"]
 
 
-def test_a_sweep_is_measured_together_and_started_again_it_asks_only_what_is_missing(
-    cache: Path, tmp_path: Path, fake: FakeOpenAI
-) -> None:
+def test_repeated_sweep_asks_only_missing_points(cache: Path, tmp_path: Path, fake: FakeOpenAI) -> None:
     fake.limit = 4096
     given = (
         "-m",
@@ -116,14 +104,14 @@ def test_a_sweep_is_measured_together_and_started_again_it_asks_only_what_is_mis
         f"engine.base_url={fake.url}",
         f"hydra.sweep.dir={quoted(tmp_path / 's')}",
     )
-    end = program(cache, *given, "size=320x180,640x480,1280x704")
+    end = limits(cache, *given, "size=320x180,640x480,1280x704")
     assert end.code == 0, end.err
     said = matrix(tmp_path / "s")["agreement"]
     assert said == {"measured": 3, "exact": 3, "linear": 2, "points": 3}
     assert "agree in 3 of 3 points" in end.out
     [engine] = (tmp_path / "s" / "engines").iterdir()
     assert engine.name.startswith("4096-")
-    again = program(cache, *given, "size=320x180,640x480,1280x704,960x960")
+    again = limits(cache, *given, "size=320x180,640x480,1280x704,960x960")
     assert again.code == 0, again.err
     rows = {row["size"]: row for row in matrix(tmp_path / "s")["points"]}
     assert {size: row["measured"] for size, row in rows.items()} == {
@@ -133,18 +121,16 @@ def test_a_sweep_is_measured_together_and_started_again_it_asks_only_what_is_mis
     assert Counter(len(json.dumps(body)) for body in fake.asked).most_common(1)[0][1] == 1
 
 
-def test_an_engine_that_takes_less_than_it_says_is_believed_by_the_plans_after_it(
-    cache: Path, tmp_path: Path, fake: FakeOpenAI
-) -> None:
+def test_observed_limit_applies_to_later_plans(cache: Path, tmp_path: Path, fake: FakeOpenAI) -> None:
     fake.limit = 3000
     engine = ("engine=endpoint", f"engine.base_url={fake.url}")
-    end = program(cache, "task=limits", "search=true", *engine, f"hydra.run.dir={quoted(tmp_path / 'run')}")
+    end = limits(cache, "task=limits", "search=true", *engine, f"hydra.run.dir={quoted(tmp_path / 'run')}")
     assert end.code == 3  # the rule said that one of the two fits
     assert "engine takes less" in end.err
     assert sum(row["agrees"] is False for row in matrix(tmp_path / "run")["points"]) == 1
-    before = program(cache, "task=limits", "size=640x480", *engine, f"hydra.run.dir={quoted(tmp_path / 'second')}")
+    before = limits(cache, "task=limits", "size=640x480", *engine, f"hydra.run.dir={quoted(tmp_path / 'second')}")
     assert before.code == 0, before.err  # 2465 + 300 fit, whatever is believed
-    plan = program(
+    plan = limits(
         cache, "task=plan", "upsample=best_fit", f"prompts={quoted(ROOT / 'examples' / 'prompts.json')}", *engine,
         f"hydra.run.dir={quoted(tmp_path / 'plan')}",
     )  # fmt: skip
@@ -156,16 +142,14 @@ def test_an_engine_that_takes_less_than_it_says_is_believed_by_the_plans_after_i
     assert all(item["tokens"]["prompt"] + 300 <= believed for item in planned["items"])
 
 
-def test_a_point_whose_engine_is_away_says_how_to_take_it_up_and_that_works(
-    cache: Path, tmp_path: Path, fake: FakeOpenAI
-) -> None:
+def test_unreachable_engine_point_can_be_resumed(cache: Path, tmp_path: Path, fake: FakeOpenAI) -> None:
     folder = tmp_path / "run"
     given = ("task=limits", "size=640x480", "engine=endpoint", "engine.base_url=http://127.0.0.1:9/v1")
-    away = program(cache, *given, "engine.start_timeout_s=1", f"hydra.run.dir={quoted(folder)}")
+    away = limits(cache, *given, "engine.start_timeout_s=1", f"hydra.run.dir={quoted(folder)}")
     assert away.code != 0 and "Traceback" not in away.err
     plan = json.loads((folder / "plan.json").read_text())
     plan["settings"]["engine"]["base_url"] = fake.url  # the server is back, at another address
     (folder / "plan.json").write_text(json.dumps(plan))
-    again = program(cache, "task=limits", f"resume={quoted(folder)}")
+    again = limits(cache, "task=limits", f"resume={quoted(folder)}")
     assert again.code == 0, again.err
     assert matrix(folder)["agreement"] == {"measured": 1, "exact": 1, "linear": 0, "points": 1}

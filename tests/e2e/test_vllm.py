@@ -1,6 +1,7 @@
 """The real vLLM on the CPU with a tiny random Pixtral: its words are noise, its token counts and errors are the engine's.
 
 Needs an interpreter with vLLM, made by `launchers/vllm_env.sh DIR cpu` and named by the environment variable VLLM_PYTHON.
+One server answers as engine=endpoint, and one run with engine=vllm is killed and interrupted on its way.
 """
 
 from __future__ import annotations
@@ -9,36 +10,45 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from src.worker.chat import ChatClient
-from src.worker.journal import read_records
 from src.worker.processes import free_port
+from tests.harness.processes import command_lines, has_ended
+from tests.harness.program import ROOT, Ended, journal_ids, journal_lines, program, quoted, results_of, start, wait_for
 
-ROOT = Path(__file__).resolve().parents[2]
-PYTHON = os.environ.get("VLLM_PYTHON", "")
-START_S = 420.0  # patience with a loaded machine; a quiet one needs less than a minute
+PATIENCE_S = 600.0  # with a loaded machine; a quiet one needs less than a minute to load the engine
+COUNT = 104
+pytestmark = pytest.mark.vllm
+SERVE = """
+import os, sys
+from pathlib import Path
+from src.worker.engines.tiny_models import make_tiny_pixtral
+from src.worker.engines.vllm_server import Server, vllm_argv, vllm_build, vllm_environment
+from src.worker.protocol import ModelSettings
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(
-        not PYTHON, reason="VLLM_PYTHON names no interpreter with vLLM (launchers/vllm_env.sh makes one)"
-    ),
-]
+model = ModelSettings(
+    name="tiny-random-pixtral", checkpoint="", tiny_random=True, tokenizer="", max_images=2, dtype="bfloat16",
+    load_format="dummy", gpu_memory_utilization=0.9, max_num_seqs=64, tensor_parallel_size=1, data_parallel_size=1,
+    prefix_caching=True, extra_args=("--enforce-eager",),
+)
+server = Server(model, str(make_tiny_pixtral(Path(sys.argv[1]))), 2, 4096, 64, 0.9)
+os.execve(sys.executable, vllm_argv(server, int(sys.argv[2]), vllm_build()[0], cpu=True), vllm_environment())
+"""
 
 
-def prompts(folder: Path, count: int) -> Path:
-    """A list of `count` distinct prompts over the example clips."""
+def write_prompts(folder: Path, count: int) -> Path:
+    """A list of distinct prompts, of seven lengths, over the example clips."""
     clips = sorted((ROOT / "examples" / "clips").iterdir())
     items = [
         {
-            "name": f"item-{n:02}",
+            "name": f"item-{n:03}",
             "prompt": f"Prompt number {n} {'with more words ' * (n % 7)}",
             "video_path": str(clips[n % 7]),
         }
@@ -49,233 +59,203 @@ def prompts(folder: Path, count: int) -> Path:
     return path
 
 
-def argv(prompt_file: Path, run: Path, *overrides: str) -> list[str]:
-    return [
-        sys.executable, "-m", "src.run", "engine=vllm", "model=tiny_random", f"worker.python={PYTHON}",
-        f'prompts="{prompt_file}"', f'hydra.run.dir="{run}"', f'cache_dir="{run.parent / "cache"}"',
-        "budget.max_output_tokens=32", "console.progress=lines", *overrides,
-    ]  # fmt: skip
-
-
-def start(prompt_file: Path, run: Path, *overrides: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        argv(prompt_file, run, *overrides), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    out, _ = process.communicate(timeout=START_S * 2)
-    return process.returncode, out
-
-
-def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = START_S) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"{what} did not happen within {timeout_s:.0f} s")
-
-
-def job_of(run: Path) -> Path | None:
-    return next(iter((run / "job").glob("*/")), None)
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return list(read_records(path))
-
-
-def check_all_answered_once(run: Path, count: int) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads((run / "results.json").read_text())
-    assert [row["name"] for row in rows] == [f"item-{n:02}" for n in range(count)]
+def assert_all_answered(run: Path, count: int) -> list[dict[str, Any]]:
+    """Every item once, in order, with the tokens that the plan predicted."""
+    rows = results_of(run)
+    assert [row["name"] for row in rows] == [f"item-{n:03}" for n in range(count)]
     assert {row["state"] for row in rows} == {"upsampled"}
     assert all(row["tokens"]["predicted"] == row["tokens"]["measured"] for row in rows)
-    journal = [record["id"] for record in lines(run / "journal.jsonl")]
-    assert len(journal) == len(set(journal)) == count
+    ids = journal_ids(run)
+    assert len(ids) == len(set(ids)) == count
     return rows
 
 
-def engine_processes() -> set[str]:
-    """Id and command line of all of vLLM's processes; its children call themselves VLLM::something."""
-    found = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    return {
-        line
-        for line in found.splitlines()
-        if ("VLLM::" in line or "vllm.entrypoints" in line) and "<defunct>" not in line
-    }
+def processes_in(sessions: set[int]) -> set[int]:
+    """Processes that a server started; each server has a session of its own."""
+    found = set()
+    for pid, _ in command_lines():
+        try:
+            if os.getsid(pid) in sessions and not has_ended(pid):
+                found.add(pid)
+        except ProcessLookupError:
+            continue
+    return found
 
 
-@pytest.fixture
-def no_engine_left() -> Iterator[Callable[[], set[str]]]:
-    """What engine processes there are beyond those that were there before the test."""
-    before = engine_processes()
-    yield lambda: engine_processes() - before
-    assert engine_processes() - before == set()
+# ----------------------------------------------------------------------------------------- one run with engine=vllm
+
+
+@dataclass(frozen=True)
+class Life:
+    """A run whose worker, server and controller were ended in turn, and what was seen on the way."""
+
+    run: Path
+    job: Path
+    survivors: list[set[int]]  # engine processes left after the worker was killed, and after Ctrl-C
+    texts: dict[str, str]  # answers from before the first kill
+    interrupted: Ended
+    exit_record: dict[str, Any]
+    answered_then: int
+    resumed: Ended
 
 
 @pytest.fixture(scope="module")
-def killed_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 104 prompts with hints as large as fit, whose server is killed in the middle."""
-    folder = tmp_path_factory.mktemp("killed")
-    run, before = folder / "run", engine_processes()
-    process = start(prompts(folder, 104), run, "upsample=best_fit", "engine.in_flight=8")
-    job = wait_for(lambda: job_of(run), "the job")
-    wait_for(lambda: len(lines(job / "results.jsonl")) >= 3, "the third answer")
-    os.killpg(int((job / "server.pid").read_text()), signal.SIGKILL)
-    code, out = finish(process)
-    assert code == 0, out
-    assert engine_processes() - before == set()
-    return run
+def life(tmp_path_factory: pytest.TempPathFactory, vllm_python: str) -> Life:
+    """The engine gets less context than the plan assumes, so that it refuses the portrait clip and no other."""
+    folder = tmp_path_factory.mktemp("life")
+    run, sessions = folder / "run", set[int]()
+    overrides = (
+        "engine=vllm", "model=tiny_random", f"worker.python={vllm_python}", f"prompts={quoted(write_prompts(folder, COUNT))}",
+        f"hydra.run.dir={quoted(run)}", f"cache_dir={quoted(folder / 'cache')}", "budget.max_output_tokens=32",
+        "console.progress=lines", "engine.in_flight=4", "model.extra_args=[--enforce-eager,--max-model-len,1300]",
+    )  # fmt: skip
+
+    def results() -> list[dict[str, Any]]:
+        return [line for file in run.glob("job/*/results.jsonl") for line in journal_lines(file)]
+
+    def wait_for_answers(more: int) -> None:
+        count = len(results()) + more
+        wait_for(lambda: len(results()) >= count or process.poll() is not None, PATIENCE_S)
+        assert process.poll() is None, process.err
+
+    process = start(*overrides)
+    wait_for_answers(4)
+    [job] = (run / "job").iterdir()
+    sessions.add(int((job / "server.pid").read_text()))
+    process.kill()
+    os.kill(int((job / "lock").read_text()), signal.SIGKILL)
+    with suppress(AssertionError):
+        wait_for(lambda: not processes_in(sessions), 30)
+    survivors = [processes_in(sessions)]
+    texts = {line["id"]: line["text"] for line in results() if line["state"] == "upsampled"}
+    process = start(f"resume={quoted(run)}")
+    wait_for_answers(20)
+    sessions.add(server := int((job / "server.pid").read_text()))
+    os.killpg(server, signal.SIGKILL)
+    wait_for(lambda: "restart" in (job / "events.jsonl").read_text(), PATIENCE_S)
+    wait_for_answers(20)
+    sessions.add(int((job / "server.pid").read_text()))
+    process.interrupt()  # the controller passes it on to the worker as SIGTERM
+    interrupted = process.ended(PATIENCE_S)
+    survivors.append(processes_in(sessions))
+    record, answered_then = json.loads((job / "exit.json").read_text()), len(journal_ids(run))
+    resumed = program(f"resume={quoted(run)}", timeout_s=PATIENCE_S)
+    return Life(run, job, survivors, texts, interrupted, record, answered_then, resumed)
 
 
-def test_server_killed_in_the_middle_is_started_again_and_every_item_answered_once(killed_once: Path) -> None:
-    check_all_answered_once(killed_once, 104)
-    job = job_of(killed_once)
-    assert job and [e["restart"] for e in lines(job / "events.jsonl") if e.get("phase") == "restarting"] == [1]
+def test_killed_worker_and_server_lose_nothing(life: Life) -> None:
+    assert life.resumed.code == 0, life.resumed.err
+    assert_all_answered(life.run, COUNT)
+    assert life.survivors == [set(), set()]
+    lines = [line for line in journal_lines(life.job / "results.jsonl") if line["state"] == "upsampled"]
+    after = {line["id"]: line["text"] for line in lines}
+    assert after | life.texts == after and len(lines) == COUNT
+    restarts = [e["restart"] for e in journal_lines(life.job / "events.jsonl") if e.get("phase") == "restarting"]
+    assert restarts == [1]
 
 
-def test_predicted_tokens_are_the_measured_ones_for_104_prompts(killed_once: Path) -> None:
-    rows = check_all_answered_once(killed_once, 104)
+def test_predicted_tokens_equal_measured_tokens(life: Life) -> None:
+    rows = assert_all_answered(life.run, COUNT)
     assert len({row["tokens"]["measured"] for row in rows}) > 7  # clips of seven sizes, prompts of seven lengths
     assert {row["tokens"]["output"] for row in rows} == {32}
     assert all(row["seconds"] > 0 and row["finish_reason"] == "length" for row in rows)
-    record = lines(next((killed_once / "job").glob("*/results.jsonl")))[0]
+    record = next(line for line in journal_lines(life.job / "results.jsonl") if line["state"] == "upsampled")
     assert record["engine"]["version"] == "0.32.0"
     assert record["seconds"]["total"] > record["seconds"]["first_token"] > record["seconds"]["queue"] >= 0
 
 
-def test_prompts_that_the_engine_refuses_come_again_smaller_while_others_go_on(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    # The engine is given less context than the plan knows of, so that it refuses the portrait clip and no other.
-    code, out = finish(start(prompts(tmp_path, 14), run, "model.extra_args=[--enforce-eager,--max-model-len,1300]"))
-    assert code == 0, out
-    rows = check_all_answered_once(run, 14)
-    smaller = [row for row in rows if "was refused by the engine" in row["note"]]
+def test_refused_prompts_come_again_smaller(life: Life) -> None:
+    rows = results_of(life.run)
+    smaller = [row for row in rows if "refused by the engine" in row["note"]]
     assert {row["video_path"].rsplit("/")[-1] for row in smaller} == {"snowy_street.mp4"}
     assert all(row["tokens"]["measured"] + 32 <= 1300 for row in rows)
 
 
-def test_worker_and_server_killed_and_the_run_is_taken_up_again(
-    tmp_path: Path, no_engine_left: Callable[[], set[str]]
-) -> None:
-    run = tmp_path / "run"
-    process = start(prompts(tmp_path, 24), run, "engine.in_flight=2")
-    job = wait_for(lambda: job_of(run), "the job")
-    wait_for(lambda: len(lines(job / "results.jsonl")) >= 2, "the second answer")
-    process.kill()
-    os.kill(int((job / "lock").read_text()), signal.SIGKILL)
-    process.wait()
-    wait_for(lambda: not no_engine_left(), "the end of the engine with its worker", 30)
-    before = {record["id"]: record["text"] for record in lines(job / "results.jsonl")}
-    code, out = finish(start(prompts(tmp_path, 24), run, f'resume="{run}"'))
-    assert code == 0, out
-    check_all_answered_once(run, 24)
-    records = lines(job / "results.jsonl")
-    assert len(records) == 24
-    assert {record["id"]: record["text"] for record in records} | before == {r["id"]: r["text"] for r in records}
+def test_ctrl_c_finishes_requests_in_flight(life: Life) -> None:
+    assert life.interrupted.code == 130, life.interrupted.err
+    assert "resume=" in life.interrupted.err
+    assert life.exit_record["state"] == "cancelled"
+    assert life.exit_record["answered"] == life.answered_then
+    assert life.answered_then + len(life.exit_record["not_started"]) == COUNT
+
+
+# --------------------------------------------------------------------------------------- one server, engine=endpoint
 
 
 @pytest.fixture(scope="module")
-def standing_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A vLLM server that was there before us, for engine=endpoint."""
+def server(tmp_path_factory: pytest.TempPathFactory, vllm_python: str) -> Iterator[str]:
+    """The override that names a vLLM server which runs already."""
     folder = tmp_path_factory.mktemp("server")
-    command = (
-        "import sys; from pathlib import Path; from launchers.worker import *; folder = Path(sys.argv[1]); "
-        "model = str(make_tiny_pixtral(folder / 'model')); "
-        "settings = dict(checkpoint=model, name='tiny-random-pixtral', load_format='dummy', dtype='bfloat16', "
-        "max_model_len=4096, max_num_seqs=64, gpu_memory_utilization=0.9, images=2, prefix_caching=True, "
-        "tensor_parallel_size=1, data_parallel_size=1, extra_args=['--enforce-eager']); "
-        "os.execve(sys.executable, vllm_argv(settings, int(sys.argv[2]), vllm_build()[0], cpu=True), vllm_environment(folder))"
-    )
     port = free_port()
     with open(folder / "log", "wb") as log:
-        process = subprocess.Popen(
-            [PYTHON, "-c", command, str(folder), str(port)], cwd=ROOT, stdout=log, stderr=log, start_new_session=True
-        )
+        command = [vllm_python, "-c", SERVE, str(folder / "model"), str(port)]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
     client = ChatClient(f"http://127.0.0.1:{port}/v1", "", None, 5.0, 0.0)
 
-    def healthy() -> bool:
+    def is_healthy() -> bool:
         assert process.poll() is None, (folder / "log").read_text()[-3000:]
         try:
             return client.get("/health")[0] == 200
         except OSError:
             return False
 
-    wait_for(healthy, "the server")
-    yield f"http://127.0.0.1:{port}/v1"
+    wait_for(is_healthy, PATIENCE_S, 0.2)
+    yield f"engine.base_url=http://127.0.0.1:{port}/v1"
     os.killpg(process.pid, signal.SIGTERM)
     process.wait(timeout=60)
 
 
-def test_limits_of_the_real_engine_are_those_of_the_token_rule(standing_server: str, tmp_path: Path) -> None:
-    """Sizes well inside and far beyond, and the largest that fits with the next one up, in both directions."""
-    command = [
-        sys.executable, "-m", "src.run", "--multirun", "task=limits", "model=tiny_random",
-        f'cache_dir="{tmp_path / "cache"}"',
-    ]  # fmt: skip
-    found: list[dict[str, Any]] = []
-    for name, *given in (
-        ["sizes", "size=320x180,640x480,1920x1056,360x203", "engine=endpoint", f"engine.base_url={standing_server}"],
-        ["edges", "search=true", "aspect='16:9','9:16'", "engine=vllm", f"worker.python={PYTHON}"],
-    ):
-        folder = tmp_path / name
-        argv = [*command, *given, f'hydra.sweep.dir="{folder}"']
-        ended = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=START_S * 2)
-        assert ended.returncode == 0, ended.stderr
-        data = json.loads((folder / "matrix.json").read_text())
-        assert data["agreement"]["measured"] == data["agreement"]["exact"] == len(data["points"]) == 4
-        events = [e for f in folder.glob("engines/*/job/*/events.jsonl") for e in lines(f)]
-        assert sum(e.get("phase") == "loading" for e in events) == 1  # whatever the number of points
-        found += data["points"]
-    rows = {row["size"]: row for row in found}
-    assert rows["910x512"]["measured"] == "accepted" and rows["912x514"]["measured"] == "no_room"
-    assert rows["1920x1056"]["measured"] == "too_long"
-    assert "KV cache" in rows["910x512"]["memory"]
-    assert all(row["measured_tokens"] == row["prompt_tokens"] for row in found)
+def through_server(server: str, run: Path, *overrides: str) -> None:
+    end = program(
+        "engine=endpoint", server, "model=tiny_random", f"hydra.run.dir={quoted(run)}", "budget.max_output_tokens=32",
+        f"cache_dir={quoted(run.parent / 'cache')}", *overrides, timeout_s=PATIENCE_S,
+    )  # fmt: skip
+    assert end.code == 0, end.out + end.err
 
 
-def test_endpoint_engine_answers_from_a_server_that_stands_already(standing_server: str, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    code, out = finish(start(prompts(tmp_path, 64), run, "engine=endpoint", f"engine.base_url={standing_server}"))
-    assert code == 0, out
-    check_all_answered_once(run, 64)
+def test_largest_hints_that_fit_are_accepted(server: str, tmp_path: Path) -> None:
+    prompts = write_prompts(tmp_path, 14)
+    through_server(server, tmp_path / "run", f"prompts={prompts}", "upsample=best_fit")
+    assert_all_answered(tmp_path / "run", 14)
 
 
-def test_system_message_is_counted_to_the_token(standing_server: str, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    path = prompts(tmp_path, 7)
+def test_system_message_is_counted_and_repeatable(server: str, tmp_path: Path) -> None:
+    path = write_prompts(tmp_path, 7)
     items = json.loads(path.read_text())
     items[3].pop("video_path")  # without images the system message is joined to the text before it is counted
     path.write_text(json.dumps(items))
-    overrides = ("engine=endpoint", f"engine.base_url={standing_server}", "template=describe")
-    code, out = finish(start(path, run, *overrides))
-    assert code == 0, out
-    check_all_answered_once(run, 7)
-
-
-def test_same_run_again_gives_the_same_answers(standing_server: str, tmp_path: Path) -> None:
-    texts = []
     for name in ("one", "two"):
-        run = tmp_path / name
-        overrides = ("engine=endpoint", f"engine.base_url={standing_server}", "engine.in_flight=1")
-        code, out = finish(start(prompts(tmp_path, 7), run, *overrides))
-        assert code == 0, out
-        texts.append([row["upsampled_prompt"] for row in json.loads((run / "results.json").read_text())])
+        through_server(server, tmp_path / name, f"prompts={path}", "template=describe", "engine.in_flight=1")
+        assert_all_answered(tmp_path / name, 7)
+    texts = [[row["upsampled_prompt"] for row in results_of(tmp_path / name)] for name in ("one", "two")]
     assert texts[0] == texts[1]
 
 
-def test_sigterm_finishes_what_is_in_flight_and_leaves_no_process(
-    tmp_path: Path, no_engine_left: Callable[[], set[str]]
-) -> None:
-    run = tmp_path / "run"
-    process = start(prompts(tmp_path, 64), run, "engine.in_flight=2", "budget.max_output_tokens=200")
-    job = wait_for(lambda: job_of(run), "the job")
-    wait_for(lambda: len(lines(job / "results.jsonl")) >= 2, "the second answer")
-    process.send_signal(signal.SIGINT)  # the controller passes it on to the worker as SIGTERM
-    code, out = finish(process)
-    assert code == 130, out
-    assert "resume=" in out
-    end = json.loads((job / "exit.json").read_text())
-    assert end["state"] == "cancelled"
-    assert end["answered"] + len(end["not_started"]) == 64
-    assert no_engine_left() == set()
+def sweep_limits(folder: Path, *overrides: str) -> dict[str, dict[str, Any]]:
+    """The points of a limits sweep by size; prediction and engine agree on all of them."""
+    end = program(
+        "--multirun", "task=limits", "model=tiny_random", *overrides, f"cache_dir={quoted(folder.parent / 'cache')}",
+        f"hydra.sweep.dir={quoted(folder)}", timeout_s=PATIENCE_S,
+    )  # fmt: skip
+    assert end.code == 0, end.err
+    data = json.loads((folder / "matrix.json").read_text())
+    assert data["agreement"]["measured"] == data["agreement"]["exact"] == len(data["points"]) == 4
+    assert all(row["measured_tokens"] == row["prompt_tokens"] for row in data["points"])
+    return {row["size"]: row for row in data["points"]}
+
+
+def test_limits_of_engine_follow_token_rule(server: str, tmp_path: Path) -> None:
+    """Sizes well inside and far beyond."""
+    size = "size=320x180,640x480,1920x1056,360x203"
+    rows = sweep_limits(tmp_path / "sizes", "engine=endpoint", server, size)
+    assert rows["1920x1056"]["measured"] == "too_long"
+
+
+def test_largest_size_is_found_by_search(tmp_path: Path, vllm_python: str) -> None:
+    """And the next one up, in both directions, with an engine that is loaded once for all points."""
+    folder = tmp_path / "edges"
+    rows = sweep_limits(folder, "search=true", "aspect='16:9','9:16'", "engine=vllm", f"worker.python={vllm_python}")
+    assert rows["910x512"]["measured"] == "accepted" and rows["912x514"]["measured"] == "no_room"
+    assert "KV cache" in rows["910x512"]["memory"]
+    events = [e for f in folder.glob("engines/*/job/*/events.jsonl") for e in journal_lines(f)]
+    assert sum(e.get("phase") == "loading" for e in events) == 1

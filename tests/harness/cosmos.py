@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.harness.program import quoted
+from .processes import command_lines
+from .program import quoted
 
 RIG = Path(__file__).resolve().parent
 
@@ -41,12 +42,6 @@ class Cosmos:
         return tuple(f"inference.{name}={quoted(str(value))}" for name, value in fields.items())
 
     def processes(self) -> list[int]:
-        """Every process of the stand-in that lives."""
-        found = []
-        for entry in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                if b"transfer.py\0--checkpoint_dir\0" + os.fsencode(self.checkpoints) in entry.read_bytes():
-                    found.append(int(entry.parent.name))
-            except OSError:
-                continue  # it ended while we looked
-        return found
+        """Every process of the stand-in that runs."""
+        words = (b"--checkpoint_dir", os.fsencode(self.checkpoints))
+        return [pid for pid, line in command_lines() if set(words) <= set(line)]

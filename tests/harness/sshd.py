@@ -1,4 +1,4 @@
-"""A real sshd of one's own on the loopback, with throwaway keys, which can be killed and started again."""
+"""A real sshd on the loopback, with keys of its own, which can be killed and started again."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 import shutil
 import socket
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
+
+from .program import wait_for
 
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 
@@ -60,7 +60,11 @@ class Sshd:
         self._process = subprocess.Popen(
             [SSHD, "-D", "-e", "-f", str(self.folder / "sshd_config")], stdout=log, stderr=log, start_new_session=True
         )
-        _wait(self._listens, "sshd")
+        wait_for(self._listens)
+
+    def ensure_started(self) -> None:
+        if not self._listens():
+            self.start()
 
     def kill(self) -> None:
         """Kill the server and every session of it, as when the link goes."""
@@ -88,11 +92,3 @@ def _free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return int(s.getsockname()[1])
-
-
-def _wait(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{what} did not come up")
-        time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""The lock of a run folder: held by one process, freed with it."""
+"""The files of a run folder, and its lock."""
 
 from __future__ import annotations
 
@@ -11,6 +11,29 @@ import pytest
 from src.errors import RunLocked
 from src.run_folder import RunPaths, locked
 
+
+def test_paths_are_distinct_and_not_created(tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path / "run")
+    found = [getattr(paths, name) for name in dir(RunPaths) if isinstance(getattr(RunPaths, name), property)]
+    assert len(set(found)) == len(found) >= 11
+    assert all(path.parent == paths.root for path in found)
+    assert not paths.root.exists()
+
+
+def test_run_folder_has_one_user(tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path / "run")
+    with locked(paths), pytest.raises(RunLocked, match="another process uses this run folder"), locked(paths):
+        pass
+
+
+def test_lock_is_released_by_an_error(tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path / "run")
+    with pytest.raises(ZeroDivisionError), locked(paths):
+        raise ZeroDivisionError
+    with locked(paths):
+        pass
+
+
 HOLDER = """
 import fcntl, sys
 f = open(sys.argv[1], "w")
@@ -20,33 +43,16 @@ sys.stdin.read()
 """
 
 
-@pytest.fixture
-def paths(tmp_path: Path) -> RunPaths:
-    return RunPaths(tmp_path / "run")
-
-
-def test_folder_is_held_by_one_process(paths: RunPaths) -> None:
-    paths.root.mkdir()
-    other = subprocess.Popen(
+def test_death_of_the_holder_frees_it(tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path)
+    holder = subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", HOLDER, str(paths.lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    assert other.stdout
-    assert other.stdout.readline() == b"held\n"
-    with pytest.raises(RunLocked, match="another process"), locked(paths):
-        pytest.fail("the folder was given twice")
-    other.kill()
-    other.communicate()
-    with locked(paths):  # the death of its holder frees it
+    assert holder.stdout
+    assert holder.stdout.readline() == b"held\n"
+    with pytest.raises(RunLocked), locked(paths):
         pass
-
-
-def test_error_frees_the_folder(paths: RunPaths) -> None:
-    with pytest.raises(ZeroDivisionError), locked(paths):
-        raise ZeroDivisionError
+    holder.kill()
+    holder.communicate()
     with locked(paths):
         pass
-
-
-def test_second_lock_in_this_process_is_refused(paths: RunPaths) -> None:
-    with locked(paths), pytest.raises(RunLocked), locked(paths):
-        pytest.fail("the folder was given twice")

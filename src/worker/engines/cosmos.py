@@ -10,7 +10,7 @@ from typing import Any
 
 from ..lifecycle import LoadFailed
 from ..protocol import UpsampleJob
-from ..refusals import classify, counted_tokens, named_limit
+from ..refusals import classify, counted_tokens, message_of, named_limit
 from .engine import Answer, ItemFailed, Phase, Refused, Request
 from .vllm_server import vllm_build, vllm_environment
 
@@ -50,7 +50,7 @@ class CosmosEngine:
             text = self._ask(request.item.text, frames)
         except Exception as e:
             if classify(str(e)) == "too_long":
-                raise Refused(str(e), "too_long", counted_tokens(str(e)), named_limit(str(e))) from e
+                raise Refused(message_of(str(e)), "too_long", counted_tokens(str(e)), named_limit(str(e))) from e
             raise ItemFailed(f"NVIDIA's upsampler: {type(e).__name__}: {e}") from e
         return Answer(text, "unknown", None, None)
 

@@ -1,4 +1,4 @@
-"""Sizes: the Cosmos table, ffmpeg's rounding, and the largest size that fits against brute force."""
+"""Sizes: the table of Cosmos, ffmpeg's rounding, and the largest size that fits, compared with brute force."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from src.media.geometry import (
@@ -41,7 +41,7 @@ def area(size: Size | None) -> int:
 
 @lru_cache
 def aspect_true(source: Size) -> list[Size]:
-    """Every size with even sides that keeps the aspect as ffmpeg would, not larger than what the model sees of the clip."""
+    """Every size with even sides that keeps the aspect ratio as ffmpeg does, up to what the model sees of the clip."""
     limit = visible(source)
     sizes = {limit}
     for edge in range(2, MAX_SIDE_PX + 1, 2):
@@ -49,16 +49,16 @@ def aspect_true(source: Size) -> list[Size]:
     return [s for s in sizes if s.width_px <= limit.width_px and s.height_px <= limit.height_px]
 
 
-def fitting(size: Size, frames: int, room: int) -> bool:
-    return prompt_tokens(size.width_px, size.height_px, frames, 120) <= room
+def fitting(size: Size, frames: int, limit: int) -> bool:
+    return prompt_tokens(size.width_px, size.height_px, frames, 120) <= limit
 
 
-def test_table_has_25_sizes_in_5_categories_and_5_aspects() -> None:
+def test_table_has_five_categories_of_five_aspects() -> None:
     assert list(COSMOS_SIZES) == ["1080", "720", "512", "480", "256"]
     assert [set(c) for c in COSMOS_SIZES.values()] == [{"1:1", "4:3", "3:4", "16:9", "9:16"}] * 5
 
 
-# Copied by hand from cosmos-transfer1, control_input.py, VIDEO_RES_SIZE_INFO, so that a slip in src is seen.
+# Copied by hand from cosmos-transfer1, control_input.py, VIDEO_RES_SIZE_INFO, so that a typo in src is found.
 NVIDIA = """
 1080  1:1 1024x1024  4:3 1440x1056  3:4 1056x1440  16:9 1920x1056  9:16 1056x1920
 720   1:1 960x960    4:3 960x704    3:4 704x960    16:9 1280x704   9:16 704x1280
@@ -69,30 +69,29 @@ NVIDIA = """
 
 
 @pytest.mark.parametrize("line", NVIDIA.strip().splitlines(), ids=lambda line: line.split()[0])
-def test_category_sizes_are_nvidias(line: str) -> None:
+def test_category_sizes_are_those_of_nvidia(line: str) -> None:
     category, *rest = line.split()
     for aspect, size in zip(rest[::2], rest[1::2], strict=True):
         assert str(category_size(category, aspect)) == size
 
 
-def test_every_category_size_has_its_aspect_and_a_turned_twin() -> None:
+def test_category_sizes_come_in_transposed_pairs() -> None:
     for category, sizes in COSMOS_SIZES.items():
         for aspect in sizes:
             size = category_size(category, aspect)
-            turned = category_size(category, ":".join(reversed(aspect.split(":"))))
-            assert (turned.width_px, turned.height_px) == (size.height_px, size.width_px)
+            transposed = category_size(category, ":".join(reversed(aspect.split(":"))))
+            assert (transposed.width_px, transposed.height_px) == (size.height_px, size.width_px)
 
 
 def nearest_aspects(size: Size) -> set[str]:
-    """By definition, in exact arithmetic; two where the clip stands between them."""
+    """By definition, in exact arithmetic; two for a clip in the middle between them."""
     ratio = Fraction(size.width_px, size.height_px)
     distance = {a: (ratio - Fraction(*map(int, a.split(":")))) ** 2 for a in ("16:9", "4:3", "1:1", "3:4", "9:16")}
     return {a for a, d in distance.items() if d == min(distance.values())}
 
 
-@settings(max_examples=500)
 @given(size=SIZES)
-def test_aspect_is_the_nearest_by_squared_difference(size: Size) -> None:
+def test_aspect_is_the_nearest_one(size: Size) -> None:
     assert detect_aspect_ratio(size) in nearest_aspects(size)
 
 
@@ -107,7 +106,7 @@ def test_aspect_is_the_nearest_by_squared_difference(size: Size) -> None:
         (Size(1080, 1920), "9:16"),
         (Size(5000, 10), "16:9"),
         (Size(10, 5000), "9:16"),
-        (Size(1556, 1000), "16:9"),  # 1.556 is just beyond 14/9, in the middle of 4:3 and 16:9
+        (Size(1556, 1000), "16:9"),  # 1.556 is just above 14/9, the middle of 4:3 and 16:9
         (Size(1555, 1000), "4:3"),
     ],
     ids=str,
@@ -122,35 +121,38 @@ def test_aspect_of_known_sizes(size: Size, aspect: str) -> None:
         ("1280x720", 320, "320x180"),
         ("854x480", 320, "320x180"),  # 179.86
         ("1920x1080", 320, "320x180"),
-        ("1080x1920", 320, "320x568"),  # 568.9: to the nearest even number, not to the nearest number
+        ("1080x1920", 320, "320x568"),  # 568.9: to the nearest even number
         ("640x480", 320, "320x240"),
         ("1440x1080", 320, "320x240"),
         ("2048x858", 320, "320x134"),
-        ("320x179", 320, "320x180"),  # 179: half-way between two even numbers goes up, as in ffmpeg
+        ("320x179", 320, "320x180"),  # 179: halfway between two even numbers, ffmpeg rounds up
         ("320x181", 320, "320x182"),
         ("2048x64", 320, "320x10"),
-        ("4000x4", 320, "320x2"),  # never to nothing
+        ("4000x4", 320, "320x2"),  # never 0
     ],
 )
-def test_at_width_is_ffmpegs_minus_2(source: str, width: int, expected: str) -> None:
+def test_at_width_rounds_height_like_ffmpeg(source: str, width: int, expected: str) -> None:
     assert str(at_width(Size(*map(int, source.split("x"))), width)) == expected
 
 
-@settings(max_examples=300)
 @given(source=SIZES, edge=st.integers(1, 2048))
-def test_at_width_gives_the_nearest_even_height_and_at_height_is_the_same_turned(source: Size, edge: int) -> None:
+def test_at_width_has_the_nearest_even_height(source: Size, edge: int) -> None:
     size = at_width(source, edge)
     exact = Fraction(edge * source.height_px, source.width_px)
     assert size.width_px == edge
     assert size.height_px % 2 == 0
     assert abs(size.height_px - exact) <= 1 or size.height_px == 2
-    turned = at_height(Size(source.height_px, source.width_px), edge)
-    assert (turned.width_px, turned.height_px) == (size.height_px, size.width_px)
 
 
-@settings(max_examples=300)
+@given(source=SIZES, edge=st.integers(1, 2048))
+def test_at_height_is_at_width_transposed(source: Size, edge: int) -> None:
+    size = at_width(source, edge)
+    transposed = at_height(Size(source.height_px, source.width_px), edge)
+    assert (transposed.width_px, transposed.height_px) == (size.height_px, size.width_px)
+
+
 @given(source=SIZES)
-def test_visible_is_even_and_within_the_source_and_the_encoder(source: Size) -> None:
+def test_visible_size_is_even_and_never_larger(source: Size) -> None:
     size = visible(source)
     assert size.width_px % 2 == size.height_px % 2 == 0
     assert size.width_px <= min(MAX_SIDE_PX, source.width_px + source.width_px % 2)  # even: one more for an odd source
@@ -158,13 +160,12 @@ def test_visible_is_even_and_within_the_source_and_the_encoder(source: Size) -> 
 
 
 @pytest.mark.parametrize("source", [Size(1920, 1080), Size(1080, 1920), Size(1025, 577), Size(4096, 4096)], ids=str)
-def test_visible_reaches_the_encoders_limit_when_the_source_does(source: Size) -> None:
+def test_visible_size_reaches_the_encoder_limit(source: Size) -> None:
     assert max(visible(source).width_px, visible(source).height_px) == MAX_SIDE_PX
 
 
-@settings(max_examples=300)
 @given(source=SIZES, width=st.integers(16, 4096))
-def test_fixed_width_never_scales_up_and_bounds_both_sides(source: Size, width: int) -> None:
+def test_fixed_width_never_scales_up(source: Size, width: int) -> None:
     size = fixed_width(source, width)
     assert size.width_px <= min(width, MAX_SIDE_PX) or size.width_px == 2
     assert size.width_px <= source.width_px + source.width_px % 2
@@ -175,7 +176,7 @@ def test_fixed_width_never_scales_up_and_bounds_both_sides(source: Size, width: 
     ("source", "expected"),
     [
         (Size(1280, 720), "320x180"),
-        (Size(64, 2048), "32x1024"),  # ffmpeg's scale=320:-2 makes 320x10240 of it
+        (Size(64, 2048), "32x1024"),  # ffmpeg's scale=320:-2 would give 320x10240
         (Size(2048, 64), "320x10"),
         (Size(200, 100), "200x100"),
         (Size(201, 101), "200x100"),
@@ -189,7 +190,7 @@ def test_fixed_width_of_known_sizes(source: Size, expected: str) -> None:
 
 
 @pytest.mark.parametrize("source", CLIPS, ids=str)
-def test_aligned_sizes_fall_in_area_and_are_aspect_true(source: Size) -> None:
+def test_aligned_sizes_shrink_and_keep_the_aspect(source: Size) -> None:
     sizes = aligned_sizes(source)
     assert [area(s) for s in sizes] == sorted((area(s) for s in sizes), reverse=True)
     assert set(sizes) <= set(aspect_true(source))
@@ -198,30 +199,30 @@ def test_aligned_sizes_fall_in_area_and_are_aspect_true(source: Size) -> None:
 
 @pytest.mark.parametrize("frames", [1, 2, 4, 8])
 @pytest.mark.parametrize("source", [Size(1920, 1080), Size(640, 480), Size(1080, 1920), Size(1000, 1000)], ids=str)
-def test_best_fit_of_a_common_clip_is_at_most_one_step_of_rounding_below_the_largest(source: Size, frames: int) -> None:
+def test_best_fit_of_common_clips_wastes_little(source: Size, frames: int) -> None:
     for budget in (4096, 8192, 16384, 32768):
-        found = best_fit(source, lambda s, room=budget - 300: fitting(s, frames, room))  # type: ignore[misc]
+        found = best_fit(source, lambda s, limit=budget - 300: fitting(s, frames, limit))  # type: ignore[misc]
         assert found
         assert fitting(found, frames, budget - 300)
         largest = max(area(s) for s in aspect_true(source) if fitting(s, frames, budget - 300))
         assert largest - area(found) <= 2 * max(found.width_px, found.height_px)
 
 
-def test_best_fit_is_the_largest_size_that_fits() -> None:
+def test_best_fit_is_the_largest_that_fits() -> None:
     wrong = []
     for source in [*CLIPS, *EXTREME]:
         for frames in (1, 2, 4, 8):
-            for room in (150, 400, 1000, 2000, 3796, 7892):
-                found = best_fit(source, lambda s, f=frames, r=room: fitting(s, f, r))  # type: ignore[misc]
-                largest = max((area(s) for s in aspect_true(source) if fitting(s, frames, room)), default=0)
-                wrong += [(str(source), frames, room, str(found))] if area(found) != largest else []
+            for limit in (150, 400, 1000, 2000, 3796, 7892):
+                found = best_fit(source, lambda s, f=frames, r=limit: fitting(s, f, r))  # type: ignore[misc]
+                largest = max((area(s) for s in aspect_true(source) if fitting(s, frames, limit)), default=0)
+                wrong += [(str(source), frames, limit, str(found))] if area(found) != largest else []
     assert not wrong
 
 
-def test_best_fit_of_16_9_at_4096_with_120_text_tokens_is_896x504() -> None:
+def test_best_fit_of_widescreen_at_4096_tokens() -> None:
     found = best_fit(Size(1920, 1080), lambda s: fitting(s, 2, 4096 - 300))
     assert found == Size(896, 504)
-    assert found.width_px * found.height_px > 7.8 * 320 * 180  # "eight times the pixels" of the old recipe
+    assert found.width_px * found.height_px > 7.8 * 320 * 180  # almost eight times the pixels of safe_320
 
 
 def test_best_fit_never_exceeds_the_source() -> None:
@@ -232,30 +233,30 @@ def test_best_fit_is_none_when_nothing_fits() -> None:
     assert best_fit(Size(1920, 1080), lambda s: False) is None
 
 
-def test_best_fit_does_not_shrink_when_the_budget_grows() -> None:
+def test_best_fit_grows_with_the_budget() -> None:
     for source in [*CLIPS, *EXTREME]:
         areas = [
-            area(best_fit(source, lambda s, room=room: fitting(s, 2, room)))  # type: ignore[misc]
-            for room in range(124, 5000, 60)
+            area(best_fit(source, lambda s, limit=limit: fitting(s, 2, limit)))  # type: ignore[misc]
+            for limit in range(124, 5000, 60)
         ]
         assert areas == sorted(areas)
 
 
-def test_step_down_is_strictly_smaller_and_fits() -> None:
+def test_step_down_is_smaller_and_fits() -> None:
     rnd = random.Random(3)
     for _ in range(300):
         source = rnd.choice([*CLIPS, *EXTREME])
         current = rnd.choice([source, visible(source), *aligned_sizes(source)])
-        room = rnd.randint(124, 6000)
-        found = step_down(source, current, lambda s, room=room: fitting(s, 2, room))  # type: ignore[misc]
+        limit = rnd.randint(124, 6000)
+        found = step_down(source, current, lambda s, limit=limit: fitting(s, 2, limit))  # type: ignore[misc]
         if found:
             assert area(found) < area(current)
-            assert fitting(found, 2, room)
+            assert fitting(found, 2, limit)
         else:
-            assert not any(area(s) < area(current) and fitting(s, 2, room) for s in aligned_sizes(source))
+            assert not any(area(s) < area(current) and fitting(s, 2, limit) for s in aligned_sizes(source))
 
 
-def test_step_down_again_and_again_reaches_every_aligned_area_and_ends() -> None:
+def test_repeated_step_down_reaches_every_area() -> None:
     for source in [*CLIPS, *EXTREME]:
         size: Size | None = visible(source)
         seen = []
@@ -265,7 +266,7 @@ def test_step_down_again_and_again_reaches_every_aligned_area_and_ends() -> None
         assert seen == sorted({area(s) for s in aligned_sizes(source)}, reverse=True)
 
 
-def test_step_down_from_a_size_larger_than_the_source_gives_what_best_fit_gives() -> None:
+def test_step_down_from_upscaled_size_is_best_fit() -> None:
     source = Size(640, 480)
     smaller = step_down(source, Size(1280, 704), lambda s: fitting(s, 2, 2000))
     assert smaller == best_fit(source, lambda s: fitting(s, 2, 2000))

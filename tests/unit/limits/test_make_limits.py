@@ -1,4 +1,4 @@
-"""docs/limits.md: made from the matrix beside it, whose predictions are those of the token rule of today."""
+"""docs/limits.md: generated from the matrix next to it, whose predictions follow the token rule and were all measured."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from src.media import geometry
 from src.models import pixtral
 
 
-def test_the_page_is_what_the_matrix_says() -> None:
+def test_page_is_generated_from_the_matrix() -> None:
     assert make_limits.PAGE.read_text() == make_limits.page(json.loads(make_limits.DATA.read_text()))
 
 
-def test_the_matrix_is_what_the_token_rule_says_and_every_point_was_measured() -> None:
+def test_matrix_follows_the_token_rule() -> None:
     data = json.loads(make_limits.DATA.read_text())
     for row in data["points"]:
         size = size_of(row["size"])
@@ -27,15 +27,15 @@ def test_the_matrix_is_what_the_token_rule_says_and_every_point_was_measured() -
         assert row["agrees"] is (
             row["measured_tokens"] == row["prompt_tokens"] and fits == (row["measured"] == "accepted")
         )
-    said = data["agreement"]
-    assert said["points"] == said["measured"] == len(data["points"])
-    assert said["exact"] == sum(row["agrees"] for row in data["points"])
-    assert said["linear"] == sum(
+    agreement = data["agreement"]
+    assert agreement["points"] == agreement["measured"] == len(data["points"])
+    assert agreement["exact"] == sum(row["agrees"] for row in data["points"])
+    assert agreement["linear"] == sum(
         (row["linear_says"] == "fits") == (row["measured"] == "accepted") for row in data["points"]
     )
 
 
-def test_every_cosmos_size_and_the_nine_sizes_stand_under_every_budget() -> None:
+def test_matrix_has_every_size_and_budget() -> None:
     points = {(row["size"], row["max_model_len"]) for row in json.loads(make_limits.DATA.read_text())["points"]}
     cosmos = [f"{w}x{h}" for sizes in geometry.COSMOS_SIZES.values() for w, h in sizes.values()]
     nine = ["320x180", "360x203", "400x225", "440x248", "480x270", "520x293", "560x315", "600x338", "640x360"]

@@ -1,0 +1,111 @@
+"""What the end-to-end tests share: their mark, the order of their files, and servers that a session needs once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness import slurm as slurm_harness
+from tests.harness.docked import Docked
+from tests.harness.dockerd import Dockerd
+from tests.harness.dockerd import Unavailable as NoDocker
+from tests.harness.dockerd import missing as missing_docker
+from tests.harness.processes import wait_for_build
+from tests.harness.program import quoted
+from tests.harness.remote import Remote
+from tests.harness.slurm import Slurm
+from tests.harness.sshd import Sshd
+from tests.harness.sshd import missing as missing_sshd
+
+HERE = Path(__file__).parent
+LONGEST = ("test_vllm", "test_docker", "test_docs", "test_measures", "test_ssh")  # how the names of long files begin
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    item.add_marker(pytest.mark.e2e)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, so that none of them is the last."""
+
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        known = (n for n, name in enumerate(LONGEST) if item.path.stem.startswith(name))
+        return HERE not in item.path.parents, next(known, len(LONGEST))
+
+    items.sort(key=place)
+
+
+@pytest.fixture(scope="session")
+def common(cache_dir: Path) -> tuple[str, ...]:
+    """Overrides of most calls: a cache that the session shares."""
+    return (f"cache_dir={quoted(cache_dir)}",)
+
+
+@pytest.fixture(scope="session")
+def vllm_python() -> str:
+    """The interpreter with vLLM."""
+    if not (python := os.environ.get("VLLM_PYTHON", "")):
+        pytest.skip("VLLM_PYTHON names no interpreter with vLLM (launchers/vllm_env.sh builds one)")
+    wait_for_build("VLLM_BUILD_PID")
+    return python
+
+
+@pytest.fixture(scope="session")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dockerd]:
+    """A Docker daemon with an image."""
+    if reason := missing_docker():
+        pytest.skip(reason)
+    try:
+        daemon = Dockerd(tmp_path_factory.mktemp("dk"))
+    except NoDocker as e:
+        pytest.skip(str(e))
+    yield daemon
+    daemon.stop()
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    """A real Slurm of one node; what needs it is skipped where there can be none."""
+    if reason := slurm_harness.missing():
+        pytest.skip(reason)
+    try:
+        cluster = Slurm(tmp_path_factory.mktemp("slurm") / "slurm")
+    except slurm_harness.Unavailable as e:
+        pytest.skip(str(e))
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    if reason := missing_sshd():
+        pytest.skip(reason)
+    server = Sshd(tmp_path_factory.mktemp("sshd"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def remote(tmp_path: Path, sshd: Sshd, cache_dir: Path, small: str, clips: Path) -> Iterator[Remote]:
+    """A host reached by SSH, and a fake server that answers."""
+    remote = Remote(tmp_path, sshd, cache_dir, small, clips)
+    yield remote
+    remote.close()
+
+
+@pytest.fixture
+def docked(tmp_path: Path, sshd: Sshd, cache_dir: Path, small: str, clips: Path, daemon: Dockerd) -> Iterator[Docked]:
+    """The Docker of this machine, and a fake server that answers."""
+    docked = Docked(tmp_path, sshd, cache_dir, small, clips, daemon)
+    yield docked
+    docked.close()
+
+
+@pytest.fixture
+def far(docked: Docked) -> Docked:
+    """As `docked`, behind SSH."""
+    docked.behind_ssh = True
+    return docked

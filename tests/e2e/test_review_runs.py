@@ -1,0 +1,140 @@
+"""task=review: verdicts from the command line and on a terminal, and what a rerun and a resume make of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pty
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.harness.program import (
+    ROOT,
+    Ended,
+    Program,
+    journal_lines,
+    plan_of,
+    program,
+    quoted,
+    results_of,
+    start,
+    wait_for,
+)
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the examples."""
+    folder = tmp_path_factory.mktemp("examples")
+    end = program(f"hydra.run.dir={folder / 'run'}", f"cache_dir={folder / 'cache'}")
+    assert end.code == 0, end.err
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def reviewed(example: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
+    """A copy of the run in which two texts were rejected, one was edited and the rest accepted."""
+    run = tmp_path_factory.mktemp("reviewed") / "run"
+    shutil.copytree(example, run)
+    return run, program(
+        "task=review", f"run={run}", "review.reject=[robot_arm,sunset_sail]",
+        "review.edit={snowy_street: Snow falls softly.}", "review.all=accepted",
+    )  # fmt: skip
+
+
+def test_review_is_in_every_export(reviewed: tuple[Path, Ended]) -> None:
+    run, end = reviewed
+    assert end.code == 0, end.err
+    assert "5 accepted, 2 rejected, 1 edited" in end.out
+    rows = {row["name"]: row for row in results_of(run)}
+    assert (rows["robot_arm"]["state"], rows["robot_arm"]["reason"]) == ("kept", "rejected in review")
+    assert rows["robot_arm"]["review"]["answer"].startswith(rows["robot_arm"]["original_prompt"])
+    assert rows["snowy_street"]["upsampled_prompt"] == "Snow falls softly."
+    assert rows["tractor_field"]["review"]["verdict"] == "accepted"
+    batch = [json.loads(line)["prompt"] for line in (run / "batch.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert batch == [row["upsampled_prompt"] or row["original_prompt"] for row in rows.values()]
+    spec = json.loads((run / "specs" / "robot_arm.json").read_text())
+    assert (spec["upsampled_prompt"], spec["metadata"]["upsampling"]["review"]) == (None, "rejected")
+    assert "Snow falls softly." in (run / "report.html").read_text(encoding="utf-8")
+    summary = list(csv.DictReader((run / "summary.csv").open(encoding="utf-8")))
+    assert [line["review"] for line in summary][:3] == ["rejected", "accepted", "edited"]
+
+
+def test_review_outlasts_resume_and_can_change(reviewed: tuple[Path, Ended], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(reviewed[0], run)
+    assert program(f"resume={run}").code == 0
+    assert results_of(run) == results_of(reviewed[0])
+    assert program("task=review", f"run={run}", "review.accept=[robot_arm]", "review.page=0").code == 0
+    [row] = [row for row in results_of(run) if row["name"] == "robot_arm"]
+    assert (row["state"], row["review"]["verdict"]) == ("upsampled", "accepted")
+    before = (run / "review.jsonl").read_bytes()
+    end = program("task=review", f"run={run}", "review.accept=[dusk_drive,nobody]")
+    assert end.code == 2 and "nobody" in end.err
+    assert (run / "review.jsonl").read_bytes() == before  # a wrong name marks nothing
+
+
+def test_rerun_asks_only_the_rejected(reviewed: tuple[Path, Ended], tmp_path: Path) -> None:
+    run, again = reviewed[0], tmp_path / "again"
+    before = results_of(run)
+    end = program("task=review", f"run={run}", "review.rerun=true", "sampling.seed=7", f"hydra.run.dir={again}")
+    assert end.code == 0, end.err
+    assert [row["name"] for row in results_of(again)] == ["robot_arm", "sunset_sail"]
+    assert results_of(run) == before
+    assert plan_of(again)["settings"]["seed"] == 7
+    assert plan_of(again)["settings"]["cache_dir"] == plan_of(run)["settings"]["cache_dir"]  # as the run was made
+    assert "the_same_is_asked" not in (again / "log.jsonl").read_text()
+    repeated = (again / "command.txt").read_text().replace("python", shlex.quote(sys.executable), 1).strip()
+    done = subprocess.run(
+        ["bash", "-c", f"{repeated} hydra.run.dir={tmp_path / 'third'}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert [r["id"] for r in results_of(tmp_path / "third")] == [r["id"] for r in results_of(again)]
+
+
+# ---------------------------------------------------------------------------------------------------- on a terminal
+
+
+def review_on_terminal(run: Path) -> tuple[Program, int]:
+    """A review of a run on a terminal: its process, and where a person types."""
+    keys, terminal = pty.openpty()
+    process = start("task=review", f"run={quoted(run)}", "review.page=0", stdin=terminal)
+    os.close(terminal)
+    return process, keys
+
+
+def test_terminal_asks_about_each_text(example: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(example, run)
+    process, keys = review_on_terminal(run)
+    os.write(keys, b"y\nn\ns\nq\n")
+    end = process.ended()
+    os.close(keys)
+    assert end.code == 0, end.err
+    marks = journal_lines(run / "review.jsonl")
+    assert [(m["name"], m["verdict"]) for m in marks] == [("robot_arm", "accepted"), ("robot_arm_camera", "rejected")]
+    assert results_of(run)[1]["state"] == "kept"
+
+
+@pytest.mark.parametrize("key", ["Ctrl-C", "Ctrl-D"])
+def test_interrupted_review_counts(example: Path, tmp_path: Path, key: str) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(example, run)
+    process, keys = review_on_terminal(run)
+    os.write(keys, b"n\n")
+    wait_for(lambda: journal_lines(run / "review.jsonl"))
+    if key == "Ctrl-C":
+        process.interrupt()
+    else:
+        os.write(keys, b"\x04")
+    end = process.ended()
+    os.close(keys)
+    assert end.code == (130 if key == "Ctrl-C" else 0), end.err
+    assert results_of(run)[0]["state"] == "kept"  # in every file
+    assert key == "Ctrl-D" or f"resume={run}" in end.err

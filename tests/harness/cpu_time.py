@@ -1,0 +1,47 @@
+"""A pytest plugin: CPU seconds of each test, with those of the processes that it started and waited for."""
+
+from __future__ import annotations
+
+import resource
+from collections import defaultdict
+from collections.abc import Iterator
+
+import pytest
+
+from .program import cpu_s
+
+SHOWN = 15
+_per_test: defaultdict[str, float] = defaultdict(float)  # filled where the summary is printed
+_last = [0.0]
+
+
+def _used_s() -> float:
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime + cpu_s[0]
+
+
+def pytest_collection_finish() -> None:
+    _last[0] = _used_s()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    report = yield
+    before, _last[0] = _last[0], _used_s()
+    report.user_properties.append(("cpu_s", _last[0] - before))  # type: ignore[attr-defined]
+    return report
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _per_test[report.nodeid] += sum(float(str(value)) for name, value in report.user_properties if name == "cpu_s")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    per_module: defaultdict[str, float] = defaultdict(float)
+    for test, seconds in _per_test.items():
+        per_module[test.partition("::")[0]] += seconds
+    for title, counts in (("tests", _per_test), ("modules", per_module)):
+        terminalreporter.section(f"CPU seconds of {title}")
+        for name, seconds in sorted(counts.items(), key=lambda pair: -pair[1])[: SHOWN if title == "tests" else None]:
+            terminalreporter.write_line(f"{seconds:7.1f}  {name}")
+    terminalreporter.write_line(f"{sum(per_module.values()):7.1f}  in all")

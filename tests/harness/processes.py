@@ -1,0 +1,33 @@
+"""What processes there are on this machine."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def command_lines() -> Iterator[tuple[int, list[bytes]]]:
+    """Process id and command line of every process."""
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            yield int(entry.parent.name), entry.read_bytes().split(b"\0")
+        except OSError:
+            continue  # it ended meanwhile
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or a zombie without a thread left: only then are its sockets closed."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return True
+    return fields[0] in "ZX" and int(fields[17]) <= 1
+
+
+def wait_for_build(variable: str) -> None:
+    """Wait for the process that an environment variable names, which `.ci/run` has started; without it for nothing."""
+    if pid := os.environ.get(variable):
+        while not has_ended(int(pid)):
+            time.sleep(0.5)

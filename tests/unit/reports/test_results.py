@@ -1,0 +1,146 @@
+"""Files of a finished run: results.json, summary.csv, NVIDIA's batch file, and specs next to the run or in place."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.planning.plan import Plan
+from src.planning.resolve import resolve
+from src.reports.results import as_prompt, write_exports
+from src.reports.reviews import REJECTED, Mark, reviewed
+from src.reports.rows import Row, result_rows
+from src.run_folder import RunPaths
+from src.worker.protocol import UPSAMPLED, Outcome
+from tests.conftest import Configure
+
+NOW = datetime(2026, 1, 2, 3, 4, 5)
+ITEMS: list[dict[str, Any]] = [
+    {
+        "name": "a/b",
+        "prompt": "A boat, 雨",
+        "video_path": "wide.mp4",
+        "control_overrides": {"edge": {}},
+        "mood": "calm",
+    },
+    {"name": "text", "prompt": "A car.", "metadata": {"shot": 3}},
+]
+Finished = Callable[..., tuple[Plan, list[Row]]]
+
+
+@pytest.fixture
+def finished(configure: Configure, clips: Path, tmp_path: Path) -> Finished:
+    """A function from the text of a prompt file to a plan, and its rows where the first item was upsampled."""
+
+    def run(*overrides: str, content: str = json.dumps(ITEMS), name: str = "prompts.json") -> tuple[Plan, list[Row]]:
+        (tmp_path / "wide.mp4").unlink(missing_ok=True)
+        (tmp_path / "wide.mp4").symlink_to(clips / "wide.mp4")
+        (tmp_path / name).write_text(content)
+        config = configure(*overrides)
+        config.prompts = str(tmp_path / name)
+        plan = resolve(config)
+        first = Outcome(plan.items[0].id, UPSAMPLED, text="A long\nboat, 雨")
+        return plan, list(result_rows(plan, {first.id: first}, RunPaths(tmp_path / "run"), "stopped"))
+
+    return run
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_results_have_one_line_per_row(finished: Finished, tmp_path: Path) -> None:
+    plan, table = finished()
+    paths = RunPaths(tmp_path / "run")
+    write_exports(plan, table, paths, NOW)
+    assert read_json(paths.results) == table
+    assert len(paths.results.read_text().splitlines()) == len(table) + 2
+    assert "雨" in paths.results.read_text(encoding="utf-8")
+
+
+def test_summary_has_state_tokens_and_verdict(finished: Finished, tmp_path: Path) -> None:
+    plan, table = finished()
+    table = [reviewed(table[0], Mark("a/b", REJECTED)), reviewed(table[1], None)]
+    write_exports(plan, table, RunPaths(tmp_path / "run"), NOW)
+    with open(tmp_path / "run" / "summary.csv", newline="", encoding="utf-8") as f:
+        lines = list(csv.DictReader(f))
+    assert [(line["name"], line["state"], line["review"]) for line in lines] == [
+        ("a/b", "kept", "rejected"),
+        ("text", "kept", ""),
+    ]
+    assert [int(line["predicted"]) for line in lines] == [item.tokens.prompt for item in plan.items]
+
+
+def test_batch_file_has_the_best_prompt(finished: Finished, tmp_path: Path) -> None:
+    plan, table = finished()
+    write_exports(plan, table, RunPaths(tmp_path / "run"), NOW)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "batch.jsonl").read_text().splitlines()]
+    assert lines == [
+        {
+            "visual_input": str(tmp_path / "wide.mp4"),
+            "prompt": "A long\nboat, 雨",
+            "control_overrides": {"edge": {}},
+        },
+        {"visual_input": "", "prompt": "A car."},
+    ]
+
+
+def test_updated_specs_keep_unknown_fields(finished: Finished, tmp_path: Path) -> None:
+    plan, table = finished()
+    paths = RunPaths(tmp_path / "run")
+    write_exports(plan, table, paths, NOW)
+    first, second = (read_json(paths.specs / f"{item.slug}.json") for item in plan.items)
+    assert (first["mood"], first["video_path"]) == ("calm", str(tmp_path / "wide.mp4"))
+    assert (first["upsampled_prompt"], first["upsampled_at"]) == ("A long\nboat, 雨", "2026-01-02T03:04:05")
+    assert first["upsampling_params"]["item"] == plan.items[0].id
+    assert (second["upsampled_prompt"], second["upsampled_at"]) == (None, None)
+    assert second["metadata"] == {"shot": 3, "upsampling": {"state": "kept", "reason": "stopped", "note": ""}}
+
+
+def test_specs_are_optional(finished: Finished, tmp_path: Path) -> None:
+    plan, table = finished("output.specs=none")
+    write_exports(plan, table, RunPaths(tmp_path / "run"), NOW)
+    assert not (tmp_path / "run" / "specs").exists()
+
+
+def test_prompt_of_item_has_absolute_paths(finished: Finished, tmp_path: Path) -> None:
+    item = {"name": "a", "prompt": "A boat.", "input_video_path": "wide.mp4"}
+    plan, _ = finished(content=json.dumps([item]))
+    video = str(tmp_path / "wide.mp4")
+    assert as_prompt(plan.items[0]) == {
+        "name": "a", "prompt": "A boat.", "video_path": video, "input_video_path": video,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("list.json", json.dumps(ITEMS)),
+        ("lines.jsonl", "".join(json.dumps(item) + "\n" for item in ITEMS)),
+        ("object.json", json.dumps(ITEMS[0], indent=1)),
+        ("table.csv", "name,prompt,mood\na/b,A boat,calm\ntext,A car.,\n"),
+    ],
+    ids=["list", "lines", "object", "csv"],
+)
+def test_update_in_place_keeps_the_format(finished: Finished, tmp_path: Path, name: str, content: str) -> None:
+    plan, table = finished("output.specs=in_place", content=content, name=name)
+    write_exports(plan, table, RunPaths(tmp_path / "run"), NOW)
+    assert (tmp_path / f"{name}.bak").read_text() == content
+    again, _ = finished(content=(tmp_path / name).read_text(), name=name)
+    assert [item.prompt for item in again.items] == [item.prompt for item in plan.items]
+    extra = [json.loads(item.extra) for item in again.items]
+    assert extra[0]["upsampled_prompt"] == "A long\nboat, 雨"
+    assert extra[0]["mood"] == "calm"
+
+
+def test_update_in_place_keeps_every_backup(finished: Finished, tmp_path: Path) -> None:
+    for _ in range(3):
+        plan, table = finished("output.specs=in_place", content=json.dumps(ITEMS))
+        write_exports(plan, table, RunPaths(tmp_path / "run"), NOW)
+    assert sorted(p.name for p in tmp_path.glob("*.bak*")) == [f"prompts.json.bak{n}" for n in ("", "2", "3")]

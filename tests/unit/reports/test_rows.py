@@ -1,0 +1,125 @@
+"""Rows of results.json: how each item ended, and what is flagged about it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.media.hint import hint_name
+from src.planning.plan import Plan
+from src.planning.resolve import resolve
+from src.reports.rows import FLAGS, flags_of, hint_used, read_rows, report_rows, result_rows
+from src.run_folder import RunPaths
+from src.worker.protocol import KEPT, UPSAMPLED, Attempt, EngineUsed, Outcome, Seconds, SentFrame, TokenCounts
+from tests.conftest import Configure
+
+
+@pytest.fixture
+def plan(configure: Configure, clips: Path, tmp_path: Path) -> Plan:
+    """An item over a clip, one without a clip, and one without a clip or anything else that could be kept."""
+    items = [
+        {"name": "wide", "prompt": "A boat.", "video_path": str(clips / "wide.mp4")},
+        {"name": "text", "prompt": "A car."},
+        {"name": "bad", "video_path": str(clips / "text.mp4")},
+    ]
+    (tmp_path / "prompts.json").write_text(json.dumps(items))
+    config = configure()
+    config.prompts = str(tmp_path / "prompts.json")
+    return resolve(config)
+
+
+FRAMES = (SentFrame("ab", 5, "320x180"), SentFrame("cd", 6, "320x180"))
+
+
+def answered(plan: Plan, **changes: Any) -> Outcome:
+    """An answer for the first item of a plan, at its first attempt."""
+    plain = Outcome(
+        plan.items[0].id, UPSAMPLED, text="A long boat.", attempts=(Attempt(0, 300),), frames=FRAMES,
+        engine=EngineUsed("vllm", "1"), tokens=TokenCounts(509, 509, 120), seconds=Seconds(total=3.0), finish_reason="stop",
+    )  # fmt: skip
+    return replace(plain, **changes)
+
+
+def test_row_describes_plan_and_outcome(plan: Plan, tmp_path: Path) -> None:
+    row = next(result_rows(plan, {plan.items[0].id: answered(plan)}, RunPaths(tmp_path / "run"), ""))
+    assert (row["name"], row["state"], row["upsampled_prompt"]) == ("wide", "upsampled", "A long boat.")
+    assert (row["engine"], row["attempts"], row["seconds"], row["finish_reason"]) == ("vllm", 1, 3.0, "stop")
+    assert row["tokens"] == {
+        "predicted": 509, "measured": 509, "output": 120, "image": 504, "text": plan.items[0].tokens.text,
+        "output_reserved": 300, "linear_estimate": 1992,
+    }  # fmt: skip
+    assert [(frame["size"], frame["file"]) for frame in row["frames"]] == [("320x180", None)] * 2
+    assert row["flags"] == []
+
+
+def test_items_without_outcome_have_the_reason(plan: Plan, tmp_path: Path) -> None:
+    """Their original prompts are kept; without one they failed."""
+    found = list(result_rows(plan, {}, RunPaths(tmp_path / "run"), "stopped"))
+    assert [(row["name"], row["state"], row["reason"]) for row in found] == [
+        ("wide", "kept", "stopped"),
+        ("text", "kept", "stopped"),
+        ("bad", "failed", "stopped"),
+    ]
+    assert {row["engine"] for row in found} == {"offline"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "flags"),
+    [
+        ({}, []),
+        ({"attempts": (Attempt(0, 300, "echo of the prompt"), Attempt(1, 300))}, ["asked again"]),
+        ({"attempts": (Attempt(0, 300, "cut off at 300 tokens"), Attempt(1, 600))}, ["asked again", "cut off"]),
+        ({"finish_reason": "length"}, ["cut off"]),
+        ({"frames": (SentFrame("ab", 5, "160x90"),) * 2}, ["smaller hint"]),
+        ({"frames": ()}, ["text only"]),
+        ({"state": KEPT, "attempts": (), "frames": ()}, []),
+    ],
+)
+def test_flags_tell_what_may_need_attention(plan: Plan, changes: dict[str, Any], flags: list[str]) -> None:
+    found = list(flags_of(plan.items[0], answered(plan, **changes)))
+    assert found == flags
+    assert set(found) <= set(FLAGS)
+
+
+def test_shrunk_hint_is_flagged(plan: Plan) -> None:
+    item = replace(plan.items[0], shrunk_from="1280x720")
+    assert list(flags_of(item, answered(plan))) == ["smaller hint"]
+
+
+def test_hint_used_has_the_size_sent(plan: Plan) -> None:
+    item = plan.items[0]
+    used = hint_used(item, answered(plan, frames=(SentFrame("ab", 5, "160x90"),) * 2))
+    assert used and item.hint
+    assert used == (item.video, replace(item.hint, width_px=160, height_px=90))
+    assert hint_used(item, answered(plan, frames=())) is None
+
+
+def test_frames_point_into_the_run_folder(plan: Plan, tmp_path: Path) -> None:
+    paths, outcome = RunPaths(tmp_path / "run"), answered(plan)
+    used = hint_used(plan.items[0], outcome)
+    assert used
+    name = hint_name(*used)
+    (paths.hints / name).mkdir(parents=True)
+    (paths.hints / name / "hint.mp4").touch()
+    row = next(result_rows(plan, {outcome.id: outcome}, paths, ""))
+    assert [frame["file"] for frame in row["frames"]] == [f"hints/{name}/frame_{n}.png" for n in (1, 2)]
+    assert row["preprocessed_video"] == f"hints/{name}/hint.mp4"
+
+
+def test_report_rows_add_clip_and_hint(plan: Plan, tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path / "run")
+    outcome = answered(plan, frames=(SentFrame("ab", 5, "160x90"),) * 2)
+    wide, text, _ = report_rows(plan, list(result_rows(plan, {outcome.id: outcome}, paths, "")), paths)
+    assert wide["source"] and wide["hint"]
+    assert (wide["source"]["width_px"], wide["hint"]["width_px"], wide["hint"]["height_px"]) == (320, 160, 90)
+    assert (text["source"], text["hint"], text["frame_files"]) == (None, None, [])
+
+
+def test_rows_are_read_back_equal(plan: Plan, tmp_path: Path) -> None:
+    rows = list(result_rows(plan, {}, RunPaths(tmp_path / "run"), "stopped"))
+    (tmp_path / "results.json").write_text(json.dumps(rows))
+    assert read_rows(tmp_path / "results.json") == rows

@@ -1,0 +1,71 @@
+"""Messages on standard error: without control characters, with an exit code and what to do next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from src import console
+from src.errors import AuthError, Detached, ExitCode, HostError, InputError, UpsamplerError
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The folder of a run that was started."""
+    (tmp_path / "plan.json").touch()
+    return tmp_path
+
+
+def test_messages_have_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    console.message("a\x1b[2Jb\nc")
+    assert capsys.readouterr() == ("", "a\\u001b[2Jb\nc\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InputError("no prompts"), ExitCode.INPUT),
+        (AuthError("login failed"), ExitCode.AUTH),
+        (UpsamplerError("broken"), ExitCode.BUG),
+    ],
+)
+def test_error_has_message_hint_and_code(
+    run: Path, capsys: pytest.CaptureFixture[str], error: UpsamplerError, code: ExitCode
+) -> None:
+    error.hint = "do this"
+    assert console.report_error(error, run) is code
+    assert capsys.readouterr().err.startswith(f"error: {error.message}\n  → do this\n")
+
+
+def test_host_error_names_the_resume_command(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert console.report_error(HostError("no space"), run) is ExitCode.HOST
+    assert f"python -m src.run resume={run}" in capsys.readouterr().err
+
+
+def test_host_error_before_the_start_does_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    console.report_error(HostError("no space"), tmp_path)
+    assert "resume=" not in capsys.readouterr().err
+
+
+def test_detaching_is_no_error(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert console.report_error(Detached("detached"), run) is ExitCode.INTERRUPTED
+    assert capsys.readouterr().err == "detached\n"
+
+
+def test_system_error_names_its_file(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert console.report_error(PermissionError(13, "Permission denied", "/root/x"), run) is ExitCode.HOST
+    err = capsys.readouterr().err
+    assert err.startswith("error: /root/x: Permission denied") and f"resume={run}" in err
+
+
+def test_unexpected_error_is_a_bug(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert console.report_error(KeyError("x"), run) is ExitCode.BUG
+    err = capsys.readouterr().err
+    assert "unexpected KeyError" in err and str(run / "log.jsonl") in err
+
+
+def test_paths_below_the_folder_are_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert console.relative(tmp_path / "outputs" / "x") == Path("outputs/x")
+    assert console.relative(Path("/elsewhere")) == Path("/elsewhere")

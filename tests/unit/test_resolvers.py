@@ -1,0 +1,54 @@
+"""Run folders: a new one named by the clock, or the one to resume; and where Hydra keeps its record."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from src.config import TaskName
+from src.resolvers import hydra_subdir, run_folder
+
+UPSAMPLE = TaskName.upsample
+
+
+def test_existing_run_folder_is_never_used(tmp_path: Path) -> None:
+    found = [Path(run_folder(None, None, UPSAMPLE, f"{tmp_path}/run")) for _ in range(3)]
+    assert [folder.name for folder in found] == ["run", "run-2", "run-3"]
+    assert all(folder.is_dir() for folder in found)
+
+
+def test_simultaneous_runs_have_folders_of_their_own(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda _: run_folder(None, None, UPSAMPLE, f"{tmp_path}/day/run"), range(64)))
+    assert len(set(found)) == 64
+
+
+def test_run_folder_is_named_by_the_clock(tmp_path: Path) -> None:
+    folder = run_folder(None, None, UPSAMPLE, f"{tmp_path}/%Y-%m-%d/%H-%M-%S")
+    assert re.fullmatch(r".*/\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d", folder)
+
+
+def test_resumed_run_keeps_its_folder(tmp_path: Path) -> None:
+    assert run_folder(str(tmp_path), None, UPSAMPLE, "pattern") == str(tmp_path)
+    assert run_folder(None, str(tmp_path), TaskName.attach, "pattern") == str(tmp_path)
+    assert run_folder(None, str(tmp_path), TaskName.review, "pattern") == str(tmp_path)
+
+
+def test_resumed_run_keeps_its_first_record() -> None:
+    assert hydra_subdir(None, None, UPSAMPLE) == ".hydra"
+    assert (hydra_subdir("outputs/x", None, UPSAMPLE) or "").startswith(".hydra/resumed-")
+    assert (hydra_subdir(None, "outputs/x", TaskName.attach) or "").startswith(".hydra/resumed-")
+
+
+def test_rerun_of_a_review_is_separate(tmp_path: Path) -> None:
+    assert run_folder(None, str(tmp_path), TaskName.review, f"{tmp_path}/new", True) == f"{tmp_path}/new"
+    assert hydra_subdir(None, str(tmp_path), TaskName.review, True) == ".hydra"
+
+
+@pytest.mark.parametrize("task", ["status", "cancel", "clean", "trust", "doctor"])
+def test_task_without_run_leaves_no_folder(tmp_path: Path, task: str) -> None:
+    assert run_folder(None, str(tmp_path), TaskName[task], "pattern") == "outputs/.tasks"
+    assert hydra_subdir(None, str(tmp_path), TaskName[task]) is None

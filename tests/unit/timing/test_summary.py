@@ -1,0 +1,68 @@
+"""Timeline, rate, GPU time and cost of a run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from src.planning.plan import Plan
+from src.timing.phases import (
+    ANSWERS,
+    FETCHING,
+    FIRST,
+    HINTS,
+    LOADING,
+    SENDING,
+    STARTING,
+    Measured,
+    Phase,
+    WorkerLifetime,
+)
+from src.timing.summary import gpu_facts, rate_text, run_facts, timeline, token_text
+from tests.unit.timing.conftest import Clock, remote_run
+
+
+def test_timeline_has_every_phase_in_place(clock: Clock) -> None:
+    bars = timeline(replace(remote_run(clock), estimated_s={"loading": 25.0}))
+    assert [bar.label for bar in bars] == [STARTING, HINTS, SENDING, LOADING, FIRST, ANSWERS, FETCHING]
+    loading, sending = bars[3], bars[2]
+    assert (loading.left, loading.width) == pytest.approx((100 * 6 / 33, 100 * 20 / 33), abs=0.001)
+    assert loading.detail == "20 s · estimated 25 s"
+    assert sending.detail == "2.00 s · 10.0 MiB, 5.0 MiB/s"
+    assert all(bar.left + bar.width <= 100.001 for bar in bars)
+
+
+def test_rate_counts_from_a_ready_worker(clock: Clock) -> None:
+    assert rate_text([remote_run(clock)]) == "0.60 answers/s"
+    assert rate_text([]) == ""
+
+
+def test_gpu_facts_need_known_gpus_and_price(plan: Plan) -> None:
+    engine = replace(plan.settings.engine, name="vllm")
+    host = replace(plan.settings.host, price_per_gpu_hour=2.5)
+    workers = [WorkerLifetime(1800.0, 60.0)]
+
+    def facts(**changes: Any) -> dict[str, str]:
+        settings = replace(plan.settings, **{"engine": engine, "host": host, **changes})
+        return dict(gpu_facts(replace(plan, settings=settings), workers))
+
+    assert facts() == {"GPU time": "3,600 GPU seconds (2 per worker)", "Cost": "2.50 at 2.5 per GPU hour"}
+    assert facts(host=replace(host, workers=2))["GPU time"] == "1,800 GPU seconds (1 per worker)"
+    assert "Cost" not in facts(host=replace(host, price_per_gpu_hour=0.0))
+    assert facts(host=replace(host, gpus="all")) == {}
+    assert facts(engine=plan.settings.engine) == {}
+
+
+def test_tokens_are_compared_over_counted_items() -> None:
+    rows = [{"tokens": {"predicted": p, "measured": m}} for p, m in ((500, 500), (700, 701), (900, None))]
+    assert token_text(rows) == "planned 1,200, measured 1,201; equal in 1 of 2 items"
+    assert token_text(rows[2:]) == ""
+
+
+def test_two_starts_add_up_without_an_estimate(plan: Plan) -> None:
+    start = Measured("", "", 20.0, {HINTS: Phase(0, 1, 1)}, {"total": 10.0})
+    assert dict(run_facts(plan, [], [start], []))["Time"] == "estimated 10 s, took 20 s (+100 %)"
+    both = dict(run_facts(plan, [], [start, start], []))
+    assert both["Took"] == "40 s, in 2 starts" and "Time" not in both
