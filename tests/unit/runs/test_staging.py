@@ -104,7 +104,7 @@ def test_old_job_is_recognized_by_staged_items(plan: Plan, paths: RunPaths, know
     assert job_folder(plan.items, plan.settings, paths.jobs) == older
 
 
-def test_old_job_with_foreign_items_is_not_used(plan: Plan, paths: RunPaths) -> None:
+def test_old_job_for_other_items_is_skipped(plan: Plan, paths: RunPaths) -> None:
     older = start_job(plan, paths.jobs, "0123456789abcdef")
     rewrite(older, items_hash=None)
     write_lines(older.batches / "00000.jsonl", as_staged(plan.items))

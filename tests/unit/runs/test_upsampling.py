@@ -181,7 +181,7 @@ def test_answers_of_an_older_plan_are_taken(paths: RunPaths, clips: Path, make_p
 
 
 @pytest.mark.usefixtures("workers")
-def test_kill_before_cleaning_up_is_made_up_for(paths: RunPaths, clips: Path, make_plan: MakePlan) -> None:
+def test_interrupted_cleanup_is_finished_later(paths: RunPaths, clips: Path, make_plan: MakePlan) -> None:
     plan = make_plan(takes(clips, 1))
     execute(plan, paths, Quiet())
     job_of(paths).finished.unlink()
