@@ -137,7 +137,7 @@ def test_observed_limit_applies_to_later_plans(cache: Path, tmp_path: Path, fake
     assert plan.code == 0, plan.err
     assert "was seen to refuse" in plan.out
     planned = json.loads((tmp_path / "plan" / "plan.json").read_text())
-    believed = planned["settings"]["believed_len"]
+    believed = planned["settings"]["effective_len"]
     assert 3000 < believed < 4096
     assert all(item["tokens"]["prompt"] + 300 <= believed for item in planned["items"])
 

@@ -42,7 +42,7 @@ def test_version_1_keeps_everything_else(tmp_path: Path) -> None:
     shutil.copy(VERSION_1, tmp_path / "pipeline.json")
     before = json.loads(VERSION_1.read_text())["inference"]
     after = settings_json(read_pipeline(RunPaths(tmp_path))[1])
-    renamed = {"host": before.pop("place"), "image": before.pop("container")}
+    renamed = {"host": before.pop("place"), "image": before.pop("container") | {"repository": ""}}
     assert after == before | renamed
 
 
