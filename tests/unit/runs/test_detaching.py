@@ -130,7 +130,7 @@ def test_all_remote_jobs_are_detached_together(folder: JobPaths, second_ctrl_c: 
     assert all(handle.calls[-2:] == ["fail_fast", "close"] for _, handle in jobs)
 
 
-def test_lost_link_while_cancelling_is_an_error(folder: JobPaths, second_ctrl_c: list[bool]) -> None:
+def test_lost_link_while_canceling_is_an_error(folder: JobPaths, second_ctrl_c: list[bool]) -> None:
     second_ctrl_c[0] = True
     driver, handle = running(folder)
 

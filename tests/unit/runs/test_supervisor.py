@@ -177,7 +177,7 @@ def test_time_limit_is_final(folder: JobPaths) -> None:
     assert "resume" in error.value.hint
 
 
-def test_cancelled_job_is_not_restarted(folder: JobPaths) -> None:
+def test_canceled_job_is_not_restarted(folder: JobPaths) -> None:
     handle = FakeHandle(folder, [Step(ABSENT), Step(), Step(ended(143))])
     handle.cancelled = True
     with pytest.raises(HostError, match="the job was cancelled from elsewhere"):

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,11 +23,11 @@ from src.runs.saved_run import save_plan
 from src.runs.upsampling import execute
 from src.timing.progress import Quiet
 from tests.harness.fake_engine import wait_until
+from tests.harness.openai_server import FakeOpenAI
 from tests.harness.records import ids_in, journal_lines
 from tests.unit.runs.conftest import MakePlan, job_of, takes
 
 ROOT = Path(__file__).resolve().parents[3]
-SLOW = ("engine.item_delay_s=0.06", "engine.in_flight=1")
 CONTROLLER = """
 import sys
 from pathlib import Path
@@ -61,6 +63,29 @@ def worker_of(paths: RunPaths) -> int | None:
     return None
 
 
+@pytest.fixture
+def server() -> Iterator[FakeOpenAI]:
+    """A server that answers so many requests as a test allows."""
+    made = FakeOpenAI(pause_s=0.0)
+    yield made
+    made.close()
+
+
+Plans = Callable[[int], Plan]
+
+
+@pytest.fixture
+def plan_of(make_plan: MakePlan, clips: Path, server: FakeOpenAI) -> Plans:
+    """A function from a number of items to a plan that asks the server, one request at a time."""
+
+    def planned(count: int) -> Plan:
+        plan = make_plan(takes(clips, count), "engine=endpoint", f"engine.base_url={server.url}", "engine.in_flight=1")
+        server.expected = {item.text: item.tokens.prompt for item in plan.items}
+        return plan
+
+    return planned
+
+
 class InterruptedAt(Quiet):
     """A progress display during which Ctrl-C comes, after so many answers."""
 
@@ -72,14 +97,16 @@ class InterruptedAt(Quiet):
             raise KeyboardInterrupt
 
 
-def test_next_controller_finds_the_worker_running(paths: RunPaths, clips: Path, make_plan: MakePlan) -> None:
-    plan = make_plan(takes(clips, 10), *SLOW)
+def test_next_controller_finds_the_worker_running(paths: RunPaths, plan_of: Plans, server: FakeOpenAI) -> None:
+    plan = plan_of(6)
     save_plan(plan, paths)
+    server.allow(2)
     controller = subprocess.Popen([sys.executable, "-c", CONTROLLER, paths.root], cwd=ROOT)
-    wait_until(lambda: len(answered(paths)) >= 2, 60)
+    wait_until(lambda: len(answered(paths)) == 2, 60)
     controller.kill()
     controller.wait()
     assert worker_of(paths)  # it survives the controller
+    server.allow()
     with locked(paths):  # and does not hold the run folder
         outcomes = execute(plan, paths, Quiet())
     assert loads(job_of(paths)) == 1
@@ -87,14 +114,16 @@ def test_next_controller_finds_the_worker_running(paths: RunPaths, clips: Path, 
     assert {outcome.state for outcome in outcomes.values()} == {"upsampled"}
 
 
-def test_killed_worker_is_restarted(paths: RunPaths, clips: Path, make_plan: MakePlan) -> None:
-    plan = make_plan(takes(clips, 8), *SLOW)
+def test_killed_worker_is_restarted(paths: RunPaths, plan_of: Plans, server: FakeOpenAI) -> None:
+    plan = plan_of(6)
+    server.allow(2)
 
     def kill_after_two_answers() -> None:
-        wait_until(lambda: len(answered(paths)) >= 2, 60)
+        wait_until(lambda: len(answered(paths)) == 2, 60)
         worker = worker_of(paths)
         assert worker
         os.kill(worker, signal.SIGKILL)
+        server.allow()
 
     killer = threading.Thread(target=kill_after_two_answers)
     killer.start()
@@ -105,13 +134,23 @@ def test_killed_worker_is_restarted(paths: RunPaths, clips: Path, make_plan: Mak
     assert {outcome.state for outcome in outcomes.values()} == {"upsampled"}
 
 
-def test_interrupt_keeps_what_was_in_flight(paths: RunPaths, clips: Path, make_plan: MakePlan) -> None:
-    plan = make_plan(takes(clips, 8), *SLOW)
+def test_interrupt_keeps_what_was_in_flight(paths: RunPaths, plan_of: Plans, server: FakeOpenAI) -> None:
+    plan = plan_of(8)
+    server.allow(3)
+
+    def answer_what_is_in_flight() -> None:
+        wait_until(lambda: any(paths.jobs.glob("*/cancelled")), 60)
+        time.sleep(0.1)  # until the worker has its signal
+        server.allow()
+
+    releaser = threading.Thread(target=answer_what_is_in_flight)
+    releaser.start()
     with pytest.raises(KeyboardInterrupt):
         execute(plan, paths, InterruptedAt(3))
+    releaser.join()
     assert worker_of(paths) is None
     first = ids_in(paths.journal)
-    assert 3 <= len(first) < 8
+    assert 4 <= len(first) < 8
     assert sorted(first) == sorted(answered(paths))
     end = json.loads(job_of(paths).exit.read_text())
     assert end["state"] == "cancelled"
