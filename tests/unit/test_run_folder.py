@@ -14,7 +14,7 @@ def test_paths_are_distinct_and_not_created(tmp_path: Path) -> None:
     paths = RunPaths(tmp_path / "run")
     found = [getattr(paths, name) for name in dir(RunPaths) if isinstance(getattr(RunPaths, name), property)]
     assert len(set(found)) == len(found) >= 11
-    assert all(path.parent == paths.root for path in found)
+    assert all(path.is_relative_to(paths.root) for path in found)
     assert not paths.root.exists()
 
 
