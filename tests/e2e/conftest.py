@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tests.harness.docked import Docked
 from tests.harness.dockerd import Dockerd
 from tests.harness.dockerd import Unavailable as NoDocker
 from tests.harness.dockerd import missing as missing_docker
+from tests.harness.processes import wait_for_build
 from tests.harness.program import quoted
 from tests.harness.remote import Remote
 from tests.harness.slurm import Slurm
@@ -40,6 +42,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def common(cache_dir: Path) -> tuple[str, ...]:
     """Overrides of most calls: a cache that the session shares."""
     return (f"cache_dir={quoted(cache_dir)}",)
+
+
+@pytest.fixture(scope="session")
+def vllm_python() -> str:
+    """The interpreter with vLLM."""
+    if not (python := os.environ.get("VLLM_PYTHON", "")):
+        pytest.skip("VLLM_PYTHON names no interpreter with vLLM (launchers/vllm_env.sh builds one)")
+    wait_for_build("VLLM_BUILD_PID")
+    return python
 
 
 @pytest.fixture(scope="session")

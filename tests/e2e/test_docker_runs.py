@@ -17,8 +17,6 @@ from tests.harness.docked import Docked
 from tests.harness.program import quoted, results_of, wait_for
 from tests.harness.remote import RemoteRun, take
 
-PYTHON = os.environ.get("VLLM_PYTHON", "")
-
 
 def test_container_may_write_only_job_and_cache(docked: Docked) -> None:
     run = RemoteRun(docked, 6, 'image.user="0:54321"')
@@ -153,11 +151,10 @@ def test_clean_removes_only_own_ended_containers(docked: Docked) -> None:
 
 
 @pytest.mark.vllm
-@pytest.mark.skipif(not PYTHON, reason="VLLM_PYTHON names no interpreter with vLLM (launchers/vllm_env.sh makes one)")
-def test_vllm_runs_without_network_behind_ssh(far: Docked) -> None:
-    mounts = {Path(PYTHON).parent.parent, Path(os.path.realpath(PYTHON)).parent.parent}
+def test_vllm_runs_without_network_behind_ssh(far: Docked, vllm_python: str) -> None:
+    mounts = {Path(vllm_python).parent.parent, Path(os.path.realpath(vllm_python)).parent.parent}
     run = RemoteRun(
-        far, 14, "engine=vllm", "model=tiny_random", "image.shm_size=2g", f"image.python={quoted(PYTHON)}",
+        far, 14, "engine=vllm", "model=tiny_random", "image.shm_size=2g", f"image.python={quoted(vllm_python)}",
         f"image.mounts=[{','.join(quoted(folder) for folder in mounts)}]", "budget.max_output_tokens=32",
         "model.tokenizer=tekken_240911.json",
     )  # fmt: skip

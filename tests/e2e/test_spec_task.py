@@ -6,8 +6,6 @@ import glob
 import io
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,9 +19,8 @@ from src.run_folder import RunPaths
 from src.tasks import Invocation, upsample
 from src.tasks import spec as task
 from tests.conftest import Configure
-from tests.harness.program import Ended, quoted
+from tests.harness.program import Ended, program, quoted
 
-ROOT = Path(__file__).resolve().parents[2]
 AWKWARD = "läuft 雨 (1), x=y's $1"
 Call = Callable[..., Ended]
 
@@ -82,7 +79,7 @@ def results(tmp_path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def test_folder_of_clips_becomes_a_spec_a_clip_and_a_table(call: Call, tmp_path: Path, folder: Path) -> None:
+def test_clips_become_specs_and_a_table(call: Call, tmp_path: Path, folder: Path) -> None:
     out = tmp_path / "inputs" / AWKWARD
     end = call(folder, out=out)
     assert end.code == 0, end.err
@@ -94,7 +91,7 @@ def test_folder_of_clips_becomes_a_spec_a_clip_and_a_table(call: Call, tmp_path:
     assert "320x180" in end.out and "96x96" in end.out and "A boat, at dusk. 雨" in end.out
 
 
-def test_glob_and_prompt_of_the_command_line_become_one_list(call: Call, tmp_path: Path, folder: Path) -> None:
+def test_glob_and_prompt_become_one_list(call: Call, tmp_path: Path, folder: Path) -> None:
     out = tmp_path / "list.json"
     end = call(f"{glob.escape(str(folder))}/*.mp4", prompt="A car, red", out=out)
     assert end.code == 0, end.err
@@ -102,7 +99,7 @@ def test_glob_and_prompt_of_the_command_line_become_one_list(call: Call, tmp_pat
     assert [(item["name"], item["prompt"]) for item in items] == [("square", "A car, red"), ("wide", "A car, red")]
 
 
-def test_what_is_there_is_left_alone_unless_asked(call: Call, tmp_path: Path, folder: Path) -> None:
+def test_existing_specs_are_kept_unless_asked(call: Call, tmp_path: Path, folder: Path) -> None:
     assert call(folder, out=tmp_path / "out").code == 0
     (tmp_path / "out" / "wide.json").write_text("mine")
     (tmp_path / "out" / "square.json").unlink()
@@ -115,7 +112,7 @@ def test_what_is_there_is_left_alone_unless_asked(call: Call, tmp_path: Path, fo
     assert spec(tmp_path / "out" / "wide.json")["name"] == "wide"
 
 
-def test_one_spec_is_made_of_the_command_line(call: Call, tmp_path: Path, clips: Path) -> None:
+def test_options_become_one_spec(call: Call, tmp_path: Path, clips: Path) -> None:
     end = call(video=clips / "wide.mp4", name="über/Boot", prompt="A boat: red", out=tmp_path / "out")
     assert end.code == 0, end.err
     (file,) = (tmp_path / "out").iterdir()
@@ -123,7 +120,7 @@ def test_one_spec_is_made_of_the_command_line(call: Call, tmp_path: Path, clips:
     assert (file.parent / spec(file)["video_path"]).samefile(clips / "wide.mp4")
 
 
-def test_list_is_shown_and_nothing_is_written(call: Call, tmp_path: Path, folder: Path) -> None:
+def test_list_is_shown_and_not_written(call: Call, tmp_path: Path, folder: Path) -> None:
     (folder / "list.csv").write_text("name,prompt,video_path\na,A boat,wide.mp4\nb,No clip,\n")
     before = sorted(folder.iterdir())
     end = call(folder / "list.csv")
@@ -133,7 +130,7 @@ def test_list_is_shown_and_nothing_is_written(call: Call, tmp_path: Path, folder
     assert not (tmp_path / "run" / "prompts").exists()
 
 
-def test_all_that_is_wrong_with_a_list_is_said_and_ends_with_2(call: Call, folder: Path, clips: Path) -> None:
+def test_all_problems_of_list_are_listed(call: Call, folder: Path, clips: Path) -> None:
     shutil.copy(clips / "text.mp4", folder)
     items: list[Any] = [{"prompt": n} for n in range(60)]
     items += [
@@ -147,14 +144,12 @@ def test_all_that_is_wrong_with_a_list_is_said_and_ends_with_2(call: Call, folde
     assert end.code == 2
     assert end.out.count("is a number, not text") == 60
     assert "lost: " in end.out and "gone.mp4: there is no such file" in end.out
-    assert "text.mp4: is no video that can be opened" in end.out
+    assert "text.mp4: " in end.out
     assert "63 problems; nothing was written" in end.out
     assert "Traceback" not in end.err
 
 
-def test_clip_that_cannot_be_used_stops_all_before_anything_is_written(
-    call: Call, tmp_path: Path, folder: Path, clips: Path
-) -> None:
+def test_unusable_clip_stops_before_writing(call: Call, tmp_path: Path, folder: Path, clips: Path) -> None:
     shutil.copy(clips / "text.mp4", folder)
     end = call(folder, out=tmp_path / "out", then=True)
     assert end.code == 2
@@ -163,45 +158,36 @@ def test_clip_that_cannot_be_used_stops_all_before_anything_is_written(
     assert not (tmp_path / "run" / "plan.json").exists()
 
 
-@pytest.mark.e2e
-def test_then_upsamples_what_was_made_and_nothing_else_in_the_same_run(
-    tmp_path: Path, folder: Path, cache_dir: Path, small: str
-) -> None:
+def test_then_upsamples_only_the_new_specs(tmp_path: Path, folder: Path, cache_dir: Path, small: str) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "other.json").write_text('{"prompt": "not of this run"}')
-    wanted = [
-        "task=spec",
-        f"prompts={quoted(folder)}",
-        f"spec.out={out}",
-        "then=true",
-        "output.exports=[openai,cosmos3]",
-    ]
-    common = [f"hydra.run.dir={tmp_path / 'run'}", f"cache_dir={quoted(cache_dir)}", f"model.tokenizer={quoted(small)}"]
-    argv = [sys.executable, "-m", "src.run", *wanted, *common]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+    done = program(
+        "task=spec", f"prompts={quoted(folder)}", f"spec.out={out}", "then=true", "output.exports=[openai,cosmos3]",
+        f"hydra.run.dir={tmp_path / 'run'}", f"cache_dir={quoted(cache_dir)}", f"model.tokenizer={quoted(small)}",
+    )  # fmt: skip
+    assert done.code == 0, done.err
     assert [row["name"] for row in results(tmp_path)] == ["square", "wide"]
     assert {row["state"] for row in results(tmp_path)} == {"upsampled"}
-    assert "2 upsampled, 0 kept original, 0 failed" in done.stdout
+    assert "2 upsampled, 0 kept original, 0 failed" in done.out
     assert len((tmp_path / "run" / "openai_batch.jsonl").read_text().splitlines()) == 2
     assert len((tmp_path / "run" / "cosmos3.jsonl").read_text().splitlines()) == 2
 
 
-def test_without_a_place_of_its_own_what_is_made_lies_in_the_run(call: Call, tmp_path: Path, folder: Path) -> None:
+def test_specs_lie_in_run_by_default(call: Call, tmp_path: Path, folder: Path) -> None:
     end = call(video=folder / "wide.mp4", then=True)
     assert end.code == 0, end.err
     assert spec(tmp_path / "run" / "prompts" / "wide.json")["prompt"] == "A boat,\nat dusk. 雨"
     assert [row["original_prompt"] for row in results(tmp_path)] == ["A boat,\nat dusk. 雨"]
 
 
-def test_then_updates_in_place_the_specs_that_were_made(call: Call, tmp_path: Path, folder: Path) -> None:
+def test_then_updates_new_specs_in_place(call: Call, tmp_path: Path, folder: Path) -> None:
     end = call(folder, out=tmp_path / "out", then=True, in_place=True)
     assert end.code == 0, end.err
     assert spec(tmp_path / "out" / "wide.json")["upsampled_prompt"].startswith("A boat")
 
 
-def test_exports_can_be_asked_of_a_finished_run(call: Call, tmp_path: Path, folder: Path) -> None:
+def test_finished_run_can_be_exported(call: Call, tmp_path: Path, folder: Path) -> None:
     assert call(video=folder / "wide.mp4", then=True).code == 0
     before = results(tmp_path)
     assert call(resume=True, exports=(Export.parquet,)).code == 0
@@ -219,14 +205,14 @@ def test_exports_can_be_asked_of_a_finished_run(call: Call, tmp_path: Path, fold
         ({"video": "examples/clips/robot_arm.mp4", "out": "README.md"}, "spec.out=README.md: is a file"),
     ],
 )
-def test_what_makes_no_sense_ends_with_2_and_says_why(call: Call, fields: dict[str, Any], said: str) -> None:
+def test_contradictory_options_are_2_with_reason(call: Call, fields: dict[str, Any], said: str) -> None:
     end = call(**fields)
     assert end.code == 2
     assert said in end.out + end.err
 
 
 @pytest.mark.parametrize("pattern", ["", "/*"])
-def test_clips_and_prompt_files_together_are_refused(call: Call, folder: Path, pattern: str) -> None:
+def test_clips_with_prompt_files_are_refused(call: Call, folder: Path, pattern: str) -> None:
     (folder / "wide.txt").unlink()
     (folder / "list.json").write_text('[{"prompt": "p"}]')
     end = call(f"{glob.escape(str(folder)) if pattern else folder}{pattern}")
@@ -234,13 +220,9 @@ def test_clips_and_prompt_files_together_are_refused(call: Call, folder: Path, p
     assert "holds clips (square.mp4, …) and prompt files (list.json, …)" in end.err
 
 
-@pytest.mark.e2e
-def test_program_says_all_problems_and_ends_with_2(tmp_path: Path, folder: Path) -> None:
+def test_program_lists_all_problems(tmp_path: Path, folder: Path) -> None:
     (folder / "list.json").write_text('[{"prompt": 5}, {"prompt": "a", "video_path": "wide.mp4"}, 7]')
-    argv = [sys.executable, "-m", "src.run", "task=spec", f"prompts={quoted(folder / 'list.json')}"]
-    done = subprocess.run(
-        [*argv, f"hydra.run.dir={tmp_path / 'run'}"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 2
-    assert "2 problems; nothing was written" in done.stdout
-    assert "Traceback" not in done.stderr
+    done = program("task=spec", f"prompts={quoted(folder / 'list.json')}", f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.code == 2
+    assert "2 problems; nothing was written" in done.out
+    assert "Traceback" not in done.err

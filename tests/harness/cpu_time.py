@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from .program import cpu_s
 
 SHOWN = 15
-_per_test: Counter[str] = Counter()  # filled where the summary is printed
+_per_test: defaultdict[str, float] = defaultdict(float)  # filled where the summary is printed
 _last = [0.0]
 
 
@@ -33,15 +33,15 @@ def pytest_runtest_makereport() -> Iterator[None]:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    _per_test[report.nodeid] += next((value for name, value in report.user_properties if name == "cpu_s"), 0.0)  # type: ignore[assignment]
+    _per_test[report.nodeid] += sum(float(str(value)) for name, value in report.user_properties if name == "cpu_s")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    per_module: Counter[str] = Counter()
+    per_module: defaultdict[str, float] = defaultdict(float)
     for test, seconds in _per_test.items():
-        per_module[test.partition("::")[0]] += seconds  # type: ignore[assignment]
+        per_module[test.partition("::")[0]] += seconds
     for title, counts in (("tests", _per_test), ("modules", per_module)):
         terminalreporter.section(f"CPU seconds of {title}")
-        for name, seconds in counts.most_common(SHOWN if title == "tests" else None):
+        for name, seconds in sorted(counts.items(), key=lambda pair: -pair[1])[: SHOWN if title == "tests" else None]:
             terminalreporter.write_line(f"{seconds:7.1f}  {name}")
     terminalreporter.write_line(f"{sum(per_module.values()):7.1f}  in all")

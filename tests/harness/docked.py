@@ -9,8 +9,8 @@ from src.planning.plan_file import read_plan
 from src.runs.staging import job_id
 
 from .dockerd import Dockerd
-from .program import quoted, wait_for
-from .remote import Program, Remote, RemoteRun
+from .program import Program, quoted, wait_for
+from .remote import Remote, RemoteRun
 from .sshd import Sshd
 
 

@@ -8,9 +8,12 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from .processes import wait_for_build
 
 IMAGE = "upsampler-test"
 # What the interpreters of others link to when they are mounted, and a compiler, which torch wants.
@@ -169,6 +172,7 @@ class Dockerd:
 
     def _import_image(self) -> None:
         kept = os.environ.get("UPSAMPLER_TEST_CACHE", "")
+        wait_for_build("IMAGE_BUILD_PID")
         tar = Path(kept or self.folder) / f"{IMAGE}.tar"
         try:
             if not tar.exists():
@@ -205,3 +209,7 @@ def _make_image(tar: Path, system: Path) -> None:
     finally:
         aside.unlink(missing_ok=True)
         shutil.rmtree(system, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    _make_image(Path(sys.argv[1]) / f"{IMAGE}.tar", Path(sys.argv[1]) / "system")

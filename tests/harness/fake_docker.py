@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from src.hosts.host import Done
+from src.hosts.host import CommandResult
 
 AWAY = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?"
 
@@ -34,10 +34,10 @@ class FakeDocker:
         self.pullable: set[str] = set()
         self.on_start: Callable[[Container], object] = lambda container: None
 
-    def command(self, words: tuple[str, ...]) -> Done:
+    def command(self, words: tuple[str, ...]) -> CommandResult:
         """What `docker WORDS` does."""
         if not self.is_up:
-            return Done(1, b"", AWAY.encode())
+            return CommandResult(1, b"", AWAY.encode())
         name = words[-1]
         match words[0]:
             case "image":
@@ -71,16 +71,18 @@ class FakeDocker:
                 return _done(name)
         raise AssertionError(f"unknown docker command: {words}")
 
-    def _run(self, name: str, words: tuple[str, ...]) -> Done:
+    def _run(self, name: str, words: tuple[str, ...]) -> CommandResult:
         if name in self.containers:
-            return Done(125, b"", f'docker: Conflict. The container name "/{name}" is already in use by "1f".'.encode())
+            return CommandResult(
+                125, b"", f'docker: Conflict. The container name "/{name}" is already in use by "1f".'.encode()
+            )
         container = self.containers[name] = Container("created", argv=words)
         return self._start(container)
 
-    def _start(self, container: Container) -> Done:
+    def _start(self, container: Container) -> CommandResult:
         if self.run_error:
             container.exit_code = 127
-            return Done(125, b"", f"docker: Error response from daemon: {self.run_error}.".encode())
+            return CommandResult(125, b"", f"docker: Error response from daemon: {self.run_error}.".encode())
         container.status = "running"
         self.on_start(container)
         return _done("1f")
@@ -99,9 +101,9 @@ class FakeDocker:
         container.status, container.exit_code, container.oom_killed = "exited", exit_code, oom_killed
 
 
-def _done(out: str) -> Done:
-    return Done(0, f"{out}\n".encode(), b"")
+def _done(out: str) -> CommandResult:
+    return CommandResult(0, f"{out}\n".encode(), b"")
 
 
-def _error(message: str) -> Done:
-    return Done(1, b"", f"Error response from daemon: {message}\n".encode())
+def _error(message: str) -> CommandResult:
+    return CommandResult(1, b"", f"Error response from daemon: {message}\n".encode())

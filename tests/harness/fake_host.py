@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from src.errors import HostError, LinkLost
-from src.hosts.host import Done, LocalHost
+from src.hosts.host import CommandResult, LocalHost
 from src.hosts.launch import Launch
-from src.planning.settings import ContainerSettings, HostSettings
+from src.planning.settings import HostSettings, ImageSettings
 from tests.harness.fake_docker import FakeDocker
 
 HOST = HostSettings(
     name="box", kind="ssh", address="box", user="", port=0, key_file="", password_env="", known_hosts="", root="~/jobs",
     docker=("docker",), gpus="none", patience_s=30.0, keep_job=False,
 )  # fmt: skip
-NO_IMAGE = ContainerSettings(
+NO_IMAGE = ImageSettings(
     name="none", reference="", python="python3", pull=False, network="", shm_size="1g", user="", mounts=(), env=(),
 )  # fmt: skip
 LAUNCH = Launch(host=HOST, image=NO_IMAGE, python="sh", checkpoint="", grace_s=1.0, run_id="run")
@@ -31,7 +31,7 @@ class Fault:
     """
 
     lost: str = ""
-    done: Done | None = None
+    done: CommandResult | None = None
     cut_at: int | None = None
     meanwhile: Callable[[], object] = lambda: None
 
@@ -41,7 +41,7 @@ NONE, LOST_BEFORE, LOST_AFTER = Fault(), Fault("before"), Fault("after")
 
 def prints(out: str | bytes, code: int = 0, err: bytes = b"") -> Fault:
     """A command that does nothing but print."""
-    return Fault(done=Done(code, out.encode() if isinstance(out, str) else out, err))
+    return Fault(done=CommandResult(code, out.encode() if isinstance(out, str) else out, err))
 
 
 class FakeHost:
@@ -69,7 +69,7 @@ class FakeHost:
         """How many commands with this word ran."""
         return sum(word in argv for argv in self.commands)
 
-    def run(self, argv: Sequence[str], feed: Iterable[bytes] = (), *, timeout_s: float = 120.0) -> Done:
+    def run(self, argv: Sequence[str], feed: Iterable[bytes] = (), *, timeout_s: float = 120.0) -> CommandResult:
         fault = self._fault_of(tuple(argv))
         self.commands.append(tuple(argv))
         if fault.lost == "before":
@@ -85,7 +85,7 @@ class FakeHost:
         done = self.run(argv)
         yield from (done.out[at : at + 1000] for at in range(0, len(done.out), 1000))
         if done.code:
-            raise HostError(f"{self.name}: {argv[0]} ended with {done.code}: {done.said}")
+            raise HostError(f"{self.name}: {argv[0]} ended with {done.code}: {done.message}")
 
     def close(self) -> None:
         self.closed = True
@@ -95,7 +95,7 @@ class FakeHost:
             return fault
         return next((queue.popleft() for word, queue in self._faults.items() if queue and word in argv), NONE)
 
-    def _run(self, argv: Sequence[str], feed: Iterable[bytes], timeout_s: float) -> Done:
+    def _run(self, argv: Sequence[str], feed: Iterable[bytes], timeout_s: float) -> CommandResult:
         """Run a command; a Docker command, also as the last arguments of a script, is that of the fake."""
         if self.docker is None or "docker" not in argv:
             return self._here.run(argv, feed, timeout_s=timeout_s)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,3 +24,10 @@ def has_ended(pid: int) -> bool:
     except OSError:
         return True
     return fields[0] in "ZX" and int(fields[17]) <= 1
+
+
+def wait_for_build(variable: str) -> None:
+    """Wait for the process that an environment variable names, which `.ci/run` has started; without it for nothing."""
+    if pid := os.environ.get(variable):
+        while not has_ended(int(pid)):
+            time.sleep(0.5)

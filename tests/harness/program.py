@@ -119,7 +119,11 @@ class ForkServer:
         script = Path(__file__).with_name("fork_server.py")
         with theirs:
             self._server = subprocess.Popen(
-                [sys.executable, str(script)], cwd=root, stdin=theirs, stdout=subprocess.DEVNULL, start_new_session=True
+                [sys.executable, str(script)],
+                cwd=root,
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
             )
         assert self._requests.recv(100) == b"ready", "the fork server did not start"
 

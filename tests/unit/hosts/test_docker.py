@@ -113,6 +113,14 @@ def test_configured_user_precedes_the_host_user() -> None:
     assert after(argv(with_image(GPU_BOX, user="7:8")), "--user") == ["7:8"]
 
 
+def test_repository_is_the_workspace() -> None:
+    words = argv(with_image(GPU_BOX, repository="/src/cosmos, 1"))
+    assert '"source=/src/cosmos, 1",target=/workspace,readonly' in after(words, "--mount")[-1]
+    assert after(words, "--workdir") == ["/workspace"]
+    assert "PYTHONPATH=/workspace" in after(words, "--env")
+    assert after(argv(GPU_BOX), "--workdir") == []
+
+
 def test_key_is_named_but_never_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "very secret")
     launch = replace(GPU_BOX, secret_env="MY_KEY")

@@ -7,12 +7,12 @@ import time
 import pytest
 
 from src.errors import HostError, LinkLost
-from src.hosts.host import WRONG, Done, LocalHost, checked, expanded, unexpected_output
+from src.hosts.host import WRONG, CommandResult, LocalHost, checked, expanded, unexpected_output
 
 
 def test_command_reads_its_feed_and_ends() -> None:
     done = LocalHost().run(("sh", "-c", "cat; echo no >&2; exit 3"), [b"one ", b"two"])
-    assert (done.code, done.out, done.said) == (3, b"one two", "no")
+    assert (done.code, done.out, done.message) == (3, b"one two", "no")
 
 
 def test_large_data_flows_both_ways_at_once() -> None:
@@ -51,25 +51,25 @@ def test_path_on_a_host_becomes_absolute(path: str, absolute: str) -> None:
 
 
 def test_output_of_a_successful_command_is_returned() -> None:
-    assert checked(Done(0, b"out", b"a warning"), LocalHost(), "it cannot be done") == b"out"
+    assert checked(CommandResult(0, b"out", b"a warning"), LocalHost(), "it cannot be done") == b"out"
 
 
 @pytest.mark.parametrize(
     ("done", "error", "message"),
     [
-        (Done(1, b"", b"no\n  such file"), HostError, "local: it cannot be done: no such file"),
-        (Done(1, b"printed", b""), HostError, "local: it cannot be done: printed"),
-        (Done(9, b"", b""), HostError, "local: it cannot be done: ended with 9"),
-        (Done(WRONG, b"", b"a.png did not arrive as it was sent"), LinkLost, "did not arrive as it was sent"),
+        (CommandResult(1, b"", b"no\n  such file"), HostError, "local: it cannot be done: no such file"),
+        (CommandResult(1, b"printed", b""), HostError, "local: it cannot be done: printed"),
+        (CommandResult(9, b"", b""), HostError, "local: it cannot be done: ended with 9"),
+        (CommandResult(WRONG, b"", b"a.png did not arrive as it was sent"), LinkLost, "did not arrive as it was sent"),
     ],
 )
-def test_failed_command_is_an_error(done: Done, error: type[HostError], message: str) -> None:
+def test_failed_command_is_an_error(done: CommandResult, error: type[HostError], message: str) -> None:
     with pytest.raises(error, match=message):
         checked(done, LocalHost(), "it cannot be done")
 
 
 def test_full_disk_has_a_hint() -> None:
-    done = Done(1, b"", b"tar: write error: No space left on device")
+    done = CommandResult(1, b"", b"tar: write error: No space left on device")
     with pytest.raises(HostError, match="No space left") as error:
         checked(done, LocalHost(), "files cannot be unpacked")
     assert "full" in error.value.hint

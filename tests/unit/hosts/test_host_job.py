@@ -15,7 +15,7 @@ import pytest
 from src import log
 from src.errors import HostError, LinkLost
 from src.hosts import mirror, runtimes, transfer
-from src.hosts.host import Done
+from src.hosts.host import CommandResult
 from src.hosts.host_job import HostJob
 from src.hosts.job_folder import ABSENT, RUNNING, JobPaths, JobStatus, State
 from src.hosts.launch import Launch
@@ -149,7 +149,7 @@ def finished_at_once(handle: HostJob) -> Fault:
         folder.exit.write_text('{"code": 0, "state": "done"}')
         folder.lock.touch()
 
-    return Fault(meanwhile=work, done=Done(0, b"", b""))
+    return Fault(meanwhile=work, done=CommandResult(0, b"", b""))
 
 
 def test_link_may_be_lost_at_any_command(launch: Launch, staged: JobPaths, root: Path) -> None:

@@ -84,8 +84,8 @@ def test_revoked_key_is_refused(tmp_path: Path, line: str, key: paramiko.PKey) -
     ("content", "message"),
     [
         (None, "there is no such file"),
-        ("no key at all\n", "holds no private key"),
-        ("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n", "holds no private key"),
+        ("no key at all\n", "not a valid private key"),
+        ("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n", "not a valid private key"),
     ],
     ids=["missing", "text", "cut off"],
 )

@@ -10,7 +10,7 @@ import pytest
 
 from src.errors import HostError, LinkLost
 from src.hosts import transfer
-from src.hosts.host import Done, LocalHost
+from src.hosts.host import CommandResult, LocalHost
 from src.hosts.transfer import fetch, send
 
 
@@ -21,7 +21,7 @@ class Breaking(LocalHost):
         super().__init__()
         self.after, self.sent = after, 0
 
-    def run(self, argv: Sequence[str], feed: Iterable[bytes] = (), *, timeout_s: float = 120.0) -> Done:
+    def run(self, argv: Sequence[str], feed: Iterable[bytes] = (), *, timeout_s: float = 120.0) -> CommandResult:
         broken = False
 
         def counted() -> Iterator[bytes]:

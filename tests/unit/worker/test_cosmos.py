@@ -22,13 +22,19 @@ assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn", "the environment m
 
 class PixtralPromptUpsampler:
     def __init__(self, checkpoint_dir, offload_prompt_upsampler=False):
-        self.made_with = (checkpoint_dir, offload_prompt_upsampler)
+        self.checkpoint_dir, self.offload_prompt_upsampler = checkpoint_dir, offload_prompt_upsampler
+        self.unloaded = 0
 
-    def _prompt_upsample(self, prompt, video_path):
+    def _offload_upsampler_model(self):
+        self.unloaded += 1
+
+    def _prompt_upsample_with_offload(self, prompt, video_path):
+        if "huge" in prompt and not self.offload_prompt_upsampler:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
         if "4687" in prompt:
             raise ValueError("Prompt length of 4687 is longer than the maximum model length of 4096.")
         assert isinstance(video_path, list), "a path would be read with its own frames"
-        return f"{prompt} at length, from {len(video_path)} frames, {self.made_with}"
+        return f"{prompt} at length, from {len(video_path)} frames of {self.checkpoint_dir}"
 '''
 
 
@@ -60,13 +66,22 @@ def request(**fields: object) -> Request:
 
 def test_frames_are_passed_as_a_list(engine: CosmosEngine) -> None:
     answer = load(engine).answer(request(text="a boat", frames=("frames/1.png", "frames/2.png")))
-    assert answer.text == "a boat at length, from 2 frames, ('/ckpt', False)"
+    assert answer.text == "a boat at length, from 2 frames of /ckpt"
     assert answer.prompt_tokens is None  # NVIDIA's class does not report it
 
 
 def test_long_prompt_is_refused(engine: CosmosEngine) -> None:
-    with pytest.raises(Refused, match="4687"):
+    with pytest.raises(Refused, match="4687") as error:
         load(engine).answer(request(text="4687"))
+    assert (error.value.prompt_tokens, error.value.limit) == (4687, 4096)
+
+
+def test_model_is_offloaded_when_memory_runs_out(engine: CosmosEngine) -> None:
+    load(engine)
+    for _ in range(2):
+        assert engine.answer(request(text="a huge boat")).text.startswith("a huge boat at length")
+    assert engine.fallbacks == ["offload=True"]
+    assert engine._upsampler.unloaded == 1
 
 
 def test_other_errors_fail_the_item(engine: CosmosEngine) -> None:

@@ -18,9 +18,9 @@ BLUE, BLACK = (50, 90, 180), (20, 20, 20)
 
 
 def frame(
-    colour: tuple[int, int, int], width: int = 32, height: int = 18
+    color: tuple[int, int, int], width: int = 32, height: int = 18
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    return np.full((height, width, 3), colour, dtype=np.uint8)
+    return np.full((height, width, 3), color, dtype=np.uint8)
 
 
 def picture(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Picture:
@@ -29,13 +29,13 @@ def picture(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Picture:
     return Picture(data.getvalue(), "0" * 64, f"{pixels.shape[1]}x{pixels.shape[0]}")
 
 
-def test_colours_are_named_with_their_share() -> None:
+def test_colors_are_named_with_their_share() -> None:
     half = frame(BLUE)
     half[:, 16:] = BLACK
     facts = measure([half])
-    assert facts.colours == (("black", 0.5), ("blue", 0.5))
+    assert facts.colors == (("black", 0.5), ("blue", 0.5))
     assert facts.lighter_side == "left third"
-    assert "The dominant colours are black (50%) and blue (50%)." in describe(facts)
+    assert "The dominant colors are black (50%) and blue (50%)." in describe(facts)
 
 
 def test_change_is_measured_between_first_and_last() -> None:

@@ -149,7 +149,9 @@ def test_files_keep_their_json_keys() -> None:
     assert written["attempts"] == [{"seed": 1, "max_tokens": 20, "flaw": "echo"}]
     assert written["engine"] == {"name": "vllm", "version": "1", "rungs": ["x=1"]}
     assert from_json(Outcome, written) == outcome
+    assert as_json(Outcome("a", "kept", input_hash="0f"))["shown"] == "0f"
     assert as_json(Event("phase", 1.0, fallback="x=1"))["rung"] == "x=1"
+    assert as_json(Event("heartbeat", 1.0, log_line="50%"))["said"] == "50%"
 
 
 def test_events_leave_defaults_out() -> None:

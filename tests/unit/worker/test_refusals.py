@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from src.worker.refusals import classify, counted_tokens, message_of
+from src.worker.refusals import classify, counted_tokens, message_of, named_limit
 
 TOO_LONG = (
     "The decoder prompt (length 4685) plus the number of requested output tokens (300) is longer than the maximum model "
@@ -20,6 +20,8 @@ TOO_LONG = (
         ("... your prompt contains 4687 input tokens ...", "too_long"),
         (TOO_LONG, "too_long"),
         ("Prompt length of 4687 is longer than the maximum model length of 4096.", "too_long"),
+        ("the model's context length is only 4096 tokens", "too_long"),
+        ("ValueError: Token id 131073: vocab out of range", "too_long"),
         ("Token id 131073 is out of vocabulary", "tokenizer"),
         ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", "out_of_memory"),
         ("ValueError: Free memory on device (10.1/22.3 GiB) on startup is less than desired", "out_of_memory"),
@@ -45,6 +47,20 @@ def test_error_text_is_classified(text: str, kind: str | None) -> None:
 )
 def test_counted_tokens_are_found(text: str, count: int | None) -> None:
     assert counted_tokens(text) == count
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [
+        (TOO_LONG, 4096),
+        ("This model's maximum context length is 4096 tokens", 4096),
+        ("the context length is only 2048", 2048),
+        ("maximum is 4096, you sent 5000", 4096),
+        ("your prompt contains 4687 input tokens", None),
+    ],
+)
+def test_named_limit_is_found(text: str, limit: int | None) -> None:
+    assert named_limit(text) == limit
 
 
 @pytest.mark.parametrize(

@@ -240,14 +240,15 @@ def test_engine_may_end_an_item_itself(folder: Path, error: Exception, state: st
 def test_refused_item_may_come_again_smaller(folder: Path) -> None:
     def refuse_the_first(request: Request) -> Answer:
         if request.item.step == 0:
-            raise Refused("your prompt contains 4687 input tokens", "too_long", 4687)
+            raise Refused("your prompt contains 4687 input tokens", "too_long", 4687, 4096)
         return distinct_reply(request)
 
     stage(folder, [item("a", predicted=4000)], closed=False)
     stage(folder, [item("a", step=1)], "smaller-a-1")
     assert serve(folder, FakeEngine(refuse_the_first)) == 0
     first, second = results(folder)
-    assert (first["state"], first["refusal"], first["tokens"]["measured"]) == ("refused", "too_long", 4687)
+    assert (first["state"], first["refusal"]) == ("refused", "too_long")
+    assert (first["tokens"]["measured"], first["limit"]) == (4687, 4096)
     assert (second["state"], second["step"]) == ("upsampled", 1)
     assert exit_record(folder)["answered"] == 1
 

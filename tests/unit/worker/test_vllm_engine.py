@@ -21,7 +21,8 @@ from src.worker.lifecycle import LoadFailed
 from src.worker.processes import _group_members
 from tests.harness.records import ENGINE, JOB, MODEL, item
 
-# Answers /health and requests. A prompt "deadly" ends it; "deadly once" only while the file `deadly` exists.
+# Answers /health and requests. A prompt "deadly" ends it; "deadly once" only while the file `deadly` exists. For "greedy",
+# memory runs out while the file `greedy` exists.
 SERVER = r"""
 import json, os, sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,6 +32,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send(b"{}")
     def do_POST(self):
         text = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][-1]["content"]
+        if text == "greedy" and os.path.exists("greedy"):
+            os.unlink("greedy")
+            self.send(b'{"error": {"message": "CUDA out of memory"}}', 500)
+            return
         once = text == "deadly once" and os.path.exists("deadly")
         if once:
             os.unlink("deadly")
@@ -40,8 +45,8 @@ class Handler(BaseHTTPRequestHandler):
         events = [{"choices": [{"delta": {"content": "a long boat"}, "finish_reason": "stop"}]},
                   {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}]
         self.send(b"".join(b"data: %s\n\n" % json.dumps(e).encode() for e in events) + b"data: [DONE]\n\n")
-    def send(self, body):
-        self.send_response(200)
+    def send(self, body, status=200):
+        self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -104,7 +109,7 @@ def test_short_memory_is_answered_with_fallbacks(make: Callable[..., VllmEngine]
 def test_exhausted_fallbacks_are_listed(make: Callable[..., VllmEngine], phases: Phases) -> None:
     engine = make(lambda server: OUT_OF_MEMORY)
     with pytest.raises(
-        LoadFailed, match=r"CUDA out of memory \(tried before: .*max_model_len=1835; .*max_num_seqs=2\)"
+        LoadFailed, match=r"CUDA out of memory \(tried before: .*max_model_len=1835; .*max_num_seqs=1\)"
     ):
         load(engine, phases)
 
@@ -159,6 +164,15 @@ def test_deadly_item_fails_alone(make: Callable[..., VllmEngine], phases: Phases
     assert engine.restarts == 3
 
 
+def test_memory_that_runs_out_is_no_death(make: Callable[..., VllmEngine], phases: Phases, tmp_path: Path) -> None:
+    (tmp_path / "greedy").touch()
+    engine = load(make(), phases)
+    assert engine.answer(request("greedy")).text == "a long boat"
+    assert (engine.fallbacks, engine._deaths) == (["max_num_seqs=8"], {})
+    assert [name for name, _ in phases] == ["restarting", "serving"]
+    assert phases[0][1]["fallback"] == "max_num_seqs=8"
+
+
 def test_close_ends_the_server(make: Callable[..., VllmEngine], phases: Phases, tmp_path: Path) -> None:
     engine = load(make(), phases)
     group = int((tmp_path / "server.pid").read_text())
@@ -176,6 +190,6 @@ def test_answer_cut_before_its_limit_is_refused(finish: str, output_tokens: int,
     if is_refused:
         with pytest.raises(Refused, match="room for 19 of 20") as error:
             with_room(answer, request("a boat"))
-        assert (error.value.kind, error.value.prompt_tokens) == ("no_room", 7)
+        assert (error.value.kind, error.value.prompt_tokens, error.value.limit) == ("no_room", 7, 26)
     else:
         assert with_room(answer, request("a boat")) is answer

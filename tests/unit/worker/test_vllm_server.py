@@ -50,7 +50,16 @@ def test_fallbacks_give_up_one_thing_each() -> None:
         server = replace(server, **changes)  # type: ignore[arg-type]
         given_up.append(name)
     assert given_up == ["gpu_memory_utilization"] * 2 + ["max_model_len"] + ["max_num_seqs"] * 2
-    assert (server.max_model_len, server.max_num_seqs) == (1835, 2)
+    assert (server.max_model_len, server.max_num_seqs) == (1835, 1)
+
+
+def test_requests_are_given_up_first_while_serving() -> None:
+    server, given_up = SERVER, []
+    while (changes := next_fallback(server, needed_len=1835, serving=True)) is not None:
+        [name] = changes
+        server = replace(server, **changes)  # type: ignore[arg-type]
+        given_up.append(name)
+    assert given_up == ["max_num_seqs"] * 2 + ["max_model_len"] + ["gpu_memory_utilization"] * 2
 
 
 def test_variables_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:
