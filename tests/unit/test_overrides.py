@@ -112,7 +112,7 @@ def test_other_command_lines_are_not_changed(sweep: Path, run: Path, tmp_path: P
         assert resumed_sweep(arguments) == arguments
 
 
-def test_run_that_was_a_point_is_no_sweep(sweep: Path) -> None:
+def test_folder_with_plan_is_no_sweep(sweep: Path) -> None:
     """A folder with a plan is resumed as a run, whatever else is in it."""
     (sweep / "plan.json").touch()
     assert resumed_sweep([f"resume={sweep}"]) == [f"resume={sweep}"]

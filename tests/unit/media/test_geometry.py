@@ -113,7 +113,7 @@ def test_aspect_is_the_nearest_one(size: Size) -> None:
     ],
     ids=str,
 )
-def test_aspect_of_known_sizes(size: Size, aspect: str) -> None:
+def test_known_sizes_have_known_aspects(size: Size, aspect: str) -> None:
     assert detect_aspect_ratio(size) == aspect
 
 
@@ -187,7 +187,7 @@ def test_fixed_width_never_scales_up(source: Size, width: int) -> None:
     ],
     ids=str,
 )
-def test_fixed_width_of_known_sizes(source: Size, expected: str) -> None:
+def test_fixed_width_gives_known_sizes(source: Size, expected: str) -> None:
     assert str(fixed_width(source, 320)) == expected
 
 
@@ -221,7 +221,7 @@ def test_best_fit_is_the_largest_that_fits() -> None:
     assert not wrong
 
 
-def test_best_fit_of_widescreen_at_4096_tokens() -> None:
+def test_best_fit_is_896x504_at_4096_tokens() -> None:
     found = best_fit(Size(1920, 1080), lambda s: fitting(s, 2, 4096 - 300))
     assert found == Size(896, 504)
     assert found.width_px * found.height_px > 7.8 * 320 * 180  # almost eight times the pixels of safe_320
@@ -268,7 +268,7 @@ def test_repeated_step_down_reaches_every_area() -> None:
         assert seen == sorted({area(s) for s in aligned_sizes(source)}, reverse=True)
 
 
-def test_step_down_from_upscaled_size_is_best_fit() -> None:
+def test_step_down_from_upscaled_is_best_fit() -> None:
     source = Size(640, 480)
     smaller = step_down(source, Size(1280, 704), lambda s: fitting(s, 2, 2000))
     assert smaller == best_fit(source, lambda s: fitting(s, 2, 2000))
@@ -299,7 +299,7 @@ def test_size_within_its_own_box_is_unchanged(size: Size) -> None:
         ("1440x1056", "640x480", "640x470"),
     ],
 )
-def test_size_within_known_boxes(size: str, box: str, expected: str) -> None:
+def test_boxes_give_known_sizes(size: str, box: str, expected: str) -> None:
     sizes = [Size(*map(int, text.split("x"))) for text in (size, box)]
     assert str(within(*sizes)) == expected
 

@@ -34,7 +34,7 @@ def run_of(plan: Plan, *rows: Row, folder: str = "outputs/a") -> Finished:
     return Finished(folder, plan.settings, rows)
 
 
-def test_items_are_paired_by_name_prompt_and_video(plan: Plan) -> None:
+def test_pairs_share_name_prompt_and_video(plan: Plan) -> None:
     first = run_of(plan, row("a"), row("b"), row("c"), row("d"))
     second = run_of(
         plan, row("d"), row("a"), row("b", original_prompt="another"), row("c", video_path="other.mp4"), folder="b"
