@@ -1,84 +1,203 @@
-"""The command line before Hydra reads it: values that need quotes, and every override that the guides show."""
+"""The command line before Hydra: what can be resumed, resumed sweeps, inherited overrides, typos."""
 
 from __future__ import annotations
 
-import re
-import shlex
+import shutil
+from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from omegaconf import OmegaConf
+from hydra.errors import HydraException
 
 from src.config import Config
-from src.overrides import quoted
-from tests.conftest import ROOT, composed
-from tests.unit.test_docs import fields
+from src.overrides import (
+    did_you_mean,
+    quoted,
+    resumed_sweep,
+    split_override,
+    unknown_fields,
+    why_not_resumable,
+    with_inherited,
+)
+from src.text import hydra_quoted
+from tests.conftest import composed
 
-GUIDES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
-COMMAND = re.compile(r"^(?: {4}|\$ )?python -m src\.run( [^\n]*)?$", re.MULTILINE)
-NO_OVERRIDES = ("device=", "group", "scale=", "title=")  # Docker's, a pattern for all, ffmpeg's, Markdown's
-OWN_OPTIONS = ("host=gpu_box", "budget=12k")  # files that the guides tell the reader to write
+MULTIRUN = Path(__file__).with_name(
+    "multirun.yaml"
+)  # as Hydra 1.3.8 writes it, without help texts and most of the config
 
 
-def parsed(argument: str) -> Override:
-    [override] = OverridesParser.create().parse_overrides(quoted([argument]))
-    return override
+@pytest.fixture(params=["sweep", "läuft, 雨 (1)"])
+def sweep(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The folder of a sweep over two seeds."""
+    folder: Path = tmp_path / request.param
+    folder.mkdir()
+    shutil.copy(MULTIRUN, folder / "multirun.yaml")
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The folder of a run."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "plan.json").touch()
+    return folder
+
+
+# What can be resumed
+
+
+def test_run_and_sweep_folders_can_be_resumed(run: Path, sweep: Path) -> None:
+    assert why_not_resumable([f"resume={run}"]) is None
+    assert why_not_resumable([f"resume={hydra_quoted(str(sweep))}", "sampling.seed=3"]) is None
+
+
+def test_sweep_folder_is_no_run(sweep: Path) -> None:
+    reason = why_not_resumable([f"run={sweep}"])
+    assert reason and reason.startswith(f"run={sweep}: the folder has no plan.json")
+
+
+def test_missing_folder_cannot_be_resumed(tmp_path: Path) -> None:
+    for key in ("resume", "run"):
+        assert why_not_resumable([f"{key}={tmp_path}/x"]) == f"{key}={tmp_path}/x: there is no such folder"
+
+
+def test_folder_without_plan_cannot_be_resumed(tmp_path: Path) -> None:
+    reason = why_not_resumable([f"resume={tmp_path}"])
+    assert reason and "the folder has no plan.json, so no run was started in it" in reason
+
+
+@pytest.mark.parametrize("arguments", [[], ["resume=null"], ["resume="], ["prompts=nowhere", "task=plan"]])
+def test_command_line_without_folder_is_fine(arguments: list[str]) -> None:
+    assert why_not_resumable(arguments) is None
+
+
+# Resumed sweeps
+
+
+def test_resumed_sweep_repeats_its_command_line(sweep: Path) -> None:
+    assert resumed_sweep([f"resume={hydra_quoted(str(sweep))}"]) == [
+        "--multirun",
+        "hydra/launcher=basic",
+        "task=plan",
+        "prompts=prompts.json",
+        "sampling.seed=1,2",
+        'template.user="{{ prompt }}, please"',
+        f"hydra.sweep.dir={hydra_quoted(str(sweep))}",
+    ]
+
+
+def test_new_overrides_replace_saved_ones(sweep: Path) -> None:
+    arguments = resumed_sweep(["sampling.seed=1,2,3", f"resume={hydra_quoted(str(sweep))}", "+hydra.launcher.n_jobs=2"])
+    assert [a for a in arguments if "seed" in a] == ["sampling.seed=1,2,3"]
+    assert "+hydra.launcher.n_jobs=2" in arguments
+    assert not any(split_override(a)[0] == "resume" for a in arguments)
+
+
+def test_resumed_sweep_is_valid_for_hydra(sweep: Path) -> None:
+    """It stays in its folder."""
+    flag, *words = resumed_sweep([f"resume={hydra_quoted(str(sweep))}"])
+    parsed = {o.key_or_group: o for o in OverridesParser.create().parse_overrides(words)}
+    assert flag == "--multirun"
+    assert str(parsed["hydra.sweep.dir"].value()) == str(sweep)
+    assert parsed["sampling.seed"].is_sweep_override()
+
+
+def test_other_command_lines_are_not_changed(sweep: Path, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for arguments in (
+        [], ["task=plan"], [f"resume={run}"], [f"run={sweep}"], [f"resume={tmp_path}/empty"], [f"resume={tmp_path}/x"],
+    ):  # fmt: skip
+        assert resumed_sweep(arguments) == arguments
+
+
+def test_folder_with_plan_is_no_sweep(sweep: Path) -> None:
+    """A folder with a plan is resumed as a run, whatever else is in it."""
+    (sweep / "plan.json").touch()
+    assert resumed_sweep([f"resume={sweep}"]) == [f"resume={sweep}"]
+
+
+# Quotes
 
 
 @pytest.mark.parametrize(
     ("argument", "value"),
     [
         ("host.gpus=device=0", "device=0"),
-        ("host.gpus=device=0,2", "device=0,2"),
-        ("image.env=[NAME=VALUE]", ["NAME=VALUE"]),
-        ("image.env=[A=1, B=x=y]", ["A=1", "B=x=y"]),
-        ("model.extra_args=[--limit={image: 2}]", ["--limit={image: 2}"]),
-        ("prompts=my prompts/väder (2).json", "my prompts/väder (2).json"),
-        ("prompts='a b.json'", "a b.json"),
-        ("budget.max_model_len=8192", 8192),
-        ("image.env=[]", []),
+        ("prompts=a, b (1).json", "a, b (1).json"),
+        ('text=say "x", {y}: z=', 'say "x", {y}: z='),
+        ("image.env=[NAME=VALUE, OTHER]", ["NAME=VALUE", "OTHER"]),
     ],
 )
-def test_value_arrives_as_it_was_typed(argument: str, value: object) -> None:
-    assert parsed(argument).value() == value
+def test_reserved_characters_are_quoted(argument: str, value: str | list[str]) -> None:
+    [word] = quoted([argument])
+    [override] = OverridesParser.create().parse_overrides([word])
+    found = override.value()
+    assert ([str(part) for part in found] if isinstance(found, list) else str(found)) == value
 
 
 @pytest.mark.parametrize(
-    "argument", ["--multirun", "~local", "+x=1", "upsample=safe_320,best_fit", "a={b: 1}", "a=[1,2]", "a=null", "a="]
+    "argument",
+    ["task=plan", "--multirun", "sampling.seed=1,2", "prompts='a b'", "runs=[a,b]", "aspect=16:9", "x", "a="],
 )
-def test_what_hydra_can_read_is_left_alone(argument: str) -> None:
+def test_readable_arguments_are_not_changed(argument: str) -> None:
     assert quoted([argument]) == [argument]
 
 
-def documented() -> list[str]:
-    """Every override in a command of the guides and in a table or a sentence of them, as it is typed."""
-    found = set()
-    for guide in GUIDES:
-        text = guide.read_text()
-        for command in COMMAND.findall(text):
-            found |= set(shlex.split(command, comments=True))
-        for code in re.findall(r"`([a-z_]+(?:\.[a-z_]+)*=[^`\s]*)`", text):
-            found.add(code)
-    return sorted(word for word in found if "=" in word and not word.startswith(("-", "hydra", *NO_OVERRIDES)))
+# Reruns of reviews
 
 
-# What stands for a value in the guides.
-PLACEHOLDERS = {
-    "PATH": "some/path", "FOLDER": "a_folder", "VLLM_PYTHON": "/opt/vllm/bin/python", "IMAGE": "an/image:1",
-}  # fmt: skip
+def test_rerun_inherits_how_a_run_was_made(tmp_path: Path) -> None:
+    """It does not inherit what the run was about."""
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text(
+        "- prompts=mine.json\n- engine=vllm\n- sampling.seed=1\n- +task=upsample\n- 'template.user=\"{{ prompt }}, please\"'\n"
+    )
+    arguments = ["task=review", f"run='{tmp_path}'", "review.rerun=true", "sampling.seed=7"]
+    assert with_inherited(arguments) == [*arguments, "engine=vllm", 'template.user="{{ prompt }}, please"']
+    assert with_inherited(arguments[:2]) == arguments[:2]
 
 
-@pytest.mark.parametrize("argument", documented())
-def test_documented_override_composes(argument: str) -> None:
-    if argument in OWN_OPTIONS:
-        pytest.skip("an option of the reader's own")
-    key, _, value = argument.partition("=")
-    if not value:  # the guides name the field alone
-        assert key in (*fields(Config), *(group.name for group in (ROOT / "conf").iterdir()))
-        return
-    [typed] = quoted([f"{key}={PLACEHOLDERS.get(value, value)}"])
-    override = OverridesParser.create().parse_override(typed)
-    points = list(override.sweep_iterator()) if override.is_sweep_override() else [typed.partition("=")[2]]
-    for point in points:
-        assert isinstance(OmegaConf.to_object(composed(f"{key}={point}")), Config)
+def test_rerun_of_unknown_run_inherits_nothing() -> None:
+    arguments = ["task=review", "run=nowhere", "review.rerun=true"]
+    assert with_inherited(arguments) == arguments
+
+
+# Typos
+
+
+@pytest.mark.parametrize("override", ["+engine.nosuch=1", "+upsample.nosuch=1", "+nosuch=1"])
+def test_added_fields_are_unknown(override: str) -> None:
+    name = override[1:].split("=")[0]
+    assert unknown_fields(composed(override), Config) == [name]
+    assert unknown_fields(composed(), Config) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "advice"),
+    [
+        ("sampling.temprature=1", "did you mean sampling.temperature?"),
+        ("budgt=4k", "did you mean budget?"),
+        ("zzz=1", ""),
+    ],
+)
+def test_similar_names_are_suggested(override: str, advice: str) -> None:
+    with pytest.raises(HydraException) as caught:
+        composed(override)
+    assert did_you_mean(str(caught.value)) == advice
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("prompts=a.json", ("prompts", "a.json")),
+        ("+a.b=1", ("a.b", "1")),
+        ("~local", ("local", "")),
+        ("run='a b'", ("run", "a b")),
+        ('run="a \\"b\\""', ("run", 'a "b"')),
+        ("text=a=b", ("text", "a=b")),
+    ],
+)
+def test_override_is_split_without_quotes(argument: str, expected: tuple[str, str]) -> None:
+    assert split_override(argument) == expected
