@@ -15,7 +15,7 @@ from typing import Any
 
 
 class FakeOpenAI:
-    """Listens on the loopback. It has no tokenizer: how many tokens a prompt has is told by its text in `expected`.
+    """Listens on the loopback. It has no tokenizer: `count` says how many tokens a request has, by its text in `expected`.
 
     asked: the requests that it answered, in order; one whose client went away before its turn is not among them.
     limit: it refuses a prompt of more tokens, and one that leaves no room for the answer that is asked for.
