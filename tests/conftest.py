@@ -23,7 +23,7 @@ from tests.harness.clips import make_clip, make_sound
 ROOT = Path(__file__).resolve().parent.parent
 TOKENIZER = "tekken_240911.json"  # of Pixtral-12B, inside the mistral-common wheel
 Configure = Callable[..., Config]
-pytest_plugins = ("tests.harness.cpu_time",)
+pytest_plugins = ("tests.harness.cpu_time", "tests.harness.scheduler")
 
 register()
 settings.register_profile("ci", max_examples=60, deadline=None, database=None, derandomize=True)
@@ -42,15 +42,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """Programs that tests start inherit whether Ctrl-C is ignored, as a shell does in what it runs in the background."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-# Files that share a server: with `-n 3 --dist loadgroup` one process runs them all, and else one process each file.
-SHARING = ("test_vllm", "test_docker")
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    stem = item.path.stem
-    item.add_marker(pytest.mark.xdist_group(next((name for name in SHARING if stem.startswith(name)), stem)))
 
 
 @pytest.fixture(scope="session")

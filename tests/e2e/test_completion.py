@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import ROOT
 
 BASH = shutil.which("bash")
-pytestmark = [pytest.mark.e2e, pytest.mark.skipif(BASH is None, reason="bash is not here")]
+pytestmark = pytest.mark.skipif(BASH is None, reason="bash is not installed")
 ASK = 'COMP_LINE=$1; COMP_POINT=${#1}; _prompt_upsampler; printf "%s\\n" "${COMPREPLY[@]}"'
 
 
@@ -96,23 +96,23 @@ def test_asking_for_candidates_leaves_nothing(checkout: Path) -> None:
 
 
 def test_tab_completes_on_a_terminal(checkout: Path) -> None:
-    ours, theirs = pty.openpty()
+    keys, terminal = pty.openpty()
     env = {**environment(checkout), "PS1": "ready> "}
     argv = ["bash", "--norc", "--noprofile", "-i"]
     shell = subprocess.Popen(
-        argv, cwd=checkout, env=env, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+        argv, cwd=checkout, env=env, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True
     )
-    os.close(theirs)
+    os.close(terminal)
     try:
-        until("ready> $", ours)
-        os.write(ours, b"source launchers/completion.bash\n")
-        until("completion.bash.*ready> $", ours)
-        os.write(ours, b"python -m src.run task=pl\t budget=16\t")
-        until("task=plan budget=16k$", ours)
+        until("ready> $", keys)
+        os.write(keys, b"source launchers/completion.bash\n")
+        until("completion.bash.*ready> $", keys)
+        os.write(keys, b"python -m src.run task=pl\t budget=16\t")
+        until("task=plan budget=16k$", keys)
     finally:
         shell.kill()
         shell.wait()
-        os.close(ours)
+        os.close(keys)
 
 
 def until(pattern: str, terminal: int, patience_s: float = 30.0) -> str:

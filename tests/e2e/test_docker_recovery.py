@@ -36,29 +36,6 @@ def test_daemon_restarts_cost_only_worker_restarts(docked: Docked) -> None:
     assert "worker restarted" in end.err
 
 
-def test_daemon_away_before_start_is_retried(docked: Docked) -> None:
-    asked = docked.folder / "was asked"
-    script = f'[ "$1" = run ] && [ ! -e "{asked}" ] && touch "{asked}" && exec docker -H unix:///nowhere run x'
-    run = RemoteRun(docked, 2, docked.wrapped(script))
-    run.assert_whole(run.to_its_end())
-    assert run.logged("link_lost")
-
-
-def test_killed_controller_finds_its_container(docked: Docked) -> None:
-    run = RemoteRun(docked)
-    process, name = docked.container_after(run)
-    process.kill()
-    first = docked.daemon.inspect(name)["Id"]
-    again = docked.start(f"resume={run.folder}")
-    wait_for(lambda: run.logged("job_found_running"))
-    assert docked.daemon.names() == [name]
-    assert docked.daemon.inspect(name)["Id"] == first
-    docked.server.allow()
-    run.assert_whole(again.ended())
-    assert run.loads() == 1
-    assert docked.daemon.names() == []
-
-
 def test_out_of_memory_is_named_and_restarted(docked: Docked) -> None:
     if docked.daemon.run("info", "--format", "{{.MemoryLimit}}") != "true":
         pytest.skip("memory cannot be limited here")
@@ -107,32 +84,6 @@ def test_two_controllers_share_one_container(far: Docked) -> None:
     for run, process in zip(runs, processes, strict=True):
         run.assert_whole(process.ended())
     assert far.daemon.names() == []
-
-
-def test_killed_container_restarts_beside_other_controllers(docked: Docked) -> None:
-    """Whenever this controller removes the container, another one is faster: it starts it again, removes it, is removing it."""
-    error = "Error response from daemon: removal of container x is already in progress"
-    script = f"""if [ "$1" = rm ]; then
-      echo >> "$0.calls"
-      case $(wc -l < "$0.calls") in
-        1) {{docker}} start "$2" ;;
-        2) {{docker}} rm -f "$2" ;;
-        *) {{docker}} rm "$2" && echo "{error}" >&2 && exit 1 ;;
-      esac
-    fi"""
-    run = RemoteRun(docked, 6, docked.wrapped(script))
-    process, name = docked.container_after(run)
-    docked.daemon.run("kill", "--signal", "KILL", name)
-    docked.allow(2)
-    wait_for(lambda: len(run.ids()) == 4)
-    docked.daemon.run("kill", "--signal", "KILL", name)
-    docked.server.allow()
-    end = process.ended()
-    run.assert_whole(end)
-    assert "worker restarted" in end.err
-    assert run.loads() == 3
-    assert len((docked.folder / "docker.calls").read_text().splitlines()) >= 3
-    assert docked.daemon.names() == []
 
 
 def test_cancel_leaves_another_run_alone(docked: Docked) -> None:

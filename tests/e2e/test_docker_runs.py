@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from src.hosts import docker
 from src.planning.plan_file import read_plan
 from tests.harness.cosmos import Cosmos
 from tests.harness.docked import Docked
@@ -72,18 +71,6 @@ def test_offline_engine_runs_behind_ssh(far: Docked) -> None:
     assert far.daemon.names() == []
 
 
-def test_two_workers_are_two_containers(far: Docked) -> None:
-    run = RemoteRun(far, 12, "host.workers=2")
-    process = run.after_answers(2)
-    wait_for(lambda: len(far.daemon.names()) == 2)
-    labels = [far.daemon.inspect(name)["Config"]["Labels"] for name in far.daemon.names()]
-    assert len({label["prompt-upsampler.run"] for label in labels}) == 1
-    assert len({label["prompt-upsampler.job"] for label in labels}) == 2
-    far.server.allow()
-    run.assert_whole(process.ended())
-    assert far.daemon.names() == []
-
-
 def test_missing_parts_are_reported_before_staging(docked: Docked) -> None:
     started = time.monotonic()
     cases = {
@@ -101,50 +88,6 @@ def test_missing_parts_are_reported_before_staging(docked: Docked) -> None:
     assert docked.server.asked == []
     assert docked.daemon.names() == []
     assert time.monotonic() - started < 30
-
-
-# ------------------------------------------------------------------------------------------------- what is there already
-
-
-def container_of(docked: Docked, job_id: str) -> str:
-    return docker.container_name(f"{docked.root}/jobs/{job_id}")
-
-
-def create(docked: Docked, name: str, *command: str, **labels: str) -> None:
-    """Create a container, and do not start it."""
-    words = [word for key, value in labels.items() for word in ("--label", f"prompt-upsampler.{key}={value}")]
-    docked.daemon.run("create", "--name", name, "--network", "none", *words, docked.daemon.image, *command)
-
-
-def test_stale_container_of_job_is_replaced(far: Docked) -> None:
-    """One that was not started, one that cannot start, and one that has ended."""
-    cases = {"created": ("true", False), "broken": ("no-such-program", False), "ended": ("false", True)}
-    for number, (name, (command, starts)) in enumerate(cases.items()):
-        run = RemoteRun(far, 2, first=10 * number, name=name)
-        container = container_of(far, far.planned_job(run))
-        create(far, container, command)
-        if starts:
-            far.daemon.run("start", container)
-            wait_for(lambda: not far.daemon.running(container))  # noqa: B023 - called at once
-        run.assert_whole(run.to_its_end())
-        assert far.daemon.names() == []
-
-
-def test_clean_removes_only_own_ended_containers(docked: Docked) -> None:
-    root, old, made = str(docked.root), "0123456789abcdef", "fedcba9876543210"
-    process, running = docked.container_after(RemoteRun(docked))
-    process.interrupt()
-    assert process.ended().code == 130
-    for job in (old, made):
-        create(docked, container_of(docked, job), "true", job=job, root=root)
-    docked.daemon.run("start", container_of(docked, old))
-    create(docked, "foreign", "true")
-    create(docked, container_of(docked, "0" * 16), "true", job="0" * 16, root="/another/root")
-    wait_for(lambda: not docked.daemon.running(container_of(docked, old)))
-    end = docked.program("task=clean", *docked.host, "yes=true")
-    assert end.code == 0, end.err
-    assert docked.daemon.names() == sorted([running, "foreign", container_of(docked, "0" * 16)])
-    assert docked.daemon.running(running)
 
 
 # ------------------------------------------------------------------------------------------- the real vLLM, inference

@@ -92,11 +92,11 @@ def test_eta_matches_the_actual_end(tmp_path: Path, clips: Path, common_cache: P
     assert re.search(r"\d+ s.* the last run .*answers \d+ s", end.err)
     assert re.search(r"estimated \d+ s, took \d+ s \([-+±]\d+ %\)", end.out)
     log = journal_lines(tmp_path / "second" / "log.jsonl")
-    told = [line for line in log if line["event"] == "answers"]
-    assert all(re.fullmatch(r"\d+/40", line["done"]) for line in told) and told[-1]["done"] == "40/40"
-    timed = [line for line in told if "eta" in line]
+    shown = [line for line in log if line["event"] == "answers"]
+    assert all(re.fullmatch(r"\d+/40", line["done"]) for line in shown) and shown[-1]["done"] == "40/40"
+    timed = [line for line in shown if "eta" in line]
     assert len(timed) >= 2  # a line every five seconds
-    began, ended_at = (datetime.fromisoformat(line["time"]).timestamp() for line in (told[0], told[-1]))
+    began, ended_at = (datetime.fromisoformat(line["time"]).timestamp() for line in (shown[0], shown[-1]))
     for line in timed:
         left_s = float(line["eta"].strip("~s"))
         off_s = datetime.fromisoformat(line["time"]).timestamp() + left_s - ended_at

@@ -1,4 +1,4 @@
-"""Runs over SSH that detach with Ctrl-C, with one and two workers, and that other controllers poll or share."""
+"""Runs over SSH that detach with Ctrl-C, that two controllers share, and whose jobs are cleaned up."""
 
 from __future__ import annotations
 
@@ -109,16 +109,6 @@ def test_two_workers_detach_reattach_and_cancel_together(remote: Remote) -> None
     assert run.loads() == 4  # two, and two after the cancel
 
 
-def test_polling_does_not_disturb_a_run(remote: Remote) -> None:
-    remote.proxied(delay_s=0.1)  # so that polls overlap
-    run = RemoteRun(remote, 12, "engine.in_flight=1")
-    process = run.after_answers(2)
-    polls = [remote.start("task=status", f"run={run.folder}") for _ in range(2)]
-    assert [poll.ended().code for poll in polls] == [0, 0]
-    remote.server.allow()
-    run.assert_whole(process.ended())
-
-
 def test_two_controllers_share_one_worker(remote: Remote) -> None:
     stays = RemoteRun(remote, 12, name="stays")
     proxy = remote.proxied()
@@ -135,12 +125,18 @@ def test_two_controllers_share_one_worker(remote: Remote) -> None:
     away.assert_whole(processes[1].ended(), asked_once=False)  # the other one took the answers with it
 
 
-def test_two_controllers_finish_one_job_together(remote: Remote) -> None:
-    runs = [RemoteRun(remote, 12, name=name) for name in ("one", "two")]
-    remote.server.allow(5)
-    processes = [run.start() for run in runs]
-    wait_for(lambda: all(len(run.ids()) == 5 for run in runs))
-    remote.server.allow()
-    for run, end in zip(runs, [process.ended() for process in processes], strict=True):
-        run.assert_whole(end)
-    assert not remote.jobs()
+def test_clean_removes_only_ended_jobs(remote: Remote) -> None:
+    done = RemoteRun(remote, 2, "host.keep_job=true", name="done", first=40, offline=True)
+    assert done.to_its_end().code == 0
+    [ended] = remote.jobs()
+    RemoteRun(remote).detached()
+    [running] = set(remote.jobs()) - {ended}
+    names = ("mine", "my notes", "-rf", "0123456789ABCDEF", "0" * 17, "0123456789abcdef copy of it")
+    foreign = [remote.root / "jobs" / name for name in names]
+    for folder in foreign:
+        folder.mkdir()
+        (folder / "job.json").write_text("{}")
+    end = remote.program("task=clean", *remote.host, "yes=true")
+    assert end.code == 0, end.err
+    assert remote.jobs() == [running] and is_held(running)
+    assert all((folder / "job.json").exists() for folder in foreign)

@@ -31,15 +31,6 @@ def test_link_breaks_while_files_are_sent(remote: Remote) -> None:
     assert not list(remote.root.glob("**/.incoming-*"))
 
 
-def test_link_breaks_while_job_folder_is_created(remote: Remote) -> None:
-    proxy = remote.proxied(delay_s=0.2)  # the folder exists, and the answer is still on its way
-    run = RemoteRun(remote, offline=True)
-    process = run.start()
-    wait_for(remote.jobs, step_s=0.002)
-    break_link(remote, proxy, run)
-    run.assert_whole(process.ended())
-
-
 def test_worker_finishes_while_link_is_broken(remote: Remote) -> None:
     run = RemoteRun(remote)
     process = run.after_answers(3)

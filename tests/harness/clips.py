@@ -23,7 +23,7 @@ def make_clip(
 ) -> Path:
     """Write a clip of `round(seconds * fps)` frames, each unlike the one before it; the suffix decides the container.
 
-    options go to the encoder. libx264 is told to be quick and to use one thread unless they say otherwise.
+    options go to the encoder. libx264 is quick and uses one thread unless they set something else.
     """
     width, height = size
     given = {"preset": "veryfast", "threads": "1"} if codec == "libx264" else {}

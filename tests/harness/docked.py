@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from src.planning.plan_file import read_plan
@@ -27,14 +26,6 @@ class Docked(Remote):
         docker = f"host.docker=[{','.join(quoted(word) for word in self.daemon.command)}]"
         image = ("image=vllm", f"image.reference={self.daemon.image}", "image.shm_size=64m")
         return (*place, docker, "host.gpus=none", *image)
-
-    def wrapped(self, script: str) -> str:
-        """The override of a docker command that runs a script before it is Docker: {docker} in the script."""
-        real = shlex.join(self.daemon.command)
-        wrapper = self.folder / "docker"
-        wrapper.write_text(f'#!/bin/sh\n{script.replace("{docker}", real)}\nexec {real} "$@"\n')
-        wrapper.chmod(0o755)
-        return f"host.docker=[{quoted(wrapper)}]"
 
     def container_after(self, run: RemoteRun, count: int = 2) -> tuple[Program, str]:
         """A run after a few answers, while the server keeps the others waiting, and the name of its container."""

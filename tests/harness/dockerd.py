@@ -1,5 +1,5 @@
-"""A Docker daemon of one's own, with all that it keeps in one folder, and an image that has Python; it can be killed and
-started again without touching any other daemon."""
+"""A Docker daemon with all its files in one folder, and an image that has Python; it can be killed and started again
+without touching any other daemon."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .processes import wait_for_build
+from .processes import command_lines, has_ended, wait_for_build
 
 IMAGE = "upsampler-test"
-# What the interpreters of others link to when they are mounted, and a compiler, which torch wants.
+# What mounted interpreters link to, a compiler for torch, and what engine=offline imports.
 PACKAGES = (
     "python3", "libsqlite3-0", "libssl3", "libffi8", "libbz2-1.0", "liblzma5", "libreadline8", "libncursesw6", "libgomp1",
     "libnuma1", "g++", "python3-numpy", "python3-pil",
@@ -24,19 +24,19 @@ PACKAGES = (
 
 
 class Unavailable(Exception):
-    """Why there can be no Docker of one's own here; a reason to skip."""
+    """Why no Docker daemon can be started here; a reason to skip."""
 
 
 def missing() -> str:
-    """Why there can be no dockerd here, as far as it shows at once; nothing when there can."""
+    """Why no dockerd can run here, as far as it shows at once; empty when it can."""
     if os.geteuid() != 0:
-        return "a dockerd of one's own needs root"
+        return "a dockerd needs root"
     tools = [t for t in ("dockerd", "docker", "debootstrap", "tar") if shutil.which(t) is None]
     return f"no {', '.join(tools)} here (apt install docker.io debootstrap)" if tools else ""
 
 
 class Dockerd:
-    """Listens on a socket in `folder`. Raises Unavailable when the daemon or the image cannot be had."""
+    """Listens on a socket in `folder`. Raises Unavailable when the daemon does not start or there is no image."""
 
     image = IMAGE
 
@@ -56,7 +56,7 @@ class Dockerd:
     # ------------------------------------------------------------------------------------------------- the daemon
 
     def start(self, *options: str) -> None:
-        """Start the daemon and wait until it answers; `--live-restore` leaves containers of the one before alone."""
+        """Start the daemon and wait until it answers; `--live-restore` keeps the containers of the one before."""
         (self.folder / "pid").unlink(missing_ok=True)
         with open(self.folder / "dockerd.log", "ab") as log:
             self._process = subprocess.Popen(
@@ -71,16 +71,16 @@ class Dockerd:
         deadline = time.monotonic() + 60
         while not self.is_up():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise Unavailable(f"dockerd does not start: {self._last_words()}")
+                raise Unavailable(f"dockerd does not start: {self._end_of_log()}")
             time.sleep(0.05)
 
     def restart(self, *options: str) -> None:
-        """As after a crash: killed, and started again."""
+        """Kill it and start it again, as after a crash."""
         self.kill()
         self.start(*options)
 
     def kill(self) -> None:
-        """End the daemon at once; its containers run on for now."""
+        """Kill the daemon; its containers keep running for now."""
         if self._process is not None:
             helpers = self._processes("containerd --config")  # they end with it, but not in the same instant
             self._process.kill()
@@ -89,7 +89,7 @@ class Dockerd:
                 _wait_for_end(pid)
 
     def end(self) -> None:
-        """Ask the daemon to end, as `systemctl stop` does; it ends its containers first."""
+        """Ask the daemon to end, as `systemctl stop` does; it stops its containers first."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait(timeout=60)
@@ -98,7 +98,7 @@ class Dockerd:
         return self.attempt("version").returncode == 0
 
     def stop(self) -> None:
-        """End containers and daemon, and give their disk back."""
+        """End containers and daemon, and free their disk."""
         if self._process is not None and self._process.poll() is None:
             if self.is_up():
                 self.remove_all()
@@ -127,20 +127,14 @@ class Dockerd:
             self.start()
 
     def _processes(self, command: str) -> list[int]:
-        """Processes of this daemon's own with such a command."""
-        found = []
-        for entry in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                words = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue  # it ended while we looked
-            if command in words.split(str(self.folder))[0] and f" {self.folder}/" in words:
-                found.append(int(entry.parent.name))
-        return found
+        """Processes of this daemon with such a command."""
+        lines = ((pid, b" ".join(words).decode(errors="replace")) for pid, words in command_lines())
+        own = f" {self.folder}/"
+        return [pid for pid, line in lines if command in line.split(str(self.folder))[0] and own in line]
 
-    def _last_words(self) -> str:
+    def _end_of_log(self) -> str:
         log = self.folder / "dockerd.log"
-        return log.read_text(errors="replace")[-500:] if log.exists() else "it said nothing"
+        return log.read_text(errors="replace")[-500:] if log.exists() else "no log"
 
     # ------------------------------------------------------------------------------------------------- what it has
 
@@ -185,7 +179,7 @@ class Dockerd:
 
 def _wait_for_end(pid: int) -> None:
     deadline = time.monotonic() + 30
-    while Path(f"/proc/{pid}").exists():
+    while not has_ended(pid):
         assert time.monotonic() < deadline, f"process {pid} does not end"
         time.sleep(0.02)
 

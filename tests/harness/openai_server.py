@@ -18,7 +18,7 @@ from src.models import pixtral
 
 
 class FakeOpenAI:
-    """Listens on the loopback. It has no tokenizer: how many tokens a prompt has is told by its text in `expected`.
+    """Listens on the loopback. It has no tokenizer: `count` says how many tokens a request has, by its text in `expected`.
 
     asked: the requests that it answered, in order; one whose client went away before its turn is not among them.
     limit: it refuses a prompt of more tokens, and one that leaves no room for the answer that is asked for, with `refusal`.

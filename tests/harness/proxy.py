@@ -18,7 +18,7 @@ Pieces = SimpleQueue[tuple[float, bytes]]
 class Proxy:
     """Forwards 127.0.0.1:`port` to 127.0.0.1:`target_port`; what it takes comes out `delay_s` later, in each direction.
 
-    The delay is that of a long line, not of a slow one: any number of bytes are on their way at the same time.
+    The delay is that of a long link, not of a slow one: any number of bytes travel at the same time.
     """
 
     def __init__(self, target_port: int, delay_s: float = 0.0) -> None:
@@ -38,7 +38,7 @@ class Proxy:
         return time.monotonic() - self._last_at
 
     def freeze(self) -> None:
-        """Forward nothing from now on, and close nothing: the line is dead and nobody says so."""
+        """Forward nothing from now on, and close nothing: the link is dead without a sign."""
         self._forwards.clear()
 
     def thaw(self) -> None:

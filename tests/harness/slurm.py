@@ -1,4 +1,4 @@
-"""A Slurm of one's own: munged, slurmctld and slurmd on this machine, with every file of them in one folder."""
+"""A Slurm of one node: munged, slurmctld and slurmd on this machine, with all their files in one folder."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ PartitionName=short Nodes={node} Default=YES MaxTime=UNLIMITED State=UP
 
 
 class Unavailable(Exception):
-    """Why there can be no Slurm of one's own here; a reason to skip."""
+    """Why no Slurm can be started here; a reason to skip."""
 
 
 def missing() -> str:
-    """Why there can be no Slurm here, as far as it shows at once; nothing when there can."""
+    """Why no Slurm can run here, as far as it shows at once; empty when it can."""
     if os.geteuid() != 0:
-        return "a Slurm of one's own needs root"
+        return "a Slurm needs root"
     tools = [t for t in PROGRAMS if shutil.which(t, path=PATH) is None]
     return f"no {', '.join(tools)} here (apt install slurmctld slurmd munge)" if tools else ""
 
@@ -126,12 +126,12 @@ class Slurm:
         deadline = time.monotonic() + timeout_s
         while not condition():
             if time.monotonic() > deadline or any(d.poll() is not None for d in self._daemons):
-                raise Unavailable(f"{what} did not come up: {self._last_words()}")
+                raise Unavailable(f"{what} did not come up: {self._end_of_logs()}")
             time.sleep(0.05)
 
-    def _last_words(self) -> str:
+    def _end_of_logs(self) -> str:
         said = [path.read_text(errors="replace")[-300:] for path in sorted(self.folder.glob("*.out"))]
-        return " | ".join(text.strip() for text in said if text.strip()) or "they said nothing"
+        return " | ".join(text.strip() for text in said if text.strip()) or "no logs"
 
 
 def _free_ports(count: int) -> list[int]:

@@ -14,7 +14,7 @@ SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 
 
 def missing() -> str:
-    """Why there can be no sshd here; nothing when there can."""
+    """Why no sshd can run here; empty when it can."""
     if os.geteuid() != 0:
         return "a real sshd needs root"
     tools = [t for t in ("ssh-keygen", "ss", "setsid", "flock") if shutil.which(t) is None]
@@ -23,7 +23,7 @@ def missing() -> str:
 
 
 class Sshd:
-    """Listens on 127.0.0.1 and lets root in with `key`; every file of it is in `folder`."""
+    """Listens on 127.0.0.1 and lets root log in with `key`; all its files are in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -67,7 +67,7 @@ class Sshd:
             self.start()
 
     def kill(self) -> None:
-        """Kill the server and every session of it, as when the link goes."""
+        """Kill the server and all its sessions, as when the link breaks."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
