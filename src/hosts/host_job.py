@@ -112,6 +112,9 @@ class HostJob:
         return self._retrying(lambda: self.host.run(asked)).code == 0
 
     def finish(self) -> None:
+        self._retrying(self._finish)
+
+    def _finish(self) -> None:
         self.mirror.fetch_logs()
         self.runtime.remove()
         if not self.launch.host.keep_job:

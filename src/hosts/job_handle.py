@@ -18,7 +18,7 @@ from .local_job import LocalJob
 
 
 class JobHandle(Protocol):
-    """One job on its host. Every call may raise HostError; `poll` and `push` wait until a lost link is restored.
+    """One job on its host. Every call may raise HostError; `push`, `poll` and `finish` wait until a lost link is restored.
 
     sent_bytes: that travelled so far. survives_controller: whether Ctrl-C detaches from the worker, or stops it.
     """
