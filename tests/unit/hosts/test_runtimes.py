@@ -115,7 +115,7 @@ def test_stop_without_a_worker_is_harmless(process: ProcessRuntime, folder: Path
 def test_ended_process_is_known_by_its_lock(process: ProcessRuntime, folder: Path) -> None:
     (folder / "worker.pyz").write_text(ENDS)
     process.start()
-    assert state_of(process) == State("ended")
+    wait_until(lambda: state_of(process) == State("ended"))
 
 
 def test_start_returns_soon_after_an_early_death(process: ProcessRuntime, folder: Path) -> None:
