@@ -61,7 +61,7 @@ def small_tokenizer(path: Path, words: int = 1000) -> str:
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tokenizer file of the user's own, for tests that resolve often and do not look at text tokens."""
+    """A small tokenizer file, for tests that resolve often and do not check text tokens."""
     return small_tokenizer(tmp_path_factory.mktemp("small") / "own.json")
 
 
@@ -86,7 +86,7 @@ def configure(cache_dir: Path, small: str) -> Configure:
 
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with small clips: wide, other, hd, portrait, square, short (.mp4), and two that hold no usable video."""
+    """A folder with small clips: wide, other, hd, portrait, square, short (.mp4), and two without a usable video."""
     folder = tmp_path_factory.mktemp("clips")
     for name, size in {"wide": (320, 180), "portrait": (180, 320), "square": (96, 96)}.items():
         make_clip(folder / f"{name}.mp4", size=size, fps=12, seconds=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +18,7 @@ from ..runs.staging import seed_of
 from ..worker.chat import chat_body
 from ..worker.protocol import UPSAMPLED
 from .arrow import write_folder, write_parquet
-from .rows import Row
+from .rows import Row, hint_sent
 
 Line = dict[str, Any]
 
@@ -86,8 +85,7 @@ def _pictures(item: PlanItem, row: Row, cache: Path) -> list[bytes]:
         return []
     hint = item.hint
     if row["frames"]:
-        width, height = map(int, row["frames"][0]["size"].split("x"))
-        hint = replace(hint, width_px=width, height_px=height)
+        hint = hint_sent(item.video, hint, len(row["frames"]), row["frames"][0]["size"])
     try:
         return [path.read_bytes() for path in render(item.video, hint, cache, with_video=False).frame_paths]
     except (VideoError, HintError, OSError) as e:

@@ -150,13 +150,12 @@ def report_rows(plan: Plan, table: Sequence[Row], paths: RunPaths) -> list[Repor
     """The rows with what the report shows beside them."""
     extended: list[ReportRow] = []
     for item, row in zip(plan.items, table, strict=True):
-        hint = fields_of(item.hint) if item.hint and item.video else None
-        if hint and row["frames"]:
-            width, height = map(int, row["frames"][0]["size"].split("x"))
-            hint |= {"width_px": width, "height_px": height}
+        hint = item.hint if item.video else None
+        if item.video and hint and row["frames"]:
+            hint = hint_sent(item.video, hint, len(row["frames"]), row["frames"][0]["size"])
         files = [os.path.abspath(paths.root / frame["file"]) for frame in row["frames"] if frame["file"]]
         source = fields_of(item.video) if item.video else None
-        extended.append({**row, "source": source, "hint": hint, "frame_files": files})
+        extended.append({**row, "source": source, "hint": fields_of(hint) if hint else None, "frame_files": files})
     return extended
 
 
@@ -164,7 +163,11 @@ def hint_used(item: PlanItem, outcome: Outcome) -> tuple[Video, Hint] | None:
     """The clip and the hint that the engine saw: the planned one, or a smaller one when that was refused."""
     if not (item.video and item.hint and outcome.frames):
         return None
-    (width, height), hint = map(int, outcome.frames[0].size.split("x")), item.hint
-    count = len(outcome.frames)
-    times = hint.times_s if count == hint.frames else hint_times(item.video, hint.rule, count, hint.fps)
-    return item.video, replace(hint, width_px=width, height_px=height, frames=count, times_s=times)
+    return item.video, hint_sent(item.video, item.hint, len(outcome.frames), outcome.frames[0].size)
+
+
+def hint_sent(video: Video, hint: Hint, frames: int, size: str) -> Hint:
+    """A planned hint as the engine was sent it: so many frames, of this size ("WIDTHxHEIGHT")."""
+    width, height = map(int, size.split("x"))
+    times = hint.times_s if frames == hint.frames else hint_times(video, hint.rule, frames, hint.fps)
+    return replace(hint, width_px=width, height_px=height, frames=frames, times_s=times)

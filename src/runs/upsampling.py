@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .. import log
 from ..errors import HostError
-from ..hosts.job_folder import JobPaths, open_job
+from ..hosts.job_folder import JobPaths, open_job, open_jobs
 from ..hosts.job_handle import JobHandle, handle_of_plan
 from ..planning import observed_limits
 from ..planning.observed_limits import ObservedLimit
@@ -56,22 +56,29 @@ def execute(plan: Plan, paths: RunPaths, progress: Progress, *, retry_failed: bo
         for folder in sorted(paths.jobs.glob("*/")):
             if new := absorb(JobPaths(folder), journal):
                 log.get().info("answers_taken_over", items=new)
-        if retry_failed:
-            journal.reopen([item.id for item in plan.items if can_retry(item, journal.outcomes.get(item.id))])
-        if plan.settings.reuse:
-            _reuse(plan, journal)
-        parts = [_Answers(shard, paths, journal) for shard in shards(plan)]
-        _run_jobs([part for part in parts if part.missing], plan, journal, progress)
-        for part in parts:
-            if not part.missing and part.is_unfinished:  # the controller was killed between the last answer and the end
-                try:
-                    _run_jobs([part], plan, journal, progress)
-                except HostError as e:
-                    log.get().warning("job_not_cleaned_up", job=part.folder.root.name, reason=e.message)
+        failed = [item.id for item in plan.items if retry_failed and can_retry(item, journal.outcomes.get(item.id))]
+        if failed and open_jobs(paths.jobs):  # a job that is not finished would end them again as before
+            _run_missing(plan, paths, journal, progress)
+        journal.reopen(failed)
+        _run_missing(plan, paths, journal, progress)
         return journal.outcomes
     finally:
         AnswerCache(Path(plan.settings.cache_dir)).put(journal.outcomes.values())
         journal.close()
+
+
+def _run_missing(plan: Plan, paths: RunPaths, journal: RunJournal, progress: Progress) -> None:
+    """Ask what has not ended, and bring jobs to their end that have ended everything."""
+    if plan.settings.reuse:
+        _reuse(plan, journal)
+    parts = [_Answers(shard, paths, journal) for shard in shards(plan)]
+    _run_jobs([part for part in parts if part.missing], plan, journal, progress)
+    for part in parts:
+        if not part.missing and part.is_unfinished:  # the controller was killed between the last answer and the end
+            try:
+                _run_jobs([part], plan, journal, progress)
+            except HostError as e:
+                log.get().warning("job_not_cleaned_up", job=part.folder.root.name, reason=e.message)
 
 
 def can_retry(item: PlanItem, outcome: Outcome | None) -> bool:

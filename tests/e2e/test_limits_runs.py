@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from src.models import pixtral
-from tests.harness.openai_server import FakeOpenAI
+from tests.harness.openai_server import FakeOpenAI, counted_by_frames
 from tests.harness.program import ROOT, Ended, program, quoted
 
 
@@ -35,15 +35,8 @@ def cache(tmp_path: Path, cards: Path, cache_dir: Path) -> Path:
 @pytest.fixture
 def fake() -> Iterator[FakeOpenAI]:
     """A server that counts as Pixtral does: two tokens of text, the rest by the sizes of the pictures."""
-
-    def count(body: dict[str, Any]) -> int:
-        urls = [part["image_url"]["url"] for part in body["messages"][-1]["content"] if part["type"] == "image_url"]
-        heads = [base64.b64decode(url.split(",")[1][:64]) for url in urls]
-        sizes = [(int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")) for head in heads]
-        return sum(pixtral.image_tokens(*size) for size in sizes) + pixtral.WRAPPER_TOKENS + 2
-
     made = FakeOpenAI(pause_s=0.0)
-    made.count = count
+    made.count = lambda body: counted_by_frames(body, text_tokens=2)
     yield made
     made.close()
 

@@ -69,6 +69,19 @@ def test_later_call_adds_videos_to_run(local: Pipeline) -> None:
     assert re.search(r"resume +python -m src\.run 'resume=", status), status
 
 
+def test_upscaler_takes_the_videos_of_a_run(local: Pipeline) -> None:
+    assert local.to_its_end(local.prompts("a boat", "a ship")).code == 0
+    first, local.run = local.run, local.folder / "upscaled"
+    end = local.to_its_end(f"prompts={quoted(first / 'videos')}", "pipeline.upsample=false", "inference=upscale")
+    assert end.code == 0, end.err
+    local.assert_videos()
+    made = {row["name"]: row for row in json.loads((first / "inference.json").read_text())}
+    assert {row["name"]: row["prompt"] for row in local.rows()} == {name: row["prompt"] for name, row in made.items()}
+    [job] = local.run.glob("inference/*/job.json")
+    [group] = json.loads(job.read_text())["groups"]
+    assert group["upscale"] == {"control_weight": 0.5} and group["num_steps"] == 10
+
+
 def test_missing_parts_are_reported_before_start(local: Pipeline) -> None:
     prompts = local.prompts("a boat")
     for missing in ("checkpoint_dir", "repository", "torchrun"):

@@ -78,7 +78,7 @@ def test_filter_search_and_order_work(visit: Open, mixed: Report) -> None:
     assert v.count(".item") == 8
     v.page.select_option("#order", "seconds")
     assert v.page.text_content(".item:first-child h3") == "old_mill"
-    assert "missing" in v.page.text_content(".item:last-child h3")  # took no time that is known
+    assert "missing" in v.page.text_content(".item:last-child h3")  # its time is unknown
     v.page.select_option("#order", "tokens")
     assert v.page.text_content(".item h3") == "too_large"
 
@@ -92,7 +92,7 @@ def test_filters_are_combined(visit: Open) -> None:
     assert [v.page.locator(f"[data-flag='{flag}'] .count").text_content() for flag in ("asked again", "cut off")] == [
         "3", "2",
     ]  # fmt: skip
-    assert v.count("[data-flag='smaller hint']") == 0  # there is none to show
+    assert v.count("[data-flag='smaller hint']") == 0  # no item has it
     v.page.click("[data-flag='asked again']")
     assert v.page.inner_text("#matching") == "3 of 5 items"
     v.page.click("[data-flag='cut off']")

@@ -50,6 +50,16 @@ def test_points_run_in_processes_and_folders(sweep: Path, overrides: tuple[str, 
     assert [plan_of(sweep / n)["budget"]["max_model_len"] for n in "0123"] == [4096, 8192, 4096, 8192]
 
 
+def test_sweep_of_two_points_compares_them(sweep: Path, tmp_path: Path, clips: Path, cache_dir: Path) -> None:
+    """Two clips of the same shots: other videos under the same names."""
+    files = [write_prompts(tmp_path / f"{name}.json", clips / f"{name}.mp4", 2) for name in ("wide", "other")]
+    given = (f"prompts={files[0]},{files[1]}", f"cache_dir={cache_dir}", f"hydra.sweep.dir={quoted(sweep)}")
+    end = program("--multirun", *given, "pair_by=name")
+    assert end.code == 0, end.err
+    assert "2 items in both" in end.out
+    assert (sweep / "compare.csv").read_text().count("\n") == 3 and (sweep / "compare.html").is_file()
+
+
 @pytest.mark.parametrize(
     ("victim", "number", "code"),
     [("point", signal.SIGKILL, 1), ("sweep", signal.SIGINT, 130)],

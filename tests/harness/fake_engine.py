@@ -71,13 +71,18 @@ def stage(folder: Path, items: Iterable[Item], name: str = "00000", *, closed: b
         (folder / "closed").touch()
 
 
-def serve(folder: Path, engine: FakeEngine) -> int:
-    """Run a worker in this process; returns its exit code."""
+def prepare_with(engine: FakeEngine) -> Callable[[Path, lifecycle.Control], Worker]:
+    """What a worker with this engine does with its job folder."""
 
     def prepare(folder: Path, control: lifecycle.Control) -> Worker:
         return Worker.of(folder, (folder / "job.json").read_bytes(), control, lambda job, folder: engine)
 
-    return lifecycle.run(folder, prepare)
+    return prepare
+
+
+def serve(folder: Path, engine: FakeEngine) -> int:
+    """Run a worker in this process; returns its exit code."""
+    return lifecycle.run(folder, prepare_with(engine))
 
 
 def results(folder: Path) -> list[dict[str, Any]]:
@@ -115,6 +120,9 @@ class Child:
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         os.kill(self.pid, number)
+
+    def has_ended(self) -> bool:
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def wait(self) -> int:
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import select
@@ -13,12 +14,14 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from src.models import pixtral
+
 
 class FakeOpenAI:
     """Listens on the loopback. It has no tokenizer: `count` says how many tokens a request has, by its text in `expected`.
 
     asked: the requests that it answered, in order; one whose client went away before its turn is not among them.
-    limit: it refuses a prompt of more tokens, and one that leaves no room for the answer that is asked for.
+    limit: it refuses a prompt of more tokens, and one that leaves no room for the answer that is asked for, with `refusal`.
     """
 
     def __init__(self, pause_s: float = 0.05) -> None:
@@ -27,6 +30,7 @@ class FakeOpenAI:
         self.expected: dict[str, int] = {}
         self.count: Callable[[dict[str, Any]], int] = lambda body: self.expected[text_of(body)]
         self.limit = math.inf
+        self.refusal = "your prompt contains {counted} input tokens; at most {limit} are left"
         self._most = math.inf
         self._changed = threading.Condition()
         fake = self
@@ -44,7 +48,7 @@ class FakeOpenAI:
                     return
                 counted = fake.count(body)
                 if counted + body["max_tokens"] > fake.limit:
-                    words = f"your prompt contains {counted} input tokens; at most {fake.limit} are left"
+                    words = fake.refusal.format(counted=counted, limit=fake.limit)
                     self._send(json.dumps({"error": {"message": words}}).encode(), 400)
                     return
                 time.sleep(fake.pause_s)
@@ -103,6 +107,14 @@ def text_of(body: dict[str, Any]) -> str:
     """The text of a request."""
     content = body["messages"][-1]["content"]
     return str(content if isinstance(content, str) else content[-1]["text"])
+
+
+def counted_by_frames(body: dict[str, Any], text_tokens: int) -> int:
+    """Tokens of a request as Pixtral counts them, by the sizes in the heads of its PNG frames."""
+    urls = [part["image_url"]["url"] for part in body["messages"][-1]["content"] if part["type"] == "image_url"]
+    heads = [base64.b64decode(url.split(",")[1][:64]) for url in urls]
+    sizes = [(int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")) for head in heads]
+    return sum(pixtral.image_tokens(*size) for size in sizes) + pixtral.WRAPPER_TOKENS + text_tokens
 
 
 def _has_gone(client: socket.socket) -> bool:

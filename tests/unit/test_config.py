@@ -23,8 +23,14 @@ from src.config import Config
 from tests.conftest import ROOT, composed
 
 CONF = ROOT / "conf"
+OWN_HOSTS = set(CONF.glob("host/*.yaml")) - {
+    CONF / "host" / "local.yaml",
+    CONF / "host" / "ssh.yaml",
+}  # Git ignores them
 OPTIONS = sorted(
-    (path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name not in ("hydra", "local")
+    (path.parent.name, path.stem)
+    for path in CONF.glob("*/*.yaml")
+    if path.parent.name not in ("hydra", "local") and path not in OWN_HOSTS
 )
 REJECTED = (HydraException, OmegaConfBaseException, ValueError)
 

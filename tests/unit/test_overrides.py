@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from src.config import Config
 from src.overrides import (
     did_you_mean,
+    quoted,
     resumed_sweep,
     split_override,
     unknown_fields,
@@ -111,10 +112,37 @@ def test_other_command_lines_are_not_changed(sweep: Path, run: Path, tmp_path: P
         assert resumed_sweep(arguments) == arguments
 
 
-def test_run_that_was_a_point_is_no_sweep(sweep: Path) -> None:
+def test_folder_with_plan_is_no_sweep(sweep: Path) -> None:
     """A folder with a plan is resumed as a run, whatever else is in it."""
     (sweep / "plan.json").touch()
     assert resumed_sweep([f"resume={sweep}"]) == [f"resume={sweep}"]
+
+
+# Quotes
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("host.gpus=device=0", "device=0"),
+        ("prompts=a, b (1).json", "a, b (1).json"),
+        ('text=say "x", {y}: z=', 'say "x", {y}: z='),
+        ("image.env=[NAME=VALUE, OTHER]", ["NAME=VALUE", "OTHER"]),
+    ],
+)
+def test_reserved_characters_are_quoted(argument: str, value: str | list[str]) -> None:
+    [word] = quoted([argument])
+    [override] = OverridesParser.create().parse_overrides([word])
+    found = override.value()
+    assert ([str(part) for part in found] if isinstance(found, list) else str(found)) == value
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["task=plan", "--multirun", "sampling.seed=1,2", "prompts='a b'", "runs=[a,b]", "aspect=16:9", "x", "a="],
+)
+def test_readable_arguments_are_not_changed(argument: str) -> None:
+    assert quoted([argument]) == [argument]
 
 
 # Reruns of reviews

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,5 +30,29 @@ def test_lock_is_released_by_an_error(tmp_path: Path) -> None:
     paths = RunPaths(tmp_path / "run")
     with pytest.raises(ZeroDivisionError), locked(paths):
         raise ZeroDivisionError
+    with locked(paths):
+        pass
+
+
+HOLDER = """
+import fcntl, sys
+f = open(sys.argv[1], "w")
+fcntl.flock(f, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_death_of_the_holder_frees_it(tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path)
+    holder = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", HOLDER, str(paths.lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout
+    assert holder.stdout.readline() == b"held\n"
+    with pytest.raises(RunLocked), locked(paths):
+        pass
+    holder.kill()
+    holder.communicate()
     with locked(paths):
         pass

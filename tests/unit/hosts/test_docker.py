@@ -215,7 +215,7 @@ def test_only_docker_itself_reports_absence(message: str, absent: bool) -> None:
     ("message", "away"),
     [(AWAY, True), ("error during connect: EOF", True), ("Error: No such container: x", False), ("", False)],
 )
-def test_unreachable_daemon_is_recognised(message: str, away: bool) -> None:
+def test_unreachable_daemon_is_recognized(message: str, away: bool) -> None:
     assert is_away(message) is away
 
 

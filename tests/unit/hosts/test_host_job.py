@@ -322,10 +322,10 @@ def test_two_controllers_share_one_worker(handle: HostJob, host: FakeHost, tmp_p
     assert handle.job.results.read_text() == other_job.results.read_text() == RESULT
 
 
-# ------------------------------------------------------------------------------------------------ cancelled, peeked
+# ------------------------------------------------------------------------------------------------ canceled, peeked
 
 
-def test_cancelling_marks_the_job(handle: HostJob, host: FakeHost) -> None:
+def test_canceling_marks_the_job(handle: HostJob, host: FakeHost) -> None:
     prepared(handle)
     assert not handle.was_cancelled()
     HostJob(handle.launch, handle.job, host).ask_to_stop()
@@ -334,7 +334,7 @@ def test_cancelling_marks_the_job(handle: HostJob, host: FakeHost) -> None:
     assert not handle.was_cancelled()
 
 
-def test_cancelling_ends_the_container(docked: HostJob, daemon: FakeDocker) -> None:
+def test_canceling_ends_the_container(docked: HostJob, daemon: FakeDocker) -> None:
     prepared(docked).start()
     docked.ask_to_stop()
     assert [sign for _, sign in daemon.signals] == ["TERM"]

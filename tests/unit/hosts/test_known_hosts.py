@@ -57,10 +57,10 @@ def test_fingerprint_equals_that_of_ssh_keygen(tmp_path: Path, line: str, key: p
     public = tmp_path / "key.pub"
     public.write_text(line.split(" ", 1)[1] + "\n")
     try:
-        said = subprocess.run(["ssh-keygen", "-lf", str(public)], capture_output=True, text=True, check=True).stdout
+        shown = subprocess.run(["ssh-keygen", "-lf", str(public)], capture_output=True, text=True, check=True).stdout
     except FileNotFoundError:
         pytest.skip("no ssh-keygen here")
-    assert fingerprint(key) in said.split()
+    assert fingerprint(key) in shown.split()
 
 
 class FakeTransport:

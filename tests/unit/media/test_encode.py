@@ -34,7 +34,7 @@ def mean_difference(path: Path, shown: Pixels) -> float:
 
 
 @pytest.mark.parametrize("width_px", [16, 32, 130, 320])
-def test_png_has_the_size_tokens_were_planned_for(tmp_path: Path, video: Video, width_px: int) -> None:
+def test_png_has_the_planned_size(tmp_path: Path, video: Video, width_px: int) -> None:
     hint = planned_hint(video, width_px=width_px)
     for path in render(video, hint, tmp_path, with_video=False).frame_paths:
         with Image.open(path) as picture:

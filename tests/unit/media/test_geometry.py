@@ -21,8 +21,10 @@ from src.media.geometry import (
     category_size,
     detect_aspect_ratio,
     fixed_width,
+    shrunk,
     step_down,
     visible,
+    within,
 )
 from src.models.pixtral import prompt_tokens
 
@@ -111,7 +113,7 @@ def test_aspect_is_the_nearest_one(size: Size) -> None:
     ],
     ids=str,
 )
-def test_aspect_of_known_sizes(size: Size, aspect: str) -> None:
+def test_known_sizes_have_known_aspects(size: Size, aspect: str) -> None:
     assert detect_aspect_ratio(size) == aspect
 
 
@@ -185,7 +187,7 @@ def test_fixed_width_never_scales_up(source: Size, width: int) -> None:
     ],
     ids=str,
 )
-def test_fixed_width_of_known_sizes(source: Size, expected: str) -> None:
+def test_fixed_width_gives_known_sizes(source: Size, expected: str) -> None:
     assert str(fixed_width(source, 320)) == expected
 
 
@@ -219,7 +221,7 @@ def test_best_fit_is_the_largest_that_fits() -> None:
     assert not wrong
 
 
-def test_best_fit_of_widescreen_at_4096_tokens() -> None:
+def test_best_fit_is_896x504_at_4096_tokens() -> None:
     found = best_fit(Size(1920, 1080), lambda s: fitting(s, 2, 4096 - 300))
     assert found == Size(896, 504)
     assert found.width_px * found.height_px > 7.8 * 320 * 180  # almost eight times the pixels of safe_320
@@ -266,7 +268,58 @@ def test_repeated_step_down_reaches_every_area() -> None:
         assert seen == sorted({area(s) for s in aligned_sizes(source)}, reverse=True)
 
 
-def test_step_down_from_upscaled_size_is_best_fit() -> None:
+def test_step_down_from_upscaled_is_best_fit() -> None:
     source = Size(640, 480)
     smaller = step_down(source, Size(1280, 704), lambda s: fitting(s, 2, 2000))
     assert smaller == best_fit(source, lambda s: fitting(s, 2, 2000))
+
+
+# Boxes and frames
+
+
+@given(size=SIZES, box=st.builds(Size, st.integers(16, 2000), st.integers(16, 2000)))
+def test_size_within_a_box_fits_it(size: Size, box: Size) -> None:
+    found = within(size, box)
+    assert found == size or found.width_px <= box.width_px
+    assert found == size or found.height_px <= box.height_px or found == Size(2, 2)
+
+
+@given(size=SIZES)
+def test_size_within_its_own_box_is_unchanged(size: Size) -> None:
+    assert within(size, size) == size
+
+
+@pytest.mark.parametrize(
+    ("size", "box", "expected"),
+    [
+        ("1280x720", "320x320", "320x180"),
+        ("720x1280", "320x320", "180x320"),
+        ("1280x720", "400x200", "356x200"),
+        ("100x50", "320x320", "100x50"),
+        ("1440x1056", "640x480", "640x470"),
+    ],
+)
+def test_boxes_give_known_sizes(size: str, box: str, expected: str) -> None:
+    sizes = [Size(*map(int, text.split("x"))) for text in (size, box)]
+    assert str(within(*sizes)) == expected
+
+
+@given(source=SIZES, frames=st.integers(1, 4), min_side_px=st.integers(2, 200), limit=st.integers(50, 6000))
+def test_shrunk_hint_fits_above_the_floor(source: Size, frames: int, min_side_px: int, limit: int) -> None:
+    size = visible(source)
+    found = shrunk(source, size, frames, min_side_px, lambda s, n: fitting(s, n, limit))
+    if found:
+        smaller, count = found
+        assert fitting(smaller, count, limit)
+        assert 1 <= count <= frames and (count, area(smaller)) < (frames, area(size))
+        floor = min(min_side_px, size.width_px, size.height_px)
+        assert min(smaller.width_px, smaller.height_px) >= floor
+
+
+@pytest.mark.parametrize(
+    ("min_side_px", "limit", "expected"),
+    [(96, 800, ("256x144", 4)), (124, 500, ("224x126", 3)), (160, 500, ("398x224", 1)), (700, 500, None)],
+)
+def test_shrunk_hint_keeps_frames_before_size(min_side_px: int, limit: int, expected: tuple[str, int] | None) -> None:
+    found = shrunk(Size(1280, 720), Size(1280, 720), 4, min_side_px, lambda s, n: fitting(s, n, limit))
+    assert (found and (str(found[0]), found[1])) == expected

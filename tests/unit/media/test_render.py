@@ -136,7 +136,7 @@ def test_error_names_missing_and_promised_frames(tmp_path: Path, video: Video) -
     assert not list(tmp_path.iterdir())
 
 
-def test_header_that_promises_too_much_is_an_error(tmp_path: Path) -> None:
+def test_header_promising_too_much_is_an_error(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "a.mp4", size=(64, 64), fps=10, seconds=0.5)
     video = replace(probe(clip, LIMITS), frames=50, duration_s=5.0)
     with pytest.raises(HintError, match=r"a\.mp4"):

@@ -226,7 +226,7 @@ def test_counting_works_without_a_cache(small: str, tmp_path: Path) -> None:
     assert text_counter(small, tmp_path / "file")("a") == 1
 
 
-def test_linear_estimate_of_known_size() -> None:
+def test_linear_estimate_is_1992_at_320x180() -> None:
     estimate = pixtral.linear_estimate(320, 180, 2)
     assert estimate == 1992
     assert f"{estimate / 4096:.1%}" == "48.6%"

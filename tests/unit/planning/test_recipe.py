@@ -30,6 +30,12 @@ def hint_size(item: PlanItem) -> str:
 # Sizes
 
 
+CATEGORY = "upsample.rule=category"
+BEST_FIT = "upsample.rule=best_fit"
+NATIVE = "upsample.rule=native"
+WIDER = "budget.max_model_len=8192"
+
+
 @pytest.mark.parametrize(
     ("clip", "overrides", "size"),
     [
@@ -37,39 +43,34 @@ def hint_size(item: PlanItem) -> str:
         ("portrait", [], "180x320"),  # never scaled up
         ("square", [], "96x96"),
         ("hd", ["upsample.width_px=640"], "640x360"),
-        ("hd", ["upsample=native", "budget.max_model_len=8192"], "1280x720"),
-        ("hd", ["upsample=best_fit", "budget.max_model_len=8192"], "1024x576"),
-        ("wide", ["upsample=best_fit"], "320x180"),
-        ("hd", ["upsample=category", "resolution=720p", "budget.max_model_len=8192"], "1280x704"),
-        ("hd", ["upsample=category", "resolution.name=256"], "320x192"),
-        ("hd", ["upsample=category", "resolution.name=480"], "768x432"),
-        ("portrait", ["upsample=category", "resolution.name=480"], "180x320"),  # never scaled up, unless asked
-        ("portrait", ["upsample=category", "resolution.name=480", "upsample.enlarge=true"], "432x768"),
-        ("square", ["upsample=category", "resolution.name=512", "upsample.enlarge=true"], "512x512"),
-        ("hd", ["upsample=category", "resolution.name=480", "aspect=1:1"], "480x480"),
-        ("hd", ["upsample=category", "resolution.name=256", "aspect=9:16"], "192x320"),
-        ("portrait", ["upsample=max_320"], "180x320"),
+        ("hd", ["upsample=native", WIDER], "1280x720"),
+        ("hd", ["upsample=best_fit", WIDER], "1024x576"),
+        ("wide", [BEST_FIT], "320x180"),
+        ("hd", ["upsample=category", "resolution=720p", WIDER], "1280x704"),
+        ("hd", [CATEGORY, "resolution.name=256"], "320x192"),
+        ("portrait", [CATEGORY, "resolution.name=480"], "180x320"),
+        ("portrait", [CATEGORY, "resolution.name=480", "upsample.enlarge=true"], "432x768"),
+        ("portrait", [CATEGORY, "resolution.name=1080", "upsample.enlarge=true", WIDER], "1056x1920"),
+        ("square", [CATEGORY, "resolution.name=512", "upsample.enlarge=true"], "512x512"),
+        ("hd", [CATEGORY, "resolution.name=480", "aspect=1:1"], "480x480"),
+        ("hd", [CATEGORY, "resolution.name=480", "aspect=9:16", "upsample.enlarge=true"], "432x768"),
+        ("hd", ["aspect=9:16"], "320x180"),  # aspect is for rule=category
         ("hd", ["upsample=max_320"], "320x180"),
-        ("hd", ["upsample=native", "upsample.max_side_px=400"], "400x226"),
-        ("hd", ["upsample=native", "upsample.max_box=300x300"], "300x168"),
-        ("portrait", ["upsample=safe_320", "upsample.max_box=320x180"], "100x178"),
-        ("hd", ["aspect=9:16"], "320x180"),  # aspect is for upsample=category
+        ("portrait", [NATIVE, "upsample.max_side_px=160"], "90x160"),
+        ("hd", [NATIVE, "upsample.max_box=400x200"], "356x200"),
+        ("hd", [NATIVE, "upsample.max_box=400x200", "upsample.max_side_px=100"], "100x56"),
+        ("hd", [BEST_FIT, "upsample.max_side_px=480"], "480x270"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,
 )
 def test_hint_has_the_size_of_its_recipe(
     config_for: ConfigFor, clips: Path, clip: str, overrides: list[str], size: str
 ) -> None:
-    aspect = next((o.split("=")[1] for o in overrides if o.startswith("aspect")), None)
     config = config_for(over(clips / f"{clip}.mp4"), *(o for o in overrides if not o.startswith("aspect")))
-    config.aspect = aspect
+    config.aspect = next((o.split("=")[1] for o in overrides if o.startswith("aspect")), None)
     item = only_item(resolve(config))
     assert hint_size(item) == size
     assert (item.fits, item.shrunk_from, item.problem) == (True, None, "")
-
-
-BEST_FIT = "upsample.rule=best_fit"
-NATIVE = "upsample.rule=native"
 
 
 def test_best_fit_uses_what_text_leaves(config_for: ConfigFor, clips: Path, count: CountText) -> None:
@@ -88,6 +89,15 @@ def test_hint_that_does_not_fit_is_shrunk(config_for: ConfigFor, clips: Path) ->
     assert item.tokens.prompt + 300 <= 4096
     best = only_item(resolve(config_for(over(clips / "hd.mp4"), BEST_FIT)))
     assert hint_size(item) == hint_size(best)
+
+
+def test_hint_at_its_smallest_size_loses_frames(config_for: ConfigFor, clips: Path) -> None:
+    overrides = ["frames.rule=uniform", "frames.count=4", "upsample.min_side_px=90", "budget.max_model_len=500"]
+    item = only_item(resolve(config_for(over(clips / "wide.mp4"), *overrides)))
+    assert item.fits and item.hint
+    assert (item.hint.frames, len(item.hint.times_s)) == (2, 2)
+    assert min(item.hint.width_px, item.hint.height_px) >= 90
+    assert item.shrunk_from == "4 frames of 320x180"
 
 
 def test_without_shrinking_hint_is_rejected(config_for: ConfigFor, clips: Path) -> None:

@@ -176,7 +176,7 @@ def test_repeated_column_is_a_problem(tmp_path: Path) -> None:
 
 
 @FORMS
-def test_text_that_is_not_utf_8(tmp_path: Path, form: Form) -> None:
+def test_invalid_utf_8_text_is_a_problem(tmp_path: Path, form: Form) -> None:
     bad = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")])
     form(pa.table({"prompt": bad}), tmp_path / "x")
     (problem,) = problems(tmp_path / "x")

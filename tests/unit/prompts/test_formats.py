@@ -69,7 +69,7 @@ def test_indented_object_is_one_spec(write: Write, content: str, name: str) -> N
     assert len(specs(write(content, name))) == 1
 
 
-def test_single_line_of_a_jsonl_file(write: Write) -> None:
+def test_single_line_is_no_whole_object(write: Write) -> None:
     assert specs(write('{"prompt": "a"}\n', "batch.jsonl"))[0].shape == "lines"
 
 
@@ -270,7 +270,7 @@ def test_unreadable_file_is_named_with_its_problem(write: Write, content: str, e
     ],
     ids=["latin-1", "utf-16", "line", "csv", "video"],
 )
-def test_file_that_is_not_utf_8_is_named(write: Write, content: bytes) -> None:
+def test_file_in_another_encoding_is_named(write: Write, content: bytes) -> None:
     (problem,) = problems(write(content))
     assert problem.startswith("prompts.json: is not UTF-8")
 
@@ -289,12 +289,12 @@ def test_invalid_line_does_not_hide_later_lines(write: Write) -> None:
     ]
 
 
-def test_nan_in_a_list_does_not_hide_later_items(write: Write) -> None:
+def test_nan_does_not_hide_later_items(write: Write) -> None:
     found = problems(write('[{"prompt": "a"}, {"prompt": "b", "x": NaN}, {"prompt": 3}]'))
     assert [p.split(":")[0] for p in found] == ["prompts.json, item 2, the whole item", "prompts.json, item 3, prompt"]
 
 
-def test_wide_csv_row_does_not_hide_later_rows(write: Write) -> None:
+def test_wide_row_does_not_hide_later_ones(write: Write) -> None:
     found = problems(write("prompt,video_path\na,b,c\n,\nd,e\n1,2,3\n"))
     assert [p.split(":")[0].split(", ")[1] for p in found] == ["line 2", "line 3", "line 5"]
 

@@ -34,7 +34,7 @@ def run_of(plan: Plan, *rows: Row, folder: str = "outputs/a") -> Finished:
     return Finished(folder, plan.settings, rows)
 
 
-def test_items_are_paired_by_name_prompt_and_video(plan: Plan) -> None:
+def test_pairs_share_name_prompt_and_video(plan: Plan) -> None:
     first = run_of(plan, row("a"), row("b"), row("c"), row("d"))
     second = run_of(
         plan, row("d"), row("a"), row("b", original_prompt="another"), row("c", video_path="other.mp4"), folder="b"
@@ -42,9 +42,17 @@ def test_items_are_paired_by_name_prompt_and_video(plan: Plan) -> None:
     assert [pair.first["name"] for pair in pairs_of(first, second)] == ["a", "d"]
 
 
-def test_runs_without_common_items_are_rejected(plan: Plan) -> None:
-    with pytest.raises(InputError, match="share no item"):
-        pairs_of(run_of(plan, row("a")), run_of(plan, row("b")))
+def test_items_may_be_paired_by_name_alone(plan: Plan) -> None:
+    first = run_of(plan, row("a"), row("b"))
+    second = run_of(plan, row("b", original_prompt="another"), row("a", video_path="other.mp4"), folder="b")
+    assert [pair.first["name"] for pair in pairs_of(first, second, by_name=True)] == ["a", "b"]
+
+
+@pytest.mark.parametrize(("by_name", "advice"), [(False, "pair_by=name"), (True, "compared by the names")])
+def test_runs_without_common_items_are_rejected(plan: Plan, by_name: bool, advice: str) -> None:
+    with pytest.raises(InputError, match="share no item") as caught:
+        pairs_of(run_of(plan, row("a")), run_of(plan, row("b")), by_name=by_name)
+    assert advice in caught.value.hint
 
 
 def test_pair_differs_by_text_or_state_only() -> None:

@@ -87,11 +87,14 @@ def test_frames_missing_from_the_cache_are_rendered(planned: Planned, clips: Pat
     assert exported("openai", plan, paths) == before
 
 
-def test_frames_have_the_size_that_was_sent(planned: Planned, clips: Path, paths: RunPaths) -> None:
+@pytest.mark.parametrize("count", [2, 1])
+def test_frames_are_those_that_were_sent(planned: Planned, clips: Path, paths: RunPaths, count: int) -> None:
+    """Smaller or fewer than planned, after a refusal."""
     plan = planned([over(clips / "hd.mp4")])
-    frames = (SentFrame(sha256="", bytes=0, size="64x36"),) * 2
+    frames = (SentFrame(sha256="", bytes=0, size="64x36"),) * count
     smaller = exported("openai", plan, paths, {plan.items[0].id: outcome(plan.items[0], frames=frames)})
-    direct = exported("openai", planned([over(clips / "hd.mp4")], "upsample.width_px=64"), paths)
+    sent = ["upsample.width_px=64", f"frames.count={count}"]
+    direct = exported("openai", planned([over(clips / "hd.mp4")], *sent), paths)
     assert smaller[0]["body"]["messages"] == direct[0]["body"]["messages"]
 
 

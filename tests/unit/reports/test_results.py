@@ -100,6 +100,7 @@ def test_updated_specs_keep_unknown_fields(finished: Finished, tmp_path: Path) -
     assert (first["upsampled_prompt"], first["upsampled_at"]) == ("A long\nboat, 雨", "2026-01-02T03:04:05")
     assert first["upsampling_params"]["item"] == plan.items[0].id
     assert (second["upsampled_prompt"], second["upsampled_at"]) == (None, None)
+    assert (first["is_upsampled"], second["is_upsampled"]) == (True, False)
     assert second["metadata"] == {"shot": 3, "upsampling": {"state": "kept", "reason": "stopped", "note": ""}}
 
 

@@ -13,7 +13,7 @@ from tests.harness.rows import kept_row, row
 ROWS = [row("a"), row("b"), kept_row("c"), row("d")]
 
 
-def test_last_verdict_counts_and_torn_line_is_ignored(tmp_path: Path) -> None:
+def test_last_verdict_counts_despite_torn_line(tmp_path: Path) -> None:
     file = tmp_path / "review.jsonl"
     add_marks(file, [Mark("a", ACCEPTED), Mark("b", REJECTED)])
     with open(file, "ab") as f:

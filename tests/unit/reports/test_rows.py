@@ -90,11 +90,14 @@ def test_shrunk_hint_is_flagged(plan: Plan) -> None:
     assert list(flags_of(item, answered(plan))) == ["smaller hint"]
 
 
-def test_hint_used_has_the_size_sent(plan: Plan) -> None:
+def test_hint_used_has_the_frames_sent(plan: Plan) -> None:
     item = plan.items[0]
     used = hint_used(item, answered(plan, frames=(SentFrame("ab", 5, "160x90"),) * 2))
     assert used and item.hint
     assert used == (item.video, replace(item.hint, width_px=160, height_px=90))
+    one = hint_used(item, answered(plan, frames=FRAMES[:1]))
+    assert one
+    assert (one[1].frames, one[1].times_s) == (1, item.hint.times_s[:1])
     assert hint_used(item, answered(plan, frames=())) is None
 
 
@@ -112,10 +115,11 @@ def test_frames_point_into_the_run_folder(plan: Plan, tmp_path: Path) -> None:
 
 def test_report_rows_add_clip_and_hint(plan: Plan, tmp_path: Path) -> None:
     paths = RunPaths(tmp_path / "run")
-    outcome = answered(plan, frames=(SentFrame("ab", 5, "160x90"),) * 2)
+    outcome = answered(plan, frames=(SentFrame("ab", 5, "160x90"),))
     wide, text, _ = report_rows(plan, list(result_rows(plan, {outcome.id: outcome}, paths, "")), paths)
     assert wide["source"] and wide["hint"]
     assert (wide["source"]["width_px"], wide["hint"]["width_px"], wide["hint"]["height_px"]) == (320, 160, 90)
+    assert (wide["hint"]["frames"], len(wide["hint"]["times_s"])) == (1, 1)
     assert (text["source"], text["hint"], text["frame_files"]) == (None, None, [])
 
 

@@ -68,7 +68,7 @@ def test_parallel_requests_take_one_round() -> None:
     assert answers_s(replace(WORK, requests=100, tokens=80_000), before) == pytest.approx(60)
 
 
-def test_answers_are_scaled_by_their_tokens() -> None:
+def test_answers_are_scaled_by_tokens() -> None:
     runs = [past(tokens=50_000, answering_s=10.0), past(tokens=200_000, answering_s=40.0)]
     assert answers_s(replace(WORK, requests=100, tokens=400_000), *runs) == pytest.approx(80)
 
@@ -90,16 +90,23 @@ def test_without_earlier_runs_there_is_no_estimate() -> None:
 # Range
 
 
-def test_range_goes_from_the_best_rates_to_the_worst() -> None:
-    runs = [past(), past(answering_s=25.0), past(answering_s=100.0)]
+def test_range_has_best_and_worst_rates() -> None:
+    runs = [past(), past(answering_s=25.0), past(answering_s=100.0, loading_s=90.0)]
     found = estimate_work(replace(WORK, requests=100, tokens=80_000), runs)
-    assert found and (found.least_s, found.total_s, found.most_s) == pytest.approx((88, 113, 163))
+    assert found and (found.least_s, found.total_s, found.most_s) == pytest.approx((88, 113, 193))
     assert "2 min, 88 s to 3 min, from the last 3 runs with there" in estimate_text(found, "there")
 
 
-def test_equal_runs_have_no_range() -> None:
-    found = estimate_work(WORK, [past()] * 3)
+def test_range_contains_the_estimate() -> None:
+    for runs in ([past()], [past(), past(loading_s=5.0)], [past(answering_s=s) for s in (1.0, 9.0, 3.0)]):
+        found = estimate_work(WORK, runs)
+        assert found and found.least_s <= found.total_s <= found.most_s
+
+
+def test_one_run_has_no_range() -> None:
+    found = estimate_work(WORK, [past()])
     assert found and found.least_s == found.total_s == found.most_s
+    assert " to " not in estimate_text(found, "there")
 
 
 # Measured runs

@@ -8,7 +8,7 @@ from src.timing.progress import LINE_EVERY_S, STILL_EVERY_S, Lines
 from tests.unit.timing.conftest import Clock
 
 
-def test_estimate_is_shown_until_a_rate_is_known(clock: Clock) -> None:
+def test_estimate_is_shown_without_a_rate(clock: Clock) -> None:
     lines = Lines(clock, expected_s=40.0)
     clock.now += 10
     assert lines._facts("answers", 0, 8, clock.now)["eta"] == "~30s"

@@ -41,10 +41,10 @@ class PixtralPromptUpsampler:
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CosmosEngine:
     """The engine, not loaded; NVIDIA's package is importable."""
-    package = tmp_path / "site" / "cosmos_transfer1" / "auxiliary" / "upsampler" / "model"
+    package = tmp_path / "packages" / "cosmos_transfer1" / "auxiliary" / "upsampler" / "model"
     package.mkdir(parents=True)
     (package / "upsampler.py").write_text(STAND_IN)
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.syspath_prepend(str(tmp_path / "packages"))
     for name in [m for m in sys.modules if m.startswith("cosmos_transfer1")]:
         monkeypatch.delitem(sys.modules, name)
     for name in vllm_environment():

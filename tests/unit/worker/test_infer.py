@@ -29,15 +29,14 @@ from tests.harness.records import journal_lines, write_lines
 
 TORCHRUN = Path(os.environ.get("VLLM_PYTHON", "")).parent / "torchrun"
 EDGE: dict[str, Any] = {"edge": {"control_weight": 1.0}}
-# A prompt "storm" ends it while the file `fail` exists, "pirate" is blocked; `hold` and `slow` make it wait.
+# A prompt "storm" ends it while the file `fail` exists, "pirate" is blocked, "late" waits while the file `hold` exists.
 FAKE_TRANSFER = """
 videos=$1 spec=$2 batch=$3 n=0
 cd "$4" && [ -e "$spec" ] || exit 9
 while IFS= read -r line; do
   mkdir -p "$videos/video_$n"
-  while [ -e hold ]; do sleep 0.01; done
-  [ ! -e slow ] || sleep 0.1
   case $line in
+    *late*) while [ -e hold ]; do sleep 0.01; done ;;
     *storm*) [ ! -e fail ] || { [ ! -e once ] || rm fail; echo "RuntimeError: out of memory: $line"; exit 1; } ;;
     *pirate*) echo "Guardrail blocked generation for entire batch."; n=$((n + 1)); continue ;;
   esac
@@ -178,7 +177,7 @@ def test_missing_program_is_named(job: Job) -> None:
 
 def test_second_worker_of_a_job_refuses(job: Job) -> None:
     (job.controls / "hold").touch()
-    job.stage("a boat")
+    job.stage("a late boat")
     first = job.start()
     wait_until(job.processes)
     assert job.run() == 75
@@ -187,36 +186,36 @@ def test_second_worker_of_a_job_refuses(job: Job) -> None:
 
 
 def test_sigterm_keeps_whole_videos(job: Job) -> None:
-    (job.controls / "slow").touch()
-    job.stage(*(f"a boat {n}" for n in range(5)))
+    (job.controls / "hold").touch()
+    job.stage("a boat", *(f"a late boat {n}" for n in range(4)))
     worker = job.start()
     wait_until(lambda: job.results)
     os.kill(worker, signal.SIGTERM)
     assert job.wait(worker) == 143
     assert exit_record(job.folder)["state"] == "cancelled" and exit_record(job.folder)["not_started"]
     assert job.processes() == []
-    (job.controls / "slow").unlink()
+    (job.controls / "hold").unlink()
     assert job.run() == 0
     assert job.states() == ["done"] * 5 and job.rounds() == 2
 
 
 def test_time_limit_keeps_whole_videos(job: Job) -> None:
-    (job.controls / "slow").touch()
-    job.record = replace(job.record, time_limit_s=0.25)
-    job.stage(*(f"a boat {n}" for n in range(9)))
+    (job.controls / "hold").touch()
+    job.record = replace(job.record, time_limit_s=0.5)
+    job.stage("a boat", "a late boat")
     assert job.run() == 124
-    assert exit_record(job.folder)["state"] == "timeout" and set(job.states()) == {"done"}
+    assert exit_record(job.folder)["state"] == "timeout" and job.states() == ["done"]
 
 
 def test_killed_worker_leaves_no_process(job: Job) -> None:
-    (job.controls / "slow").touch()
-    job.stage(*(f"a boat {n}" for n in range(4)))
+    (job.controls / "hold").touch()
+    job.stage("a boat", *(f"a late boat {n}" for n in range(3)))
     worker = job.start()
     wait_until(lambda: job.results)
     os.kill(worker, signal.SIGKILL)
     job.wait(worker)
     wait_until(lambda: not job.processes())
-    (job.controls / "slow").unlink()
+    (job.controls / "hold").unlink()
     assert job.run() == 0
     assert job.states() == ["done"] * 4 and job.rounds() == 2
 

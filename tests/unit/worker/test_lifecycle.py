@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from src.worker import lifecycle
 from src.worker.lifecycle import Control, JobLog, LoadFailed, Stopped, run
 from src.worker.protocol import BUG, CANCELLED, LOAD_FAILED, LOCKED, OK, TIMEOUT, Exit
 from tests.harness.fake_engine import exit_record
@@ -60,7 +61,8 @@ def test_held_folder_is_refused_and_untouched(folder: Path) -> None:
     assert (folder / "exit.json").read_text() == "of the holder"
 
 
-def test_brief_test_of_the_lock_is_tolerated(folder: Path) -> None:
+def test_brief_test_of_the_lock_is_tolerated(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifecycle, "LOCK_PATIENCE_S", 20.0)
     fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(fd, fcntl.LOCK_EX)
     tester = threading.Timer(0.03, os.close, [fd])

@@ -1,4 +1,4 @@
-"""Engine `offline`: the prompt word for word, and measured facts after it."""
+"""Engine `offline`: the prompt unchanged, and measured facts after it."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ def start() -> Iterator[Start]:
     """A function that starts a command in a process group of its own, which ends with the test."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def run(*argv: str | Path, **options: dict[str, str]) -> subprocess.Popen[bytes]:
+    def run(*argv: str | Path, **options: Any) -> subprocess.Popen[bytes]:
         started.append(subprocess.Popen(argv, start_new_session=True, **options))  # type: ignore[call-overload]
         return started[-1]
 
@@ -67,8 +68,9 @@ def test_group_dies_with_a_killed_parent(guard: Callable[[int], subprocess.Popen
 
 
 def test_deaf_group_is_killed_after_patience(start: Start) -> None:
-    process = start("sh", "-c", "trap '' TERM; while :; do sleep 0.01; done")
-    time.sleep(0.02)
+    process = start("sh", "-c", "trap '' TERM; echo; while :; do sleep 0.01; done", stdout=subprocess.PIPE)
+    assert process.stdout
+    process.stdout.readline()
     end_group(process.pid, process, patience_s=0.05)
     assert process.poll() == -signal.SIGKILL
 

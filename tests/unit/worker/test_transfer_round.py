@@ -14,7 +14,7 @@ ROOT = Path("/jobs/one")
 def test_files_of_the_job_are_absolute() -> None:
     controls: dict[str, dict[str, Any]] = {
         "depth": {"input_control": "frames/depth.mp4", "control_weight": "frames/weight.pt"},
-        "edge": {"input_control": "/data/edge.mp4", "control_weight": 0.3, "ckpt_path": "frames/not-ours"},
+        "edge": {"input_control": "/data/edge.mp4", "control_weight": 0.3, "ckpt_path": "frames/unchanged"},
     }
     line = batch_line(InferItem("a", 0, "a boat", "frames/clip.mp4", controls), ROOT)
     assert line == {
@@ -22,7 +22,7 @@ def test_files_of_the_job_are_absolute() -> None:
         "prompt": "a boat",
         "control_overrides": {
             "depth": {"input_control": "/jobs/one/frames/depth.mp4", "control_weight": "/jobs/one/frames/weight.pt"},
-            "edge": {"input_control": "/data/edge.mp4", "control_weight": 0.3, "ckpt_path": "frames/not-ours"},
+            "edge": {"input_control": "/data/edge.mp4", "control_weight": 0.3, "ckpt_path": "frames/unchanged"},
         },
     }
 

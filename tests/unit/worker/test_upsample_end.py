@@ -48,11 +48,11 @@ def test_open_job_ends_after_lingering(folder: Path) -> None:
 
 
 def test_work_restarts_the_linger_time(folder: Path) -> None:
-    write_job(folder, replace(JOB, linger_s=0.05))
+    write_job(folder, replace(JOB, linger_s=0.1))
     stage(folder, [item("i0")], "00000", closed=False)
 
     def slow_and_then_more(request: Request) -> Answer:
-        time.sleep(0.07)  # in flight for longer than it lingers
+        time.sleep(0.13)  # in flight for longer than it lingers
         n = int(request.item.id[1:])
         if n < 2:
             stage(folder, [item(f"i{n + 1}")], f"{n + 1:05d}", closed=False)
@@ -80,6 +80,7 @@ def test_sigterm_finishes_items_in_flight(folder: Path) -> None:
     wait_until(lambda: len(list(folder.glob("asked-*"))) == 2)
     child.kill(signal.SIGTERM)
     assert results(folder) == []
+    time.sleep(0.1)  # until the signal has been handled
     (folder / "release").touch()
     assert child.wait() == CANCELLED
     assert {(r["id"], r["state"]) for r in results(folder)} == {("i0", "upsampled"), ("i1", "upsampled")}
@@ -109,7 +110,7 @@ def test_item_beyond_grace_counts_as_not_started(folder: Path) -> None:
 
 
 def test_time_limit_lists_what_is_left(folder: Path) -> None:
-    write_job(folder, replace(JOB, engine=replace(ENGINE, time_limit_s=0.1)))
+    write_job(folder, replace(JOB, engine=replace(ENGINE, time_limit_s=0.3)))
     stage(folder, [item(f"i{n}") for n in range(50)])
 
     def answering(request: Request) -> Answer:
@@ -164,12 +165,9 @@ def test_second_worker_refuses_and_asks_nothing(folder: Path) -> None:
 
 def test_of_simultaneous_workers_one_works(folder: Path) -> None:
     stage(folder, [item(f"i{n}") for n in range(12)])
-
-    def answering(request: Request) -> Answer:
-        time.sleep(0.03)
-        return distinct_reply(request)
-
-    children = [Child(folder, FakeEngine(answering)) for _ in range(4)]
+    children = [Child(folder, answer_when_released(folder)) for _ in range(4)]
+    wait_until(lambda: sum(child.has_ended() for child in children) == 3)
+    (folder / "release").touch()
     assert sorted(child.wait() for child in children) == [OK, LOCKED, LOCKED, LOCKED]
     assert Counter(r["id"] for r in results(folder)) == Counter(f"i{n}" for n in range(12))
 

@@ -1,0 +1,71 @@
+"""The answer cache: kept over runs, by item identity, and never the reason why a run fails."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from src import log
+from src.runs.answer_cache import AnswerCache
+from src.worker.protocol import Attempt, Outcome
+
+ANSWER = Outcome("a", "upsampled", text="A long boat. 雨", attempts=(Attempt(1, 20),))
+
+
+@pytest.fixture
+def warnings(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """The facts of each warning that is logged."""
+    found: list[dict[str, str]] = []
+
+    class Log:
+        def warning(self, event: str, **facts: str) -> None:
+            found.append({"event": event, **facts})
+
+    monkeypatch.setattr(log, "get", Log)
+    return found
+
+
+def test_answers_are_found_by_id(tmp_path: Path) -> None:
+    AnswerCache(tmp_path / "cache").put([ANSWER, Outcome("b", "upsampled", text="Another one.")])
+    cache = AnswerCache(tmp_path / "cache")
+    assert cache.find(["a", "unknown"]) == [ANSWER]
+    assert len(cache.find(["b", "a"])) == 2
+
+
+def test_only_answers_are_kept(tmp_path: Path) -> None:
+    cache = AnswerCache(tmp_path)
+    cache.put([Outcome("k", "kept"), Outcome("f", "failed"), Outcome("r", "refused")])
+    assert cache.find(["k", "f", "r"]) == []
+
+
+def test_first_answer_stays(tmp_path: Path) -> None:
+    cache = AnswerCache(tmp_path)
+    cache.put([ANSWER])
+    cache.put([Outcome("a", "upsampled", text="A later answer.")])
+    assert cache.find(["a"]) == [ANSWER]
+
+
+@pytest.mark.parametrize("damage", ["rubbish", "folder"])
+def test_unusable_cache_is_only_reported(tmp_path: Path, warnings: list[dict[str, str]], damage: str) -> None:
+    file = tmp_path / "answers.sqlite"
+    if damage == "rubbish":
+        file.write_bytes(b"no database" * 1000)
+    else:
+        file.mkdir()
+    cache = AnswerCache(tmp_path)
+    cache.put([ANSWER])
+    assert cache.find(["a"]) == []
+    assert [w["event"] for w in warnings] == ["answer_cache_unusable"] * 2
+    assert warnings[0]["file"] == str(file)
+
+
+def test_damaged_answer_is_only_reported(tmp_path: Path, warnings: list[dict[str, str]]) -> None:
+    cache = AnswerCache(tmp_path)
+    cache.put([ANSWER])
+    with sqlite3.connect(tmp_path / "answers.sqlite") as db:
+        db.execute("UPDATE answers SET outcome = '{}'")
+    db.close()
+    assert cache.find(["a"]) == []
+    assert "id: missing" in warnings[0]["reason"]

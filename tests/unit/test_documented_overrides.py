@@ -1,0 +1,58 @@
+"""Every override that the guides show is one that the program accepts, as it is typed there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from functools import cache
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from src.config import Config
+from src.overrides import quoted
+from tests.conftest import ROOT, composed
+from tests.unit.test_docs import fields
+
+GUIDES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+COMMAND = re.compile(r"^(?: {4}|\$ )?python -m src\.run( [^\n]*)?$", re.MULTILINE)
+NO_OVERRIDES = ("device=", "group", "scale=", "title=")  # Docker's, a pattern for all, ffmpeg's, Markdown's
+OWN_OPTIONS = ("host=gpu_box", "budget=12k")  # files that the guides tell the reader to write
+PLACEHOLDERS = {
+    "PATH": "some/path", "FOLDER": "a_folder", "VLLM_PYTHON": "/opt/vllm/bin/python", "IMAGE": "an/image:1",
+}  # fmt: skip
+GROUPS = {folder.name for folder in (ROOT / "conf").iterdir() if folder.is_dir()}
+
+
+def documented() -> list[str]:
+    """The overrides of all commands, and those in sentences and tables."""
+    found = set()
+    for guide in GUIDES:
+        text = guide.read_text()
+        for command in COMMAND.findall(text):
+            found |= set(shlex.split(command, comments=True))
+        found |= set(re.findall(r"`([a-z_]+(?:\.[a-z_]+)*=[^`\s]*)`", text))
+    return sorted(word for word in found if "=" in word and not word.startswith(("-", "hydra", *NO_OVERRIDES)))
+
+
+@cache
+def parser() -> OverridesParser:
+    return OverridesParser.create()
+
+
+@pytest.mark.parametrize("argument", [word for word in documented() if word not in OWN_OPTIONS])
+def test_documented_override_is_accepted(argument: str) -> None:
+    key, _, value = argument.partition("=")
+    assert key in GROUPS or key in fields(Config)
+    if not value:  # a sentence about the field
+        return
+    [typed] = quoted([f"{key}={PLACEHOLDERS.get(value, value)}"])
+    override = parser().parse_override(typed)
+    for point in override.sweep_iterator() if override.is_sweep_override() else [override.value()]:
+        if key in GROUPS:
+            assert composed(f"{key}={point}")
+        else:
+            config = OmegaConf.create(composed())  # a copy: composing again for each field would take 0.1 s
+            OmegaConf.update(config, key, point)
+            assert isinstance(OmegaConf.to_object(config), Config)
