@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -11,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from src.models import pixtral
 from tests.harness.openai_server import FakeOpenAI, counted_by_frames
 from tests.harness.program import ROOT, Ended, program, quoted
 
