@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.harness.cosmos import Cosmos
-from tests.harness.program import ROOT, close_fork_server, program
+from tests.harness.program import ROOT, close_fork_server, program, wait_for
 from tests.harness.sshd import missing as missing_sshd
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -53,7 +57,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRe
             (copy / name).write_text(text)
     end = program(cwd=copy, project=copy, fresh=True)
     assert end.code == 0, end.err
-    shutil.copytree(finished_run(copy), copy / "outputs" / "OTHER")
+    items = json.loads((copy / "examples" / "prompts.json").read_text())
+    items = [item | {"video_path": f"examples/{item['video_path']}"} for item in items[:2]]
+    for name in ("rgb.json", "depth.json"):  # the two lists of a sweep in the guides
+        (copy / name).write_text(json.dumps(items))
     yield copy
     close_fork_server(copy)
 
@@ -70,6 +77,13 @@ def test_guide_command_works(guide: str, command: str, checkout: Path, request: 
         pytest.skip(missing_sshd())
     if "experiment=" in command:  # the points are planned; an engine would prove them
         arguments += ["engine=offline", "image=none", "host=local", "quick=true"]
+    elif "task=stage" in command:
+        arguments += ["engine=offline"]
+    elif "task=collect" in command:  # the line between the two, without a container
+        job = checkout / "outputs" / "parcel"
+        launcher = [str(checkout / "launchers" / "run_job.sh"), str(job)]
+        subprocess.run(launcher, env=os.environ | {"PYTHON": sys.executable}, check=True)
+        wait_for((job / "exit.json").exists)
     elif any(word in command for word in NEEDS_MORE) and "task=doctor" not in command:
         arguments = [word for word in arguments if word != "task=pipeline"] + ["task=plan"]
     elif "inference.repository" in command:
