@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import VideoError
 from ..files import file_sha256
-from .boxes import matroska_length, mov_rotation, riff_length
 from .geometry import Size
+from .headers import matroska_length, mov_rotation, riff_length
 
 if TYPE_CHECKING:
     from av.container import InputContainer

@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 
 from ..files import open_atomic, safe_name
-from ..timing.summary import Bar
+from ..timing.run_facts import Bar
 from ..worker.protocol import STATES
 from .compare import Pair, frame_files, page_pair
 from .pages import page_template

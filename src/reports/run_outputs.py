@@ -13,7 +13,7 @@ from .. import __version__, log
 from ..planning.plan import Plan
 from ..run_folder import RunPaths
 from ..timing.phases import Measured, WorkerLifetime, read_starts, worker_lifetimes
-from ..timing.summary import run_facts, timeline
+from ..timing.run_facts import run_facts, timeline
 from ..worker.journal import read_records
 from ..worker.protocol import Event, Outcome
 from . import exports, results, rows

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from src.reports.report import Report, page_item, write_report
-from src.timing.summary import Bar
+from src.timing.run_facts import Bar
 from tests.harness.browser import Visit
 from tests.harness.rows import HOSTILE, kept_row, picture, report_of, row
 

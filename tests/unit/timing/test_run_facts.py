@@ -20,7 +20,7 @@ from src.timing.phases import (
     Phase,
     WorkerLifetime,
 )
-from src.timing.summary import gpu_facts, rate_text, run_facts, timeline, token_text
+from src.timing.run_facts import gpu_facts, rate_text, run_facts, timeline, token_text
 from tests.unit.timing.conftest import Clock, remote_run
 
 
