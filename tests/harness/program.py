@@ -35,8 +35,8 @@ class Ended:
 class Forked:
     """A child of the fork server; as much of `subprocess.Popen` as `Program` needs."""
 
-    def __init__(self, pid: int, ending: int) -> None:
-        self.pid, self.returncode, self._ending = pid, None, ending
+    def __init__(self, pid: int, ending: int, server: ForkServer) -> None:
+        self.pid, self.returncode, self._ending, self._server = pid, None, ending, server
 
     returncode: int | None
 
@@ -53,6 +53,7 @@ class Forked:
             self.returncode, used_s = json.loads(os.read(self._ending, 1000))
             os.close(self._ending)
             cpu_s[0] += used_s
+            self._server.cpu_s += used_s
         assert self.returncode is not None
         return self.returncode
 
@@ -115,6 +116,7 @@ class ForkServer:
     """The client of `fork_server.py`, for the project in `root`."""
 
     def __init__(self, root: Path) -> None:
+        self.cpu_s = 0.0  # of the calls that have ended
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         script = Path(__file__).with_name("fork_server.py")
         with theirs:
@@ -133,11 +135,12 @@ class ForkServer:
             socket.send_fds(self._requests, [json.dumps(request).encode()], [*fds, their_end])
         finally:
             os.close(their_end)
-        return Forked(int(self._requests.recv(100)), ending)
+        return Forked(int(self._requests.recv(100)), ending, self)
 
     def close(self) -> None:
         self._requests.close()
         self._server.wait()
+        cpu_s[0] -= self.cpu_s  # from here on the operating system counts it among the children of this process
 
 
 _fork_servers: dict[Path, ForkServer] = {}
