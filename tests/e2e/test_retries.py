@@ -36,7 +36,7 @@ def prompts(folder: Path, clip: Path) -> str:
     return f"prompts={quoted(file)}"
 
 
-def test_named_limit_leads_to_the_largest_hint_that_fits(
+def test_named_limit_leads_to_largest_fit(
     fake: FakeOpenAI, overrides: tuple[str, ...], clips: Path, tmp_path: Path
 ) -> None:
     """One refusal, one answer; the next plan knows the limit, and nothing is refused any more."""
