@@ -103,7 +103,7 @@ def main() -> None:
     except KeyboardInterrupt:
         if folder := sweep.sent_from():
             console.message(
-                f"\nstopped waiting for the sweep in {folder}; points that are on a cluster run on. Resume the others:\n"
+                f"\nstopped waiting for the sweep in {folder}; points on a cluster keep running. Resume the others:\n"
                 f"  {resume_command(folder)}"
             )
         sweep.codes.append(ExitCode.INTERRUPTED)

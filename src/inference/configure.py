@@ -91,7 +91,7 @@ def _wrong_place(settings: InferenceSettings) -> list[str]:
         wrong.append("inference.checkpoint_dir: is needed, the folder above nvidia/Cosmos-Transfer1-7B on the host")
     elif settings.image.reference and not settings.checkpoint_dir.startswith("/"):
         wrong.append(
-            "inference.checkpoint_dir: must be an absolute path on the host, for it is mounted into the container"
+            "inference.checkpoint_dir: must be an absolute path on the host, because it is mounted into the container"
         )
     if not settings.repository and not settings.script.startswith("/"):
         wrong.append("inference.repository: is needed, the checkout of cosmos-transfer1 that has inference.script")

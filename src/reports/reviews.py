@@ -89,11 +89,11 @@ def marks_from(
         if mark.name not in states:
             wrong.append(f"{mark.name}: there is no such item in the run")
         elif states[mark.name] != UPSAMPLED:
-            wrong.append(f"{mark.name}: was {states[mark.name]}: there is no text to say anything about")
+            wrong.append(f"{mark.name}: was {states[mark.name]}: there is no text to review")
         elif mark.name in seen:
             wrong.append(f"{mark.name}: has two verdicts")
         elif mark.verdict == EDITED and not (mark.text or "").strip():
-            wrong.append(f"{mark.name}: the edited text is empty; reject it to let the original prompt stand")
+            wrong.append(f"{mark.name}: the edited text is empty; reject it to keep the original prompt")
         seen.add(mark.name)
     if wrong:
         raise InputError("review: nothing was marked:\n" + "\n".join(f"  - {w}" for w in wrong))

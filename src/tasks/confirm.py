@@ -13,6 +13,6 @@ def agrees(invocation: Invocation, question: str) -> bool:
     if invocation.config.yes:
         return True
     if not sys.stdin.isatty():
-        raise InputError(f"{question}: there is no terminal to ask on", hint="pass yes=true to confirm")
+        raise InputError(f"{question}: there is no terminal to ask for confirmation", hint="pass yes=true to confirm")
     invocation.err.print(f"{question} [y/N] ", end="", markup=False)
     return input().strip().lower() in ("y", "yes")

@@ -180,7 +180,7 @@ def _row(item: InferenceItem, outcome: VideoOutcome | None, paths: RunPaths) -> 
 def _show_end(table: list[dict[str, Any]], paths: RunPaths, measured: Measured, invocation: Invocation) -> None:
     out, states = invocation.out, Counter(row["state"] for row in table)
     out.print(
-        f"{states['done']} videos, {states['failed']} failed, {states[SKIPPED]} left out  ·  {duration(measured.seconds)}",
+        f"{states['done']} videos, {states['failed']} failed, {states[SKIPPED]} skipped  ·  {duration(measured.seconds)}",
         style="bold",
         highlight=False,
     )

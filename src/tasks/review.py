@@ -208,7 +208,7 @@ def _count(table: Sequence[rows.Row], paths: RunPaths, invocation: Invocation) -
     out.print(", ".join(f"{n} {word}" for word, n in counts.most_common()), style="bold", highlight=False)
     if counts[REJECTED]:
         out.print(
-            f"upsample the rejected again:  {run_command('task=review run', paths.root)} review.rerun=true sampling.seed=7",
+            f"rerun the rejected items:  {run_command('task=review run', paths.root)} review.rerun=true sampling.seed=7",
             markup=False,
             highlight=False,
             soft_wrap=True,
@@ -216,7 +216,7 @@ def _count(table: Sequence[rows.Row], paths: RunPaths, invocation: Invocation) -
     out.print(f"results.json  {paths.results}", markup=False, highlight=False, soft_wrap=True)
 
 
-# ----------------------------------------------------------------------------------------------------- the rejected again
+# ----------------------------------------------------------------------------------------------------- reruns of rejected items
 
 
 def _rerun(invocation: Invocation, old: RunPaths) -> ExitCode:
