@@ -101,6 +101,7 @@ def test_updated_specs_keep_unknown_fields(finished: Finished, tmp_path: Path) -
     assert first["upsampling_params"]["item"] == plan.items[0].id
     assert (second["upsampled_prompt"], second["upsampled_at"]) == (None, None)
     assert (first["is_upsampled"], second["is_upsampled"]) == (True, False)
+    assert (first["is_upsampled"], second["is_upsampled"]) == (True, False)
     assert second["metadata"] == {"shot": 3, "upsampling": {"state": "kept", "reason": "stopped", "note": ""}}
 
 
