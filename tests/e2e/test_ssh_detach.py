@@ -72,6 +72,7 @@ def test_two_workers_share_items_and_restart_alone(remote: Remote) -> None:
     variables = [v for pid in remote.workers() for v in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")]
     visible = {v for v in variables if v.startswith(b"CUDA_VISIBLE_DEVICES=")}
     assert visible == {b"CUDA_VISIBLE_DEVICES=3", b"CUDA_VISIBLE_DEVICES=5"}
+    wait_for(lambda: all(journal_lines(job / "events.jsonl") for job in remote.jobs()))  # both wrote that they load
     worker = remote.workers()[0]
     os.kill(worker, signal.SIGKILL)
     wait_for(lambda: has_ended(worker))
