@@ -91,8 +91,6 @@ def test_second_start_leaves_the_worker_alone(process: ProcessRuntime, folder: P
     process.start()
     assert state_of(process) == RUNNING
     assert (folder / "lock").read_text() == first
-    process.ask_to_stop()
-    wait_until(lambda: state_of(process) == State("ended"))
 
 
 def test_process_stops_on_request(process: ProcessRuntime, folder: Path) -> None:
