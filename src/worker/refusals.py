@@ -40,8 +40,7 @@ def counted_tokens(text: str) -> int | None:
         r"Prompt length of (\d+)",
         r"(\d+) in the messages",
     )
-    found = (re.search(sign, text) for sign in signs)
-    return next((int(match[1]) for match in found if match), None)
+    return _number(text, signs)
 
 
 def named_limit(text: str) -> int | None:
@@ -52,6 +51,11 @@ def named_limit(text: str) -> int | None:
         r"maximum model length of (\d+)",
         r"maximum (?:length )?(?:is )?(\d{3,}), you sent",
     )
+    return _number(text, signs)
+
+
+def _number(text: str, signs: tuple[str, ...]) -> int | None:
+    """The number that the first of these patterns finds."""
     found = (re.search(sign, text) for sign in signs)
     return next((int(match[1]) for match in found if match), None)
 
