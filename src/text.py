@@ -24,10 +24,14 @@ def run_command(words: str, folder: Path) -> str:
     words: overrides, the last of them without its value, as in "task=cancel run".
     """
     *others, key = words.split()
-    path = str(folder)
-    plain = re.fullmatch(r"[A-Za-z0-9_./-]+", path) and not _OF_ANOTHER_TYPE.fullmatch(path)
-    last = f"{key}={path}" if plain else shlex.quote(f"{key}={hydra_quoted(path)}")
-    return " ".join((PROGRAM, *others, last))
+    return " ".join((PROGRAM, *others, path_override(key, folder)))
+
+
+def path_override(key: str, path: Path) -> str:
+    """The override that sets a field to a path, quoted for Hydra and for the shell where the path needs it."""
+    value = str(path)
+    plain = re.fullmatch(r"[A-Za-z0-9_./-]+", value) and not _OF_ANOTHER_TYPE.fullmatch(value)
+    return f"{key}={value}" if plain else shlex.quote(f"{key}={hydra_quoted(value)}")
 
 
 def resume_command(folder: Path) -> str:

@@ -5,6 +5,7 @@ launchers/run_job.sh runs it, `task=collect` takes its results into the run that
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from ..errors import ExitCode, InputError
@@ -16,13 +17,14 @@ from ..runs import staging
 from ..runs.outcomes import RunJournal
 from ..runs.saved_run import refuse_another_run, save_plan
 from ..runs.upsampling import never_sent
-from ..text import run_command
+from ..text import path_override, run_command
 from ..timing.progress import progress_display
 from . import Invocation
 from .resolving import resolve_with_progress
 
 
 def run(invocation: Invocation) -> ExitCode:
+    """Exit code 0 when every item is staged, 3 when some cannot be."""
     config, paths = invocation.config, invocation.paths
     if not config.job:
         raise InputError("task=stage: which folder?", hint="name a new one: job=FOLDER")
@@ -36,8 +38,9 @@ def run(invocation: Invocation) -> ExitCode:
         write_atomic(paths.command, invocation.command + "\n")
         staged = _stage(plan, job, paths, invocation)
     invocation.print(f"{staged} of {len(plan.items)} items staged in {job.root}")
-    invocation.print(f"run           launchers/run_job.sh {job.root} [IMAGE [CHECKPOINT]]")
-    invocation.print(f"collect       {run_command('task=collect run', paths.root)} job={job.root}")
+    collect = f"{run_command('task=collect run', paths.root)} {path_override('job', job.root)}"
+    invocation.print(f"run           launchers/run_job.sh {shlex.quote(str(job.root))} [IMAGE [CHECKPOINT]]")
+    invocation.print(f"collect       {collect}")
     return ExitCode.OK if staged == len(plan.items) else ExitCode.INCOMPLETE
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -28,11 +29,12 @@ def test_staged_job_runs_and_is_collected(tmp_path: Path, clips: Path, common: t
         "task=stage", f"job={quoted(job)}", f"prompts={quoted(prompts)}", f"hydra.run.dir={quoted(run)}", *common
     )
     assert staged.code == 0, staged.err
+    [printed] = [line.removeprefix("collect").strip() for line in staged.out.splitlines() if line.startswith("collect")]
     assert launch(str(tmp_path)).returncode == 2  # no job: how it is used
     launched = launch(str(job), PYTHON=sys.executable)
     assert launched.returncode == 0, launched.stderr
     wait_for((job / "exit.json").exists)
-    end = program("task=collect", f"run={quoted(run)}", f"job={quoted(job)}")
+    end = program(*shlex.split(printed)[3:])  # as printed: the path of the job has a space
     assert end.code == 0, end.out + end.err
     assert {row["state"] for row in results_of(run)} == {"upsampled"}
 
