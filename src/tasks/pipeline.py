@@ -27,7 +27,6 @@ from ..planning.plan_file import read_plan
 from ..reports.rows import Row, read_rows, result_rows
 from ..run_folder import RunPaths, locked
 from ..runs.outcomes import read_outcomes
-from ..runs.saved_run import refuse_another_run, save_plan
 from ..text import duration, printable
 from ..timing.estimates import (
     VideoTiming,
@@ -41,7 +40,7 @@ from ..timing.phases import LOADING, Measured, Stopwatch
 from ..timing.progress import progress_display
 from ..worker.protocol import DONE, VideoOutcome
 from . import Invocation, run_task
-from .resolving import resolve_with_progress, warn_ignored_overrides
+from .resolving import saved_plan, warn_ignored_overrides
 
 SKIPPED = "skipped"
 
@@ -59,10 +58,7 @@ def run(invocation: Invocation) -> ExitCode:
         if inference is not None:  # before anything happens, so that it can be resumed
             save_pipeline(upsampling, inference, paths)
         if not upsampling and not resumes:
-            plan = resolve_with_progress(invocation)
-            refuse_another_run(plan, paths)
-            save_plan(plan, paths)
-            write_atomic(paths.command, invocation.command + "\n")
+            saved_plan(invocation)
     code = _upsample(invocation, resumes) if upsampling else ExitCode.OK
     if inference is None:
         return code

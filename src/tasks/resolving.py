@@ -6,8 +6,10 @@ import shlex
 from pathlib import Path
 
 from .. import log
+from ..files import write_atomic
 from ..planning.plan import Plan
 from ..planning.resolve import resolve
+from ..runs.saved_run import refuse_another_run, save_plan
 from ..timing.progress import progress_display
 from . import Invocation
 
@@ -28,3 +30,12 @@ def warn_ignored_overrides(invocation: Invocation, decides: str) -> None:
     given = [override.lstrip("+~") for override in shlex.split(invocation.command)[3:]]
     if ignored := [override for override in given if override.split("=")[0].split(".")[0] not in _STILL_USED]:
         log.get().warning("ignored", overrides=" ".join(ignored), note=f"the run's {decides} decides")
+
+
+def saved_plan(invocation: Invocation) -> Plan:
+    """A new plan in its run folder, with the command that started it. Raises InputError where the folder holds another run."""
+    plan, paths = resolve_with_progress(invocation), invocation.paths
+    refuse_another_run(plan, paths)
+    save_plan(plan, paths)
+    write_atomic(paths.command, invocation.command + "\n")
+    return plan

@@ -15,12 +15,11 @@ from ..planning.plan import Plan
 from ..run_folder import RunPaths, locked
 from ..runs import staging
 from ..runs.outcomes import RunJournal
-from ..runs.saved_run import refuse_another_run, save_plan
 from ..runs.upsampling import never_sent
 from ..text import path_override, run_command
 from ..timing.progress import progress_display
 from . import Invocation
-from .resolving import resolve_with_progress
+from .resolving import saved_plan
 
 
 def run(invocation: Invocation) -> ExitCode:
@@ -32,10 +31,7 @@ def run(invocation: Invocation) -> ExitCode:
     if job.job.exists():
         raise InputError(f"job={config.job}: is a job folder already", hint="name a new folder")
     with locked(paths):
-        plan = resolve_with_progress(invocation)
-        refuse_another_run(plan, paths)
-        save_plan(plan, paths)
-        write_atomic(paths.command, invocation.command + "\n")
+        plan = saved_plan(invocation)
         staged = _stage(plan, job, paths, invocation)
     invocation.print(f"{staged} of {len(plan.items)} items staged in {job.root}")
     collect = f"{run_command('task=collect run', paths.root)} {path_override('job', job.root)}"
