@@ -143,7 +143,7 @@ class HostJob:
 
         lost = Retrying(
             retry=retry_if_exception_type(LinkLost),
-            wait=wait_exponential_jitter(initial=0.5, max=RETRY_MAX_S),
+            wait=wait_exponential_jitter(multiplier=0.5, max=RETRY_MAX_S),
             stop=lambda state: self._fail_fast or stop_after_delay(self.launch.host.patience_s)(state),
             before_sleep=warn,
             reraise=True,

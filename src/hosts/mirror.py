@@ -52,7 +52,8 @@ done
 cut -c67- "$have" | while IFS= read -r name; do [ ! -e "$name" ] || echo "$name"; done | xargs -r ln -f -t "$1/frames" --
 rm -f "$have" "$have.names"
 """
-# State first, then the journals: what a worker wrote before it ended is never missed.
+# State first, then the journals: what a worker wrote before it ended is never missed. Another controller may remove the
+# folder meanwhile: it disappears at once (REMOVE), so what was read while it is still there at the end is whole.
 _POLL = """
 folder=$1 results=$2 events=$3 limit=$4
 shift 4
@@ -68,6 +69,7 @@ for pair in "results.jsonl $results" "events.jsonl $events"; do
   [ $n -gt 0 ] && tail -c +$((at + 1)) "$name" | head -c $n
   echo
 done
+[ -d "$folder" ] || echo gone
 """
 _PEEK = """
 cd "$1" 2>/dev/null || { echo 0; echo; exit 0; }
@@ -79,7 +81,9 @@ _EXIT = 'cat "$1/exit.json" 2>/dev/null || true'
 REMOVE = """
 set -e
 cd "$2/jobs"
-case "$1" in "$2/jobs/"*/*|"$2/jobs/"|*..*) exit 64;; "$2/jobs/"*) rm -rf -- "$1";; *) exit 64;; esac
+case "$1" in "$2/jobs/"*/*|"$2/jobs/"|*..*) exit 64;; "$2/jobs/"*) ;; *) exit 64;; esac
+[ ! -e "$1" ] || mv -- "$1" "$2/jobs/.removed-${1##*/}.$$"
+rm -rf -- "$2/jobs/.removed-"*
 find "$2/frames" -type f -links 1 -mtime +7 -delete
 """
 
@@ -220,7 +224,7 @@ class RemoteFolder:
         asked = script(_POLL, self.folder, str(at), str(self._events_at), str(LIMIT), *question)
         answer, _, rest = self._checked(asked, "the job cannot be polled").partition(b"\n")
         text = answer.decode("utf-8", "replace")
-        if rest.startswith(b"gone"):
+        if rest == b"gone\n" or rest.endswith(b"\ngone\n"):
             return Polled(text, is_gone=True)
         try:
             parts = _journal_parts(rest, at, self._events_at)

@@ -6,6 +6,7 @@ Scripts are real; the link is a fake, Docker is a fake, and the worker is a few 
 from __future__ import annotations
 
 import itertools
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -305,6 +306,16 @@ def test_folder_removed_by_another_is_absent(handle: HostJob, host: FakeHost) ->
     handle.push()
     assert there(handle).results.read_text() == RESULT  # restored, so that nothing is asked twice
     assert sorted(p.name for p in there(handle).batches.iterdir()) == ["00000.jsonl"]
+
+
+def test_folder_removed_during_a_poll_is_absent(handle: HostJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a journal that shrank: what the other controller removes disappears at once."""
+    prepared(handle).start()
+    handle.poll()
+    removes = f"(set -- {shlex.join([str(there(handle).root), handle.location.root])}\n{mirror.REMOVE})"
+    monkeypatch.setattr(mirror, "_POLL", mirror._POLL.replace("for pair in", f"{removes}\nfor pair in"))
+    assert handle.poll() == ABSENT
+    assert not list(Path(handle.location.root, "jobs").glob("*/results.jsonl"))
 
 
 def test_two_controllers_share_one_worker(handle: HostJob, host: FakeHost, tmp_path: Path) -> None:
