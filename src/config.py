@@ -63,6 +63,7 @@ class BadVideo(Enum):
 
 class SpecOutput(Enum):
     beside = "beside"
+    files = "files"
     in_place = "in_place"
     none = "none"
 
@@ -323,7 +324,9 @@ class SpecConf:
 
 @dataclass
 class OutputConf:
-    specs: SpecOutput = SpecOutput.beside  # updated specs in the run folder, in place (a backup is kept), or not at all
+    specs: SpecOutput = (
+        SpecOutput.beside
+    )  # updated specs in the run folder, as specs.jsonl or a file each; in place (a backup is kept); or not at all
     report: bool = True  # write report.html
     exports: list[Export] = field(
         default_factory=list

@@ -87,7 +87,13 @@ class RunPaths:
         return self.root / "inference.json"
 
     @property
+    def specs_list(self) -> Path:
+        """The updated specs, one a line."""
+        return self.root / "specs.jsonl"
+
+    @property
     def specs(self) -> Path:
+        """The updated specs, a file each (output.specs=files)."""
         return self.root / "specs"
 
     @property

@@ -6,12 +6,11 @@ import fcntl
 import os
 import signal
 import subprocess
-import threading
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 
 from ..errors import HostError
+from ..interrupts import interrupts_deferred
 from ..planning import gpus
 from ..worker.journal import read_records
 from ..worker.protocol import REFUSED, Ended, Event
@@ -41,7 +40,7 @@ class LocalJob:
         """Start a worker in a session of its own, so that the controller's end is not its end."""
         self.job.exit.unlink(missing_ok=True)
         self.job.cancelled.unlink(missing_ok=True)
-        with open(self.job.log, "ab") as printed, _ctrl_c_deferred():
+        with open(self.job.log, "ab") as printed, interrupts_deferred():
             try:
                 self._child = subprocess.Popen(
                     self.argv,
@@ -104,22 +103,3 @@ class LocalJob:
     def finish(self) -> None: ...
 
     def close(self) -> None: ...
-
-
-@contextmanager
-def _ctrl_c_deferred() -> Iterator[None]:
-    """Keep Ctrl-C waiting, so that it cannot come between the start of a process and the assignment that keeps it.
-
-    A signal mask would not do: with several threads, another one takes the signal.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread is ever interrupted
-        return
-    came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if came and callable(before):
-        before(came[0], None)

@@ -13,11 +13,11 @@ from .. import log
 from ..config import Config, EngineName
 from ..errors import ExitCode, InputError, UpsamplerError
 from ..planning import observed_limits, partition
-from ..planning.plan import Plan, item_id, with_batches
+from ..planning.plan import Plan, batch_numbers, item_id
 from ..planning.plan_file import read_plan
 from ..planning.settings import digest, fields_of
 from ..run_folder import RunPaths, locked
-from ..runs.outcomes import read_outcomes
+from ..runs.outcomes import Outcomes
 from ..runs.saved_run import save_plan
 from ..runs.upsampling import execute
 from ..timing.progress import progress_display
@@ -49,7 +49,7 @@ def conclude(folder: Path, config: Config, out: Console, err: Console) -> ExitCo
                 code = max(code, e.exit_code)
         seen: dict[str, Outcome] = {}
         for place in (*group.members, group.folder):
-            seen |= read_outcomes(RunPaths(place).journal)
+            seen |= Outcomes(RunPaths(place).journal)
         found = [point_of(item, group.plan, group.key, seen.get(item.id)) for item in group.plan.items]
         _remember(found, group.plan)
         points += found
@@ -104,10 +104,11 @@ def asking_all(plan: Plan) -> Plan:
     )
     lengths = {item.id: item.tokens.prompt + item.tokens.output_reserved for item in items}
     grouped = partition.group(list(lengths.items()), 32, 1 << 30)
-    return Plan(plan.settings, grouped, with_batches(items, grouped))
+    number = batch_numbers(grouped)
+    return Plan(plan.settings, grouped, tuple(replace(item, batch=number.get(item.id)) for item in items))
 
 
-def measure(plan: Plan, folder: Path, config: Config, err: Console) -> dict[str, Outcome]:
+def measure(plan: Plan, folder: Path, config: Config, err: Console) -> Outcomes:
     """Send the points through their engine, as any run."""
     paths = RunPaths(folder)
     with locked(paths), progress_display(config.console.progress.value, err) as progress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from . import sampling
@@ -59,12 +60,14 @@ class RenderedHint:
         return self.folder / self.video if self.video else None
 
 
+@lru_cache(maxsize=65_536)  # many items share a hint
 def hint_key(video: Video, hint: Hint) -> str:
     """Name of the cache entry: a hash of all that the pixels depend on; the clip's name is not part of it."""
     made_of = (RENDERER, video.sha256, hint.width_px, hint.height_px, hint.rule, hint.frames, hint.fps)
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:24]
 
 
+@lru_cache(maxsize=65_536)
 def hint_name(video: Video, hint: Hint) -> str:
     """Name of a hint for people: the clip's file name, and the start of its key."""
     stem = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in Path(video.path).stem)[:40]

@@ -55,11 +55,11 @@ def shards(plan: Plan) -> tuple[Plan, ...]:
         return (plan,)
     loads = [0] * host.workers
     parts: list[set[str]] = [set() for _ in loads]
-    items = [item for item in plan.by_id.values() if item.runs]
-    for item in sorted(items, key=lambda i: -(i.tokens.prompt + i.tokens.output_reserved)):
+    sizes = {i.id: i.tokens.prompt + i.tokens.output_reserved for i in plan.items if i.runs}
+    for item_id, size in sorted(sizes.items(), key=lambda pair: -pair[1]):
         least = loads.index(min(loads))
-        loads[least] += item.tokens.prompt + item.tokens.output_reserved
-        parts[least].add(item.id)
+        loads[least] += size
+        parts[least].add(item_id)
     shared = zip(parts, shares(host.gpus, host.workers), strict=True)
     return tuple(_part(plan, ids, gpus) for ids, gpus in shared if ids)
 

@@ -6,13 +6,19 @@ renamed or removed without a new VERSION.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Iterator, KeysView, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 
-from ..media.hint import Hint
+from ..media.geometry import Size
+from ..media.hint import Hint, hint_key
 from ..media.video import Video
 from ..models import pixtral
 from .settings import Settings, digest, dumps
+
+NAMES = 3  # of items that cannot be served, in a summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,27 +70,126 @@ class PlanItem:
         return self.batch is not None
 
 
+@dataclass(slots=True)
+class Summary:
+    """The sums of a plan.
+
+    sent: distinct requests, and tokens: of their prompts and reserves together; longest_prompt, most_frames: of one of
+    them. hints: the distinct ones of all items that are sent, by key. longest_with_hint: prompt tokens of any item that
+    has frames, also one that does not fit. shapes: how many items that fit have a clip of this size and so many frames.
+    planned: the first hint that fits, and text: the most text tokens, by size of the clip.
+    """
+
+    items: int = 0
+    fit: int = 0
+    sent: int = 0
+    tokens: int = 0
+    longest_prompt: int = 0
+    most_frames: int = 0
+    longest_with_hint: int | None = None
+    shrunk: int = 0
+    first_shrunk: PlanItem | None = None
+    refused: int = 0
+    refused_names: list[str] = field(default_factory=list)
+    largest_linear_estimate: int = 0
+    clips: set[str] = field(default_factory=set)
+    hints: dict[str, tuple[Video, Hint]] = field(default_factory=dict)
+    shapes: Counter[tuple[Size, int]] = field(default_factory=Counter)
+    planned: dict[Size, Hint] = field(default_factory=dict)
+    text: dict[Size, int] = field(default_factory=dict)
+    _seen: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, items: Iterable[PlanItem]) -> Summary:
+        summary = cls()
+        for item in items:
+            summary.add(item, sends=item.runs)
+        summary.close()
+        return summary
+
+    def add(self, item: PlanItem, *, sends: bool) -> None:
+        """sends: whether the item goes to the engine; a plan in the making does not know its batch yet."""
+        self.items += 1
+        self.fit += item.fits
+        if not item.fits:
+            self.refused += 1
+            if len(self.refused_names) < NAMES:
+                self.refused_names.append(item.name)
+        if item.shrunk_from:
+            self.shrunk += 1
+            self.first_shrunk = self.first_shrunk or item
+        if item.video:
+            self._add_clip(item, item.video, sends)
+        if sends and item.id not in self._seen:
+            self._seen.add(item.id)
+            self.sent += 1
+            self.tokens += item.tokens.prompt + item.tokens.output_reserved
+            self.longest_prompt = max(self.longest_prompt, item.tokens.prompt)
+
+    def _add_clip(self, item: PlanItem, video: Video, sends: bool) -> None:
+        size = video.size
+        self.clips.add(video.sha256)
+        self.text[size] = max(self.text.get(size, 0), item.tokens.text)
+        if not item.hint:
+            return
+        self.longest_with_hint = max(self.longest_with_hint or 0, item.tokens.prompt)
+        if item.fits:
+            self.largest_linear_estimate = max(self.largest_linear_estimate, item.linear_estimate)
+            self.shapes[size, item.hint.frames] += 1
+            self.planned.setdefault(size, item.hint)
+        if sends:
+            self.most_frames = max(self.most_frames, item.hint.frames)
+            self.hints[hint_key(video, item.hint)] = (video, item.hint)
+
+    def close(self) -> None:
+        """Forget what was only needed to add."""
+        self._seen.clear()
+
+
 @dataclass(frozen=True)
 class Plan:
     """All of a run, or one worker's part of it (`part_of`: the run's id, see `planning.partition`).
 
-    `batches` holds item ids in the order in which they are staged.
+    `batches` holds item ids in the order in which they are staged. `items` may be on disk (`plan_file.StoredItems`): going
+    through all of them takes a while, so what several places need to know of all is in `summary`.
     """
 
     settings: Settings
     batches: tuple[tuple[str, ...], ...]
-    items: tuple[PlanItem, ...]
+    items: Sequence[PlanItem]
     part_of: str = ""
 
     @property
     def run_id(self) -> str:
         """Hash of all requests, in order."""
-        return self.part_of or digest([item.id for item in self.items], dumps(self.settings))
+        return self.part_of or digest(self.ids, dumps(self.settings))
 
     @cached_property
-    def by_id(self) -> dict[str, PlanItem]:
-        """Items by identity; the last of identical items stands for all."""
-        return {item.id: item for item in self.items}
+    def ids(self) -> Sequence[str]:
+        """The identities of all items, in order."""
+        known: Sequence[str] | None = getattr(self.items, "ids", None)
+        return [item.id for item in self.items] if known is None else known
+
+    @cached_property
+    def _number(self) -> dict[str, int]:
+        return {item_id: n for n, item_id in enumerate(self.ids)}
+
+    @property
+    def distinct_ids(self) -> KeysView[str]:
+        return self._number.keys()
+
+    def find(self, item_id: str) -> PlanItem:
+        """The item of this identity; the last of identical items stands for all. Raises KeyError where there is none."""
+        return self.items[self._number[item_id]]
+
+    def never_sent(self) -> Iterator[PlanItem]:
+        """The items that are in no batch."""
+        sent = set(chain.from_iterable(self.batches))
+        return (self.items[n] for n, item_id in enumerate(self.ids) if item_id not in sent)
+
+    @cached_property
+    def summary(self) -> Summary:
+        return Summary.of(self.items)
 
 
 def item_id(
@@ -98,7 +203,6 @@ def item_id(
     return digest(prompt, text, system, pixels, problem, s.engine.name, s.engine.base_url, model, sampling)
 
 
-def with_batches(items: tuple[PlanItem, ...], batches: tuple[tuple[str, ...], ...]) -> tuple[PlanItem, ...]:
-    """Items that know the number of their batch."""
-    number = {item_id: n for n, batch in enumerate(batches) for item_id in batch}
-    return tuple(replace(item, batch=number.get(item.id)) for item in items)
+def batch_numbers(batches: Iterable[Iterable[str]]) -> dict[str, int]:
+    """The number of each item's batch, by its identity."""
+    return {item_id: n for n, batch in enumerate(batches) for item_id in batch}

@@ -15,10 +15,12 @@ from ..media.geometry import Size
 from ..media.hint import Hint, hint_times
 from ..media.video import Video, VideoLimits, probe
 from ..models import pixtral
+from ..prompts import arrow
 from ..prompts.specs import PromptSpec, prompt_files, read_specs
 from . import partition
 from .configure import plan_settings
-from .plan import Plan, PlanItem, Tokens, item_id, with_batches
+from .plan import Plan, PlanItem, Summary, Tokens, item_id
+from .plan_file import ItemSpool
 from .recipe import Messages, Recipe, message_writer
 from .settings import Settings, digest
 from .validate import check_config, check_output
@@ -35,21 +37,36 @@ def resolve(
     Raises InputError or SpecError before anything starts.
     """
     check_config(config)
-    specs = list(read_specs(prompt_files(config.prompts) if files is None else files))
-    check_output(config, specs)
+    files = prompt_files(config.prompts) if files is None else files
+    probed = probe_all(_clips_of(files, config), config, on_probe)
     settings = plan_settings(config)
     recipe = Recipe.of(config, settings.effective_len or settings.max_model_len)
-    probed = probe_all({spec.video for spec in specs if spec.video}, config, on_probe)
     clips = {path: found if isinstance(found, VideoError) else _clip(found, recipe) for path, found in probed.items()}
     count_text = pixtral.text_counter(config.model.tokenizer, Path(config.cache_dir))
     messages = message_writer(config.template.system, config.template.user)
-    items = tuple(_item(spec, clips, recipe, settings, messages, count_text) for spec in specs)
-    asked: dict[str, int] = {}
-    for item in items:
+    spool, summary, asked = ItemSpool(Path(config.cache_dir)), Summary(), dict[str, int]()
+    for spec in read_specs(files):
+        item = _item(spec, clips, recipe, settings, messages, count_text)
+        spool.add(item)
+        summary.add(item, sends=item.fits)
         if item.fits:
             asked.setdefault(item.id, item.tokens.prompt + item.tokens.output_reserved)
+    summary.close()
     grouped = partition.group(list(asked.items()), config.budget.max_batch_size, config.budget.max_batch_tokens)
-    return Plan(settings, grouped, with_batches(items, grouped))
+    plan = Plan(settings, grouped, spool.items(grouped))
+    plan.__dict__["summary"] = summary
+    return plan
+
+
+def _clips_of(files: list[Path], config: Config) -> set[Path]:
+    """The clips that the items of these files name; raises SpecError for what is wrong with any item."""
+    clips, tables = set[Path](), set[tuple[Path, str]]()
+    for spec in read_specs(files):
+        clips |= {spec.video} if spec.video else set()
+        if spec.shape in arrow.KINDS:
+            tables.add((spec.source, spec.shape))
+    check_output(config, tables)
+    return clips
 
 
 def probe_all(paths: Iterable[Path], config: Config, on_probe: OnProgress) -> dict[Path, Video | VideoError]:

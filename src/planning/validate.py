@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
+from pathlib import Path
 
 from ..config import Config, EngineName, Export, SpecOutput
 from ..errors import InputError
 from ..media import geometry
 from ..models import pixtral
 from ..prompts import arrow
-from ..prompts.specs import PromptSpec
 from . import gpus
 from .recipe import box_of
 
@@ -89,13 +90,12 @@ def _wrong_host_or_image(config: Config) -> list[str]:
     return wrong
 
 
-def check_output(config: Config, specs: list[PromptSpec]) -> None:
-    """Reject output options that could not be written in the end."""
+def check_output(config: Config, tables: Collection[tuple[Path, str]]) -> None:
+    """Reject output options that could not be written in the end. tables: prompt files that are Parquet or Arrow, with which."""
     if config.output.specs is SpecOutput.in_place:
-        table = next((spec for spec in specs if spec.shape in arrow.KINDS), None)
-        if table:
+        for file, kind in sorted(tables):
             raise InputError(
-                f"output.specs=in_place: {table.source} is {table.shape.capitalize()}, which cannot be updated in place",
+                f"output.specs=in_place: {file} is {kind.capitalize()}, which cannot be updated in place",
                 hint="output.specs=beside leaves updated specs in the run folder",
             )
     if {Export.parquet, Export.dataset} & set(config.output.exports):

@@ -41,8 +41,8 @@ class Report:
     """The content of the page.
 
     facts: (label, value) pairs about the run; the one labeled COMMAND gets a box to copy from.
-    rows: rows of results.json in input order, each with `source`, `hint` (as in plan.json, or None) and `frame_files`
-    (absolute PNG paths in order; a file that is missing or damaged leads to a placeholder).
+    rows: rows of results.json in input order, gone through twice, each with `source`, `hint` (as in plan.json, or None) and
+    `frame_files` (absolute PNG paths in order; a file that is missing or damaged leads to a placeholder).
     timelines: the phases of each start of the run.
     """
 
@@ -50,16 +50,20 @@ class Report:
     facts: tuple[tuple[str, str], ...]
     max_model_len: int
     max_output_tokens: int
-    rows: Sequence[Mapping[str, Any]]
+    rows: Iterable[Mapping[str, Any]]
     timelines: tuple[tuple[Bar, ...], ...] = ()
 
 
 def write_report(report: Report, out: Path) -> None:
     """Write the page aside, then rename it to `out`; creates the folder. Same report and frames: same bytes."""
-    number_of, pictures = distinct_frames(file for row in report.rows for file in row["frame_files"])
+    states, flags, files, offline = Counter[str](), Counter[str](), dict[str, None](), False
+    for row in report.rows:
+        states[row["state"]] += 1
+        flags.update(_flags(row))
+        files.update(dict.fromkeys(row["frame_files"]))
+        offline = offline or row["engine"] == "offline"
+    number_of, pictures = distinct_frames(files)
     width_px = thumbnail_width(len(pictures))
-    states = Counter(row["state"] for row in report.rows)
-    flags = Counter(flag for row in report.rows for flag in _flags(row))
     page = page_template("report.html.j2").generate(
         title=report.title,
         facts=[fact for fact in report.facts if fact[0].casefold() != COMMAND],
@@ -67,7 +71,7 @@ def write_report(report: Report, out: Path) -> None:
         counts=[(state, states[state]) for state in STATES],
         flags=[(flag, flags[flag]) for flag in (*FLAGS, ACCEPTED, EDITED, REJECTED) if flags[flag]],
         timelines=report.timelines,
-        offline=any(row["engine"] == "offline" for row in report.rows),
+        offline=offline,
         thumbnail_px=width_px,
         budget={"max_model_len": report.max_model_len, "max_output_tokens": report.max_output_tokens},
         items=(page_item(row, [number_of[file] for file in row["frame_files"]]) for row in report.rows),

@@ -7,37 +7,38 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from ..files import write_atomic
-from ..media.hint import hint_key, hint_name
+from ..files import folder_atomic, open_atomic, write_atomic
+from ..media.hint import Hint, hint_key
+from ..media.video import Video
 from ..planning.plan import Plan, PlanItem
 from ..planning.settings import Settings
 from ..prompts.formats import VIDEO_FIELDS
 from ..prompts.specs import absolute_video, prompt_files, read_specs
 from ..run_folder import RunPaths
-from ..worker.protocol import Outcome
-from .rows import Row, hint_used
+from .rows import HintFolders, Row, read_rows
 
 
-def link_hints(plan: Plan, outcomes: Mapping[str, Outcome], paths: RunPaths) -> None:
-    """Put the hints that were used into the run folder; links where the file system has links."""
+def linked_hints(plan: Plan, paths: RunPaths) -> HintFolders:
+    """The hints in a run folder, which are put there when they are asked for: links where the file system has links."""
     cache = Path(plan.settings.cache_dir) / "hints"
-    for item in plan.items:
-        used = hint_used(item, outcomes[item.id]) if item.id in outcomes else None
-        if not used:
-            continue
-        source, target = cache / hint_key(*used), paths.hints / hint_name(*used)
+
+    def link(video: Video, hint: Hint, target: Path) -> None:
+        source = cache / hint_key(video, hint)
         if target.exists() or not source.exists():
-            continue
-        aside = paths.hints / f".{target.name}.part"
+            return
+        aside = target.with_name(f".{target.name}.part")
         shutil.rmtree(aside, ignore_errors=True)
         shutil.copytree(source, aside, copy_function=_link_or_copy)
         os.replace(aside, target)
+
+    return HintFolders(paths, link)
 
 
 def _link_or_copy(source: str, target: str) -> None:
@@ -47,22 +48,48 @@ def _link_or_copy(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def write_exports(plan: Plan, table: Sequence[Row], paths: RunPaths, now: datetime) -> None:
-    """Write results.json, summary.csv, batch.jsonl and the updated specs; each file appears whole."""
-    body = ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in table)
-    write_atomic(paths.results, f"[\n{body}\n]\n")
-    write_atomic(paths.summary, _summary(table))
-    write_atomic(paths.batch, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in _batch(plan, table)))
-    if plan.settings.spec_output == "beside":
-        for item, row in zip(plan.items, table, strict=True):
-            spec = updated_spec(item, row, plan.settings, now)
-            write_atomic(paths.specs / f"{item.slug}.json", json.dumps(spec, ensure_ascii=False, indent=1) + "\n")
-    elif plan.settings.spec_output == "in_place":
+def write_exports(plan: Plan, rows: Iterable[tuple[PlanItem, Row]], paths: RunPaths, now: datetime) -> Sequence[Row]:
+    """Write results.json, summary.csv, batch.jsonl and the updated specs, in one pass; each file appears whole. The rows that
+    were written."""
+    with ExitStack() as files:
+        results, summary, batch = (
+            files.enter_context(open_atomic(path)) for path in (paths.results, paths.summary, paths.batch)
+        )
+        summary_row, spec = _summary_writer(summary), _spec_writer(plan.settings, paths, now, files)
+        results.write("[\n")
+        for n, (item, row) in enumerate(rows):
+            results.write((",\n" if n else "") + json.dumps(row, ensure_ascii=False, allow_nan=False))
+            summary_row(row)
+            batch.write(json.dumps(_batch_line(item, row), ensure_ascii=False) + "\n")
+            spec(item, row)
+        results.write("\n]\n")
+    table = read_rows(paths.results)
+    if plan.settings.spec_output == "in_place":
         _update_in_place(plan, table, now)
+    return table
 
 
-def _summary(table: Sequence[Row]) -> str:
-    out = io.StringIO()
+def _spec_writer(
+    settings: Settings, paths: RunPaths, now: datetime, files: ExitStack
+) -> Callable[[PlanItem, Row], object]:
+    """The function that writes the updated spec of an item: into specs.jsonl, or a file of its own."""
+    if settings.spec_output == "beside":
+        out = files.enter_context(open_atomic(paths.specs_list))
+        return lambda item, row: out.write(_as_json(updated_spec(item, row, settings, now)))
+    if settings.spec_output == "files":
+        folder = files.enter_context(folder_atomic(paths.specs))
+        files.callback(os.sync)  # one for all files
+        return lambda item, row: (folder / f"{item.slug}.json").write_text(
+            _as_json(updated_spec(item, row, settings, now), indent=1), encoding="utf-8"
+        )
+    return lambda item, row: None
+
+
+def _as_json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent) + "\n"
+
+
+def _summary_writer(out: IO[str]) -> Callable[[Row], None]:
     columns = [
         "name",
         "state",
@@ -79,21 +106,22 @@ def _summary(table: Sequence[Row]) -> str:
     ]
     writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    for row in table:
+
+    def write(row: Row) -> None:
         review = row.get("review")
         writer.writerow({**row, **row["tokens"], "review": review["verdict"] if review else ""})
-    return out.getvalue()
+
+    return write
 
 
-def _batch(plan: Plan, table: Sequence[Row]) -> Iterator[dict[str, Any]]:
-    """NVIDIA's batch format, for `--batch_input_path`: the upsampled prompt, or the original where it was kept."""
-    for item, row in zip(plan.items, table, strict=True):
-        line: dict[str, Any] = {
-            "visual_input": str(_absolute_video(item) or ""),
-            "prompt": row["upsampled_prompt"] or item.prompt,
-        }
-        control = json.loads(item.extra).get("control_overrides")
-        yield {**line, "control_overrides": control} if control is not None else line
+def _batch_line(item: PlanItem, row: Row) -> dict[str, Any]:
+    """A line of NVIDIA's batch format, for `--batch_input_path`: the upsampled prompt, or the original where it was kept."""
+    line: dict[str, Any] = {
+        "visual_input": str(_absolute_video(item) or ""),
+        "prompt": row["upsampled_prompt"] or item.prompt,
+    }
+    control = json.loads(item.extra).get("control_overrides")
+    return {**line, "control_overrides": control} if control is not None else line
 
 
 def updated_spec(item: PlanItem, row: Row, settings: Settings, now: datetime) -> dict[str, Any]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
+from ..line_file import LineFile
 from ..media.hint import HINT_VIDEO, Hint, hint_name, hint_times
 from ..media.video import Video
 from ..planning.plan import Plan, PlanItem
-from ..planning.settings import fields_of
+from ..planning.settings import Settings, fields_of
 from ..run_folder import RunPaths
 from ..worker.protocol import UPSAMPLED, Outcome
 from ..worker.upsample import fallback_state
@@ -81,82 +84,124 @@ class ReportRow(Row):
 FLAGS = ("asked again", "cut off", "smaller hint", "text only")
 
 
-def result_rows(plan: Plan, outcomes: Mapping[str, Outcome], paths: RunPaths, unfinished: str) -> Iterator[Row]:
+class HintFolders:
+    """The hints in a run folder, each looked at once. find: called before with a hint, and where it is to be."""
+
+    def __init__(self, paths: RunPaths, find: Callable[[Video, Hint, Path], None] = lambda video, hint, folder: None):
+        self._paths, self._find = paths, find
+        self._known: dict[str, tuple[str | None, str | None]] = {}
+
+    def of(self, used: tuple[Video, Hint] | None) -> tuple[str | None, str | None]:
+        """A hint's folder and its video, below the run folder; None for what is not there."""
+        if not used:
+            return None, None
+        name = hint_name(*used)
+        if name not in self._known:
+            folder = self._paths.hints / name
+            self._find(*used, folder)
+            below = folder.relative_to(self._paths.root).as_posix()
+            # An answer from the cache may have a hint that no longer exists.
+            video = f"{below}/{HINT_VIDEO}" if (folder / HINT_VIDEO).exists() else None
+            self._known[name] = (below if folder.exists() else None, video)
+        return self._known[name]
+
+
+def result_rows(plan: Plan, outcomes: Mapping[str, Outcome], hints: HintFolders, unfinished: str) -> Iterator[Row]:
     """The rows of results.json in input order; `unfinished` is the reason for items that did not end."""
+    for item, outcome in items_as_they_ended(plan, outcomes, unfinished):
+        yield row_of(item, outcome, hints, plan.settings)
+
+
+def items_as_they_ended(
+    plan: Plan, outcomes: Mapping[str, Outcome], unfinished: str
+) -> Iterator[tuple[PlanItem, Outcome]]:
     for item in plan.items:
-        outcome = outcomes.get(item.id) or Outcome(item.id, fallback_state(item.prompt), unfinished)
-        used = hint_used(item, outcome)
-        hint = paths.hints / hint_name(*used) if used else None
-        if hint and not hint.exists():  # an answer from the cache whose hint no longer exists
-            hint = None
-        video = hint / HINT_VIDEO if hint and (hint / HINT_VIDEO).exists() else None
-        yield {
-            "id": item.id,
-            "name": item.name,
-            "original_prompt": item.prompt,
-            "upsampled_prompt": outcome.text if outcome.state == UPSAMPLED else None,
-            "video_path": item.video_path,
-            "preprocessed_video": os.path.relpath(video, paths.root) if video else None,
-            "state": outcome.state,
-            "reason": outcome.reason,
-            "note": outcome.note,
-            "attempts": len(outcome.attempts),
-            "engine": outcome.engine.name or plan.settings.engine.name,
-            "tokens": {
-                "predicted": outcome.tokens.predicted or item.tokens.prompt,
-                "measured": outcome.tokens.measured,
-                "output": outcome.tokens.output,
-                "image": item.tokens.image,
-                "text": item.tokens.text,
-                "output_reserved": item.tokens.output_reserved,
-                "linear_estimate": item.linear_estimate,
-            },
-            "finish_reason": outcome.finish_reason,
-            "seconds": outcome.seconds.total,
-            "frames": [
-                {
-                    "sha256": frame.sha256,
-                    "bytes": frame.bytes,
-                    "size": frame.size,
-                    "file": os.path.relpath(hint / f"frame_{n}.png", paths.root) if hint else None,
-                }
-                for n, frame in enumerate(outcome.frames, start=1)
-            ],
-            "shrunk_from": item.shrunk_from,
-            "flags": list(flags_of(item, outcome)),
-        }
+        yield item, outcomes.get(item.id) or Outcome(item.id, fallback_state(item.prompt), unfinished)
 
 
-def flags_of(item: PlanItem, outcome: Outcome) -> Iterator[str]:
+def row_of(item: PlanItem, outcome: Outcome, hints: HintFolders, settings: Settings) -> Row:
+    """The row of one item."""
+    used = hint_used(item, outcome)
+    hint, video = hints.of(used)
+    return {
+        "id": item.id,
+        "name": item.name,
+        "original_prompt": item.prompt,
+        "upsampled_prompt": outcome.text if outcome.state == UPSAMPLED else None,
+        "video_path": item.video_path,
+        "preprocessed_video": video,
+        "state": outcome.state,
+        "reason": outcome.reason,
+        "note": outcome.note,
+        "attempts": len(outcome.attempts),
+        "engine": outcome.engine.name or settings.engine.name,
+        "tokens": {
+            "predicted": outcome.tokens.predicted or item.tokens.prompt,
+            "measured": outcome.tokens.measured,
+            "output": outcome.tokens.output,
+            "image": item.tokens.image,
+            "text": item.tokens.text,
+            "output_reserved": item.tokens.output_reserved,
+            "linear_estimate": item.linear_estimate,
+        },
+        "finish_reason": outcome.finish_reason,
+        "seconds": outcome.seconds.total,
+        "frames": [
+            {
+                "sha256": frame.sha256,
+                "bytes": frame.bytes,
+                "size": frame.size,
+                "file": f"{hint}/frame_{n}.png" if hint else None,
+            }
+            for n, frame in enumerate(outcome.frames, start=1)
+        ],
+        "shrunk_from": item.shrunk_from,
+        "flags": list(flags_of(item, outcome, used)),
+    }
+
+
+def flags_of(item: PlanItem, outcome: Outcome, used: tuple[Video, Hint] | None) -> Iterator[str]:
     """What may need attention: more than one attempt, an answer that was cut off, a hint smaller than the recipe asked for, or
-    a request without frames."""
+    a request without frames. used: the clip and the hint that the engine saw."""
     if len(outcome.attempts) > 1:
         yield "asked again"
     if outcome.finish_reason == "length" or any("cut off" in (a.failed_check or "") for a in outcome.attempts):
         yield "cut off"
-    used = hint_used(item, outcome)
     if outcome.frames and (item.shrunk_from or (used and used[1] != item.hint)):
         yield "smaller hint"
     if outcome.attempts and not outcome.frames:
         yield "text only"
 
 
-def read_rows(file: Path) -> list[Row]:
-    """The rows of a results.json. Raises ValueError for what is not JSON."""
-    return cast(list[Row], json.loads(file.read_text(encoding="utf-8")))
+def read_rows(file: Path) -> Sequence[Row]:
+    """The rows of a results.json, which are read when they are asked for. Raises ValueError for what is not JSON."""
+    starts = array("q")
+    with open(file, "rb") as f:
+        if f.readline() != b"[\n":  # written by something else
+            return cast(list[Row], json.loads(file.read_text(encoding="utf-8")))
+        starts.append(f.tell())
+        for line in f:
+            if line == b"]\n":
+                return LineFile(file, starts, lambda _, line: cast(Row, json.loads(line.rstrip(b",\n"))))
+            if line != b"\n":
+                starts.append(starts[-1] + len(line))
+    raise ValueError("its end is missing")
 
 
-def report_rows(plan: Plan, table: Sequence[Row], paths: RunPaths) -> list[ReportRow]:
-    """The rows with what the report shows beside them."""
-    extended: list[ReportRow] = []
-    for item, row in zip(plan.items, table, strict=True):
-        hint = item.hint if item.video else None
-        if item.video and hint and row["frames"]:
-            hint = hint_sent(item.video, hint, len(row["frames"]), row["frames"][0]["size"])
-        files = [os.path.abspath(paths.root / frame["file"]) for frame in row["frames"] if frame["file"]]
-        source = fields_of(item.video) if item.video else None
-        extended.append({**row, "source": source, "hint": fields_of(hint) if hint else None, "frame_files": files})
-    return extended
+class ReportRows(Iterable[ReportRow]):
+    """The rows with what the report shows beside them, made when they are asked for."""
+
+    def __init__(self, plan: Plan, table: Iterable[Row], paths: RunPaths) -> None:
+        self._plan, self._table, self._root = plan, table, os.path.abspath(paths.root)
+
+    def __iter__(self) -> Iterator[ReportRow]:
+        for item, row in zip(self._plan.items, self._table, strict=True):
+            hint = item.hint if item.video else None
+            if item.video and hint and row["frames"]:
+                hint = hint_sent(item.video, hint, len(row["frames"]), row["frames"][0]["size"])
+            files = [f"{self._root}/{frame['file']}" for frame in row["frames"] if frame["file"]]
+            source = fields_of(item.video) if item.video else None
+            yield {**row, "source": source, "hint": fields_of(hint) if hint else None, "frame_files": files}
 
 
 def hint_used(item: PlanItem, outcome: Outcome) -> tuple[Video, Hint] | None:
@@ -166,6 +211,7 @@ def hint_used(item: PlanItem, outcome: Outcome) -> tuple[Video, Hint] | None:
     return item.video, hint_sent(item.video, item.hint, len(outcome.frames), outcome.frames[0].size)
 
 
+@lru_cache(maxsize=65_536)
 def hint_sent(video: Video, hint: Hint, frames: int, size: str) -> Hint:
     """A planned hint as the engine was sent it: so many frames, of this size ("WIDTHxHEIGHT")."""
     width, height = map(int, size.split("x"))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -16,9 +17,10 @@ from ..timing.phases import Measured, WorkerLifetime, read_starts, worker_lifeti
 from ..timing.run_facts import run_facts, timeline
 from ..worker.journal import read_records
 from ..worker.protocol import Event, Outcome
-from . import exports, results, rows
+from . import exports, results
 from .reviews import read_marks, reviewed
-from .rows import result_rows
+from .rows import ReportRows, Row, items_as_they_ended, row_of
+from .totals import Totals
 
 
 def versions() -> dict[str, str]:
@@ -50,6 +52,15 @@ def workers_of(paths: RunPaths) -> tuple[WorkerLifetime, ...]:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written: the rows of results.json, their totals, and the paths of exports."""
+
+    table: Sequence[Row]
+    totals: Totals
+    exported: Sequence[Path]
+
+
 def write_results(
     plan: Plan,
     outcomes: Mapping[str, Outcome],
@@ -57,17 +68,20 @@ def write_results(
     command: str,
     unfinished: str,
     also: Iterable[str] = (),
-) -> tuple[list[rows.Row], list[Path]]:
-    """Write the outputs with the review verdicts applied; the rows of results.json, and the paths of exports.
+) -> Written:
+    """Write the outputs with the review verdicts applied.
 
     unfinished: the reason for items that did not end. also: exports beyond those of the plan.
     """
     starts = read_starts(paths.timings)
     ended = datetime.fromisoformat(starts[-1].ended) if starts else datetime.now().astimezone()
-    results.link_hints(plan, outcomes, paths)
-    marks = read_marks(paths.review)
-    table = [reviewed(row, marks.get(row["name"])) for row in result_rows(plan, outcomes, paths, unfinished)]
-    results.write_exports(plan, table, paths, ended)
+    marks, totals = read_marks(paths.review), Totals()
+    hints = results.linked_hints(plan, paths)
+    rows = (
+        (item, totals.add(reviewed(row_of(item, outcome, hints, plan.settings), marks.get(item.name)), outcome))
+        for item, outcome in items_as_they_ended(plan, outcomes, unfinished)
+    )
+    table = results.write_exports(plan, rows, paths, ended)
     exported = [exports.write(name, plan, table, paths) for name in dict.fromkeys((*plan.settings.exports, *also))]
     if plan.settings.report:
         from .report import Report, write_report
@@ -75,20 +89,19 @@ def write_results(
         settings = plan.settings
         report = Report(
             f"{settings.recipe} · {settings.engine.name}",
-            _facts(plan, outcomes, table, starts, paths, ended, command),
+            _facts(plan, totals, starts, paths, ended, command),
             settings.max_model_len,
             settings.max_output_tokens,
-            rows.report_rows(plan, table, paths),
+            ReportRows(plan, table, paths),
             tuple(timeline(start) for start in starts),
         )
         write_report(report, paths.report)
-    return table, exported
+    return Written(table, totals, exported)
 
 
 def _facts(
     plan: Plan,
-    outcomes: Mapping[str, Outcome],
-    table: list[rows.Row],
+    totals: Totals,
     starts: tuple[Measured, ...],
     paths: RunPaths,
     ended: datetime,
@@ -96,7 +109,7 @@ def _facts(
 ) -> tuple[tuple[str, str], ...]:
     """The facts of the run as a whole, for the report."""
     settings = plan.settings
-    engines = sorted({f"{o.engine.name} {o.engine.version}" for o in outcomes.values() if o.engine.name})
+    engines = sorted(totals.engines)
     used = starts[-1].versions if starts else versions()
     return (
         ("Recipe", settings.recipe),
@@ -106,7 +119,7 @@ def _facts(
         ("Template", settings.template),
         ("Host", settings.host.name),
         ("Finished", f"{ended:%Y-%m-%d %H:%M:%S %z}"),
-        *run_facts(plan, table, starts, workers_of(paths)),
+        *run_facts(plan, totals.tokens, starts, workers_of(paths)),
         ("Versions", ", ".join(f"{name} {version}" for name, version in used.items())),
         ("Run", str(paths.root)),
         ("Command", paths.command.read_text().strip() if paths.command.exists() else command),

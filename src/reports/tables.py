@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..media import geometry
 from ..models import pixtral
@@ -14,6 +13,7 @@ from ..prompts.drafts import Listed
 from ..run_folder import RunPaths
 from ..text import duration, printable
 from ..worker.protocol import FAILED, KEPT, UPSAMPLED
+from .totals import Totals
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +30,7 @@ def print_plan(plan: Plan, console: Console, verbose_rows: int = MAX_ROWS) -> No
     for line in advice(plan):
         console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
     limit = plan.settings.max_model_len
-    if any(not pixtral.linear_says_safe(item.linear_estimate, limit) for item in plan.items if item.fits):
+    if not pixtral.linear_says_safe(plan.summary.largest_linear_estimate, limit):
         console.print(
             "! marks what the old linear estimate (w x h x frames x 0.0173, safe below 90 %) would have rejected.",
             highlight=False,
@@ -84,32 +84,28 @@ def _old_estimate(item: PlanItem, limit: int) -> str:
 
 def advice(plan: Plan) -> list[str]:
     """What fits, what was made smaller, what the budget would allow, and the smallest budget that serves all."""
-    settings, items = plan.settings, plan.items
-    fit = sum(item.fits for item in items)
-    distinct = len({item.id for item in items if item.fits})
-    clips = len({item.video.sha256 for item in items if item.video})
+    settings, sums = plan.settings, plan.summary
     lines = [
-        f"{fit} of {len(items)} items fit max_model_len={settings.max_model_len} with "
+        f"{sums.fit} of {sums.items} items fit max_model_len={settings.max_model_len} with "
         f"{settings.max_output_tokens} tokens reserved for each answer "
-        f"({_plural(distinct, 'distinct request')}, {_plural(clips, 'clip')}, {_plural(len(plan.batches), 'batch')})."
+        f"({_plural(sums.sent, 'distinct request')}, {_plural(len(sums.clips), 'clip')}, {_plural(len(plan.batches), 'batch')})."
     ]
     if settings.effective_len:
         lines.append(
             f"The engine on {settings.host.name} was observed to refuse requests that max_model_len={settings.max_model_len} "
             f"allows: this plan limits each request to {settings.effective_len} tokens (limits.json in {settings.cache_dir})."
         )
-    shrunk = [item for item in items if item.shrunk_from]
-    if shrunk:
+    if first := sums.first_shrunk:
         lines.append(
-            f"{len(shrunk)} were made smaller to fit, the first of them {shrunk[0].name!r} from {shrunk[0].shrunk_from}."
+            f"{sums.shrunk} were made smaller to fit, the first of them {first.name!r} from {first.shrunk_from}."
         )
-    if refused := [item for item in items if not item.fits]:
-        lines.append(f"{len(refused)} cannot be served: {_names_of(refused)}.")
+    if sums.refused:
+        lines.append(f"{sums.refused} cannot be served: {_names(sums.refused_names, sums.refused)}.")
     if larger := _larger_hint(plan):
         lines.append(f"Your budget would allow {larger}: upsample=best_fit")
-    if not shrunk and any(item.hint for item in items):
+    if not sums.shrunk and sums.longest_with_hint is not None:
         need = pixtral.smallest_max_model_len(
-            [item.tokens.prompt for item in items if item.hint], settings.max_output_tokens + settings.text_margin
+            [sums.longest_with_hint], settings.max_output_tokens + settings.text_margin
         )
         lines.append(f"The smallest budget that serves every hint of this plan: budget.max_model_len={need}")
     return lines
@@ -119,27 +115,24 @@ def _plural(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 'es' if word.endswith('h') else 's'}"
 
 
-def _names_of(items: Sequence[PlanItem]) -> str:
-    names = ", ".join(repr(item.name) for item in items[:3])
-    return names + (f" and {len(items) - 3} more" if len(items) > 3 else "")
+def _names(first: Sequence[str], count: int) -> str:
+    names = ", ".join(map(repr, first))
+    return names + (f" and {count - len(first)} more" if count > len(first) else "")
 
 
 def _larger_hint(plan: Plan) -> str | None:
     """The best_fit size for the most frequent shape of clip, when it is larger than what is planned."""
-    s = plan.settings
-    shapes = Counter((i.video.size, i.hint.frames) for i in plan.items if i.fits and i.video and i.hint)
-    for (source, frames), _count in shapes.most_common():
-        planned = next(i for i in plan.items if i.fits and i.video and i.hint and i.video.size == source)
-        assert planned.hint
-        text = max(i.tokens.text for i in plan.items if i.video and i.video.size == source)
+    s, sums = plan.settings, plan.summary
+    for (source, frames), _count in sums.shapes.most_common():
+        planned, text = sums.planned[source], sums.text[source]
         free = (s.effective_len or s.max_model_len) - s.max_output_tokens - s.text_margin
 
         def fits(size: geometry.Size, frames: int = frames, text: int = text, free: int = free) -> bool:
             return pixtral.prompt_tokens(size.width_px, size.height_px, frames, text) <= free
 
         best = geometry.best_fit(source, fits)
-        if best and best.width_px * best.height_px > planned.hint.width_px * planned.hint.height_px:
-            return str(best) if len(shapes) == 1 else f"{best} for the clips of {source}"
+        if best and best.width_px * best.height_px > planned.width_px * planned.height_px:
+            return str(best) if len(sums.shapes) == 1 else f"{best} for the clips of {source}"
     return None
 
 
@@ -169,21 +162,20 @@ def print_specs(specs: Sequence[Listed], console: Console) -> None:
 
 def print_end(
     plan: Plan,
-    table: Sequence[Mapping[str, Any]],
+    totals: Totals,
     paths: RunPaths,
     took_s: float | None,
     console: Console,
     exported: Sequence[Path] = (),
 ) -> None:
     """Counts, the reasons why items were not upsampled, and where the results are. took_s: None where it is not known."""
-    states = Counter(row["state"] for row in table)
+    states, reasons = totals.states, totals.reasons
     console.print(
         f"{states[UPSAMPLED]} upsampled, {states[KEPT]} kept original, {states[FAILED]} failed  ·  "
         f"engine {plan.settings.engine.name}" + ("" if took_s is None else f"  ·  {duration(took_s)}"),
         style="bold",
         highlight=False,
     )
-    reasons = Counter((row["state"], row["reason"]) for row in table if row["state"] != UPSAMPLED)
     for (state, reason), count in reasons.most_common(10):
         console.print(f"  {count} {state}: {printable(reason)}", markup=False, highlight=False, soft_wrap=True)
     if len(reasons) > 10:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -27,24 +27,23 @@ class AnswerCache:
 
     def put(self, outcomes: Iterable[Outcome]) -> None:
         """Keep answers; one that is there already stays."""
-        rows = [(o.id, to_line(o)) for o in outcomes if o.state == UPSAMPLED]
+        rows = ((o.id, to_line(o)) for o in outcomes if o.state == UPSAMPLED)
         try:
             with self._open() as db, db:
                 db.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?)", rows)
         except (sqlite3.Error, OSError, InvalidRecord) as e:
             self._warn(e)
 
-    def find(self, ids: Iterable[str]) -> list[Outcome]:
+    def find(self, ids: Iterable[str]) -> Iterator[Outcome]:
         """The answers that are there, of those asked for."""
-        found: list[Outcome] = []
         try:
             with self._open() as db:
                 for item_id in ids:
                     row = db.execute("SELECT outcome FROM answers WHERE id = ?", (item_id,)).fetchone()
-                    found += [from_line(Outcome, row[0])] if row else []
+                    if row:
+                        yield from_line(Outcome, row[0])
         except (sqlite3.Error, OSError, InvalidRecord) as e:
             self._warn(e)
-        return found
 
     def _warn(self, error: Exception) -> None:
         log.get().warning("answer_cache_unusable", file=str(self._path), reason=str(error))

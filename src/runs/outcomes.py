@@ -2,21 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from sys import intern
 
 from ..errors import InputError
-from ..worker.journal import Journal, read_records
+from ..interrupts import interrupts_deferred
+from ..line_file import LineFile
+from ..worker.journal import Journal
 from ..worker.protocol import Outcome
-from ..worker.records import InvalidRecord
+from ..worker.records import InvalidRecord, from_line
 
 
-def read_outcomes(journal: Path) -> dict[str, Outcome]:
-    """The outcomes in a run's journal, by item id. Raises InputError for a line that is not one."""
-    try:
-        return {outcome.id: outcome for outcome in read_records(journal, Outcome)}
-    except InvalidRecord as e:
-        raise InputError(str(e), hint="remove that line; its item is then taken from its job, or asked again") from None
+class Outcomes(Mapping[str, Outcome]):
+    """The outcomes in a run's journal by item id, read when they are asked for. states: how many there are of each state.
+
+    Raises InputError for a line that is not an outcome. A torn last line is left out.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        self.path = journal
+        self.states: Counter[str] = Counter()
+        self._number: dict[str, int] = {}  # of the line of each id; the last one counts
+        self._state_of_line: list[str] = []
+        self._lines: LineFile[Outcome] | None = None  # until there is a file
+        if journal.exists():
+            self._index()
+
+    def _index(self) -> None:
+        starts = array("q", [0])
+        with open(self.path, "rb") as f:
+            for number, line in enumerate(f):
+                if line.endswith(b"\n"):
+                    starts.append(starts[-1] + len(line))
+                    self._know(self._parse(number, line), number)
+        self._lines = LineFile(self.path, starts, self._parse)
+
+    def _parse(self, number: int, line: bytes) -> Outcome:
+        try:
+            return from_line(Outcome, line)
+        except InvalidRecord as e:
+            raise InputError(
+                f"{self.path}, line {number + 1}: {e}",
+                hint="remove that line; its item is then taken from its job, or asked again",
+            ) from None
+
+    def _know(self, outcome: Outcome, number: int) -> None:
+        self.forget(outcome.id)
+        self._number[outcome.id] = number
+        self._state_of_line.append(intern(outcome.state))
+        self.states[outcome.state] += 1
+
+    def appended(self, outcome: Outcome, size: int) -> None:
+        """Know an outcome whose line of so many bytes was added to the journal."""
+        if self._lines is None:
+            self._lines = LineFile(self.path, array("q", [0]), self._parse)
+        self._know(outcome, len(self._lines))
+        self._lines.append(size)
+
+    def forget(self, item_id: str) -> None:
+        if (number := self._number.pop(item_id, None)) is not None:
+            self.states[self._state_of_line[number]] -= 1
+
+    def state_of(self, item_id: str) -> str | None:
+        """The state of an item that ended, without reading its line."""
+        number = self._number.get(item_id)
+        return None if number is None else self._state_of_line[number]
+
+    def __getitem__(self, item_id: str) -> Outcome:
+        number = self._number[item_id]
+        assert self._lines is not None
+        return self._lines[number]
+
+    def __contains__(self, item_id: object) -> bool:
+        return item_id in self._number
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._number)
+
+    def __len__(self) -> int:
+        return len(self._number)
 
 
 class RunJournal:
@@ -24,22 +91,30 @@ class RunJournal:
 
     def __init__(self, path: Path) -> None:
         self._journal = Journal(path)
-        self.outcomes = read_outcomes(path)
+        self.outcomes = Outcomes(path)
+        self._new: list[str] = []
 
-    def reopen(self, ids: Collection[str]) -> None:
+    def reopen(self, ids: Iterable[str]) -> None:
         """Let these items end again; the outcomes that they have stay in the file until then."""
         for item_id in ids:
-            self.outcomes.pop(item_id, None)
+            self.outcomes.forget(item_id)
 
-    def add(self, outcome: Outcome) -> bool:
-        """Write an outcome down; False when its item had already ended."""
-        if outcome.id in self.outcomes:
-            return False
-        # Known first: Ctrl-C may come while the line goes to disk, and what then takes over must not write it again. If it
-        # was not written, the next start takes it from its job.
-        self.outcomes[outcome.id] = outcome
-        self._journal.append(outcome)
-        return True
+    def add(self, outcomes: Iterable[Outcome]) -> list[str]:
+        """Write outcomes down, with one flush to disk for all; the ids of those whose items had not ended before."""
+        new: dict[str, Outcome] = {}
+        for outcome in outcomes:
+            if outcome.id not in self.outcomes:
+                new.setdefault(outcome.id, outcome)
+        if new:
+            with interrupts_deferred():  # what takes over after Ctrl-C must know what was written
+                for outcome, size in zip(new.values(), self._journal.append(*new.values()), strict=True):
+                    self.outcomes.appended(outcome, size)
+                self._new += new
+        return [*new]
+
+    def new(self) -> Iterator[Outcome]:
+        """The outcomes that were added since the journal was opened."""
+        return (self.outcomes[item_id] for item_id in self._new if item_id in self.outcomes)
 
     def close(self) -> None:
         self._journal.close()

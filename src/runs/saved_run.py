@@ -12,7 +12,7 @@ from ..planning.plan import Plan
 from ..planning.plan_file import read_plan, write_plan
 from ..run_folder import RunPaths
 from ..text import resume_command
-from .outcomes import read_outcomes
+from .outcomes import Outcomes
 from .staging import jobs_for
 
 Kind = Literal["upsample", "pipeline", "limits", "review"]
@@ -25,8 +25,8 @@ def kind_of(paths: RunPaths) -> Kind:
     if paths.points.exists():
         return "limits"
     if paths.review.exists() and paths.results.exists():
-        known = read_outcomes(paths.journal)
-        if all(item.id in known for item in read_plan(paths.plan).items):
+        known = Outcomes(paths.journal)
+        if all(item_id in known for item_id in read_plan(paths.plan).ids):
             return "review"
     return "upsample"
 
@@ -34,8 +34,8 @@ def kind_of(paths: RunPaths) -> Kind:
 def refuse_another_run(plan: Plan, paths: RunPaths) -> None:
     """Raises InputError where the folder holds the answers of a run that asked for something else."""
     if paths.journal.exists() and paths.plan.exists():
-        before = [item.id for item in read_plan(paths.plan).items]
-        if before != [item.id for item in plan.items]:
+        before = read_plan(paths.plan).ids
+        if before != plan.ids:
             raise InputError(
                 f"{paths.root}: holds another run already, of {len(before)} items",
                 hint=f"name another folder; to resume that run:  {resume_command(paths.root)}",
@@ -50,7 +50,7 @@ def save_plan(plan: Plan, paths: RunPaths) -> None:
 def jobs_of(paths: RunPaths) -> tuple[Plan, list[tuple[Plan, JobPaths]]]:
     """The plan of a run, and its jobs with each one's part of it; InputError when nothing was ever staged."""
     plan = read_plan(paths.plan)
-    found = [(part, jobs[-1]) for part in shards(plan) if (jobs := jobs_for(part.items, paths.jobs))]
+    found = [(part, jobs[-1]) for part in shards(plan) if (jobs := jobs_for(part, paths.jobs))]
     if not found:
         raise InputError(
             f"{paths.root}: nothing was started in this run yet", hint=f"start it:  {resume_command(paths.root)}"

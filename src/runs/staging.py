@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -27,16 +27,16 @@ from ..worker.upsample import fallback_state
 LINGER_S = 60.0
 
 
-def job_id(items: Sequence[PlanItem], settings: Settings, before: int = 0) -> str:
+def job_id(plan: Plan, before: int = 0) -> str:
     """Name of a new job: a hash of what it asks for, of the worker that answers, and of how many jobs ended `before`."""
-    made_of = (to_json(upsample_job(items, settings)), hashlib.sha256(worker_bundle()).hexdigest())
+    made_of = (to_json(upsample_job(plan)), hashlib.sha256(worker_bundle()).hexdigest())
     return digest(*made_of, before) if before else digest(*made_of)
 
 
-def jobs_for(items: Iterable[PlanItem], jobs: Path) -> list[JobPaths]:
-    """The jobs for these items below the folder of a run's jobs, the oldest first, whichever version of the worker they
+def jobs_for(plan: Plan, jobs: Path) -> list[JobPaths]:
+    """The jobs for a plan's items below the folder of a run's jobs, the oldest first, whichever version of the worker they
     were started with."""
-    ids = {item.id for item in items}
+    ids = plan.distinct_ids
     found = []
     for file in sorted(jobs.glob("*/job.json"), key=lambda file: file.stat().st_mtime_ns):
         job = JobPaths(file.parent)
@@ -50,37 +50,38 @@ def jobs_for(items: Iterable[PlanItem], jobs: Path) -> list[JobPaths]:
     return found
 
 
-def job_folder(items: Sequence[PlanItem], settings: Settings, jobs: Path) -> JobPaths:
-    """The folder of the job for these items.
+def job_folder(plan: Plan, jobs: Path) -> JobPaths:
+    """The folder of the job for a plan's items.
 
     An unfinished job is kept: a second worker is never started beside it, and what it has answered is not asked again.
     Otherwise a new one, whose name depends on how many there were before.
     """
-    before = jobs_for(items, jobs)
+    before = jobs_for(plan, jobs)
     unfinished = (job for job in before if not job.finished.exists())
-    return next(unfinished, JobPaths(jobs / job_id(items, settings, len(before))))
+    return next(unfinished, JobPaths(jobs / job_id(plan, len(before))))
 
 
 def hash_of(ids: Collection[str]) -> str:
     return digest(sorted(ids))
 
 
-def upsample_job(items: Sequence[PlanItem], settings: Settings) -> UpsampleJob:
-    """The job.json of a job for these items."""
-    asked = [item for item in items if item.runs]
-    prompts = [item.tokens.prompt for item in asked]
+def upsample_job(plan: Plan) -> UpsampleJob:
+    """The job.json of a job for a plan's items."""
+    settings, summary = plan.settings, plan.summary
     return UpsampleJob(
         protocol=PROTOCOL,
         engine=settings.engine,
         model=settings.model,
         max_model_len=settings.max_model_len,
         max_output_tokens=settings.max_output_tokens,
-        needed_len=pixtral.smallest_max_model_len(prompts, settings.max_output_tokens),
-        images=max((item.hint.frames for item in asked if item.hint), default=1),
+        needed_len=pixtral.smallest_max_model_len(
+            [summary.longest_prompt] if summary.sent else [], settings.max_output_tokens
+        ),
+        images=summary.most_frames or 1,
         temperature=settings.temperature,
         checks=Checks(settings.check_cut_off, settings.check_script),
         linger_s=LINGER_S,
-        items_hash=hash_of({item.id for item in items}),
+        items_hash=hash_of(plan.distinct_ids),
     )
 
 
@@ -97,28 +98,14 @@ def stage(
     Yields, per batch, how many items are ready and the outcomes of those that never reach the worker.
     Clips are rendered in parallel and each hint once, however many items share it.
     """
-    settings, items = plan.settings, plan.by_id
-    workers = settings.render_workers or os.cpu_count() or 1
-    hints: dict[str, Future[RenderedHint]] = {}
-    with ThreadPoolExecutor(workers, thread_name_prefix="render") as pool:
-
-        def start(item: PlanItem) -> None:
-            if item.video and item.hint:
-                key = hint_key(item.video, item.hint)
-                if key not in hints:
-                    hints[key] = pool.submit(_render, item.video, item.hint, cache, settings, stop)
-
-        staged = paths.staged()  # by an earlier start; their frames are in the job folder
-        todo = [[items[i] for i in batch if i in missing - staged] for batch in plan.batches]
-        yield len(missing & staged), []
-        for item in todo[0] if todo else ():
-            start(item)
-        for number, batch in enumerate(todo):
-            for item in todo[number + 1] if number + 1 < len(todo) else ():  # one batch ahead
-                start(item)
+    settings = plan.settings
+    staged = paths.staged()  # by an earlier start; their frames are in the job folder
+    yield len(missing & staged), []
+    with _Renderer(paths, cache, settings, stop) as renderer:
+        for number, batch in _one_ahead(_batches(plan, missing, staged), renderer.start):
             records, lost = [], []
             for item in batch:
-                record, outcome = _record(item, hints, paths, settings)
+                record, outcome = _record(item, renderer, settings)
                 records += [record] if record else []
                 lost += [outcome] if outcome else []
             if stop.asked:
@@ -127,8 +114,29 @@ def stage(
                 text = "".join(to_line(r) + "\n" for r in records)
                 name = f"{number:05d}-{digest(text)[:8]}.jsonl"  # a resumed run may add to a batch
                 write_atomic(paths.batches / name, text)
-            if batch:
-                yield len(batch), lost
+            yield len(batch), lost
+
+
+def _batches(plan: Plan, missing: Container[str], staged: Container[str]) -> Iterator[tuple[int, list[PlanItem]]]:
+    """What of each batch is to be staged, with its number; batches of which nothing is are left out."""
+    for number, batch in enumerate(plan.batches):
+        if todo := [plan.find(i) for i in batch if i in missing and i not in staged]:
+            yield number, todo
+
+
+def _one_ahead(
+    batches: Iterable[tuple[int, list[PlanItem]]], start: Callable[[PlanItem], None]
+) -> Iterator[tuple[int, list[PlanItem]]]:
+    """The batches, each with its items and those of the next one started."""
+    before: tuple[int, list[PlanItem]] | None = None
+    for batch in batches:
+        for item in batch[1]:
+            start(item)
+        if before:
+            yield before
+        before = batch
+    if before:
+        yield before
 
 
 class Stop:
@@ -137,21 +145,49 @@ class Stop:
     asked = False
 
 
-def _render(video: Video, hint: Hint, cache: Path, settings: Settings, stop: Stop) -> RenderedHint:
-    if stop.asked:
-        raise HintError("stopped before it was rendered")
-    return render(video, hint, cache, with_video=settings.hint_video)
+class _Renderer:
+    """Renders hints in parallel and puts their frames into the job folder, each hint once, however many items share it."""
+
+    KEPT = 4096  # hints that are known; one that comes again later is found in the cache
+
+    def __init__(self, paths: JobPaths, cache: Path, settings: Settings, stop: Stop) -> None:
+        self._paths, self._cache, self._settings, self._stop = paths, cache, settings, stop
+        workers = settings.render_workers or os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="render")
+        self._frames: dict[str, Future[list[str]]] = {}
+
+    def __enter__(self) -> _Renderer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def start(self, item: PlanItem) -> None:
+        if item.video and item.hint and hint_key(item.video, item.hint) not in self._frames:
+            if len(self._frames) >= self.KEPT:
+                self._frames.pop(next(iter(self._frames)))
+            self._frames[hint_key(item.video, item.hint)] = self._pool.submit(self._render, item.video, item.hint)
+
+    def frames(self, item: PlanItem) -> list[str]:
+        """The names of an item's frames in the job folder. Raises VideoError or HintError where there are none."""
+        if not (item.video and item.hint):
+            return []
+        self.start(item)
+        return self._frames[hint_key(item.video, item.hint)].result()
+
+    def _render(self, video: Video, hint: Hint) -> list[str]:
+        if self._stop.asked:
+            raise HintError("stopped before it was rendered")
+        return _link_frames(render(video, hint, self._cache, with_video=self._settings.hint_video), self._paths)
 
 
-def _record(
-    item: PlanItem, hints: dict[str, Future[RenderedHint]], paths: JobPaths, settings: Settings
-) -> tuple[Item | None, Outcome | None]:
+def _record(item: PlanItem, renderer: _Renderer, settings: Settings) -> tuple[Item | None, Outcome | None]:
     """The batch line of an item, or the outcome of one that cannot be sent."""
     note = f"from the text only: {item.problem}" if item.problem else ""
     if not (item.video and item.hint):
         return _line(item, item.tokens.prompt, [], settings, note=note), None
     try:
-        frames = _link_frames(hints[hint_key(item.video, item.hint)].result(), paths)
+        frames = renderer.frames(item)
     except (VideoError, HintError) as e:
         if settings.on_bad_video != "text_only" or not item.prompt.strip():
             return None, Outcome(item.id, fallback_state(item.prompt), e.message)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -29,7 +28,7 @@ from ..worker.protocol import FAILED, KEPT, REFUSED, UPSAMPLED, Outcome
 from ..worker.upsample import fallback_state
 from . import staging
 from .answer_cache import AnswerCache
-from .outcomes import RunJournal
+from .outcomes import Outcomes, RunJournal
 from .staging import Stop
 from .supervisor import Labels, Supervisor, Tail, supervise
 
@@ -41,7 +40,7 @@ LABELS = Labels(
 )
 
 
-def execute(plan: Plan, paths: RunPaths, progress: Progress, *, retry_failed: bool = False) -> dict[str, Outcome]:
+def execute(plan: Plan, paths: RunPaths, progress: Progress, *, retry_failed: bool = False) -> Outcomes:
     """Run the plan in its folder until every item has ended; the outcomes by item id.
 
     retry_failed: items that failed before are asked again. Raises EngineError when the engine cannot be loaded, HostError
@@ -50,20 +49,18 @@ def execute(plan: Plan, paths: RunPaths, progress: Progress, *, retry_failed: bo
     """
     journal = RunJournal(paths.journal)
     try:
-        for item in plan.items:
-            if not item.runs:
-                journal.add(never_sent(item))
+        journal.add(never_sent(item) for item in plan.never_sent())
         for folder in sorted(paths.jobs.glob("*/")):
             if new := absorb(JobPaths(folder), journal):
                 log.get().info("answers_taken_over", items=new)
-        failed = [item.id for item in plan.items if retry_failed and can_retry(item, journal.outcomes.get(item.id))]
+        failed = retryable(plan, journal.outcomes) if retry_failed else []
         if failed and open_jobs(paths.jobs):  # a job that is not finished would end them again as before
             _run_missing(plan, paths, journal, progress)
         journal.reopen(failed)
         _run_missing(plan, paths, journal, progress)
         return journal.outcomes
     finally:
-        AnswerCache(Path(plan.settings.cache_dir)).put(journal.outcomes.values())
+        AnswerCache(Path(plan.settings.cache_dir)).put(journal.new())
         journal.close()
 
 
@@ -81,9 +78,11 @@ def _run_missing(plan: Plan, paths: RunPaths, journal: RunJournal, progress: Pro
                 log.get().warning("job_not_cleaned_up", job=part.folder.root.name, reason=e.message)
 
 
-def can_retry(item: PlanItem, outcome: Outcome | None) -> bool:
-    """Whether asking again may help: the item failed, and not because of what the plan already knows of it."""
-    return item.runs and outcome is not None and outcome.state == FAILED
+def retryable(plan: Plan, outcomes: Outcomes) -> list[str]:
+    """The items for which asking again may help: they failed, and not because of what the plan already knows of them."""
+    if not outcomes.states[FAILED]:
+        return []
+    return [item_id for batch in plan.batches for item_id in batch if outcomes.state_of(item_id) == FAILED]
 
 
 def never_sent(item: PlanItem) -> Outcome:
@@ -93,29 +92,28 @@ def never_sent(item: PlanItem) -> Outcome:
 
 def _reuse(plan: Plan, journal: RunJournal) -> None:
     cache = AnswerCache(Path(plan.settings.cache_dir))
-    found = sum(journal.add(o) for o in cache.find(item.id for item in plan.items if item.id not in journal.outcomes))
+    found = journal.add(cache.find(item_id for item_id in plan.distinct_ids if item_id not in journal.outcomes))
     if found:
-        log.get().info("answers_reused", items=found)
+        log.get().info("answers_reused", items=len(found))
 
 
 def absorb(job: JobPaths, journal: RunJournal) -> int:
     """Add what a job of this run answered while no controller was attached; how many answers that were."""
     outcomes = Tail(job.results, Outcome).new()
-    return sum(journal.add(outcome) for outcome in outcomes if outcome.state != REFUSED)
+    return len(journal.add(outcome for outcome in outcomes if outcome.state != REFUSED))
 
 
 def _run_jobs(parts: Sequence[_Answers], plan: Plan, journal: RunJournal, progress: Progress) -> None:
     """Bring jobs to their end, side by side, as one: one journal, one progress."""
     started = time.monotonic()
-    asked = len({item.id for item in plan.items})
+    asked, states = len(plan.distinct_ids), journal.outcomes.states
 
     def show(supervisors: Sequence[Supervisor]) -> None:
-        staged, total = sum(part.staged for part in parts), sum(len(part.missing) for part in parts)
+        staged, total = sum(part.staged for part in parts), sum(part.asked for part in parts)
         sent_mib = sum(supervisor.sent_bytes for supervisor in supervisors) / 2**20
         rate = sent_mib / max(time.monotonic() - started, 1e-3)
         sending = f"{sent_mib:.1f} MiB sent, {rate:.1f} MiB/s" if sent_mib and staged < total else ""
         progress.step("hints", staged, total, sending)
-        states = Counter(o.state for o in journal.outcomes.values())
         note = "  ".join(f"{states[s]} {s}" for s in (UPSAMPLED, KEPT, FAILED) if states[s])
         progress.step("answers", len(journal.outcomes), asked, note)
 
@@ -130,10 +128,11 @@ class _Answers:
 
     def __init__(self, plan: Plan, paths: RunPaths, journal: RunJournal) -> None:
         self.plan, self.journal = plan, journal
-        self.missing = {item.id for item in plan.items} - journal.outcomes.keys()
-        self.folder = staging.job_folder(plan.items, plan.settings, paths.jobs)
+        self.missing = {item_id for item_id in plan.distinct_ids if item_id not in journal.outcomes}
+        self.asked = len(self.missing)
+        self.folder = staging.job_folder(plan, paths.jobs)
         self.load_log = self.folder.log
-        self.started_with = {"items": str(len(self.missing)), "engine": plan.settings.engine.name}
+        self.started_with = {"items": str(self.asked), "engine": plan.settings.engine.name}
         self._stager: _Stager | None = None
 
     @property
@@ -142,18 +141,18 @@ class _Answers:
 
     @property
     def is_done(self) -> bool:
-        return self.missing <= self.journal.outcomes.keys()
+        return not self.missing
 
     @property
     def ended(self) -> int:
-        return len(self.missing & self.journal.outcomes.keys())
+        return self.asked - len(self.missing)
 
     @property
     def staged(self) -> int:
         return self._stager.done if self._stager else 0
 
     def open(self) -> JobHandle:
-        open_job(self.folder, staging.upsample_job(self.plan.items, self.plan.settings))
+        open_job(self.folder, staging.upsample_job(self.plan))
         return handle_of_plan(self.plan, self.folder)
 
     def begin(self, handle: JobHandle, progress: Progress) -> None:
@@ -161,15 +160,26 @@ class _Answers:
 
     def collect(self) -> None:
         if self._stager:
-            self._stager.collect(self.journal)
+            self._add(self._stager.collect())
 
-    def take(self, outcomes: Sequence[Outcome], handle: JobHandle, progress: Progress) -> None:
-        before = len(self.journal.outcomes)
-        refused = [_take(outcome, self.plan, self.folder, self.journal) for outcome in outcomes]
-        if new := len(self.journal.outcomes) - before:
+    def take(self, outcomes: Iterable[Outcome], handle: JobHandle, progress: Progress) -> None:
+        ended, again = [], False
+        for outcome in outcomes:
+            if outcome.state == REFUSED and outcome.id not in self.journal.outcomes:
+                final = _stage_again(outcome, self.plan, self.folder)
+                again = again or final is None
+            else:
+                final = outcome
+            ended += [final] if final else []
+        if new := self._add(ended):
             progress.took("answers", time.monotonic(), new)
-        if any(refused):
+        if again:
             handle.push()
+
+    def _add(self, outcomes: Iterable[Outcome]) -> int:
+        new = self.journal.add(outcomes)
+        self.missing.difference_update(new)
+        return len(new)
 
     def take_rest(self, handle: JobHandle) -> None:
         absorb(self.folder, self.journal)
@@ -184,23 +194,18 @@ class _Answers:
             self._stager.join()
 
 
-def _take(outcome: Outcome, plan: Plan, job: JobPaths, journal: RunJournal) -> bool:
-    """Write an outcome down; what the engine refused is staged again, smaller, while it answers the others (True)."""
-    if outcome.id in journal.outcomes:
-        return False
-    if outcome.state == REFUSED:
-        item = plan.by_id[outcome.id]
-        _remember_limit(outcome, item, plan)
-        if plan.settings.shrink:
-            wrong = staging.stage_smaller(item, outcome, job, plan.settings)
-        else:
-            wrong = f"the engine refused it: {outcome.reason}"
-        if wrong is None:
-            log.get().warning("hint_made_smaller", item=item.name, reason=outcome.reason)
-            return True
-        outcome = replace(outcome, state=fallback_state(item.prompt), reason=wrong)
-    journal.add(outcome)
-    return False
+def _stage_again(refused: Outcome, plan: Plan, job: JobPaths) -> Outcome | None:
+    """Stage what the engine refused again, smaller, while it answers the others; its final outcome where that cannot be."""
+    item = plan.find(refused.id)
+    _remember_limit(refused, item, plan)
+    if plan.settings.shrink:
+        wrong = staging.stage_smaller(item, refused, job, plan.settings)
+    else:
+        wrong = f"the engine refused it: {refused.reason}"
+    if wrong is None:
+        log.get().warning("hint_made_smaller", item=item.name, reason=refused.reason)
+        return None
+    return replace(refused, state=fallback_state(item.prompt), reason=wrong)
 
 
 def _remember_limit(refused: Outcome, item: PlanItem, plan: Plan) -> None:
@@ -247,18 +252,18 @@ class _Stager:
         except BaseException as e:  # handed to the main thread, which raises it
             self._out.put(e)
 
-    def collect(self, journal: RunJournal) -> None:
-        """Write down what could not be staged; raises what went wrong in the thread."""
+    def collect(self) -> list[Outcome]:
+        """The outcomes of what could not be staged; raises what went wrong in the thread."""
+        lost: list[Outcome] = []
         while not self._out.empty():
             ready = self._out.get()
             if isinstance(ready, OSError):
                 raise HostError(f"hints cannot be written: {ready.filename or ''} {ready.strerror}") from ready
             if isinstance(ready, BaseException):
                 raise ready
-            count, lost = ready
-            self.done += count
-            for outcome in lost:
-                journal.add(outcome)
+            self.done += ready[0]
+            lost += ready[1]
+        return lost
 
     def join(self) -> None:
         self._thread.join()

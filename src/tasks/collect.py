@@ -13,7 +13,6 @@ from ..run_folder import RunPaths, locked
 from ..runs.outcomes import RunJournal
 from ..runs.upsampling import absorb
 from ..text import resume_command
-from ..worker.protocol import UPSAMPLED
 from . import Invocation
 
 
@@ -28,17 +27,16 @@ def run(invocation: Invocation) -> ExitCode:
     with locked(paths):
         plan, journal = read_plan(paths.plan), RunJournal(paths.journal)
         try:
-            ids = {item.id for item in plan.items}
-            if not job.staged() <= ids:
+            if not job.staged() <= plan.distinct_ids:
                 raise InputError(f"job={config.job}: is not a job of {paths.root}", hint="name the run of task=stage")
             new = absorb(job, journal)
         finally:
             journal.close()
-        table, exported = write_results(plan, journal.outcomes, paths, invocation.command, "did not end")
+        written = write_results(plan, journal.outcomes, paths, invocation.command, "did not end")
     invocation.print(f"{new} new results")
-    print_end(plan, table, paths, None, invocation.out, exported)
-    if missing := len(ids - journal.outcomes.keys()):
+    print_end(plan, written.totals, paths, None, invocation.out, written.exported)
+    if missing := len(plan.distinct_ids - journal.outcomes.keys()):
         invocation.print(
             f"{missing} items have no result: collect again, or upsample them with  {resume_command(paths.root)}"
         )
-    return ExitCode.OK if all(row["state"] == UPSAMPLED for row in table) else ExitCode.INCOMPLETE
+    return ExitCode.OK if written.totals.is_whole else ExitCode.INCOMPLETE

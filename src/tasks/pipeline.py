@@ -24,9 +24,9 @@ from ..inference.pipeline_file import read_pipeline, save_pipeline
 from ..inference.settings import InferenceSettings
 from ..planning.plan import Plan
 from ..planning.plan_file import read_plan
-from ..reports.rows import Row, read_rows, result_rows
+from ..reports.rows import HintFolders, Row, read_rows, result_rows
 from ..run_folder import RunPaths, locked
-from ..runs.outcomes import read_outcomes
+from ..runs.outcomes import Outcomes
 from ..text import duration, printable
 from ..timing.estimates import (
     VideoTiming,
@@ -83,10 +83,10 @@ def _upsample(invocation: Invocation, resumes: bool) -> ExitCode:
     """The ordinary task; nothing, where a run has all its results."""
     config, paths = invocation.config, invocation.paths
     if resumes:
-        plan, known = read_plan(paths.plan), read_outcomes(paths.journal)
-        if paths.results.exists() and all(item.id in known for item in plan.items):
+        plan, known = read_plan(paths.plan), Outcomes(paths.journal)
+        if paths.results.exists() and all(item_id in known for item_id in plan.ids):
             log.get().info("prompts_taken_over", run=str(paths.root), items=len(plan.items))
-            ended = {known[item.id].state for item in plan.items}
+            ended = {known.state_of(item_id) for item_id in plan.ids}
             return ExitCode.OK if ended == {"upsampled"} else ExitCode.INCOMPLETE
         invocation = replace(invocation, config=replace(config, resume=str(paths.root)))
     return run_task(invocation, TaskName.upsample)
@@ -129,15 +129,15 @@ def _work(plan: Plan, wanted: Sequence[InferenceItem]) -> tuple[int, int]:
     return pieces, len({spec for _, spec in asked.values()})
 
 
-def _rows(plan: Plan, paths: RunPaths) -> list[Row] | None:
+def _rows(plan: Plan, paths: RunPaths) -> Sequence[Row] | None:
     """The rows of results.json, in the order of the plan; None for a run that upsampled nothing."""
     if paths.results.exists():
         table = read_rows(paths.results)
-        if [row["id"] for row in table] == [item.id for item in plan.items]:
+        if [row["id"] for row in table] == plan.ids:
             return table
     if not paths.journal.exists():
         return None
-    return list(result_rows(plan, read_outcomes(paths.journal), paths, "did not end"))
+    return list(result_rows(plan, Outcomes(paths.journal), HintFolders(paths), "did not end"))
 
 
 def _write(table: Sequence[Mapping[str, Any]], paths: RunPaths) -> None:

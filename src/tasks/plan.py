@@ -19,7 +19,7 @@ def run(invocation: Invocation) -> ExitCode:
         plan = resolve_with_progress(invocation)
         save_plan(plan, invocation.paths)
     print_plan(plan, invocation.out)
-    if any(item.runs for item in plan.items):
+    if plan.summary.sent:
         invocation.print(estimate_text(estimate(plan), where_text(plan)))
     invocation.print(f"plan.json     {invocation.paths.plan}")
-    return ExitCode.OK if all(item.fits for item in plan.items) else ExitCode.INCOMPLETE
+    return ExitCode.OK if plan.summary.refused == 0 else ExitCode.INCOMPLETE

@@ -37,10 +37,10 @@ from ..reports.reviews import (
     read_marks,
     rejected_names,
 )
-from ..reports.rows import result_rows
+from ..reports.rows import HintFolders, result_rows
 from ..reports.run_outputs import write_results
 from ..run_folder import RunPaths, locked
-from ..runs.outcomes import read_outcomes
+from ..runs.outcomes import Outcomes
 from ..text import hydra_quoted, printable, run_command
 from ..worker.protocol import UPSAMPLED
 from . import Invocation, run_task
@@ -59,9 +59,9 @@ def run(invocation: Invocation) -> ExitCode:
     if config.review.rerun:
         return _rerun(invocation, old)
     with locked(old):
-        plan, outcomes = read_plan(old.plan), read_outcomes(old.journal)
+        plan, outcomes = read_plan(old.plan), Outcomes(old.journal)
         unfinished = _reason_of_unfinished(old, outcomes)
-        rows = list(result_rows(plan, outcomes, old, unfinished))
+        rows = list(result_rows(plan, outcomes, HintFolders(old), unfinished))
         marked, asked = read_marks(old.review), config.review
         new = marks_from(
             rows,
@@ -81,7 +81,7 @@ def run(invocation: Invocation) -> ExitCode:
                     add_marks(old.review, [mark])
             except KeyboardInterrupt as e:  # the verdicts given until then count
                 stopped = e
-        table, _ = write_results(plan, outcomes, old, invocation.command, unfinished)
+        table = write_results(plan, outcomes, old, invocation.command, unfinished).table
         if stopped:
             raise stopped
     if asked.page:

@@ -42,22 +42,19 @@ def run(invocation: Invocation) -> ExitCode:
 
 def _stage(plan: Plan, job: JobPaths, paths: RunPaths, invocation: Invocation) -> int:
     """Render and stage all items that run; how many of the plan's items that is. The others end here."""
-    open_job(job, staging.upsample_job(plan.items, plan.settings))
+    open_job(job, staging.upsample_job(plan))
     journal, done = RunJournal(paths.journal), 0
-    missing = {item.id for item in plan.items if item.runs}
+    missing = {item_id for batch in plan.batches for item_id in batch}
     try:
-        for item in plan.items:
-            if not item.runs:
-                journal.add(never_sent(item))
+        journal.add(never_sent(item) for item in plan.never_sent())
         hints = Path(plan.settings.cache_dir) / "hints"
         with progress_display(invocation.config.console.progress.value, invocation.err) as progress:
             for count, lost in staging.stage(plan, missing, job, hints, staging.Stop()):
                 done += count
                 progress.step("hints", done, len(missing))
-                for outcome in lost:
-                    journal.add(outcome)
-        ended = journal.outcomes.keys()
+                journal.add(lost)
+        ended = journal.outcomes
     finally:
         journal.close()
     write_atomic(job.closed, "")
-    return sum(item.id not in ended for item in plan.items)
+    return sum(item_id not in ended for item_id in plan.ids)

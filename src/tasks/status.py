@@ -12,7 +12,7 @@ from ..hosts.job_handle import JobHandle, handle_of_plan
 from ..inference.generate import open_handles
 from ..planning.configure import host_settings
 from ..run_folder import RunPaths
-from ..runs.outcomes import read_outcomes
+from ..runs.outcomes import Outcomes
 from ..runs.saved_run import jobs_of
 from ..text import printable, resume_command
 from . import Invocation
@@ -49,16 +49,16 @@ def _host(invocation: Invocation) -> ExitCode:
 
 def _upsampling(paths: RunPaths, invocation: Invocation) -> None:
     plan, parts = jobs_of(paths)
-    known = read_outcomes(paths.journal).keys()
+    known = Outcomes(paths.journal).keys()
     facts = [("run", str(paths.root)), ("host", plan.settings.host.name)]
-    elsewhere = {item.id for item in plan.items} - {item.id for part, _ in parts for item in part.items}
+    elsewhere = plan.distinct_ids - {item_id for part, _ in parts for item_id in part.ids}
     answered = len(known & elsewhere)
     for part, job in parts:
-        status, ids = _peek(handle_of_plan(part, job), invocation), {item.id for item in part.items}
+        status, ids = _peek(handle_of_plan(part, job), invocation), part.distinct_ids
         ended = max(status.answered, len(known & ids))
         answered += ended
         facts += [("job", job.root.name), ("state", _state(status, ended >= len(ids))), ("phase", status.phase or "–")]
-    asked = len({item.id for item in plan.items})
+    asked = len(plan.distinct_ids)
     _print_facts([*facts, ("answered", f"{answered} of {asked}")], invocation)
     if invocation.config.log:
         for _, job in parts:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from .. import log
@@ -14,10 +14,11 @@ from ..planning.plan import Plan
 from ..planning.plan_file import read_plan
 from ..reports.run_outputs import versions, workers_of, write_results
 from ..reports.tables import advice, print_end
+from ..reports.totals import Totals
 from ..run_folder import RunPaths, locked
-from ..runs.outcomes import read_outcomes
+from ..runs.outcomes import Outcomes
 from ..runs.saved_run import refuse_another_run, save_plan
-from ..runs.upsampling import can_retry, execute
+from ..runs.upsampling import execute, retryable
 from ..text import printable, resume_command
 from ..timing.estimates import (
     Estimate,
@@ -31,8 +32,7 @@ from ..timing.estimates import (
 )
 from ..timing.phases import Measured, Stopwatch, add_start
 from ..timing.progress import progress_display
-from ..timing.workload import Work, work_of
-from ..worker.protocol import UPSAMPLED, Outcome
+from ..timing.workload import work_of
 from . import Invocation
 from .resolving import resolve_with_progress, warn_ignored_overrides
 
@@ -47,8 +47,8 @@ def run(invocation: Invocation, *, most: int | None = None, files: list[Path] | 
     with locked(paths):
         plan = _plan(invocation, most, files)
         is_typical = not config.resume and not config.reuse  # a run that finds answers would look faster than it is
-        work = work_of(plan)
-        expected = estimate_work(work, earlier_runs(plan)) if is_typical else None
+        work = work_of(plan) if is_typical else None
+        expected = estimate_work(work, earlier_runs(plan)) if work else None
         if expected:
             log.get().info("estimate", text=estimate_text(expected, where_text(plan)))
         with progress_display(
@@ -58,15 +58,15 @@ def run(invocation: Invocation, *, most: int | None = None, files: list[Path] | 
             try:
                 outcomes = execute(plan, paths, watch, retry_failed=config.retry is Retry.failed)
             except EngineError as e:
-                failed, outcomes = e, read_outcomes(paths.journal)
+                failed, outcomes = e, Outcomes(paths.journal)
             finally:
                 measured = _write_down(watch, expected, paths)
-        if is_typical and not failed:
-            _remember(plan, work, measured, outcomes, paths)
-        code = _finish(plan, outcomes, invocation, failed.message if failed else "did not end", measured)
+        totals = _finish(plan, outcomes, invocation, failed.message if failed else "did not end", measured)
         if failed:
             raise failed
-        return code
+        if work and totals.seconds:  # for the estimates of later runs
+            remember(plan, run_timing(work, measured, workers_of(paths), totals.seconds))
+        return ExitCode.OK if totals.is_whole else ExitCode.INCOMPLETE
 
 
 def _write_down(watch: Stopwatch, expected: Estimate | None, paths: RunPaths) -> Measured:
@@ -77,13 +77,6 @@ def _write_down(watch: Stopwatch, expected: Estimate | None, paths: RunPaths) ->
     except OSError as e:
         log.get().warning("timings_not_written", file=str(paths.timings), reason=e.strerror)
     return measured
-
-
-def _remember(plan: Plan, work: Work, measured: Measured, outcomes: Mapping[str, Outcome], paths: RunPaths) -> None:
-    """For the estimates of later runs."""
-    seconds = [s for o in outcomes.values() if o.attempts and (s := o.seconds.total) is not None]
-    if seconds:
-        remember(plan, run_timing(work, measured, workers_of(paths), seconds))
 
 
 def _plan(invocation: Invocation, most: int | None, files: list[Path] | None) -> Plan:
@@ -98,8 +91,8 @@ def _plan(invocation: Invocation, most: int | None, files: list[Path] | None) ->
     if most is None:
         refuse_another_run(plan, paths)
     else:
-        first = [item for item in plan.items if item.fits][:most]
-        plan = replace(plan, items=tuple(first), batches=(tuple(item.id for item in first),))
+        first = tuple(islice((item for item in plan.items if item.fits), most))
+        plan = replace(plan, items=first, batches=(tuple(item.id for item in first),))
     save_plan(plan, paths)
     write_atomic(paths.command, invocation.command + "\n")
     if config.console.level.value in ("debug", "info"):
@@ -108,16 +101,14 @@ def _plan(invocation: Invocation, most: int | None, files: list[Path] | None) ->
     return plan
 
 
-def _finish(
-    plan: Plan, outcomes: Mapping[str, Outcome], invocation: Invocation, unfinished: str, measured: Measured
-) -> ExitCode:
+def _finish(plan: Plan, outcomes: Outcomes, invocation: Invocation, unfinished: str, measured: Measured) -> Totals:
     """Write what the run leaves behind and say how it ended."""
     paths = invocation.paths
     also = [export.value for export in invocation.config.output.exports]
-    table, exported = write_results(plan, outcomes, paths, invocation.command, unfinished, also)
-    print_end(plan, table, paths, measured.seconds, invocation.out, exported)
+    written = write_results(plan, outcomes, paths, invocation.command, unfinished, also)
+    print_end(plan, written.totals, paths, measured.seconds, invocation.out, written.exported)
     if off := error_text(measured.estimated_s, measured.seconds):
         invocation.print(off)
-    if any(can_retry(item, outcomes.get(item.id)) for item in plan.items):
+    if retryable(plan, outcomes):
         invocation.print(f"retry failed  {resume_command(paths.root)} retry=failed")
-    return ExitCode.OK if all(row["state"] == UPSAMPLED for row in table) else ExitCode.INCOMPLETE
+    return written.totals

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..planning.gpus import devices
 from ..planning.plan import Plan
@@ -62,14 +61,28 @@ def rate_text(starts: Sequence[Measured]) -> str:
     return f"{rate:.2f} answers/s" if rate < 10 else f"{rate:.0f} answers/s"
 
 
-def token_text(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Prompt tokens as planned and as the engine counted them, over the items that it counted."""
-    counted = [row["tokens"] for row in rows if row["tokens"]["measured"] is not None]
-    if not counted:
-        return ""
-    predicted, measured = (sum(t[key] for t in counted) for key in ("predicted", "measured"))
-    same = sum(t["predicted"] == t["measured"] for t in counted)
-    return f"planned {predicted:,}, measured {measured:,}; equal in {same} of {len(counted)} items"
+@dataclass(slots=True)
+class TokenTotals:
+    """Prompt tokens as planned and as the engine counted them, over the items that it counted; equal in so many of them."""
+
+    counted: int = 0
+    predicted: int = 0
+    measured: int = 0
+    equal: int = 0
+
+    def add(self, predicted: int, measured: int | None) -> None:
+        if measured is not None:
+            self.counted += 1
+            self.predicted += predicted
+            self.measured += measured
+            self.equal += predicted == measured
+
+    @property
+    def text(self) -> str:
+        if not self.counted:
+            return ""
+        sums = f"planned {self.predicted:,}, measured {self.measured:,}"
+        return f"{sums}; equal in {self.equal} of {self.counted} items"
 
 
 def gpus_of(plan: Plan) -> int | None:
@@ -95,7 +108,7 @@ def gpu_facts(plan: Plan, workers: Sequence[WorkerLifetime]) -> list[tuple[str, 
 
 
 def run_facts(
-    plan: Plan, rows: Sequence[Mapping[str, Any]], starts: Sequence[Measured], workers: Sequence[WorkerLifetime]
+    plan: Plan, tokens: TokenTotals, starts: Sequence[Measured], workers: Sequence[WorkerLifetime]
 ) -> list[tuple[str, str]]:
     """What was measured over the whole run."""
     facts = []
@@ -106,6 +119,6 @@ def run_facts(
             facts.append(("Time", off))
     if rate := rate_text(starts):
         facts.append(("Rate", rate))
-    if tokens := token_text(rows):
-        facts.append(("Prompt tokens", tokens))
+    if tokens.text:
+        facts.append(("Prompt tokens", tokens.text))
     return facts + gpu_facts(plan, workers)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..media.hint import Hint, hint_key
+from ..media.hint import Hint
 from ..media.video import Video
-from ..planning.plan import Plan, PlanItem
+from ..planning.plan import Plan
 
 # What a hint costs to render, in pixels of the clip that are decoded: `rendering_cost`. The weight was fitted to measured
 # times (clips of 360p to 2160p, 2 to 8 frames of 320 to 800 pixels, good to a factor of two): writing a pixel as PNG and
@@ -37,14 +36,12 @@ class Work:
 
 def work_of(plan: Plan) -> Work:
     """To be called before a run renders: hints that are in the cache cost nothing."""
-    asked = [item for item in plan.by_id.values() if item.runs]
-    cache = Path(plan.settings.cache_dir) / "hints"
-    hints = _distinct_hints(asked)
+    cache, summary = Path(plan.settings.cache_dir) / "hints", plan.summary
     return Work(
-        len(asked),
-        sum(item.tokens.prompt + item.tokens.output_reserved for item in asked),
-        sum(hint.width_px * hint.height_px * hint.frames for _, hint in hints.values()),
-        sum(rendering_cost(*pair) for key, pair in hints.items() if not (cache / key).exists()),
+        summary.sent,
+        summary.tokens,
+        sum(hint.width_px * hint.height_px * hint.frames for _, hint in summary.hints.values()),
+        sum(rendering_cost(*pair) for key, pair in summary.hints.items() if not (cache / key).exists()),
         max_in_flight(plan),
     )
 
@@ -58,10 +55,6 @@ def rendering_cost(video: Video, hint: Hint) -> int:
         decoded_s = sum(min(time_s, KEY_FRAMES_APART_S / 2) for time_s in hint.times_s)
     decoded = video.width_px * video.height_px * video.fps * decoded_s
     return round(decoded + WRITTEN_PIXEL * hint.width_px * hint.height_px * hint.frames)
-
-
-def _distinct_hints(items: Iterable[PlanItem]) -> dict[str, tuple[Video, Hint]]:
-    return {hint_key(i.video, i.hint): (i.video, i.hint) for i in items if i.video and i.hint}
 
 
 def max_in_flight(plan: Plan) -> int:

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Journal:
-    """An append-only file of JSON lines: one write and one fsync a record; a torn tail is cut off on opening."""
+    """An append-only file of JSON lines: one write and one fsync each time; a torn tail is cut off on opening."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -29,15 +29,17 @@ class Journal:
             os.ftruncate(self._fd, whole)
         sync_folder(path.parent)
 
-    def append(self, record: object) -> None:
-        """Write one record and wait until it is on disk."""
-        data = f"{to_line(record)}\n".encode("ascii")
+    def append(self, *records: object) -> list[int]:
+        """Write records and wait until they are on disk, all of them or none; how many bytes the line of each has."""
+        lines = [f"{to_line(record)}\n".encode("ascii") for record in records]
+        data = b"".join(lines)
         with self._mutex:
             written = os.write(self._fd, data)
             if written < len(data):  # the disk is full: take the half line back, so that the next one stands alone
                 os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
                 raise OSError(errno.ENOSPC, "no space left on device", str(self.path))
             os.fsync(self._fd)
+        return [len(line) for line in lines]
 
     def close(self) -> None:
         os.close(self._fd)

@@ -95,6 +95,8 @@ def _read_object(kind: Any) -> Read:
     ]
 
     def read(data: Any, where: str) -> Any:
+        if type(data) is kind:  # read already
+            return data
         if not isinstance(data, dict):
             raise InvalidRecord(f"{where or 'the record'}: not an object")
         given = {}

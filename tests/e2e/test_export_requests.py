@@ -10,7 +10,7 @@ import pytest
 
 from src.planning.resolve import resolve
 from src.reports import exports
-from src.reports.rows import result_rows
+from src.reports.rows import HintFolders, result_rows
 from src.run_folder import RunPaths
 from src.runs.upsampling import execute
 from src.timing.progress import Quiet
@@ -42,7 +42,7 @@ def test_exported_requests_equal_those_of_the_worker(configure: Configure, clips
     finally:
         fake.close()
     sent = [{k: v for k, v in body.items() if k not in ("stream", "stream_options")} for body in fake.asked]
-    file = exports.write("openai", plan, list(result_rows(plan, ended, paths, "did not end")), paths)
+    file = exports.write("openai", plan, list(result_rows(plan, ended, HintFolders(paths), "did not end")), paths)
     lines = [json.loads(line) for line in file.read_text(encoding="ascii").splitlines()]
     assert len(lines) == len(items)
     assert sorted((line["body"] for line in lines), key=str) == sorted(sent, key=str)

@@ -37,7 +37,7 @@ class Docked(Remote):
         """Plan a run; the id that its job will have."""
         assert self.program("task=plan", *run.overrides).code == 0
         plan = read_plan(run.folder / "plan.json")
-        return job_id(plan.items, plan.settings)
+        return job_id(plan)
 
     def close(self) -> None:
         if not self.daemon.is_up():

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SRC = ROOT / "src"
 
 # Modules that every package may import: they import none of the others.
-FOR_ALL = {"errors", "files", "text", "log", "run_folder"}
+FOR_ALL = {"errors", "files", "interrupts", "line_file", "text", "log", "run_folder"}
 # Package: packages that it may import. What acts on a plan never sees the config.
 MAY_IMPORT: dict[str, set[str]] = {
     "media": set(),
@@ -40,6 +40,8 @@ TOP: dict[str, set[str]] = {
     "config": set(),
     "log": {"text"},
     "files": set(),
+    "interrupts": set(),
+    "line_file": set(),
     "run_folder": {"errors"},
     "resolvers": {"config"},
     "overrides": {"config", "text"},

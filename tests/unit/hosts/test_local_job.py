@@ -13,7 +13,8 @@ from src.errors import HostError
 from src.hosts.host_job import HostJob
 from src.hosts.job_folder import ABSENT, RUNNING, JobPaths, JobStatus, State
 from src.hosts.job_handle import handle_for
-from src.hosts.local_job import LocalJob, _ctrl_c_deferred
+from src.hosts.local_job import LocalJob
+from src.interrupts import interrupts_deferred
 from src.worker.protocol import Event, Outcome
 from tests.harness.fake_engine import wait_until
 from tests.harness.fake_host import HOST, LAUNCH
@@ -123,7 +124,7 @@ def test_ctrl_c_waits_for_a_started_worker() -> None:
     started = []
 
     def start() -> None:
-        with _ctrl_c_deferred():
+        with interrupts_deferred():
             os.kill(os.getpid(), signal.SIGINT)
             started.append("the assignment that follows the start")
 

@@ -33,13 +33,14 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Video:
 # Forks a process per kill. Each renders into a folder of its own and ends, as if killed, before the step of its number: a step
 # is an operation on a file below that folder that Python audits. The last one runs to its end.
 _KILL_AT_EVERY_STEP = """
-import json, os, sys
+import os, sys
 from pathlib import Path
 from src.media.hint import Hint
 from src.media.render import render
 from src.media.video import Video
+from src.worker.records import from_line
 import av, PIL.Image
-video, hint, folder = Video(**json.loads(sys.argv[1])), Hint(**json.loads(sys.argv[2])), Path(sys.argv[3])
+video, hint, folder = from_line(Video, sys.argv[1]), from_line(Hint, sys.argv[2]), Path(sys.argv[3])
 EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")
 
 def run(number):

@@ -144,7 +144,7 @@ def test_exports_are_part_of_the_plan(planned: Planned, tmp_path: Path) -> None:
 )
 def test_invalid_plan_is_an_input_error(base: Plan, tmp_path: Path, damage: Callable[[str], str]) -> None:
     with pytest.raises(InputError, match=r"plan\.json"):
-        read_back(damage(written(base)), tmp_path)
+        list(read_back(damage(written(base)), tmp_path).items)
 
 
 # Version 1

@@ -53,7 +53,7 @@ def test_items_are_shared_evenly(plan: Plan, prompts: list[int], workers: int) -
         assert sorted(i for batch in part.batches for i in batch) == sorted(i.id for i in part.items)
         assert all(part.batches)
         assert part.run_id == whole.run_id
-    assert len({job_id(part.items, part.settings) for part in parts}) == len(parts)
+    assert len({job_id(part) for part in parts}) == len(parts)
 
 
 def test_one_worker_gets_the_whole_plan(plan: Plan) -> None:

@@ -20,7 +20,7 @@ from src.planning.plan import Plan, PlanItem
 from src.planning.resolve import resolve
 from src.reports import exports
 from src.reports.reviews import reviewed
-from src.reports.rows import result_rows
+from src.reports.rows import HintFolders, result_rows
 from src.run_folder import RunPaths
 from src.worker.protocol import FAILED, KEPT, UPSAMPLED, Outcome, SentFrame
 from tests.conftest import Configure
@@ -60,7 +60,7 @@ def outcome(item: PlanItem, text: str | None = "A long answer.", **changes: Any)
 
 def exported(name: str, plan: Plan, paths: RunPaths, outcomes: dict[str, Outcome] | None = None) -> list[Line]:
     """The lines of an export of a run with these outcomes; None: no item ended."""
-    file = exports.write(name, plan, list(result_rows(plan, outcomes or {}, paths, "did not end")), paths)
+    file = exports.write(name, plan, list(result_rows(plan, outcomes or {}, HintFolders(paths), "did not end")), paths)
     text = file.read_text(encoding="ascii")
     assert text.count("\n") == len(text.splitlines())
     return [json.loads(line) for line in text.splitlines()]
@@ -186,7 +186,7 @@ def test_tables_have_the_rows_of_results_json(planned: Planned, clips: Path, pat
     plan = planned([over(clips / "wide.mp4"), {"prompt": "y"}, over(clips / "text.mp4")])
     first = plan.items[0]
     ended = {first.id: outcome(first, frames=(SentFrame(sha256="ab", bytes=5, size="320x180"),))}
-    table = [reviewed(row, None) for row in result_rows(plan, ended, paths, "did not end")]
+    table = [reviewed(row, None) for row in result_rows(plan, ended, HintFolders(paths), "did not end")]
     assert parquet.read_table(exports.write("parquet", plan, table, paths)).to_pylist() == table
     assert datasets.load_from_disk(str(exports.write("dataset", plan, table, paths))).to_list() == table
 
@@ -194,7 +194,7 @@ def test_tables_have_the_rows_of_results_json(planned: Planned, clips: Path, pat
 @pytest.mark.parametrize("name", ["parquet", "dataset", "openai", "cosmos3"])
 def test_failed_export_leaves_the_previous_one(planned: Planned, clips: Path, paths: RunPaths, name: str) -> None:
     plan = planned([{"prompt": "x"}, over(clips / "wide.mp4")])
-    table = list(result_rows(plan, {i.id: outcome(i) for i in plan.items}, paths, ""))
+    table = list(result_rows(plan, {i.id: outcome(i) for i in plan.items}, HintFolders(paths), ""))
     export = exports.write(name, plan, table, paths)
     before = content(export)
     broken: Any = {"seconds": "soon", "frames": 5}

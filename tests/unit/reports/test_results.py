@@ -15,7 +15,7 @@ from src.planning.plan import Plan
 from src.planning.resolve import resolve
 from src.reports.results import as_prompt, write_exports
 from src.reports.reviews import REJECTED, Mark, reviewed
-from src.reports.rows import Row, result_rows
+from src.reports.rows import HintFolders, Row, result_rows
 from src.run_folder import RunPaths
 from src.worker.protocol import UPSAMPLED, Outcome
 from tests.conftest import Configure
@@ -46,7 +46,7 @@ def finished(configure: Configure, clips: Path, tmp_path: Path) -> Finished:
         config.prompts = str(tmp_path / name)
         plan = resolve(config)
         first = Outcome(plan.items[0].id, UPSAMPLED, text="A long\nboat, 雨")
-        return plan, list(result_rows(plan, {first.id: first}, RunPaths(tmp_path / "run"), "stopped"))
+        return plan, list(result_rows(plan, {first.id: first}, HintFolders(RunPaths(tmp_path / "run")), "stopped"))
 
     return run
 
@@ -58,7 +58,7 @@ def read_json(path: Path) -> Any:
 def test_results_have_one_line_per_row(finished: Finished, tmp_path: Path) -> None:
     plan, table = finished()
     paths = RunPaths(tmp_path / "run")
-    write_exports(plan, table, paths, NOW)
+    write_exports(plan, zip(plan.items, table, strict=True), paths, NOW)
     assert read_json(paths.results) == table
     assert len(paths.results.read_text().splitlines()) == len(table) + 2
     assert "雨" in paths.results.read_text(encoding="utf-8")
@@ -67,7 +67,7 @@ def test_results_have_one_line_per_row(finished: Finished, tmp_path: Path) -> No
 def test_summary_has_state_tokens_and_verdict(finished: Finished, tmp_path: Path) -> None:
     plan, table = finished()
     table = [reviewed(table[0], Mark("a/b", REJECTED)), reviewed(table[1], None)]
-    write_exports(plan, table, RunPaths(tmp_path / "run"), NOW)
+    write_exports(plan, zip(plan.items, table, strict=True), RunPaths(tmp_path / "run"), NOW)
     with open(tmp_path / "run" / "summary.csv", newline="", encoding="utf-8") as f:
         lines = list(csv.DictReader(f))
     assert [(line["name"], line["state"], line["review"]) for line in lines] == [
@@ -79,7 +79,7 @@ def test_summary_has_state_tokens_and_verdict(finished: Finished, tmp_path: Path
 
 def test_batch_file_has_the_best_prompt(finished: Finished, tmp_path: Path) -> None:
     plan, table = finished()
-    write_exports(plan, table, RunPaths(tmp_path / "run"), NOW)
+    write_exports(plan, zip(plan.items, table, strict=True), RunPaths(tmp_path / "run"), NOW)
     lines = [json.loads(line) for line in (tmp_path / "run" / "batch.jsonl").read_text().splitlines()]
     assert lines == [
         {
@@ -94,8 +94,8 @@ def test_batch_file_has_the_best_prompt(finished: Finished, tmp_path: Path) -> N
 def test_updated_specs_keep_unknown_fields(finished: Finished, tmp_path: Path) -> None:
     plan, table = finished()
     paths = RunPaths(tmp_path / "run")
-    write_exports(plan, table, paths, NOW)
-    first, second = (read_json(paths.specs / f"{item.slug}.json") for item in plan.items)
+    write_exports(plan, zip(plan.items, table, strict=True), paths, NOW)
+    first, second = (json.loads(line) for line in paths.specs_list.read_text(encoding="utf-8").splitlines())
     assert (first["mood"], first["video_path"]) == ("calm", str(tmp_path / "wide.mp4"))
     assert (first["upsampled_prompt"], first["upsampled_at"]) == ("A long\nboat, 雨", "2026-01-02T03:04:05")
     assert first["upsampling_params"]["item"] == plan.items[0].id
@@ -107,8 +107,17 @@ def test_updated_specs_keep_unknown_fields(finished: Finished, tmp_path: Path) -
 
 def test_specs_are_optional(finished: Finished, tmp_path: Path) -> None:
     plan, table = finished("output.specs=none")
-    write_exports(plan, table, RunPaths(tmp_path / "run"), NOW)
-    assert not (tmp_path / "run" / "specs").exists()
+    write_exports(plan, zip(plan.items, table, strict=True), RunPaths(tmp_path / "run"), NOW)
+    assert not list((tmp_path / "run").glob("specs*"))
+
+
+def test_specs_may_be_a_file_each(finished: Finished, tmp_path: Path) -> None:
+    plan, table = finished("output.specs=files")
+    paths = RunPaths(tmp_path / "run")
+    write_exports(plan, zip(plan.items, table, strict=True), paths, NOW)
+    specs = [read_json(paths.specs / f"{item.slug}.json") for item in plan.items]
+    assert [spec["name"] for spec in specs] == ["a/b", "text"]
+    assert [path.name for path in paths.root.glob("specs*")] == ["specs"]
 
 
 def test_prompt_of_item_has_absolute_paths(finished: Finished, tmp_path: Path) -> None:
@@ -132,7 +141,7 @@ def test_prompt_of_item_has_absolute_paths(finished: Finished, tmp_path: Path) -
 )
 def test_update_in_place_keeps_the_format(finished: Finished, tmp_path: Path, name: str, content: str) -> None:
     plan, table = finished("output.specs=in_place", content=content, name=name)
-    write_exports(plan, table, RunPaths(tmp_path / "run"), NOW)
+    write_exports(plan, zip(plan.items, table, strict=True), RunPaths(tmp_path / "run"), NOW)
     assert (tmp_path / f"{name}.bak").read_text() == content
     again, _ = finished(content=(tmp_path / name).read_text(), name=name)
     assert [item.prompt for item in again.items] == [item.prompt for item in plan.items]
@@ -144,5 +153,5 @@ def test_update_in_place_keeps_the_format(finished: Finished, tmp_path: Path, na
 def test_update_in_place_keeps_every_backup(finished: Finished, tmp_path: Path) -> None:
     for _ in range(3):
         plan, table = finished("output.specs=in_place", content=json.dumps(ITEMS))
-        write_exports(plan, table, RunPaths(tmp_path / "run"), NOW)
+        write_exports(plan, zip(plan.items, table, strict=True), RunPaths(tmp_path / "run"), NOW)
     assert sorted(p.name for p in tmp_path.glob("*.bak*")) == [f"prompts.json.bak{n}" for n in ("", "2", "3")]

@@ -12,7 +12,7 @@ import pytest
 from src.media.hint import hint_name
 from src.planning.plan import Plan
 from src.planning.resolve import resolve
-from src.reports.rows import FLAGS, flags_of, hint_used, read_rows, report_rows, result_rows
+from src.reports.rows import FLAGS, HintFolders, ReportRows, flags_of, hint_used, read_rows, result_rows
 from src.run_folder import RunPaths
 from src.worker.protocol import KEPT, UPSAMPLED, Attempt, EngineUsed, Outcome, Seconds, SentFrame, TokenCounts
 from tests.conftest import Configure
@@ -45,7 +45,7 @@ def answered(plan: Plan, **changes: Any) -> Outcome:
 
 
 def test_row_describes_plan_and_outcome(plan: Plan, tmp_path: Path) -> None:
-    row = next(result_rows(plan, {plan.items[0].id: answered(plan)}, RunPaths(tmp_path / "run"), ""))
+    row = next(result_rows(plan, {plan.items[0].id: answered(plan)}, HintFolders(RunPaths(tmp_path / "run")), ""))
     assert (row["name"], row["state"], row["upsampled_prompt"]) == ("wide", "upsampled", "A long boat.")
     assert (row["engine"], row["attempts"], row["seconds"], row["finish_reason"]) == ("vllm", 1, 3.0, "stop")
     assert row["tokens"] == {
@@ -58,7 +58,7 @@ def test_row_describes_plan_and_outcome(plan: Plan, tmp_path: Path) -> None:
 
 def test_items_without_outcome_have_the_reason(plan: Plan, tmp_path: Path) -> None:
     """Their original prompts are kept; without one they failed."""
-    found = list(result_rows(plan, {}, RunPaths(tmp_path / "run"), "stopped"))
+    found = list(result_rows(plan, {}, HintFolders(RunPaths(tmp_path / "run")), "stopped"))
     assert [(row["name"], row["state"], row["reason"]) for row in found] == [
         ("wide", "kept", "stopped"),
         ("text", "kept", "stopped"),
@@ -80,14 +80,16 @@ def test_items_without_outcome_have_the_reason(plan: Plan, tmp_path: Path) -> No
     ],
 )
 def test_flags_tell_what_may_need_attention(plan: Plan, changes: dict[str, Any], flags: list[str]) -> None:
-    found = list(flags_of(plan.items[0], answered(plan, **changes)))
+    outcome = answered(plan, **changes)
+    found = list(flags_of(plan.items[0], outcome, hint_used(plan.items[0], outcome)))
     assert found == flags
     assert set(found) <= set(FLAGS)
 
 
 def test_shrunk_hint_is_flagged(plan: Plan) -> None:
     item = replace(plan.items[0], shrunk_from="1280x720")
-    assert list(flags_of(item, answered(plan))) == ["smaller hint"]
+    outcome = answered(plan)
+    assert list(flags_of(item, outcome, hint_used(item, outcome))) == ["smaller hint"]
 
 
 def test_hint_used_has_the_frames_sent(plan: Plan) -> None:
@@ -108,15 +110,15 @@ def test_frames_point_into_the_run_folder(plan: Plan, tmp_path: Path) -> None:
     name = hint_name(*used)
     (paths.hints / name).mkdir(parents=True)
     (paths.hints / name / "hint.mp4").touch()
-    row = next(result_rows(plan, {outcome.id: outcome}, paths, ""))
+    row = next(result_rows(plan, {outcome.id: outcome}, HintFolders(paths), ""))
     assert [frame["file"] for frame in row["frames"]] == [f"hints/{name}/frame_{n}.png" for n in (1, 2)]
     assert row["preprocessed_video"] == f"hints/{name}/hint.mp4"
 
 
-def test_report_rows_add_clip_and_hint(plan: Plan, tmp_path: Path) -> None:
+def test_ReportRows_add_clip_and_hint(plan: Plan, tmp_path: Path) -> None:
     paths = RunPaths(tmp_path / "run")
     outcome = answered(plan, frames=(SentFrame("ab", 5, "160x90"),))
-    wide, text, _ = report_rows(plan, list(result_rows(plan, {outcome.id: outcome}, paths, "")), paths)
+    wide, text, _ = ReportRows(plan, list(result_rows(plan, {outcome.id: outcome}, HintFolders(paths), "")), paths)
     assert wide["source"] and wide["hint"]
     assert (wide["source"]["width_px"], wide["hint"]["width_px"], wide["hint"]["height_px"]) == (320, 160, 90)
     assert (wide["hint"]["frames"], len(wide["hint"]["times_s"])) == (1, 1)
@@ -124,6 +126,6 @@ def test_report_rows_add_clip_and_hint(plan: Plan, tmp_path: Path) -> None:
 
 
 def test_rows_are_read_back_equal(plan: Plan, tmp_path: Path) -> None:
-    rows = list(result_rows(plan, {}, RunPaths(tmp_path / "run"), "stopped"))
+    rows = list(result_rows(plan, {}, HintFolders(RunPaths(tmp_path / "run")), "stopped"))
     (tmp_path / "results.json").write_text(json.dumps(rows))
     assert read_rows(tmp_path / "results.json") == rows

@@ -30,21 +30,21 @@ def warnings(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
 def test_answers_are_found_by_id(tmp_path: Path) -> None:
     AnswerCache(tmp_path / "cache").put([ANSWER, Outcome("b", "upsampled", text="Another one.")])
     cache = AnswerCache(tmp_path / "cache")
-    assert cache.find(["a", "unknown"]) == [ANSWER]
-    assert len(cache.find(["b", "a"])) == 2
+    assert list(cache.find(["a", "unknown"])) == [ANSWER]
+    assert len(list(cache.find(["b", "a"]))) == 2
 
 
 def test_only_answers_are_kept(tmp_path: Path) -> None:
     cache = AnswerCache(tmp_path)
     cache.put([Outcome("k", "kept"), Outcome("f", "failed"), Outcome("r", "refused")])
-    assert cache.find(["k", "f", "r"]) == []
+    assert list(cache.find(["k", "f", "r"])) == []
 
 
 def test_first_answer_stays(tmp_path: Path) -> None:
     cache = AnswerCache(tmp_path)
     cache.put([ANSWER])
     cache.put([Outcome("a", "upsampled", text="A later answer.")])
-    assert cache.find(["a"]) == [ANSWER]
+    assert list(cache.find(["a"])) == [ANSWER]
 
 
 @pytest.mark.parametrize("damage", ["rubbish", "folder"])
@@ -56,7 +56,7 @@ def test_unusable_cache_is_only_reported(tmp_path: Path, warnings: list[dict[str
         file.mkdir()
     cache = AnswerCache(tmp_path)
     cache.put([ANSWER])
-    assert cache.find(["a"]) == []
+    assert list(cache.find(["a"])) == []
     assert [w["event"] for w in warnings] == ["answer_cache_unusable"] * 2
     assert warnings[0]["file"] == str(file)
 
@@ -67,5 +67,5 @@ def test_damaged_answer_is_only_reported(tmp_path: Path, warnings: list[dict[str
     with sqlite3.connect(tmp_path / "answers.sqlite") as db:
         db.execute("UPDATE answers SET outcome = '{}'")
     db.close()
-    assert cache.find(["a"]) == []
+    assert list(cache.find(["a"])) == []
     assert "id: missing" in warnings[0]["reason"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from src.errors import InputError
 from src.run_folder import RunPaths
-from src.runs.outcomes import RunJournal, read_outcomes
+from src.runs.outcomes import Outcomes, RunJournal
 from src.worker.journal import Journal
 from src.worker.protocol import KEPT, UPSAMPLED, Outcome
 from tests.harness.records import ids_in
@@ -21,56 +23,56 @@ def path(paths: RunPaths) -> Path:
 
 def test_item_ends_once(path: Path) -> None:
     journal = RunJournal(path)
-    assert journal.add(Outcome("a", KEPT)) and journal.add(Outcome("b", KEPT))
-    assert not journal.add(Outcome("a", UPSAMPLED))
+    assert journal.add([Outcome("a", KEPT)]) and journal.add([Outcome("b", KEPT)])
+    assert not journal.add([Outcome("a", UPSAMPLED)])
     journal.close()
     assert ids_in(path) == ["a", "b"]
-    assert read_outcomes(path)["a"].state == KEPT
+    assert Outcomes(path)["a"].state == KEPT
 
 
 def test_outcomes_survive_reopening(path: Path) -> None:
     first = RunJournal(path)
-    first.add(Outcome("a", KEPT, "no frames"))
+    first.add([Outcome("a", KEPT, "no frames")])
     first.close()
     second = RunJournal(path)
     assert second.outcomes == {"a": Outcome("a", KEPT, "no frames")}
-    assert not second.add(Outcome("a", UPSAMPLED))
+    assert not second.add([Outcome("a", UPSAMPLED)])
     second.close()
 
 
 def test_reopened_item_may_end_again(path: Path) -> None:
     journal = RunJournal(path)
-    journal.add(Outcome("a", KEPT))
+    journal.add([Outcome("a", KEPT)])
     journal.reopen(["a", "unknown"])
-    assert journal.outcomes == {} and read_outcomes(path)["a"].state == KEPT
-    assert journal.add(Outcome("a", UPSAMPLED))
+    assert journal.outcomes == {} and Outcomes(path)["a"].state == KEPT
+    assert journal.add([Outcome("a", UPSAMPLED)])
     journal.close()
     assert ids_in(path) == ["a", "a"]
-    assert read_outcomes(path)["a"].state == UPSAMPLED
+    assert Outcomes(path)["a"].state == UPSAMPLED
 
 
 def test_ctrl_c_while_writing_writes_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal, append = RunJournal(path), Journal.append
 
-    def interrupted(self: Journal, record: object) -> None:
-        append(self, record)
-        raise KeyboardInterrupt
+    def interrupted(self: Journal, *records: object) -> list[int]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return append(self, *records)
 
     with monkeypatch.context() as patched:
         patched.setattr(Journal, "append", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            journal.add(Outcome("a", KEPT))
-    assert not journal.add(Outcome("a", KEPT)) and journal.add(Outcome("b", KEPT))
+            journal.add([Outcome("a", KEPT)])
+    assert not journal.add([Outcome("a", KEPT)]) and journal.add([Outcome("b", KEPT)])
     journal.close()
     assert ids_in(path) == ["a", "b"]
 
 
 def test_missing_journal_has_no_outcomes(path: Path) -> None:
-    assert read_outcomes(path) == {}
+    assert Outcomes(path) == {}
 
 
 def test_damaged_line_is_named(path: Path) -> None:
     path.write_text('{"id": "a", "state": "kept"}\n{"id": "b"}\n')
     with pytest.raises(InputError, match=r"journal\.jsonl, line 2: state: missing") as error:
-        read_outcomes(path)
+        Outcomes(path)
     assert "remove that line" in error.value.hint

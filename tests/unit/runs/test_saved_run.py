@@ -27,7 +27,7 @@ def plan(make_plan: MakePlan) -> Plan:
 def end_items(paths: RunPaths, plan: Plan, count: int) -> None:
     journal = RunJournal(paths.journal)
     for item in plan.items[:count]:
-        journal.add(Outcome(item.id, "kept"))
+        journal.add([Outcome(item.id, "kept")])
     journal.close()
 
 
@@ -87,8 +87,8 @@ def test_started_jobs_have_their_part(paths: RunPaths, make_plan: MakePlan) -> N
     save_plan(plan, paths)
     started: list[JobPaths] = []
     for part in shards(plan):
-        job = job_folder(part.items, part.settings, paths.jobs)
-        open_job(job, upsample_job(part.items, part.settings))
+        job = job_folder(part, paths.jobs)
+        open_job(job, upsample_job(part))
         started.append(job)
     saved, found = jobs_of(paths)
     assert saved == plan
@@ -99,8 +99,8 @@ def test_started_jobs_have_their_part(paths: RunPaths, make_plan: MakePlan) -> N
 def test_newest_job_stands_for_its_part(paths: RunPaths, plan: Plan) -> None:
     save_plan(plan, paths)
     for _ in range(2):
-        job = job_folder(plan.items, plan.settings, paths.jobs)
-        open_job(job, upsample_job(plan.items, plan.settings))
+        job = job_folder(plan, paths.jobs)
+        open_job(job, upsample_job(plan))
         job.finished.touch()
     _, [(_, found)] = jobs_of(paths)
     assert found == job

@@ -34,9 +34,13 @@ def plan(make_plan: MakePlan) -> Plan:
 def start_job(plan: Plan, jobs: Path, name: str, *, worker: bytes = OLD_WORKER) -> JobPaths:
     """A job for all items of a plan, started by a worker of some version."""
     job = JobPaths(jobs / name)
-    open_job(job, upsample_job(plan.items, plan.settings))
+    open_job(job, upsample_job(plan))
     job.worker.write_bytes(worker)
     return job
+
+
+def first(plan: Plan, count: int) -> Plan:
+    return replace(plan, items=plan.items[:count])
 
 
 def rewrite(job: JobPaths, **changes: Any) -> None:
@@ -53,27 +57,27 @@ def as_staged(items: Sequence[PlanItem]) -> list[Item]:
 
 
 def test_new_job_is_named_by_its_content(plan: Plan, paths: RunPaths) -> None:
-    job = job_folder(plan.items, plan.settings, paths.jobs)
-    assert job.root == paths.jobs / job_id(plan.items, plan.settings)
+    job = job_folder(plan, paths.jobs)
+    assert job.root == paths.jobs / job_id(plan)
     assert not job.root.exists()
 
 
 def test_job_name_depends_on_every_part(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     names = {
-        job_id(plan.items, plan.settings),
-        job_id(plan.items[:2], plan.settings),
-        job_id(plan.items, replace(plan.settings, temperature=0.1)),
-        job_id(plan.items, plan.settings, 1),
-        job_id(plan.items, plan.settings, 2),
+        job_id(plan),
+        job_id(first(plan, 2)),
+        job_id(replace(plan, settings=replace(plan.settings, temperature=0.1))),
+        job_id(plan, 1),
+        job_id(plan, 2),
     }
     monkeypatch.setattr(staging, "worker_bundle", lambda: b"another version")
-    assert len({*names, job_id(plan.items, plan.settings)}) == 6
+    assert len({*names, job_id(plan)}) == 6
 
 
 def test_unfinished_job_of_another_version_is_kept(plan: Plan, paths: RunPaths) -> None:
     older = start_job(plan, paths.jobs, "0123456789abcdef")
-    job = job_folder(plan.items, plan.settings, paths.jobs)
-    open_job(job, upsample_job(plan.items, plan.settings))
+    job = job_folder(plan, paths.jobs)
+    open_job(job, upsample_job(plan))
     assert job == older
     assert job.worker.read_bytes() == OLD_WORKER
     assert list(paths.jobs.iterdir()) == [older.root]
@@ -81,19 +85,19 @@ def test_unfinished_job_of_another_version_is_kept(plan: Plan, paths: RunPaths) 
 
 def test_order_of_items_does_not_matter(plan: Plan, paths: RunPaths) -> None:
     older = start_job(plan, paths.jobs, "0123456789abcdef")
-    assert job_folder(plan.items[::-1], plan.settings, paths.jobs) == older
+    assert job_folder(replace(plan, items=plan.items[::-1]), paths.jobs) == older
 
 
 def test_finished_job_is_followed_by_another(plan: Plan, paths: RunPaths) -> None:
-    first = start_job(plan, paths.jobs, job_id(plan.items, plan.settings), worker=worker_bundle())
+    first = start_job(plan, paths.jobs, job_id(plan), worker=worker_bundle())
     first.finished.touch()
-    second = job_folder(plan.items, plan.settings, paths.jobs)
-    assert second.root == paths.jobs / job_id(plan.items, plan.settings, 1) != first.root
+    second = job_folder(plan, paths.jobs)
+    assert second.root == paths.jobs / job_id(plan, 1) != first.root
 
 
 def test_job_for_other_items_is_not_used(plan: Plan, paths: RunPaths) -> None:
     other = start_job(plan, paths.jobs, "0123456789abcdef")
-    assert job_folder(plan.items[:2], plan.settings, paths.jobs) != other
+    assert job_folder(first(plan, 2), paths.jobs) != other
 
 
 @pytest.mark.parametrize("known", [2, 3])
@@ -101,22 +105,22 @@ def test_old_job_is_recognized_by_staged_items(plan: Plan, paths: RunPaths, know
     older = start_job(plan, paths.jobs, "0123456789abcdef")
     rewrite(older, items_hash=None, kind=None)  # as versions before wrote it
     write_lines(older.batches / "00000.jsonl", as_staged(plan.items[:known]))
-    assert job_folder(plan.items, plan.settings, paths.jobs) == older
+    assert job_folder(plan, paths.jobs) == older
 
 
 def test_old_job_for_other_items_is_skipped(plan: Plan, paths: RunPaths) -> None:
     older = start_job(plan, paths.jobs, "0123456789abcdef")
     rewrite(older, items_hash=None)
     write_lines(older.batches / "00000.jsonl", as_staged(plan.items))
-    assert job_folder(plan.items[:2], plan.settings, paths.jobs) != older
+    assert job_folder(first(plan, 2), paths.jobs) != older
 
 
 @pytest.mark.parametrize("changes", [{"protocol": 2}, {"engine": "vllm"}, {"protocol": None}])
 def test_job_of_another_protocol_is_left_alone(plan: Plan, paths: RunPaths, changes: dict[str, Any]) -> None:
     other = start_job(plan, paths.jobs, "0123456789abcdef")
     rewrite(other, **changes)
-    assert jobs_for(plan.items, paths.jobs) == []
-    assert job_folder(plan.items, plan.settings, paths.jobs) != other
+    assert jobs_for(plan, paths.jobs) == []
+    assert job_folder(plan, paths.jobs) != other
 
 
 def test_jobs_are_found_in_order_of_age(plan: Plan, paths: RunPaths) -> None:
@@ -124,7 +128,7 @@ def test_jobs_are_found_in_order_of_age(plan: Plan, paths: RunPaths) -> None:
     for age, job in enumerate(jobs):
         os.utime(job.job, (age, age))
     jobs[0].finished.touch()
-    assert jobs_for(plan.items, paths.jobs) == jobs
+    assert jobs_for(plan, paths.jobs) == jobs
 
 
 # --------------------------------------------------------------------------------------------------------- what it is
@@ -134,7 +138,7 @@ def test_job_record_covers_what_it_needs(clips: Path, make_plan: MakePlan) -> No
     plan = make_plan({
         "one": ("A boat.", clips / "wide.mp4"), "other": ("A car.", None), "missing": ("A car.", clips / "no.mp4"),
     })  # fmt: skip
-    job = upsample_job(plan.items, plan.settings)
+    job = upsample_job(plan)
     sent = [item for item in plan.items if item.runs]
     assert job.images == max(item.hint.frames for item in sent if item.hint) > 1
     assert job.needed_len >= max(item.tokens.prompt for item in sent) + plan.settings.max_output_tokens
@@ -154,7 +158,7 @@ def test_seed_depends_on_item_and_setting(plan: Plan) -> None:
 
 def stage_all(plan: Plan, job: JobPaths, missing: set[str] | None = None, stop: Stop | None = None) -> list[Outcome]:
     """Stage items, all by default; the outcomes of those that never reach a worker."""
-    open_job(job, upsample_job(plan.items, plan.settings))
+    open_job(job, upsample_job(plan))
     ids = {item.id for item in plan.items} if missing is None else missing
     hints = Path(plan.settings.cache_dir) / "hints"
     return [o for _, lost in stage(plan, ids, job, hints, stop or Stop()) for o in lost]
@@ -172,7 +176,7 @@ def test_batches_name_frames_by_content(paths: RunPaths, clips: Path, make_plan:
     assert {item.id for item in items} == {item.id for item in plan.items}
     [frames] = {item.frames for item in items}  # one clip, rendered once
     assert sorted(f"frames/{name}" for name in os.listdir(job.frames)) == sorted(frames)
-    assert items[0].predicted == plan.by_id[items[0].id].tokens.prompt
+    assert items[0].predicted == plan.find(items[0].id).tokens.prompt
 
 
 def test_staged_items_are_not_staged_again(paths: RunPaths, clips: Path, make_plan: MakePlan) -> None:
@@ -219,7 +223,7 @@ def refused(item: PlanItem, **fields: Any) -> Outcome:
 
 def smaller_item(plan: Plan, job: JobPaths, refusal: Outcome) -> Item:
     """The item that is staged after a refusal."""
-    open_job(job, upsample_job(plan.items, plan.settings))
+    open_job(job, upsample_job(plan))
     assert stage_smaller(plan.items[0], refusal, job, plan.settings) is None
     [item] = [item for item in staged_items(job) if item.step == refusal.step + 1]
     return item

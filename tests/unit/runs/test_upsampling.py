@@ -140,7 +140,7 @@ def test_answers_given_while_detached_are_taken(
 @pytest.mark.parametrize("finished", [True, False])
 def test_only_missing_items_are_asked(paths: RunPaths, clips: Path, make_plan: MakePlan, finished: bool) -> None:
     plan = make_plan(takes(clips, 4))
-    first = execute(plan, paths, Quiet())
+    first = dict(execute(plan, paths, Quiet()))
     lost = {item.id for item in plan.items[2:]}
     job = job_of(paths)
     if not finished:
@@ -314,7 +314,7 @@ def test_answers_are_cached_despite_a_failure(
     monkeypatch.setattr(InProcessJob, "finish", fail)
     with pytest.raises(HostError):
         execute(plan, paths, Quiet())
-    assert len(AnswerCache(Path(plan.settings.cache_dir)).find(item.id for item in plan.items)) == 2
+    assert len(list(AnswerCache(Path(plan.settings.cache_dir)).find(plan.ids))) == 2
 
 
 # ---------------------------------------------------------------------------------------------------------- failures

@@ -20,7 +20,7 @@ from src.timing.phases import (
     Phase,
     WorkerLifetime,
 )
-from src.timing.run_facts import gpu_facts, rate_text, run_facts, timeline, token_text
+from src.timing.run_facts import TokenTotals, gpu_facts, rate_text, run_facts, timeline
 from tests.unit.timing.conftest import Clock, remote_run
 
 
@@ -56,13 +56,16 @@ def test_gpu_facts_need_known_gpus_and_price(plan: Plan) -> None:
 
 
 def test_tokens_are_compared_over_counted_items() -> None:
-    rows = [{"tokens": {"predicted": p, "measured": m}} for p, m in ((500, 500), (700, 701), (900, None))]
-    assert token_text(rows) == "planned 1,200, measured 1,201; equal in 1 of 2 items"
-    assert token_text(rows[2:]) == ""
+    totals = TokenTotals()
+    totals.add(900, None)
+    assert totals.text == ""
+    totals.add(500, 500)
+    totals.add(700, 701)
+    assert totals.text == "planned 1,200, measured 1,201; equal in 1 of 2 items"
 
 
 def test_two_starts_add_up_without_an_estimate(plan: Plan) -> None:
     start = Measured("", "", 20.0, {HINTS: Phase(0, 1, 1)}, {"total": 10.0})
-    assert dict(run_facts(plan, [], [start], []))["Time"] == "estimated 10 s, took 20 s (+100 %)"
-    both = dict(run_facts(plan, [], [start, start], []))
+    assert dict(run_facts(plan, TokenTotals(), [start], []))["Time"] == "estimated 10 s, took 20 s (+100 %)"
+    both = dict(run_facts(plan, TokenTotals(), [start, start], []))
     assert both["Took"] == "40 s, in 2 starts" and "Time" not in both

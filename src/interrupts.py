@@ -1,0 +1,31 @@
+"""Ctrl-C and SIGTERM at moments when they would tear apart what belongs together."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def interrupts_deferred() -> Iterator[None]:
+    """Keep Ctrl-C and SIGTERM waiting until the end of a short block.
+
+    A signal mask would not do: with several threads, another one takes the signal.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread is ever interrupted
+        return
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _frame: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came and callable(handler := before[signal.Signals(came[0])]):
+        handler(came[0], None)
