@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -98,6 +99,11 @@ class JobPaths:
         return self.root / "frames"
 
     @property
+    def lease(self) -> Path:
+        """Touched whenever a controller polls the job."""
+        return self.root / "lease"
+
+    @property
     def closed(self) -> Path:
         return self.root / "closed"
 
@@ -136,6 +142,10 @@ class JobPaths:
     def engine_log(self) -> Path:
         """What the engine printed."""
         return self.root / "server.log"
+
+    def renew_lease(self) -> None:
+        with suppress(OSError):  # a full disk is met where it matters more
+            self.lease.touch()
 
     def exit_record(self) -> Exit | None:
         """How the last worker ended, by its own record; None while one works, and after one that was killed."""

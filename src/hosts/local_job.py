@@ -58,6 +58,7 @@ class LocalJob:
     def poll(self) -> State:
         """Running while a worker holds the lock, also one that another controller started."""
         if self._is_held():
+            self.job.renew_lease()
             return RUNNING
         if self._child and self._child.poll() is None:  # it released the lock and is about to end
             self._child.wait()

@@ -60,6 +60,7 @@ shift 4
 "$@" 2>&1 | tr '\\n' ' '
 echo
 cd "$folder" 2>/dev/null || { echo gone; exit 0; }
+touch lease 2>/dev/null
 for pair in "results.jsonl $results" "events.jsonl $events"; do
   name=${pair% *} at=${pair#* }
   size=$(stat -c %s "$name" 2>/dev/null || echo 0)
@@ -136,6 +137,7 @@ class SharedFolder:
     def push(self) -> None: ...
 
     def poll(self, question: Sequence[str]) -> Polled:
+        self.job.renew_lease()
         return Polled(answer_of(self.host, question))
 
     def bring_exit_record(self) -> bool:

@@ -38,11 +38,13 @@ def resolve(
     """
     check_config(config)
     files = prompt_files(config.prompts) if files is None else files
-    probed = probe_all(_clips_of(files, config), config, on_probe)
+    with ThreadPoolExecutor(1) as beside:  # loading the tokenizer takes as long as probing some clips
+        loaded = beside.submit(pixtral.text_counter, config.model.tokenizer, Path(config.cache_dir))
+        probed = probe_all(_clips_of(files, config), config, on_probe)
+        count_text = loaded.result()
     settings = plan_settings(config)
     recipe = Recipe.of(config, settings.effective_len or settings.max_model_len)
     clips = {path: found if isinstance(found, VideoError) else _clip(found, recipe) for path, found in probed.items()}
-    count_text = pixtral.text_counter(config.model.tokenizer, Path(config.cache_dir))
     messages = message_writer(config.template.system, config.template.user)
     spool, summary, asked = ItemSpool(Path(config.cache_dir)), Summary(), dict[str, int]()
     for spec in read_specs(files):
@@ -81,10 +83,13 @@ def probe_all(paths: Iterable[Path], config: Config, on_probe: OnProgress) -> di
 
     ordered = sorted(paths)
     found: dict[Path, Video | VideoError] = {}
-    with ThreadPoolExecutor(min(len(ordered), os.cpu_count() or 1) or 1) as pool:
+    pool = ThreadPoolExecutor(min(len(ordered), os.cpu_count() or 1) or 1)
+    try:
         for path, video in zip(ordered, pool.map(one, ordered), strict=True):
             found[path] = video
             on_probe(len(found), len(ordered))
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C too
     return found
 
 

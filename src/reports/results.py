@@ -9,7 +9,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
@@ -18,7 +17,7 @@ from ..files import folder_atomic, open_atomic, write_atomic
 from ..media.hint import Hint, hint_key
 from ..media.video import Video
 from ..planning.plan import Plan, PlanItem
-from ..planning.settings import Settings
+from ..planning.settings import Settings, dumps, fields_of
 from ..prompts.formats import VIDEO_FIELDS
 from ..prompts.specs import absolute_video, prompt_files, read_specs
 from ..run_folder import RunPaths
@@ -58,9 +57,9 @@ def write_exports(plan: Plan, rows: Iterable[tuple[PlanItem, Row]], paths: RunPa
         summary_row, spec = _summary_writer(summary), _spec_writer(plan.settings, paths, now, files)
         results.write("[\n")
         for n, (item, row) in enumerate(rows):
-            results.write((",\n" if n else "") + json.dumps(row, ensure_ascii=False, allow_nan=False))
+            results.write((",\n" if n else "") + dumps(row))
             summary_row(row)
-            batch.write(json.dumps(_batch_line(item, row), ensure_ascii=False) + "\n")
+            batch.write(dumps(_batch_line(item, row)) + "\n")
             spec(item, row)
         results.write("\n]\n")
     table = read_rows(paths.results)
@@ -75,18 +74,14 @@ def _spec_writer(
     """The function that writes the updated spec of an item: into specs.jsonl, or a file of its own."""
     if settings.spec_output == "beside":
         out = files.enter_context(open_atomic(paths.specs_list))
-        return lambda item, row: out.write(_as_json(updated_spec(item, row, settings, now)))
+        return lambda item, row: out.write(dumps(updated_spec(item, row, settings, now)) + "\n")
     if settings.spec_output == "files":
         folder = files.enter_context(folder_atomic(paths.specs))
         files.callback(os.sync)  # one for all files
         return lambda item, row: (folder / f"{item.slug}.json").write_text(
-            _as_json(updated_spec(item, row, settings, now), indent=1), encoding="utf-8"
+            json.dumps(updated_spec(item, row, settings, now), ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
         )
     return lambda item, row: None
-
-
-def _as_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent) + "\n"
 
 
 def _summary_writer(out: IO[str]) -> Callable[[Row], None]:
@@ -158,7 +153,7 @@ def _additions(item: PlanItem, row: Row, settings: Settings, now: datetime, meta
             "max_model_len": settings.max_model_len,
             "max_output_tokens": settings.max_output_tokens,
             "temperature": settings.temperature if row["engine"] != "offline" else None,
-            "hint": asdict(item.hint) if item.hint else None,
+            "hint": fields_of(item.hint) if item.hint else None,
             "item": item.id,
         },
     }

@@ -8,8 +8,8 @@ from contextlib import closing
 from pathlib import Path
 
 from .. import log
-from ..worker.protocol import UPSAMPLED, Outcome
-from ..worker.records import InvalidRecord, from_line, to_line
+from ..worker.protocol import Outcome
+from ..worker.records import InvalidRecord, from_line
 
 
 class AnswerCache:
@@ -25,12 +25,11 @@ class AnswerCache:
         db.execute("CREATE TABLE IF NOT EXISTS answers (id TEXT PRIMARY KEY, outcome TEXT NOT NULL)")
         return closing(db)
 
-    def put(self, outcomes: Iterable[Outcome]) -> None:
-        """Keep answers; one that is there already stays."""
-        rows = ((o.id, to_line(o)) for o in outcomes if o.state == UPSAMPLED)
+    def put(self, answers: Iterable[tuple[str, str]]) -> None:
+        """Keep answers: the ids of items that were upsampled, and their outcomes as lines of JSON. One that is there stays."""
         try:
             with self._open() as db, db:
-                db.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?)", rows)
+                db.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?)", answers)
         except (sqlite3.Error, OSError, InvalidRecord) as e:
             self._warn(e)
 

@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..interrupts import interrupts_deferred
 from ..line_file import LineFile
 from ..worker.journal import Journal
-from ..worker.protocol import Outcome
+from ..worker.protocol import UPSAMPLED, Outcome
 from ..worker.records import InvalidRecord, from_line
 
 
@@ -71,6 +71,12 @@ class Outcomes(Mapping[str, Outcome]):
         number = self._number.get(item_id)
         return None if number is None else self._state_of_line[number]
 
+    def line_of(self, item_id: str) -> str:
+        """An outcome as its line of JSON. Raises KeyError where there is none."""
+        number = self._number[item_id]
+        assert self._lines is not None
+        return self._lines.line(number).decode().rstrip("\n")
+
     def __getitem__(self, item_id: str) -> Outcome:
         number = self._number[item_id]
         assert self._lines is not None
@@ -112,9 +118,10 @@ class RunJournal:
                 self._new += new
         return [*new]
 
-    def new(self) -> Iterator[Outcome]:
-        """The outcomes that were added since the journal was opened."""
-        return (self.outcomes[item_id] for item_id in self._new if item_id in self.outcomes)
+    def new_answers(self) -> Iterator[tuple[str, str]]:
+        """The ids of items that were upsampled since the journal was opened, and their lines."""
+        known = self.outcomes
+        return ((i, known.line_of(i)) for i in self._new if known.state_of(i) == UPSAMPLED)
 
     def close(self) -> None:
         self._journal.close()

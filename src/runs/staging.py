@@ -57,8 +57,8 @@ def job_folder(plan: Plan, jobs: Path) -> JobPaths:
     Otherwise a new one, whose name depends on how many there were before.
     """
     before = jobs_for(plan, jobs)
-    unfinished = (job for job in before if not job.finished.exists())
-    return next(unfinished, JobPaths(jobs / job_id(plan, len(before))))
+    unfinished = next((job for job in before if not job.finished.exists()), None)
+    return unfinished or JobPaths(jobs / job_id(plan, len(before)))
 
 
 def hash_of(ids: Collection[str]) -> str:

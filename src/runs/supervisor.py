@@ -25,6 +25,7 @@ from ..worker.records import InvalidRecord, from_line
 
 MAX_DEATHS = 3  # without a result between them
 SECOND_CTRL_C_S = 3.0
+MAX_POLL_S = 0.5  # of a job that takes long: what came is written down at once, with one flush to disk
 
 T = TypeVar("T")
 
@@ -88,7 +89,7 @@ def supervise(jobs: Sequence[JobDriver], progress: Progress, on_round: Callable[
     elsewhere; Detached after Ctrl-C while the jobs run on elsewhere. On KeyboardInterrupt, workers on this machine are
     asked to finish what they have in flight, that is taken, and the interrupt is raised again.
     """
-    supervisors = [Supervisor(job) for job in jobs]
+    supervisors, began = [Supervisor(job) for job in jobs], time.monotonic()
     try:
         running = [(supervisor, supervisor.steps(progress)) for supervisor in supervisors]
         while running:
@@ -96,7 +97,8 @@ def supervise(jobs: Sequence[JobDriver], progress: Progress, on_round: Callable[
             running = [(supervisor, steps) for supervisor, steps, pause_s in pauses if pause_s is not None]
             on_round(supervisors)
             if running:
-                time.sleep(max(pause_s for *_, pause_s in pauses if pause_s is not None))
+                least_s = max(pause_s for *_, pause_s in pauses if pause_s is not None)
+                time.sleep(max(least_s, min((time.monotonic() - began) / 50, MAX_POLL_S)))
     except BaseException as e:
         for job in jobs:
             job.stop()

@@ -60,7 +60,7 @@ def execute(plan: Plan, paths: RunPaths, progress: Progress, *, retry_failed: bo
         _run_missing(plan, paths, journal, progress)
         return journal.outcomes
     finally:
-        AnswerCache(Path(plan.settings.cache_dir)).put(journal.new())
+        AnswerCache(Path(plan.settings.cache_dir)).put(journal.new_answers())
         journal.close()
 
 

@@ -5,6 +5,7 @@ Both ends read and write these types with `records`, so a job folder means the s
     job.json            an `UpsampleJob` or an `InferJob`
     batches/NNNNN.jsonl `Item` or `InferItem`, one per line; files appear whole and are processed in order of name
     frames/SHA256.EXT   the files that items name
+    lease               touched by a controller that follows the job
     closed              no more batches will come: end when all that are there are done
     results.jsonl       OUT `Outcome` or `VideoOutcome`, one line per item that ended, on disk before the next
     events.jsonl        OUT `Event`: phases and a heartbeat
@@ -87,7 +88,7 @@ class UpsampleJob:
 
     needed_len: the shortest context that serves all items, for an engine short of memory. images: the most that one
     prompt has; an engine that expects more reserves memory and takes longer to start. linger_s: without `closed`, the
-    worker ends when it has had nothing to do for so long, so that a lost controller does not hold a GPU for ever.
+    worker ends when it has had nothing to do and no controller for so long, so that a lost controller does not hold a GPU for ever.
     items_hash: which items the job is for, "" where it was not recorded.
     """
 

@@ -38,13 +38,20 @@ def from_line(kind: type[T], line: bytes | str) -> T:
     return from_json(kind, data)
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+_PLAIN = {str, int, float, bool, type(None)}
+
+
 def to_json(value: Any) -> Any:
     """What `json.dumps` can write: dataclasses as objects, tuples as lists. A class with SPARSE set leaves defaults out."""
+    if type(value) in _PLAIN:
+        return value
     if is_dataclass(value):
         keys = _keys(type(value))  # type: ignore[arg-type]
         if getattr(value, "SPARSE", False):
             keys = tuple(k for k in keys if getattr(value, k[0]) != k[2])
-        return {key: to_json(getattr(value, name)) for name, key, _ in keys}
+        data = {key: getattr(value, name) for name, key, _ in keys}
+        return {key: v if type(v) in _PLAIN else to_json(v) for key, v in data.items()}
     if isinstance(value, (list, tuple)):
         return [to_json(v) for v in value]
     if isinstance(value, Mapping):
@@ -54,7 +61,7 @@ def to_json(value: Any) -> Any:
 
 def to_line(value: Any) -> str:
     """One line of ASCII JSON, without its newline."""
-    return json.dumps(to_json(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return _ENCODER.encode(to_json(value))
 
 
 @cache
@@ -89,6 +96,7 @@ def _read_object(kind: Any) -> Read:
             f.name,
             f.metadata.get("key", f.name),
             _reader(hints[f.name]),
+            hints[f.name] if hints[f.name] in (str, int, bool) else None,  # a value of just this type needs no reader
             f.default is MISSING and f.default_factory is MISSING,
         )
         for f in fields(kind)
@@ -100,9 +108,10 @@ def _read_object(kind: Any) -> Read:
         if not isinstance(data, dict):
             raise InvalidRecord(f"{where or 'the record'}: not an object")
         given = {}
-        for name, key, reader, required in wanted:
+        for name, key, reader, plain, required in wanted:
             if key in data:
-                given[name] = reader(data[key], f"{where}.{key}" if where else key)
+                value = data[key]
+                given[name] = value if type(value) is plain else reader(value, f"{where}.{key}" if where else key)
             elif required:
                 raise InvalidRecord(f"{where}.{key}: missing" if where else f"{key}: missing")
         return kind(**given)

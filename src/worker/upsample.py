@@ -153,7 +153,7 @@ class Worker:
                         return
 
     def _arriving(self) -> Iterator[Item]:
-        """Unanswered items in order, as their batches arrive, until closed or idle for linger_s."""
+        """Unanswered items in order, as their batches arrive, until closed, or idle for linger_s with no controller."""
         taken: set[str] = set()
         asked: set[tuple[str, int]] = set()
         idle_since = time.monotonic()
@@ -172,9 +172,16 @@ class Worker:
                 idle_since = time.monotonic()
             if closed and not fresh:
                 return
-            if time.monotonic() - idle_since > self.job.linger_s:
+            if time.monotonic() - idle_since > self.job.linger_s and not self._is_attended():
                 return
             time.sleep(POLL_S)
+
+    def _is_attended(self) -> bool:
+        """Whether a controller has asked for the state of the job within linger_s: its hints may take long."""
+        try:
+            return time.time() - (self.folder / "lease").stat().st_mtime < self.job.linger_s
+        except FileNotFoundError:
+            return False
 
     def _is_open(self, item: Item) -> bool:
         return item.id not in self._final and (item.id, item.step) not in self._tried

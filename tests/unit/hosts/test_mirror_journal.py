@@ -108,6 +108,13 @@ def test_failed_poll_is_quoted(mirror: RemoteFolder, host: FakeHost) -> None:
         mirror.poll(QUESTION)
 
 
+def test_poll_renews_the_lease(mirror: RemoteFolder, there: JobPaths) -> None:
+    mirror.create()
+    assert not there.lease.exists()
+    mirror.poll(("true",))
+    assert there.lease.exists()
+
+
 def test_missing_folder_is_gone(mirror: RemoteFolder) -> None:
     mirror.remove()
     assert mirror.poll(QUESTION) == Polled("running ", is_gone=True)

@@ -10,8 +10,13 @@ import pytest
 from src import log
 from src.runs.answer_cache import AnswerCache
 from src.worker.protocol import Attempt, Outcome
+from src.worker.records import to_line
 
 ANSWER = Outcome("a", "upsampled", text="A long boat. 雨", attempts=(Attempt(1, 20),))
+
+
+def kept(outcome: Outcome) -> tuple[str, str]:
+    return outcome.id, to_line(outcome)
 
 
 @pytest.fixture
@@ -28,22 +33,16 @@ def warnings(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
 
 
 def test_answers_are_found_by_id(tmp_path: Path) -> None:
-    AnswerCache(tmp_path / "cache").put([ANSWER, Outcome("b", "upsampled", text="Another one.")])
+    AnswerCache(tmp_path / "cache").put(map(kept, [ANSWER, Outcome("b", "upsampled", text="Another one.")]))
     cache = AnswerCache(tmp_path / "cache")
     assert list(cache.find(["a", "unknown"])) == [ANSWER]
     assert len(list(cache.find(["b", "a"]))) == 2
 
 
-def test_only_answers_are_kept(tmp_path: Path) -> None:
-    cache = AnswerCache(tmp_path)
-    cache.put([Outcome("k", "kept"), Outcome("f", "failed"), Outcome("r", "refused")])
-    assert list(cache.find(["k", "f", "r"])) == []
-
-
 def test_first_answer_stays(tmp_path: Path) -> None:
     cache = AnswerCache(tmp_path)
-    cache.put([ANSWER])
-    cache.put([Outcome("a", "upsampled", text="A later answer.")])
+    cache.put([kept(ANSWER)])
+    cache.put([kept(Outcome("a", "upsampled", text="A later answer."))])
     assert list(cache.find(["a"])) == [ANSWER]
 
 
@@ -55,7 +54,7 @@ def test_unusable_cache_is_only_reported(tmp_path: Path, warnings: list[dict[str
     else:
         file.mkdir()
     cache = AnswerCache(tmp_path)
-    cache.put([ANSWER])
+    cache.put([kept(ANSWER)])
     assert list(cache.find(["a"])) == []
     assert [w["event"] for w in warnings] == ["answer_cache_unusable"] * 2
     assert warnings[0]["file"] == str(file)
@@ -63,7 +62,7 @@ def test_unusable_cache_is_only_reported(tmp_path: Path, warnings: list[dict[str
 
 def test_damaged_answer_is_only_reported(tmp_path: Path, warnings: list[dict[str, str]]) -> None:
     cache = AnswerCache(tmp_path)
-    cache.put([ANSWER])
+    cache.put([kept(ANSWER)])
     with sqlite3.connect(tmp_path / "answers.sqlite") as db:
         db.execute("UPDATE answers SET outcome = '{}'")
     db.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,7 +33,7 @@ def second_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         if seconds == SECOND_CTRL_C_S and comes[0]:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(supervisor, "time", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
     return comes
 
 

@@ -12,7 +12,8 @@ from src.errors import InputError
 from src.run_folder import RunPaths
 from src.runs.outcomes import Outcomes, RunJournal
 from src.worker.journal import Journal
-from src.worker.protocol import KEPT, UPSAMPLED, Outcome
+from src.worker.protocol import FAILED, KEPT, UPSAMPLED, Outcome
+from src.worker.records import to_line
 from tests.harness.records import ids_in
 
 
@@ -49,6 +50,16 @@ def test_reopened_item_may_end_again(path: Path) -> None:
     journal.close()
     assert ids_in(path) == ["a", "a"]
     assert Outcomes(path)["a"].state == UPSAMPLED
+
+
+def test_only_new_answers_are_worth_keeping(path: Path) -> None:
+    before = RunJournal(path)
+    before.add([Outcome("old", UPSAMPLED)])
+    before.close()
+    journal, new = RunJournal(path), Outcome("new", UPSAMPLED, text="A long boat. 雨")
+    journal.add([Outcome("k", KEPT), new, Outcome("f", FAILED)])
+    assert list(journal.new_answers()) == [("new", to_line(new))]
+    journal.close()
 
 
 def test_ctrl_c_while_writing_writes_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

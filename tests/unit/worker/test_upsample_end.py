@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import signal
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -60,6 +61,23 @@ def test_work_restarts_the_linger_time(folder: Path) -> None:
 
     serve(folder, FakeEngine(slow_and_then_more))
     assert [r["id"] for r in results(folder)] == ["i0", "i1", "i2"]
+
+
+def test_open_job_waits_while_attended(folder: Path) -> None:
+    write_job(folder, replace(JOB, linger_s=0.3))
+    stage(folder, [item("i0")], "00000", closed=False)
+
+    def attend() -> None:
+        for _ in range(10):  # a second, in which the next hints are rendered
+            (folder / "lease").touch()
+            time.sleep(0.1)
+        stage(folder, [item("i1")], "00001", closed=True)
+
+    controller = threading.Thread(target=attend)
+    controller.start()
+    serve(folder, FakeEngine())
+    controller.join()
+    assert [r["id"] for r in results(folder)] == ["i0", "i1"]
 
 
 def test_batches_may_arrive_while_it_works(folder: Path) -> None:
