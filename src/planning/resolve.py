@@ -1,10 +1,10 @@
-"""Config and prompt files become a Plan. Reads files, writes nothing but the tokenizer's cache, starts nothing."""
+"""Config and prompt files become a Plan. Reads files, writes nothing but into the cache folder, starts nothing."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from ..models import pixtral
 from ..prompts import arrow
 from ..prompts.specs import PromptSpec, prompt_files, read_specs
 from . import partition
+from .clip_cache import ClipCache
 from .configure import plan_settings
 from .plan import Plan, PlanItem, Summary, Tokens, item_id
 from .plan_file import ItemSpool
@@ -71,8 +72,8 @@ def _clips_of(files: list[Path], config: Config) -> set[Path]:
     return clips
 
 
-def probe_all(paths: Iterable[Path], config: Config, on_probe: OnProgress) -> dict[Path, Video | VideoError]:
-    """Each clip probed once, in parallel; for a clip that cannot be used, its error."""
+def probe_all(paths: Collection[Path], config: Config, on_probe: OnProgress) -> dict[Path, Video | VideoError]:
+    """Each clip that is not known from an earlier plan probed once, in parallel; for one that cannot be used, its error."""
     limits = VideoLimits(config.video.max_bytes, config.video.max_pixels, config.video.max_duration_s)
 
     def one(path: Path) -> Video | VideoError:
@@ -81,15 +82,17 @@ def probe_all(paths: Iterable[Path], config: Config, on_probe: OnProgress) -> di
         except VideoError as e:
             return e
 
-    ordered = sorted(paths)
-    found: dict[Path, Video | VideoError] = {}
+    cache = ClipCache(Path(config.cache_dir), limits)
+    found: dict[Path, Video | VideoError] = {**cache.find(paths)}
+    ordered, known = sorted(path for path in paths if path not in found), len(found)
     pool = ThreadPoolExecutor(min(len(ordered), os.cpu_count() or 1) or 1)
     try:
         for path, video in zip(ordered, pool.map(one, ordered), strict=True):
             found[path] = video
-            on_probe(len(found), len(ordered))
+            on_probe(len(found), known + len(ordered))
     finally:
         pool.shutdown(cancel_futures=True)  # after Ctrl-C too
+    cache.put(found[path] for path in ordered)
     return found
 
 

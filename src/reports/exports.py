@@ -27,21 +27,29 @@ class _LeftOut(Exception):
     """Why an item cannot be in an export."""
 
 
+def path_of(name: str, paths: RunPaths) -> Path:
+    """Where an export is in the run folder."""
+    return {
+        "dataset": paths.dataset,
+        "parquet": paths.parquet,
+        "openai": paths.openai_batch,
+        "cosmos3": paths.cosmos3,
+    }[name]
+
+
 def write(name: str, plan: Plan, table: Sequence[Row], paths: RunPaths) -> Path:
     """Write one export into the run folder; items that cannot be in it are logged, with the first reason."""
+    path = path_of(name, paths)
     if name == "dataset":
-        with folder_atomic(paths.dataset) as folder:
+        with folder_atomic(path) as folder:
             write_folder(table, folder)
-        return paths.dataset
+        return path
     if name == "parquet":
-        with open_atomic(paths.parquet) as f:
+        with open_atomic(path) as f:
             binary: IO[bytes] = f.buffer  # type: ignore[attr-defined]
             write_parquet(table, binary)
-        return paths.parquet
-    path, lines = {
-        "openai": (paths.openai_batch, _openai_lines),
-        "cosmos3": (paths.cosmos3, _cosmos3_lines),
-    }[name]
+        return path
+    lines = {"openai": _openai_lines, "cosmos3": _cosmos3_lines}[name]
     left_out = []
     with open_atomic(path) as f:
         for line in lines(plan, table):

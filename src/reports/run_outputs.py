@@ -19,7 +19,7 @@ from ..worker.journal import read_records
 from ..worker.protocol import Event, Outcome
 from . import exports, results
 from .reviews import read_marks, reviewed
-from .rows import ReportRows, Row, items_as_they_ended, row_of
+from .rows import ReportRows, Row, items_as_they_ended, read_rows, row_of
 from .totals import Totals
 
 
@@ -59,6 +59,28 @@ class Written:
     table: Sequence[Row]
     totals: Totals
     exported: Sequence[Path]
+
+
+def written_before(plan: Plan, paths: RunPaths, also: Iterable[str] = ()) -> Written | None:
+    """The outputs of a run as they are, where none is missing or older than what they are made of; else None."""
+    wanted = [exports.path_of(name, paths) for name in dict.fromkeys((*plan.settings.exports, *also))]
+    specs = {"beside": [paths.specs_list], "files": [paths.specs]}.get(plan.settings.spec_output, [])
+    report = [paths.report] if plan.settings.report else []
+    outputs = [paths.results, paths.summary, paths.batch, *specs, *report, *wanted]
+    sources = [path for path in (paths.plan, paths.journal, paths.review) if path.exists()]
+    try:
+        if min(_changed_ns(path) for path in outputs) < max(_changed_ns(path) for path in sources):
+            return None
+        table, totals = read_rows(paths.results), Totals()
+        for row in table:
+            totals.add(row)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return Written(table, totals, wanted)
+
+
+def _changed_ns(path: Path) -> int:
+    return path.stat().st_mtime_ns
 
 
 def write_results(

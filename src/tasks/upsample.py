@@ -12,7 +12,7 @@ from ..errors import EngineError, ExitCode
 from ..files import write_atomic
 from ..planning.plan import Plan
 from ..planning.plan_file import read_plan
-from ..reports.run_outputs import versions, workers_of, write_results
+from ..reports.run_outputs import versions, workers_of, write_results, written_before
 from ..reports.tables import advice, print_end
 from ..reports.totals import Totals
 from ..run_folder import RunPaths, locked
@@ -105,7 +105,12 @@ def _finish(plan: Plan, outcomes: Outcomes, invocation: Invocation, unfinished: 
     """Write what the run leaves behind and say how it ended."""
     paths = invocation.paths
     also = [export.value for export in invocation.config.output.exports]
-    written = write_results(plan, outcomes, paths, invocation.command, unfinished, also)
+    written = (
+        written_before(plan, paths, also)
+        if invocation.config.resume and len(outcomes) == len(plan.distinct_ids)
+        else None
+    )
+    written = written or write_results(plan, outcomes, paths, invocation.command, unfinished, also)
     print_end(plan, written.totals, paths, measured.seconds, invocation.out, written.exported)
     if off := error_text(measured.estimated_s, measured.seconds):
         invocation.print(off)

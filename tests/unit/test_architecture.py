@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SRC = ROOT / "src"
 
 # Modules that every package may import: they import none of the others.
-FOR_ALL = {"errors", "files", "interrupts", "line_file", "text", "log", "run_folder"}
+FOR_ALL = {"cache_table", "errors", "files", "interrupts", "line_file", "text", "log", "run_folder"}
 # Package: packages that it may import. What acts on a plan never sees the config.
 MAY_IMPORT: dict[str, set[str]] = {
     "media": set(),
@@ -39,6 +39,7 @@ TOP: dict[str, set[str]] = {
     "text": set(),
     "config": set(),
     "log": {"text"},
+    "cache_table": {"log"},
     "files": set(),
     "interrupts": set(),
     "line_file": set(),
@@ -66,7 +67,7 @@ HOMES = {
     "mistral_common": {"models.pixtral"},
     "tiktoken": {"models.pixtral"},
     "jinja2": {"reports.pages", "planning.recipe"},
-    "sqlite3": {"runs.answer_cache"},
+    "sqlite3": {"cache_table"},
     "fabric": {"hosts.ssh"},
     "paramiko": {"hosts.ssh", "hosts.known_hosts"},
     "tenacity": {"hosts.host_job"},

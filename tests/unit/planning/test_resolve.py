@@ -166,12 +166,17 @@ def test_clip_with_absurd_frame_rate_is_named(config_for: ConfigFor, ten_fps: Pa
 # Probing
 
 
-def test_each_clip_is_probed_once(config_for: ConfigFor, clips: Path) -> None:
+def test_each_clip_is_probed_once(config_for: ConfigFor, clips: Path, tmp_path: Path) -> None:
+    """In all plans together."""
     seen: list[tuple[int, int]] = []
     paths = [clips / "wide.mp4", clips / "hd.mp4", clips / "wide.mp4", clips / "." / "wide.mp4"]
     items = [{"name": str(n), "prompt": "x", "video_path": str(path)} for n, path in enumerate(paths)]
-    resolve(config_for([*items, {"prompt": "no clip"}]), on_probe=lambda done, total: seen.append((done, total)))
+    config = config_for([*items, {"prompt": "no clip"}])
+    config.cache_dir = str(tmp_path / "cache")
+    first = resolve(config, on_probe=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 2), (2, 2)]
+    assert resolve(config, on_probe=lambda done, total: seen.append((done, total))) == first
+    assert len(seen) == 2
 
 
 def test_plan_describes_the_clip(config_for: ConfigFor, clips: Path) -> None:
@@ -223,7 +228,7 @@ def test_items_keep_their_order_over_files(configure: Configure, tmp_path: Path)
     assert [item.name for item in resolve(config).items] == [f"{f}{n}" for f in "abc" for n in range(3)]
 
 
-def test_only_the_tokenizer_cache_is_written(
+def test_only_the_cache_folder_is_written(
     config_for: ConfigFor, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -233,7 +238,7 @@ def test_only_the_tokenizer_cache_is_written(
     resolve(config)
     assert {path.relative_to(clips) for path in clips.rglob("*")} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "prompts.json"]
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["tokenizer"]
+    assert {path.name for path in (tmp_path / "cache").iterdir()} <= {"clips.sqlite", "tokenizer"}
 
 
 def test_prompts_are_checked_before_clips(config_for: ConfigFor, clips: Path) -> None:
