@@ -227,6 +227,7 @@ class HostConf:
     gpus: str = "all"  # GPUs for the worker: all, a count, device=0,2 or none
     workers: int = 1  # parallel workers, each with its share of the GPUs and, by tokens, of the items
     patience_s: float = 3600.0  # how long to retry a lost link before detaching
+    silent_s: float = 120.0  # a worker without a heartbeat for so long is ended and replaced; 0: never
     keep_job: bool = False  # leave a finished job's folder on the host
     price_per_gpu_hour: float = 0.0  # price of one GPU hour, in any currency; makes the report show the cost
 

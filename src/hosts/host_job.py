@@ -31,7 +31,7 @@ class HostJob:
 
     def __init__(self, launch: Launch, job: JobPaths, host: Host) -> None:
         self.launch, self.job, self.host = launch, job, host
-        self.name = launch.host.name
+        self.name, self.silent_s = launch.host.name, launch.host.silent_s
         self._fail_fast = False
         self._mutex = threading.Lock()
 
@@ -106,6 +106,9 @@ class HostJob:
         mark = script('cd "$1" && : > cancelled', self.location.folder)
         checked(self.host.run(mark), self.host, "the job cannot be cancelled")
         self.runtime.ask_to_stop()
+
+    def kill(self) -> None:
+        self._retrying(self.runtime.kill)
 
     def was_cancelled(self) -> bool:
         asked = script('[ -e "$1/cancelled" ]', self.location.folder)

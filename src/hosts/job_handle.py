@@ -20,11 +20,13 @@ from .local_job import LocalJob
 class JobHandle(Protocol):
     """One job on its host. Every call may raise HostError; `push`, `poll` and `finish` wait until a lost link is restored.
 
-    sent_bytes: that travelled so far. survives_controller: whether Ctrl-C detaches from the worker, or stops it.
+    sent_bytes: that travelled so far. survives_controller: whether Ctrl-C detaches from the worker, or stops it. silent_s: how long
+    a worker may go without a heartbeat; 0: for ever.
     """
 
     name: str
     poll_s: float
+    silent_s: float
     survives_controller: bool
 
     @property
@@ -47,6 +49,9 @@ class JobHandle(Protocol):
 
     def ask_to_stop(self) -> None:
         """The worker finishes what is in flight and ends."""
+
+    def kill(self) -> None:
+        """End a worker that does not react, whatever it has in flight."""
 
     def was_cancelled(self) -> bool:
         """Whether the worker's end was asked for, by this controller or another one."""

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Collection
+from contextlib import suppress
 
 from ..errors import HostError
 from ..interrupts import interrupts_deferred
@@ -27,7 +28,7 @@ class LocalJob:
     survives_controller = False
 
     def __init__(self, launch: Launch, job: JobPaths) -> None:
-        self.name, self.job = launch.host.name, job
+        self.name, self.silent_s, self.job = launch.host.name, launch.host.silent_s, job
         self.argv = launch.command(str(job.root.resolve()))
         self.visible = gpus.environment(launch.host.gpus)
         self._child: subprocess.Popen[bytes] | None = None
@@ -91,6 +92,11 @@ class LocalJob:
             self._child.terminate()
         elif self._is_held():
             os.kill(int(self.job.lock.read_text()), signal.SIGTERM)
+
+    def kill(self) -> None:
+        if self._is_held():
+            with suppress(ProcessLookupError):
+                os.killpg(int(self.job.lock.read_text()), signal.SIGKILL)  # it leads a session of its own
 
     def was_cancelled(self) -> bool:
         return self.job.cancelled.exists()

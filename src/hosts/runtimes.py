@@ -26,6 +26,7 @@ n=0
 while [ $n -lt 100 ] && kill -0 $started 2>/dev/null && flock -n lock true; do sleep 0.1; n=$((n + 1)); done
 """
 _STOP = 'cd "$1" && [ -e lock ] && { flock -n lock true || kill -TERM "$(cat lock)"; }'
+_KILL = 'cd "$1" && [ -e lock ] && { flock -n lock true || kill -KILL -- "-$(cat lock)"; }'
 _PROCESS = '[ -e "$1/lock" ] || { echo absent; exit; }; flock -n "$1/lock" true && echo ended || echo running'
 
 
@@ -51,6 +52,10 @@ class ProcessRuntime:
 
     def ask_to_stop(self) -> None:
         self.host.run(script(_STOP, self.folder))
+
+    def kill(self) -> None:
+        """The worker's whole session: its engine ends with it."""
+        self.host.run(script(_KILL, self.folder))
 
     def remove(self) -> None: ...
 
@@ -113,6 +118,9 @@ class DockerRuntime:
 
     def ask_to_stop(self) -> None:
         self._docker("kill", "--signal", "TERM", self.container)
+
+    def kill(self) -> None:
+        self._docker("kill", self.container)
 
     def remove(self) -> None:
         self._removed()

@@ -29,6 +29,7 @@ class HostSettings:
     keep_job: bool
     workers: int = 1
     price_per_gpu_hour: float = 0.0
+    silent_s: float = 120.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,6 +116,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "host.port": (0, 65_535),
     "host.workers": (1, 256),
     "host.patience_s": (0, 1e7),
+    "host.silent_s": (0, 1e7),
     "host.price_per_gpu_hour": (0, 1e6),
     "hints.workers": (0, 1024),
     "model.max_images": (1, 1000),

@@ -25,6 +25,7 @@ from ..worker.records import InvalidRecord, from_line
 
 MAX_DEATHS = 3  # without a result between them
 SECOND_CTRL_C_S = 3.0
+MAX_SILENCE_STEP_S = 5.0
 MAX_POLL_S = 0.5  # of a job that takes long: what came is written down at once, with one flush to disk
 
 T = TypeVar("T")
@@ -119,6 +120,7 @@ class Supervisor:
         self._phase = ""  # that the worker named last
         self._outcomes, self._events = Tail(job.folder.results, job.outcome), Tail(job.folder.events, Event)
         self._deaths, self._ended_at_death = 0, -1
+        self._polled_at, self._silent_s, self._kills = time.monotonic(), 0.0, 0
 
     @property
     def handle(self) -> JobHandle:
@@ -149,7 +151,9 @@ class Supervisor:
             state = self._poll(progress)
             if job.is_done:
                 break
-            if state.status != "running":
+            if state.status == "running":
+                self._end_if_silent()
+            else:
                 self._raise_if_final(state)
                 if state.ending != "done":  # done: it ended because it had nothing to do, while hints were slow
                     self._recover(state)
@@ -166,7 +170,9 @@ class Supervisor:
     def _poll(self, progress: Progress) -> State:
         """How the worker stands, and then what it wrote, for after its end it writes nothing."""
         state = self.handle.poll()
+        self._count_silence()
         for event in self._events.new():
+            self._silent_s = 0.0
             if event.event == "phase":
                 self._phase = event.phase
                 progress.phase(self._phase)
@@ -174,9 +180,28 @@ class Supervisor:
         self.job.take(list(self._outcomes.new()), self.handle, progress)
         return state
 
+    def _count_silence(self) -> None:
+        """Only the time between polls that found the host counts: a lost link is no silence of the worker."""
+        now = time.monotonic()
+        self._silent_s += min(now - self._polled_at, MAX_SILENCE_STEP_S)
+        self._polled_at = now
+
+    def _end_if_silent(self) -> None:
+        """A worker that is frozen, or hangs with its GPU or disk, is ended; what it had in flight is asked again."""
+        patience_s = self.handle.silent_s
+        if not patience_s or self._silent_s < patience_s:
+            return
+        if self._kills > MAX_DEATHS:
+            raise HostError(
+                f"{self.job.labels.worker} is silent and cannot be ended", hint="end its process there, then resume"
+            )
+        log.get().warning("worker_silent", job=self.name, silent=f"{self._silent_s:.0f}s", note="ended and replaced")
+        self._kills, self._silent_s = self._kills + 1, 0.0
+        self.handle.kill()
+
     def _recover(self, state: State) -> None:
         """A worker ended before its work did: log why, create its folder again if that is gone, or give up."""
-        labels = self.job.labels
+        labels, self._kills = self.job.labels, 0
         self._deaths = self._deaths + 1 if self.job.ended == self._ended_at_death else 1
         self._ended_at_death = self.job.ended
         if self._deaths > MAX_DEATHS:

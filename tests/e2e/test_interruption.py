@@ -65,7 +65,11 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory, clips: Path, common: t
     file, run = write_prompts(folder / "prompts.json", clips / "wide.mp4", ITEMS), folder / "run"
     process = start(f"prompts={quoted(file)}", f"hydra.run.dir={quoted(run)}", *SLOW, *common, fresh=True)
     wait_for(lambda: len(journal_ids(run)) >= 2)
+    worker = worker_pid(run)
+    assert worker
+    os.kill(worker, signal.SIGSTOP)  # the first run lasts until the second start has ended
     second = program(f"resume={quoted(run)}")
+    os.kill(worker, signal.SIGCONT)
     process.interrupt()
     first = process.ended()
     ended_then = journal_ids(run)
@@ -180,3 +184,19 @@ def test_simultaneous_runs_get_separate_folders(tmp_path: Path, clips: Path, com
     ends = [process.ended() for process in starts]
     assert [end.code for end in ends] == [0, 0, 0, 0], [end.err for end in ends]
     assert len(list(tmp_path.glob("run*/results.json"))) == 4
+
+
+def test_frozen_worker_is_replaced(tmp_path: Path, clips: Path, common: tuple[str, ...]) -> None:
+    file, run = write_prompts(tmp_path / "prompts.json", clips / "wide.mp4", ITEMS), tmp_path / "run"
+    process = start(
+        f"prompts={quoted(file)}", f"hydra.run.dir={quoted(run)}", *SLOW, *common, "host.silent_s=5", fresh=True
+    )
+    wait_for(lambda: len(journal_ids(run)) >= 2)
+    frozen = worker_pid(run)
+    assert frozen
+    os.kill(frozen, signal.SIGSTOP)
+    end = process.ended()
+    assert end.code == 0, end.err
+    assert "worker_silent" in end.err or "worker silent" in end.err
+    assert not Path(f"/proc/{frozen}").exists()
+    assert Counter(journal_ids(run)) == Counter(item["id"] for item in plan_of(run)["items"])

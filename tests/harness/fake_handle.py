@@ -28,6 +28,7 @@ class FakeHandle:
     """Polls find one step after the other, and the last one again and again. calls: what was asked of it, but for polls."""
 
     poll_s = 0.0
+    silent_s = 0.0
     sent_bytes = 0
 
     def __init__(self, job: JobPaths, steps: Sequence[Step], *, survives_controller: bool = True) -> None:
@@ -38,6 +39,7 @@ class FakeHandle:
         self.cancelled = False
         self.closed_at_push: list[bool] = []
         self.on_stop: Callable[[], object] = lambda: None
+        self.on_kill: Callable[[], object] = lambda: None
 
     def poll(self) -> State:
         self.polls += 1
@@ -55,6 +57,10 @@ class FakeHandle:
     def push(self) -> None:
         self.calls.append("push")
         self.closed_at_push.append(self.job.closed.exists())
+
+    def kill(self) -> None:
+        self.calls.append("kill")
+        self.on_kill()
 
     def start(self) -> None:
         self.calls.append("start")

@@ -107,6 +107,24 @@ def test_dead_worker_is_restarted(folder: JobPaths) -> None:
     assert driver.taken == ["a", "b"]
 
 
+def test_silent_worker_is_ended_and_replaced(folder: JobPaths) -> None:
+    handle = FakeHandle(folder, [Step(ABSENT), Step(events=(Event("heartbeat", 1.0),)), Step()])
+    handle.silent_s = 0.05
+    handle.on_kill = lambda: setattr(handle, "steps", [FAILED, Step(results=("a",)), DONE])
+    driver = FakeDriver(folder, "a", handle)
+    supervise([driver], Quiet(), lambda supervisors: None)
+    assert driver.taken == ["a"]
+    assert handle.calls == [*START, "kill", "start", *END]
+
+
+def test_worker_that_cannot_be_ended_is_named(folder: JobPaths) -> None:
+    handle = FakeHandle(folder, [Step(ABSENT), Step()])
+    handle.silent_s = 0.01
+    with pytest.raises(HostError, match="silent and cannot be ended"):
+        supervise([FakeDriver(folder, "a", handle)], Quiet(), lambda supervisors: None)
+    assert handle.calls.count("kill") == MAX_DEATHS + 1
+
+
 def test_endless_deaths_are_given_up(folder: JobPaths) -> None:
     folder.log.write_text("starting\nthe disk is on fire\n")
     handle = FakeHandle(folder, [Step(ABSENT), FAILED])
