@@ -1,4 +1,5 @@
-"""A pytest plugin: CPU seconds of each test, with those of the processes that it started and waited for."""
+"""A pytest plugin: CPU seconds of each test, with those of the processes that it started and waited for, and what each process
+of pytest-xdist ran how long."""
 
 from __future__ import annotations
 
@@ -10,9 +11,12 @@ import pytest
 
 from .program import cpu_s
 
-SHOWN = 15
+SHOWN, LONGEST = 15, 8
 _per_test: defaultdict[str, float] = defaultdict(float)  # filled where the summary is printed
 _last = [0.0]
+_spans: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(
+    lambda: defaultdict(list)
+)  # by process and module
 
 
 def _used_s() -> float:
@@ -33,6 +37,8 @@ def pytest_runtest_makereport() -> Iterator[None]:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    process = getattr(getattr(report, "node", None), "gateway", None)
+    _spans[getattr(process, "id", "main")][report.nodeid.partition("::")[0]] += [report.start, report.stop]
     _per_test[report.nodeid] += sum(float(str(value)) for name, value in report.user_properties if name == "cpu_s")
 
 
@@ -45,3 +51,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for name, seconds in sorted(counts.items(), key=lambda pair: -pair[1])[: SHOWN if title == "tests" else None]:
             terminalreporter.write_line(f"{seconds:7.1f}  {name}")
     terminalreporter.write_line(f"{sum(per_module.values()):7.1f}  in all")
+    terminalreporter.section("From and to which second each process ran what took longest")
+    began = min((times[0] for spans in _spans.values() for times in spans.values()), default=0.0)
+    for process, spans in sorted(_spans.items()):
+        longest = sorted(spans.items(), key=lambda span: span[1][0] - span[1][-1])[:LONGEST]
+        for module, times in sorted(longest, key=lambda span: span[1][0]):
+            terminalreporter.write_line(f"{process:5} {times[0] - began:6.0f} {times[-1] - began:6.0f}  {module}")
