@@ -240,15 +240,13 @@ class _Stager:
 
     def _run(self, plan: Plan, missing: set[str], job: JobPaths, handle: JobHandle, progress: Progress) -> None:
         try:
-            began = time.monotonic()
-            for ready in staging.stage(plan, missing, job, Path(plan.settings.cache_dir) / "hints", self.stop):
-                progress.took("hints", began, ready[0])
-                began, sent = time.monotonic(), handle.sent_bytes
-                handle.push()
-                if handle.sent_bytes > sent:
-                    progress.took("sending", began, handle.sent_bytes - sent)
-                self._out.put(ready)
+            with _Pusher(handle, progress) as pusher:
                 began = time.monotonic()
+                for ready in staging.stage(plan, missing, job, Path(plan.settings.cache_dir) / "hints", self.stop):
+                    progress.took("hints", began, ready[0])
+                    pusher.wake()
+                    self._out.put(ready)
+                    began = time.monotonic()
         except BaseException as e:  # handed to the main thread, which raises it
             self._out.put(e)
 
@@ -267,3 +265,46 @@ class _Stager:
 
     def join(self) -> None:
         self._thread.join()
+
+
+class _Pusher:
+    """Pushes in a thread of its own, each time all that is staged by then: over a slow link, batches travel together."""
+
+    def __init__(self, handle: JobHandle, progress: Progress) -> None:
+        self._handle, self._progress = handle, progress
+        self._staged, self._ends = threading.Event(), False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="push")
+
+    def __enter__(self) -> _Pusher:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends = True
+        self._staged.set()
+        self._thread.join()
+        self._raise_error()
+
+    def wake(self) -> None:
+        """There is something new to push. Raises what went wrong before."""
+        self._raise_error()
+        self._staged.set()
+
+    def _raise_error(self) -> None:
+        if self._error:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            is_last = False
+            while not is_last:
+                self._staged.wait()
+                self._staged.clear()
+                is_last = self._ends  # looked up before the push, which takes all that was staged until then
+                began, sent = time.monotonic(), self._handle.sent_bytes
+                self._handle.push()
+                if self._handle.sent_bytes > sent:
+                    self._progress.took("sending", began, self._handle.sent_bytes - sent)
+        except BaseException as e:  # handed to the thread that stages
+            self._error = e
