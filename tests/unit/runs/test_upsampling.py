@@ -397,7 +397,7 @@ def test_failed_push_ends_the_staging() -> None:
         def push(self) -> None:
             raise HostError("the disk there is full")
 
-    with pytest.raises(HostError, match="full"), _Pusher(cast(JobHandle, Fails()), Quiet()) as pusher:
+    with pytest.raises(HostError, match="full"), _Pusher(cast(JobHandle, Fails()), Quiet()) as pusher:  # noqa: PT012
         for _ in range(1000):
             pusher.wake()
             time.sleep(0.01)
