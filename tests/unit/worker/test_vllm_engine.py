@@ -73,7 +73,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
     monkeypatch.chdir(tmp_path)
 
     def engine(command: Callable[[Server], tuple[str, ...] | None] = lambda server: None, **fields: Any) -> VllmEngine:
-        def argv(server: Server, port: int, version: str, *, cpu: bool) -> tuple[str, ...]:
+        def argv(server: Server, port: int, version: str, **given: object) -> tuple[str, ...]:
             return command(server) or (sys.executable, "-I", "-S", "-c", SERVER, str(port))
 
         monkeypatch.setattr(vllm, "vllm_argv", argv)
