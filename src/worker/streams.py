@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 
-LATE = 0.05  # of the time that a response takes: as much later it may be noticed that it is whole
+LATE = 0.02  # of the time that a response takes: as much later it may be noticed that it is whole
 LEAST_S, MOST_S = 0.002, 0.2  # between two looks
 READING = 0.1  # share of a core that reading may take before it looks less often
 PIECE = 1 << 16

@@ -138,9 +138,11 @@ class Window:
         if self._queue_since is None or seen.running > 1.02 * self._peak or seen.waiting < 0.9 * self._waited:
             self._queue_since, self._peak, self._waited = seen.at, seen.running, seen.waiting
         elif seen.at - self._queue_since >= QUEUE_S:
-            slots = round(seen.in_flight * seen.running / (seen.running + seen.waiting))  # ours, where others ask too
+            ours = round(seen.in_flight * seen.running / (seen.running + seen.waiting))  # where others ask too
+            slots = max(1, min(seen.running, ours))
             self._queue, self._queue_since = queue_of(slots), None
-            self._set(min(self.size, slots + self._queue), f"{slots} slots are full")
+            unnoticed = max(0, seen.in_flight - seen.running - seen.waiting)  # that have ended, or are on their way
+            self._set(min(self.size, slots + self._queue + min(unnoticed, self._queue)), f"{slots} slots are full")
             self._ramps = False
         return True
 
