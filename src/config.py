@@ -170,7 +170,7 @@ class EngineConf:
 
     name: EngineName = MISSING  # offline, vllm, endpoint or cosmos
     max_attempts: int = 3  # attempts per item before its original prompt is kept
-    in_flight: int = 0  # requests in flight; 0: chosen by the engine
+    in_flight: str = "auto"  # requests in flight: a number, or auto, found by what the server shows
     item_delay_s: float = 0.0  # offline only: wait before each answer, to rehearse a slow engine
     base_url: str = ""  # endpoint only: address of the server, including /v1
     api_key_env: str = ""  # endpoint only: NAME of the environment variable that holds the key

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..config import Config, HostKind, TaskName
 from ..errors import InputError
-from ..worker.protocol import EngineSettings, ModelSettings
+from ..worker.protocol import AUTO, EngineSettings, ModelSettings
 from . import observed_limits
 from .settings import HostSettings, ImageSettings, Settings
 
@@ -31,12 +31,18 @@ def image_settings(config: Config) -> ImageSettings:
     )
 
 
+def in_flight(config: Config) -> int:
+    """engine.in_flight as a number. Raises ValueError when it is none."""
+    given = config.engine.in_flight
+    return AUTO if given == "auto" else int(given)
+
+
 def plan_settings(config: Config) -> Settings:
     """What all items of a run share, with the limit that was observed of this engine."""
     engine, model = vars(config.engine), vars(config.model)
     settings = Settings(
         recipe=config.upsample.name,
-        engine=EngineSettings(**engine | {"name": config.engine.name.value}),
+        engine=EngineSettings(**engine | {"name": config.engine.name.value, "in_flight": in_flight(config)}),
         model=ModelSettings(**model | {"extra_args": tuple(config.model.extra_args)}),
         template=config.template.name,
         max_model_len=config.budget.max_model_len,

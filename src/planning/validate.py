@@ -60,12 +60,18 @@ def check_config(config: Config) -> None:
             "model.checkpoint: engine=cosmos needs the folder above nvidia/Cosmos-UpsamplePrompt1-12B-Transfer"
         )
     wrong += _wrong_host_or_image(config)
+    if config.engine.in_flight != "auto" and not _is_count(config.engine.in_flight):
+        wrong.append(f"engine.in_flight={config.engine.in_flight}: must be auto, or a number up to {MAX_IN_FLIGHT}")
     if config.checks.script not in ("", "latin"):
         wrong.append(f"checks.script={config.checks.script}: must be latin or empty")
     if not pixtral.tokenizer_file(config.model.tokenizer).is_file():
         wrong.append(f"model.tokenizer={config.model.tokenizer}: no such file here or in mistral-common")
     if wrong:
         raise InputError("the config cannot be used:\n" + "\n".join(f"  - {w}" for w in wrong))
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and int(text) <= MAX_IN_FLIGHT
 
 
 def _wrong_host_or_image(config: Config) -> list[str]:
@@ -102,12 +108,13 @@ def check_output(config: Config, tables: Collection[tuple[Path, str]]) -> None:
         arrow.require()
 
 
+MAX_IN_FLIGHT = 100_000  # 0, as runs of earlier versions have it, is auto
+
 # Field -> (lowest, highest) value that works; NaN is never within.
 _RANGES: dict[str, tuple[float, float]] = {
     "frames.fps": (0.01, 240),
     "sampling.temperature": (0, 10),
     "engine.max_attempts": (1, 100),
-    "engine.in_flight": (0, 100_000),
     "engine.item_delay_s": (0, 3600),
     "engine.start_timeout_s": (1, 1e6),
     "engine.request_timeout_s": (1, 1e6),

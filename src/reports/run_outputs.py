@@ -14,7 +14,7 @@ from .. import __version__, log
 from ..planning.plan import Plan
 from ..run_folder import RunPaths
 from ..timing.phases import Measured, WorkerLifetime, read_starts, worker_lifetimes
-from ..timing.run_facts import run_facts, timeline
+from ..timing.run_facts import WindowLine, run_facts, timeline, window_lines
 from ..worker.journal import read_records
 from ..worker.protocol import Event, Outcome
 from . import exports, results
@@ -83,6 +83,12 @@ def _changed_ns(path: Path) -> int:
     return path.stat().st_mtime_ns
 
 
+def windows_of(paths: RunPaths) -> tuple[tuple[WindowLine, ...], ...]:
+    """How many requests each worker of a run had in flight, where it found that out itself."""
+    traces = (window_lines(read_records(events, Event)) for events in sorted(paths.jobs.glob("*/events.jsonl")))
+    return tuple(trace for trace in traces if trace)
+
+
 def write_results(
     plan: Plan,
     outcomes: Mapping[str, Outcome],
@@ -116,6 +122,7 @@ def write_results(
             settings.max_output_tokens,
             ReportRows(plan, table, paths),
             tuple(timeline(start) for start in starts),
+            windows_of(paths),
         )
         write_report(report, paths.report)
     return Written(table, totals, exported)

@@ -55,9 +55,9 @@ def test_half_a_surrogate_pair_is_replaced(server: ScriptedServer, client: ChatC
 
 def test_connection_is_reused(server: ScriptedServer, client: ChatClient) -> None:
     client.ask(REQUEST)
-    connection = client._connection()
+    [connection] = client._idle
     client.ask(REQUEST)
-    assert client._connection() is connection
+    assert client._idle == [connection]
 
 
 @pytest.mark.parametrize(
