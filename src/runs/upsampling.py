@@ -122,8 +122,9 @@ def _run_jobs(
         note = "  ".join(f"{states[s]} {s}" for s in (UPSAMPLED, KEPT, FAILED) if states[s])
         progress.step("answers", len(journal.outcomes), asked, note)
         if detach and staged == total and not all(part.is_done for part in parts):
-            for supervisor in supervisors:
-                supervisor.submit()
+            for part, supervisor in zip(parts, supervisors, strict=True):
+                if not part.is_done:
+                    supervisor.submit()
             raise Detached("the workers run on")
 
     supervise(parts, progress, show)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,12 @@ from ..hosts.job_folder import JobPaths, JobStatus
 from ..hosts.job_handle import JobHandle, handle_of_plan
 from ..inference.generate import open_handles
 from ..planning.configure import host_settings
-from ..reports.rows import read_rows
 from ..run_folder import RunPaths, is_locked
 from ..runs.run_record import RunRecord, read_record
 from ..runs.run_state import RunState, Word, ended_ids, items_of, state_of, written_ids
 from ..runs.saved_run import jobs_of
 from ..text import printable, resume_command
-from ..worker.protocol import DONE, FAILED
+from ..worker.protocol import FAILED
 from . import Invocation
 
 LOG_LINES = 40
@@ -77,11 +75,10 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class _Status:
-    """A run with its jobs. unit: what `state` counts. note: why it is as it is."""
+    """A run with its jobs. note: why it is as it is."""
 
     state: RunState
     jobs: tuple[_Job, ...]
-    unit: str = "answered"
     note: str = ""
 
     @property
@@ -93,12 +90,12 @@ def _status(paths: RunPaths, record: RunRecord, invocation: Invocation) -> _Stat
     state = state_of(paths, record)
     if handles := open_handles(paths):  # upsampling is over then
         return _videos(paths, handles, invocation)
-    if not any(paths.jobs.glob("*/job.json")) or (state.word == "complete" and not invocation.config.log):
+    if not any(paths.jobs.glob("*/job.json")) or (
+        not invocation.config.log and (state.word == "complete" or state.unit == "videos")
+    ):
         status = _Status(state, ())
     else:
         status = _upsampling(paths, record, state, invocation)
-    if status.state.word == "complete" and paths.pipeline.exists():
-        return _pipeline(status, paths)
     failure = record.failure if status.state.word == "interrupted" else ""
     return replace(status, note=status.note or failure)
 
@@ -113,8 +110,10 @@ def _upsampling(paths: RunPaths, record: RunRecord, state: RunState, invocation:
         job, answered = _peeked(folder, handle_of_plan(part, folder), here >= len(part.distinct_ids), invocation)
         ended += max(0, answered - here)
         jobs.append(job)
+    if state.word == "complete" or state.unit == "videos":
+        return _Status(state, tuple(jobs))
     state = replace(state, done=items_of(ended, record))
-    if is_locked(paths) or state.word == "complete":
+    if is_locked(paths):
         return _Status(state, tuple(jobs))
     if any(job.is_running for job in jobs):
         note = f"on {plan.settings.host.name}, without a controller; resume reattaches to it"
@@ -153,19 +152,7 @@ def _videos(paths: RunPaths, handles: list[tuple[JobPaths, JobHandle]], invocati
         jobs.append(job)
         done, total = done + answered, total + len(folder.staged())
     running = is_locked(paths) or any(job.is_running for job in jobs)
-    return _Status(RunState("running" if running else "interrupted", done, total, {}), tuple(jobs), "videos")
-
-
-def _pipeline(status: _Status, paths: RunPaths) -> _Status:
-    """A run whose prompts are upsampled, by the videos that come after them."""
-    if not paths.inference_results.exists():
-        return replace(status, state=replace(status.state, word="interrupted"), note="its videos were not made yet")
-    states = Counter(str(row["state"]) for row in read_rows(paths.inference_results))
-    left, total = states["unfinished"], states.total()
-    known = {"upsampled": states[DONE], "failed": states[FAILED], "kept": states["skipped"]}
-    word: Word = "interrupted" if left else "complete"
-    state = RunState(word, total - left, total, {name: n for name, n in known.items() if n})
-    return replace(status, state=state, unit="videos")
+    return _Status(RunState("running" if running else "interrupted", done, total, {}, "videos"), tuple(jobs))
 
 
 def _as_json(status: _Status, paths: RunPaths, record: RunRecord) -> dict[str, Any]:
@@ -180,7 +167,7 @@ def _as_json(status: _Status, paths: RunPaths, record: RunRecord) -> dict[str, A
         "state": state.word,
         "done": state.done,
         "total": state.total,
-        "counts": status.unit,
+        "counts": state.unit,
         "states": dict(state.states),
         "note": status.note,
         "prompts": record.prompts,
@@ -197,7 +184,7 @@ def _print(status: _Status, paths: RunPaths, record: RunRecord, invocation: Invo
     facts.append(("host", record.host))
     for job in status.jobs:
         facts += [("job", job.paths.root.name), ("state", job.state), ("phase", job.phase), ("error", job.unreachable)]
-    facts.append((status.unit, f"{state.done:,} of {state.total:,}"))
+    facts.append((state.unit, f"{state.done:,} of {state.total:,}"))
     if state.is_open or (state.word == "running" and not is_locked(paths)):
         facts.append(("resume", resume_command(paths.root)))
     elif state.states.get(FAILED):

@@ -100,6 +100,35 @@ def test_recorded_end_needs_no_journal(paths: RunPaths, plan: Plan) -> None:
     assert (read_record(paths).name, read_record(paths).cost) == ("nightly", 1.5)
 
 
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        (None, "interrupted, 0 of 4"),
+        (["done", "done", "unfinished"], "interrupted, 2 of 3"),
+        (["done", "skipped", "failed"], "complete, 3 of 3: 1 skipped, 1 failed"),
+    ],
+)
+def test_pipeline_is_complete_with_its_videos(
+    paths: RunPaths, plan: Plan, states: list[str] | None, expected: str
+) -> None:
+    save_plan(plan, paths)
+    end_items(paths.journal, plan, ["upsampled"] * 3)
+    paths.pipeline.touch()
+    assert words(paths) == "interrupted, 3 of 4"
+    end_items(paths.journal, plan, ["upsampled"] * 4)
+    if states is not None:
+        paths.inference_results.write_text(json.dumps([{"state": state} for state in states]))
+    assert words(paths) == expected
+
+
+def test_measured_limits_are_complete(paths: RunPaths, plan: Plan) -> None:
+    save_plan(plan, paths)
+    paths.points.touch()
+    assert words(paths) == "planned, 0 of 4"
+    (paths.root / "matrix.json").touch()
+    assert words(paths) == "complete, 4 of 4"
+
+
 def test_damaged_journal_is_an_input_error(paths: RunPaths, plan: Plan) -> None:
     save_plan(plan, paths)
     paths.journal.write_text("nonsense\n")
