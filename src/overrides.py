@@ -48,6 +48,13 @@ def with_run_folders(arguments: list[str]) -> list[str]:
     return replaced
 
 
+def new_folders(arguments: list[str]) -> list[str]:
+    """The folders that a command line names for a new run or sweep, and that are not there yet."""
+    named = dict(map(split_override, arguments))
+    folders = [named.get("hydra.run.dir"), named.get("hydra.sweep.dir")]
+    return [folder for folder in folders if folder and not Path(folder).exists()]
+
+
 def why_not_resumable(arguments: list[str]) -> str | None:
     """Why a folder cannot be resumed, None when it can: checked before Hydra creates the folder that resume= names."""
     for argument in arguments:

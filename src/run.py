@@ -25,6 +25,7 @@ from .config import Config, ProgressMode
 from .errors import ExitCode
 from .overrides import (
     did_you_mean,
+    new_folders,
     quoted,
     resumed_sweep,
     unknown_fields,
@@ -32,7 +33,7 @@ from .overrides import (
     with_inherited,
     with_run_folders,
 )
-from .resolvers import is_new
+from .resolvers import created, is_new
 from .run_folder import discard_unused
 from .text import resume_command
 
@@ -112,6 +113,7 @@ def main() -> None:
             console.message(f"error: {reason}")
             sweep.codes.append(ExitCode.INPUT)
         else:
+            created.extend(new_folders(arguments))
             sys.argv[1:] = resumed_sweep(with_inherited(quoted(arguments)))
             _job()
     except KeyboardInterrupt:

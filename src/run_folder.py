@@ -230,10 +230,11 @@ _OF_THE_START = {".hydra", "log.jsonl", ".lock", SWEEP_RECORD, SWEEP_ENDS}
 
 
 def discard_unused(folder: Path) -> None:
-    """Remove a folder, and that of its day, in which nothing was started."""
+    """Remove a folder in which nothing was started, and that of its day in outputs/ if it was the only one."""
     try:
         if {path.name for path in folder.iterdir()} <= _OF_THE_START:
             shutil.rmtree(folder)
-            folder.parent.rmdir()
+            if OUTPUTS.absolute() in folder.absolute().parent.parents:
+                folder.parent.rmdir()
     except OSError:  # it is not there, or not the only one of its day
         return

@@ -123,14 +123,18 @@ def test_last_point_is_resumed_with_its_sweep(outputs: Path) -> None:
         (["notes.txt"], True),
     ],
 )
-def test_unused_folder_is_removed_with_its_day(tmp_path: Path, files: list[str], stays: bool) -> None:
-    run = tmp_path / "day" / "run"
+def test_unused_folder_is_removed_with_its_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], stays: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = Path("outputs/day/run")
     run.mkdir(parents=True)
     for name in files:
         (run / name).parent.mkdir(exist_ok=True)
         (run / name).touch()
     discard_unused(run)
-    assert run.exists() == (tmp_path / "day").exists() == stays
+    assert run.exists() == run.parent.exists() == stays
+    assert Path("outputs").exists()
 
 
 def test_other_runs_of_the_day_stay(tmp_path: Path) -> None:
@@ -139,3 +143,5 @@ def test_other_runs_of_the_day_stay(tmp_path: Path) -> None:
     discard_unused(tmp_path / "day" / "one")
     discard_unused(tmp_path / "day" / "nowhere")
     assert os.listdir(tmp_path / "day") == ["two"]
+    discard_unused(tmp_path / "day" / "two")
+    assert os.listdir(tmp_path / "day") == []  # it is somebody's own folder
