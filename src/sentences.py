@@ -15,6 +15,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "answers_taken_over": ("{items} answers that came in meanwhile are collected.",),
     "bug": ("This is a bug.",),
     "cancelling": ("Job {job} is being canceled; {note}.",),
+    "clip_cache_unusable": ("The cache of clips {file} cannot be used: {reason}.",),
     "commit_unknown": ("The version of this checkout is not known: {reason}.",),
     "control_ignored": ("{item}: a control is not used: {reason}.",),
     "detaching": ("Detaching from job {job}; {note}.",),
@@ -44,6 +45,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "phase": ("The worker is {name}.",),
     "prompts_taken_over": ("The {items} prompts of {run} are upsampled already.",),
     "results_damaged": ("{file} is left out: {reason}.",),
+    "results_not_written": ("Results were not written", ": {reason} {file}", "; {note}", "."),
     "run_failed": ("The run ended with exit code {exit_code}.",),
     "run_resumed": ("Resuming {run}; {note}.",),
     "same_request": ("The requests are the same as before; {note}.",),
@@ -51,6 +53,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "videos_taken_over": ("{videos} videos are there already.",),
     "waiting_for_requests_in_flight": ("Job {job} finishes its requests in flight.",),
     "worker_restarted": ("The worker of job {job} ended and is restarted: {ended}.",),
+    "worker_silent": ("The worker of job {job} gave no sign of life for {silent}: {note}.",),
 }
 _PROGRESS = ("{stage}: {done}", ", {rate}", ", {eta} left", ", {phase}", " ({so_far})")
 

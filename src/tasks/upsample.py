@@ -103,7 +103,8 @@ def _plan(invocation: Invocation, most: int | None, files: list[Path] | None) ->
         if config.task.name is not TaskName.pipeline:
             warn_ignored_overrides(invocation, "plan.json")
         log.get().info("run_resumed", run=str(paths.root), note="its plan.json decides; prompts are not read again")
-        record_more(paths, states={})
+        if config.retry is Retry.failed:
+            record_more(paths, states={})  # not as it ended before
         return read_plan(paths.plan)
     plan = resolve_with_progress(invocation, files)
     if most is None:
