@@ -20,6 +20,8 @@ class TaskName(Enum):
     spec = "spec"
     attach = "attach"
     status = "status"
+    runs = "runs"
+    report = "report"
     cancel = "cancel"
     clean = "clean"
     trust = "trust"
@@ -90,6 +92,11 @@ class ProgressMode(Enum):
     bars = "bars"
     lines = "lines"
     none = "none"
+
+
+class OutputFormat(Enum):
+    text = "text"
+    json = "json"
 
 
 class LogLevel(Enum):
@@ -352,9 +359,18 @@ class ReviewConf:
 
 
 @dataclass
+class NotifyConf:
+    """A message when a run ends or fails: a small JSON object, posted over HTTP."""
+
+    url: str = ""  # address to post it to; "": none
+    url_env: str = ""  # NAME of the environment variable that holds the address, for one that is a secret
+
+
+@dataclass
 class ConsoleConf:
     progress: ProgressMode = ProgressMode.auto  # auto: bars on a terminal, lines elsewhere
     level: LogLevel = LogLevel.info  # lowest level on the console; log.jsonl has everything
+    format: OutputFormat = OutputFormat.text  # json: one JSON document, for tasks status, plan, runs and doctor
     traceback: bool = False  # print tracebacks of unexpected errors; log.jsonl always has them
 
 
@@ -363,15 +379,19 @@ class Config:
     """The whole configuration; every node is a config group or a plain block below."""
 
     prompts: str = "examples/prompts.json"  # file, folder or glob with prompts
-    resume: str | None = None  # folder to resume: a run, a pipeline, a review, a limits run or a sweep
+    name: str = ""  # name of a new run, by which run= and resume= find it
+    resume: str | None = (
+        None  # folder (or name, or latest) to resume: a run, a pipeline, a review, a limits run or a sweep
+    )
     retry: Retry = Retry.none  # with resume=: failed upsamples the failed items again
-    run: str | None = None  # run folder for task=attach, status, cancel, pipeline and review
+    run: str | None = None  # folder (or name, or latest) for task=attach, status, report, cancel, pipeline and review
+    detach: bool = False  # start the job, and return while it runs
     job: str | None = None  # task=stage: job folder to create; task=collect: job folder to take results from
-    runs: list[str] = field(default_factory=list)  # task=compare: two run folders
+    runs: list[str] = field(default_factory=list)  # task=compare: two runs
     pair_by: PairBy = PairBy.input  # task=compare: items pair by name, prompt and video, or by name alone
     log: bool = False  # task=status: also print the end of the engine's log
     yes: bool = False  # task=clean and trust: confirm without a question
-    probe: bool = False  # task=doctor: also run one real prompt
+    probe: bool = False  # task=doctor: also send one real prompt
     then: bool = False  # task=spec: upsample the new specs, in the same run
     reuse: bool = False  # take answers already paid for in earlier runs from the cache
     aspect: str | None = None  # 16:9, 9:16, 4:3, 3:4 or 1:1 for upsample=category; null: found from each video
@@ -400,4 +420,5 @@ class Config:
     spec: SpecConf = field(default_factory=SpecConf)
     output: OutputConf = field(default_factory=OutputConf)
     review: ReviewConf = field(default_factory=ReviewConf)
+    notify: NotifyConf = field(default_factory=NotifyConf)
     console: ConsoleConf = field(default_factory=ConsoleConf)

@@ -11,9 +11,8 @@ from typing import cast, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 
 from .config import Config
+from .run_folder import LATEST, OUTPUTS, SWEEP_RECORD, named_run
 from .text import hydra_quoted
-
-SWEEP_RECORD = "multirun.yaml"  # what Hydra writes into the folder of a sweep
 
 
 def unknown_fields(raw: DictConfig, kind: type, prefix: str = "") -> list[str]:
@@ -28,14 +27,45 @@ def unknown_fields(raw: DictConfig, kind: type, prefix: str = "") -> list[str]:
     return found
 
 
+def with_run_folders(arguments: list[str]) -> list[str]:
+    """The command line with folders in place of `latest` and of runs' names, in resume=, run= and runs=[A,B]."""
+
+    def folder(value: str, resumes: bool) -> str:
+        is_name = value == LATEST or (value not in ("", "null") and not Path(value).is_dir())
+        found = named_run(value, resumes=resumes) if is_name else None
+        return str(found or value)
+
+    replaced = []
+    for argument in arguments:
+        key, value = split_override(argument)
+        if key == "runs":
+            parts = [part.strip() for part in value.strip("[]").split(",")]
+            runs = [part if part[:1] in "'\"" else folder(part, False) for part in parts]
+            argument = argument if runs == parts else f"runs=[{','.join(map(hydra_quoted, runs))}]"
+        elif key in ("resume", "run") and (found := folder(value, key == "resume")) != value:
+            argument = f"{key}={hydra_quoted(found)}"
+        replaced.append(argument)
+    return replaced
+
+
+def new_folders(arguments: list[str]) -> list[str]:
+    """The folders that a command line names for a new run or sweep, and that are not there yet."""
+    named = dict(map(split_override, arguments))
+    folders = [named.get("hydra.run.dir"), named.get("hydra.sweep.dir")]
+    return [folder for folder in folders if folder and not Path(folder).exists()]
+
+
 def why_not_resumable(arguments: list[str]) -> str | None:
     """Why a folder cannot be resumed, None when it can: checked before Hydra creates the folder that resume= names."""
     for argument in arguments:
         key, value = split_override(argument)
         if key not in ("resume", "run") or value in ("", "null") or (Path(value) / "plan.json").is_file():
             continue
+        if value == LATEST:
+            return f"{key}={value}: there is no run in {OUTPUTS}/ yet"
         if not Path(value).is_dir():
-            return f"{key}={value}: there is no such folder"
+            named = "" if "/" in value else ", and no run of that name in outputs/ (task=runs lists them)"
+            return f"{key}={value}: there is no such folder{named}"
         if key == "run" or not (Path(value) / SWEEP_RECORD).is_file():
             return f"{key}={value}: the folder has no plan.json, so no run was started in it; start a new one"
     return None

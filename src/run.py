@@ -23,7 +23,18 @@ from omegaconf.errors import OmegaConfBaseException
 from . import __version__, console, sweep
 from .config import Config, ProgressMode
 from .errors import ExitCode
-from .overrides import did_you_mean, quoted, resumed_sweep, unknown_fields, why_not_resumable, with_inherited
+from .overrides import (
+    did_you_mean,
+    new_folders,
+    quoted,
+    resumed_sweep,
+    unknown_fields,
+    why_not_resumable,
+    with_inherited,
+    with_run_folders,
+)
+from .resolvers import created, is_new
+from .run_folder import discard_unused
 from .text import resume_command
 
 if TYPE_CHECKING:
@@ -33,11 +44,14 @@ if TYPE_CHECKING:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def _job(raw: DictConfig) -> None:
     """One run. It leaves its exit code and raises nothing, so that a bad point does not stop a sweep."""
+    code = ExitCode.INTERRUPTED
     try:
-        sweep.record(_run(raw))
-    except KeyboardInterrupt:
-        sweep.record(ExitCode.INTERRUPTED)
-        raise
+        code = _run(raw)
+    finally:
+        sweep.record(code)
+        folder = HydraConfig.get().runtime.output_dir
+        if code in (ExitCode.OK, ExitCode.INPUT, ExitCode.INTERRUPTED) and is_new(folder):
+            discard_unused(Path(folder))
 
 
 def _run(raw: DictConfig) -> ExitCode:
@@ -77,11 +91,11 @@ def _run(raw: DictConfig) -> ExitCode:
 
 def _run_task(config: Config, root: Path, out: Console, err: Console) -> ExitCode:
     from .run_folder import RunPaths
-    from .tasks import Invocation, run_invocation
+    from .tasks import Invocation, ending
 
     command = shlex.join(["python", "-m", "src.run", *HydraConfig.get().overrides.task])
     in_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
-    return run_invocation(Invocation(config, RunPaths(console.relative(root)), command, out, err, in_sweep))
+    return ending.run(Invocation(config, RunPaths(console.relative(root)), command, out, err, in_sweep))
 
 
 def main() -> None:
@@ -94,11 +108,13 @@ def main() -> None:
         print(f"prompt upsampler {__version__}")
         sys.exit(0)
     try:
-        if reason := why_not_resumable(sys.argv[1:]):
+        arguments = with_run_folders(sys.argv[1:])
+        if reason := why_not_resumable(arguments):
             console.message(f"error: {reason}")
             sweep.codes.append(ExitCode.INPUT)
         else:
-            sys.argv[1:] = resumed_sweep(with_inherited(quoted(sys.argv[1:])))
+            created.extend(new_folders(arguments))
+            sys.argv[1:] = resumed_sweep(with_inherited(quoted(arguments)))
             _job()
     except KeyboardInterrupt:
         if folder := sweep.sent_from():
@@ -115,8 +131,10 @@ def main() -> None:
             raise
         else:
             sweep.codes.append(_refused(e))
+    code = sweep.exit_code()
+    sweep.discard_if_unused()
     sys.stdout.flush()
-    sys.exit(int(sweep.exit_code()))
+    sys.exit(int(code))
 
 
 # Where the part of Hydra's messages begins that is about Hydra.

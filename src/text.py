@@ -52,6 +52,14 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def age(seconds: float) -> str:
+    """How long ago something was, in one word."""
+    for unit, length_s in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= length_s:
+            return f"{seconds // length_s:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
 def precise_duration(seconds: float) -> str:
     """For what was measured, to the digit that was measured."""
     if seconds < 0.001:

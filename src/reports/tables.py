@@ -180,5 +180,10 @@ def print_end(
         console.print(f"  {count} {state}: {printable(reason)}", markup=False, highlight=False, soft_wrap=True)
     if len(reasons) > 10:
         console.print(f"  … and {len(reasons) - 10} more reasons in summary.csv", style="dim")
+    print_files(plan, paths, console, exported)
+
+
+def print_files(plan: Plan, paths: RunPaths, console: Console, exported: Sequence[Path] = ()) -> None:
+    """Where the results are."""
     for path in (*((paths.report,) if plan.settings.report else ()), paths.results, *exported):
         console.print(f"{path.name:<13} {path}", markup=False, highlight=False, soft_wrap=True)

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from .. import log
-from ..errors import HostError
+from ..errors import Detached, HostError
 from ..hosts.job_folder import JobPaths, open_job, open_jobs
 from ..hosts.job_handle import JobHandle, handle_of_plan
 from ..planning import observed_limits
@@ -40,10 +40,13 @@ LABELS = Labels(
 )
 
 
-def execute(plan: Plan, paths: RunPaths, progress: Progress, *, retry_failed: bool = False) -> Outcomes:
+def execute(
+    plan: Plan, paths: RunPaths, progress: Progress, *, retry_failed: bool = False, detach: bool = False
+) -> Outcomes:
     """Run the plan in its folder until every item has ended; the outcomes by item id.
 
-    retry_failed: items that failed before are asked again. Raises EngineError when the engine cannot be loaded, HostError
+    retry_failed: items that failed before are asked again. detach: raises Detached once everything is staged and every
+    worker runs; they run on, also on this machine. Raises EngineError when the engine cannot be loaded, HostError
     when a worker keeps dying; what ended before is in the journal. On KeyboardInterrupt the workers finish what they have
     in flight, that is written down, and the interrupt is raised again.
     """
@@ -57,19 +60,19 @@ def execute(plan: Plan, paths: RunPaths, progress: Progress, *, retry_failed: bo
         if failed and open_jobs(paths.jobs):  # a job that is not finished would end them again as before
             _run_missing(plan, paths, journal, progress)
         journal.reopen(failed)
-        _run_missing(plan, paths, journal, progress)
+        _run_missing(plan, paths, journal, progress, detach)
         return journal.outcomes
     finally:
         AnswerCache(Path(plan.settings.cache_dir)).put(journal.new_answers())
         journal.close()
 
 
-def _run_missing(plan: Plan, paths: RunPaths, journal: RunJournal, progress: Progress) -> None:
+def _run_missing(plan: Plan, paths: RunPaths, journal: RunJournal, progress: Progress, detach: bool = False) -> None:
     """Ask what has not ended, and bring jobs to their end that have ended everything."""
     if plan.settings.reuse:
         _reuse(plan, journal)
     parts = [_Answers(shard, paths, journal) for shard in shards(plan)]
-    _run_jobs([part for part in parts if part.missing], plan, journal, progress)
+    _run_jobs([part for part in parts if part.missing], plan, journal, progress, detach)
     for part in parts:
         if not part.missing and part.is_unfinished:  # the controller was killed between the last answer and the end
             try:
@@ -103,7 +106,9 @@ def absorb(job: JobPaths, journal: RunJournal) -> int:
     return len(journal.add(outcome for outcome in outcomes if outcome.state != REFUSED))
 
 
-def _run_jobs(parts: Sequence[_Answers], plan: Plan, journal: RunJournal, progress: Progress) -> None:
+def _run_jobs(
+    parts: Sequence[_Answers], plan: Plan, journal: RunJournal, progress: Progress, detach: bool = False
+) -> None:
     """Bring jobs to their end, side by side, as one: one journal, one progress."""
     started = time.monotonic()
     asked, states = len(plan.distinct_ids), journal.outcomes.states
@@ -116,6 +121,11 @@ def _run_jobs(parts: Sequence[_Answers], plan: Plan, journal: RunJournal, progre
         progress.step("hints", staged, total, sending)
         note = "  ".join(f"{states[s]} {s}" for s in (UPSAMPLED, KEPT, FAILED) if states[s])
         progress.step("answers", len(journal.outcomes), asked, note)
+        if detach and staged == total and not all(part.is_done for part in parts):
+            for part, supervisor in zip(parts, supervisors, strict=True):
+                if not part.is_done:
+                    supervisor.submit()
+            raise Detached("the workers run on")
 
     supervise(parts, progress, show)
 

@@ -133,10 +133,17 @@ def gpu_facts(plan: Plan, workers: Sequence[WorkerLifetime]) -> list[tuple[str, 
         return []
     seconds = each * sum(life.seconds for life in workers)
     facts = [("GPU time", f"{seconds:,.0f} GPU seconds ({each} per worker)")]
-    price = plan.settings.host.price_per_gpu_hour
-    if price:
-        facts.append(("Cost", f"{seconds / 3600 * price:.2f} at {price:g} per GPU hour"))
+    if cost := cost_of(plan, workers):
+        facts.append(("Cost", f"{cost:.2f} at {plan.settings.host.price_per_gpu_hour:g} per GPU hour"))
     return facts
+
+
+def cost_of(plan: Plan, workers: Sequence[WorkerLifetime]) -> float | None:
+    """What the GPUs of these workers cost, in the currency of host.price_per_gpu_hour; None where it is not known."""
+    each, price = gpus_of(plan), plan.settings.host.price_per_gpu_hour
+    if not (each and workers and price):
+        return None
+    return round(each * sum(life.seconds for life in workers) / 3600 * price, 6)
 
 
 def run_facts(
