@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..config import Config, HostKind, TaskName
 from ..errors import InputError
+from ..prompts.fields import Reading
 from ..worker.protocol import EngineSettings, ModelSettings
 from . import observed_limits
 from .settings import HostSettings, ImageSettings, Settings
@@ -29,6 +30,13 @@ def image_settings(config: Config) -> ImageSettings:
     return ImageSettings(
         **vars(config.image) | {"mounts": tuple(config.image.mounts), "env": tuple(config.image.env)},
     )
+
+
+def reading(config: Config) -> Reading:
+    """How prompt files are read. Specs of NVIDIA's examples name clips below its checkout, which may be the working folder."""
+    roots = (config.video.root,) if config.video.root else ()
+    checkouts = (config.inference.repository, ".") if config.inference.repository else (".",)
+    return Reading(config.columns.video, config.columns.prompt, roots, checkouts)
 
 
 def plan_settings(config: Config) -> Settings:

@@ -72,9 +72,10 @@ def verdict_of(item: PlanItem) -> tuple[str, str]:
         return item.problem, "red"
     if item.problem:
         return f"from the text only: {item.problem}", "yellow"
+    note = f"; {item.note}" if item.note else ""
     if item.shrunk_from:
-        return f"fits, shrunk from {item.shrunk_from}", "yellow"
-    return "fits", "green"
+        return f"fits, shrunk from {item.shrunk_from}{note}", "yellow"
+    return f"fits{note}", "green"
 
 
 def _old_estimate(item: PlanItem, limit: int) -> str:
@@ -101,6 +102,8 @@ def advice(plan: Plan) -> list[str]:
         )
     if sums.refused:
         lines.append(f"{sums.refused} cannot be served: {_names(sums.refused_names, sums.refused)}.")
+    if plan.unused_fields:
+        lines.append(f"Fields that upsampling does not use: {', '.join(plan.unused_fields)}.")
     if larger := _larger_hint(plan):
         lines.append(f"Your budget would allow {larger}: upsample=best_fit")
     if not sums.shrunk and sums.longest_with_hint is not None:

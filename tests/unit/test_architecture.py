@@ -71,6 +71,7 @@ HOMES = {
     "fabric": {"hosts.ssh"},
     "paramiko": {"hosts.ssh", "hosts.known_hosts"},
     "tenacity": {"hosts.host_job"},
+    "openpyxl": {"prompts.tables"},
     "pyarrow": {"prompts.arrow", "reports.arrow"},
     "vllm": set(),
     "moviepy": {"limits.calibration_clip"},
