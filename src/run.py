@@ -23,7 +23,15 @@ from omegaconf.errors import OmegaConfBaseException
 from . import __version__, console, sweep
 from .config import Config, ProgressMode
 from .errors import ExitCode
-from .overrides import did_you_mean, quoted, resumed_sweep, unknown_fields, why_not_resumable, with_inherited
+from .overrides import (
+    did_you_mean,
+    flags_first,
+    quoted,
+    resumed_sweep,
+    unknown_fields,
+    why_not_resumable,
+    with_inherited,
+)
 from .text import resume_command
 
 if TYPE_CHECKING:
@@ -51,6 +59,7 @@ def _run(raw: DictConfig) -> ExitCode:
         console.message(f"error: the config has no field {', '.join(unknown)}")
         return ExitCode.INPUT
     hydra_config = HydraConfig.get()
+    os.chdir(hydra_config.runtime.cwd)  # also with hydra.job.chdir: paths are those of the folder of the command
     if sweep.is_elsewhere(hydra_config) and config.console.progress is ProgressMode.auto:
         config.console.progress = ProgressMode.lines  # bars of several processes would paint over one another
     root = Path(hydra_config.runtime.output_dir)
@@ -86,6 +95,7 @@ def _run_task(config: Config, root: Path, out: Console, err: Console) -> ExitCod
 
 def main() -> None:
     """Run, and end with the highest exit code of all jobs."""
+    console.accept_any_terminal()
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, in place of printing them
     # systemd, Slurm and Docker end a program so, and mean what Ctrl-C means.
@@ -98,7 +108,7 @@ def main() -> None:
             console.message(f"error: {reason}")
             sweep.codes.append(ExitCode.INPUT)
         else:
-            sys.argv[1:] = resumed_sweep(with_inherited(quoted(sys.argv[1:])))
+            sys.argv[1:] = resumed_sweep(with_inherited(quoted(flags_first(sys.argv[1:]))))
             _job()
     except KeyboardInterrupt:
         if folder := sweep.sent_from():
@@ -107,6 +117,8 @@ def main() -> None:
                 f"  {resume_command(folder)}"
             )
         sweep.codes.append(ExitCode.INTERRUPTED)
+    except BrokenPipeError:  # `| head` has seen enough
+        pass
     except Exception as e:
         if isinstance(e, OSError) and not isinstance(e, HydraException):
             console.message(f"error: {e.filename or ''}: {e.strerror or e}")
@@ -115,7 +127,7 @@ def main() -> None:
             raise
         else:
             sweep.codes.append(_refused(e))
-    sys.stdout.flush()
+    console.flush()
     sys.exit(int(sweep.exit_code()))
 
 
@@ -131,13 +143,13 @@ def _refused(error: Exception) -> ExitCode:
             "are in their folders"
         )
         return ExitCode.BUG
-    hint = did_you_mean(str(error)) or "the config was rejected and nothing was started; --help lists what there is"
-    if isinstance(error, MissingConfigException) and (error.missing_cfg_file or "").startswith("hydra/launcher/"):
-        hint = "launchers are an extra: pip install hydra-joblib-launcher hydra-submitit-launcher"
     text = _ABOUT_HYDRA.split(str(error))[0].rstrip(".")
     cause = str(error.__cause__ or "").split("\n")[0]  # of a wrong value: which values there are
     if cause and cause not in text:
         text += f": {cause}"
+    hint = did_you_mean(text) or "the config was rejected and nothing was started; --help lists what there is"
+    if isinstance(error, MissingConfigException) and (error.missing_cfg_file or "").startswith("hydra/launcher/"):
+        hint = "launchers are an extra: pip install hydra-joblib-launcher hydra-submitit-launcher"
     console.message(f"error: {text}\n  → {hint}")
     return ExitCode.INPUT
 

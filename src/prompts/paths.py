@@ -38,6 +38,8 @@ def find_file(
             found = Path(os.path.abspath(Path(base).expanduser() / expanded(spelling)))
             if os.path.exists(found):
                 return found, note or ("" if base is bases[0] else f"clip found in {base}")
+    if written[:5].casefold() == "file:":
+        return Path(os.path.abspath(folder / unquote(urlsplit(written).path))), ""
     if _SCHEME.match(written):
         return Path(written), ""  # an address is no path below a folder
     return Path(os.path.abspath(folder / expanded(written))), ""
