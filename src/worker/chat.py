@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import http.client
 import json
-import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 
 from .engines.engine import Answer, ItemFailed, Refused, Request, Unavailable
 from .lifecycle import LoadFailed
+from .network import Connection
 from .refusals import classify, counted_tokens, message_of, named_limit
 
 # ----------------------------------------------------------------------------------------------------------- engines
@@ -96,10 +96,7 @@ class ChatClient:
     def _connection(self) -> http.client.HTTPConnection:
         connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
         if connection is None:
-            kind = http.client.HTTPSConnection if self.base.scheme == "https" else http.client.HTTPConnection
-            connection = self._local.connection = kind(self.base.hostname or "", self.base.port, timeout=self.timeout_s)
-            connection.connect()
-            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = self._local.connection = Connection(self.base, self.timeout_s)
         return connection
 
     def _drop(self) -> None:
@@ -122,10 +119,9 @@ def _read_stream(response: http.client.HTTPResponse, started: float) -> Answer:
             response.read()
             if finish == "abort":  # from a server that is being stopped, for an answer it did not finish
                 raise Unavailable("the server aborted the request", None)
-            if "prompt_tokens" not in usage:
-                raise ItemFailed("the server reports no usage.prompt_tokens, so the plan cannot be checked")
             text = "".join(parts).encode("utf-8", "replace").decode()  # half a surrogate pair is no text
-            return Answer(text, finish, usage["prompt_tokens"], usage.get("completion_tokens"), first_token_s, queue_s)
+            counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
+            return Answer(text, finish, *counts, first_token_s, queue_s)
         event = json.loads(data)
         if "error" in event:
             raise Unavailable(message_of(data.decode("utf-8", "replace")), None)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .answers import received
 from .checks import SeenAnswers, failed_check
 from .engines import make_engine
 from .engines.engine import Answer, Engine, ItemFailed, ItemKept, Picture, Refused, Request
@@ -54,6 +55,7 @@ class _Tried:
     refusal: str = ""
     counted: int | None = None
     limit: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Worker:
@@ -230,9 +232,9 @@ class Worker:
         tried.pictures = self._read_pictures(item)
         max_tokens = item.max_tokens
         for n in range(self.job.engine.max_attempts):
-            answer = self.engine.answer(Request(item, tried.pictures, item.seed + n, max_tokens))
+            tried.answer = self.engine.answer(Request(item, tried.pictures, item.seed + n, max_tokens))
+            answer, tried.notes = received(tried.answer, item, self.engine.name)
             tried.answer = answer
-            _check_tokens(item, answer)
             wrong = failed_check(answer, item, self.job.checks) or self._seen.failed_check(
                 answer.text, item.id, item.input_hash
             )
@@ -252,7 +254,7 @@ class Worker:
             state=tried.state,
             reason=tried.reason,
             text=answer.text if answer and tried.state == UPSAMPLED else None,
-            note=item.note,
+            note="; ".join(note for note in (item.note, *tried.notes) if note),
             attempts=tuple(tried.attempts),
             engine=EngineUsed(engine.name, engine.version, tuple(engine.fallbacks)),
             tokens=TokenCounts(item.predicted, measured, answer.output_tokens if answer else None),
@@ -276,15 +278,6 @@ class Worker:
             if re.fullmatch("[0-9a-f]{64}", named) and named != picture.sha256:
                 raise ItemFailed(f"frame {name} is damaged: its content does not match the hash in its name")
         return pictures
-
-
-def _check_tokens(item: Item, answer: Answer) -> None:
-    """The plan is the truth: an engine that counted otherwise did not get what was planned."""
-    if None not in (item.predicted, answer.prompt_tokens) and item.predicted != answer.prompt_tokens:
-        raise ItemFailed(
-            f"the engine counted {answer.prompt_tokens} prompt tokens, the plan {item.predicted}: "
-            "its input is not what was planned"
-        )
 
 
 def fallback_state(prompt: str) -> str:
