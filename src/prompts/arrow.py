@@ -105,7 +105,9 @@ def _batches(file: Path, kind: str, text_fields: Collection[str], reading: Readi
     with open(file, "rb") as f:
         if kind == "parquet":
             with parquet.ParquetFile(f, pre_buffer=False) as table:
+                kinds = {field.name: field.type for field in table.schema_arrow}
                 names = _columns(table.schema_arrow, text_fields, reading)
+                names = [name if _json_can_hold(kinds[name]) else f"{name}.path" for name in names]
                 yield from table.iter_batches(ROWS_AT_A_TIME, columns=names, use_threads=False)
             return
         in_blocks = f.read(6) == b"ARROW1"
@@ -136,10 +138,10 @@ def _columns(schema: pa.Schema, text_fields: Collection[str], reading: Reading) 
     for field in schema:
         if field.name in text_fields and not (_is_text(field.type) or pa.types.is_null(field.type)):
             raise Unreadable(f"column {field.name}: is {field.type}, not text")
-    held = [field.name for field in schema if _json_can_hold(field.type)]
-    clips = [name for name in schema.names if (role := reading.role_of(name)) and role[0] == "video"]
-    if clips and not {*clips} & {*held}:
-        raise Unreadable(f"column {clips[0]}: is {schema.field(clips[0]).type}; clips are read from paths, as text")
+    clips = {name for name in schema.names if (role := reading.role_of(name)) and role[0] == "video"}
+    held = [f.name for f in schema if _json_can_hold(f.type) or (f.name in clips and _has_path(f.type))]
+    if clips and not clips & {*held}:
+        raise Unreadable(f"column {min(clips)}: is {schema.field(min(clips)).type}; clips are read from paths, as text")
     return held
 
 
@@ -149,6 +151,13 @@ def _is_text(kind: pa.DataType) -> bool:
     if types.is_dictionary(kind):
         return _is_text(kind.value_type)
     return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def _has_path(kind: pa.DataType) -> bool:
+    """Whether values are files of Hugging Face's datasets, which have a path beside their bytes."""
+    from pyarrow import types
+
+    return bool(types.is_struct(kind) and any(field.name == "path" and _is_text(field.type) for field in kind))
 
 
 def _json_can_hold(kind: pa.DataType) -> bool:
@@ -168,5 +177,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: _plain(inner) for key, inner in value.items() if not isinstance(inner, bytes)}
     return [_plain(inner) for inner in value] if isinstance(value, list) else value

@@ -152,7 +152,7 @@ def looks_like_clip(text: str) -> bool:
 
 def unused_fields(raw: Mapping[str, Any], found: Found) -> Iterator[str]:
     """The fields of an item that upsampling does not look at."""
-    known = (found.name, found.prompt, found.prompt_file, found.video, *TEXT_FIELDS, *OBJECT_FIELDS, "is_upsampled")
+    known = (found.name, found.prompt, found.prompt_file, found.video, *TEXT_FIELDS[2:], *OBJECT_FIELDS, "is_upsampled")
     clip = raw[found.video] if found.video else None
     return (name for name, value in raw.items() if name not in known and not (name in VIDEO_FIELDS and value == clip))
 

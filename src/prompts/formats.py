@@ -309,6 +309,7 @@ def _unpacked(raw: Any, shape: str) -> tuple[str, Any]:
 
 def _loads(text: str, line: int = 1) -> Any:
     """The JSON value of a text that starts in this line, or a BadItem with what is wrong."""
+    text = text.rstrip()
     start = next(itertools.chain((n for n, c in enumerate(text) if not (c.isspace() or c == "\ufeff")), [len(text)]))
     try:
         value, end, wrong = _Decoder().decode(text, start)
