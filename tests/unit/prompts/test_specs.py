@@ -160,7 +160,7 @@ def test_problems_of_all_files_are_listed(write: Write) -> None:
         "1.json, item 1, video_path",
         "1.json, item 3, prompt",
         "1.json:1:85",
-        "2.jsonl:2:12",
+        "2.jsonl:2:11",
         "2.jsonl, line 4, the whole item",
         "2.jsonl",
         "3.json",
