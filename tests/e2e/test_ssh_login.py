@@ -92,7 +92,7 @@ def test_included_configuration_counts(tmp_path: Path, gate_and_box: tuple[Sshd,
 @pytest.mark.usefixtures("home")
 def test_configuration_that_ssh_refuses_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "home" / ".ssh" / "config").write_text("Host box\n NoSuchDirective yes\n")
-    with pytest.raises(HostError, match="(?i)nosuchdirective"), SshHost(settings(tmp_path)) as host:
+    with pytest.raises(HostError, match=r"(?i)nosuchdirective"), SshHost(settings(tmp_path)) as host:
         host.run(("true",))
 
 
