@@ -75,6 +75,7 @@ class Export(Enum):
     dataset = "dataset"
     openai = "openai"
     cosmos3 = "cosmos3"
+    txt = "txt"
 
 
 class Retry(Enum):
@@ -306,7 +307,16 @@ class InferenceConf:
 
 
 @dataclass
+class ColumnsConf:
+    """Fields of prompt files whose names are not recognized (docs/formats.md)."""
+
+    prompt: str = ""  # field that holds the prompt; "": recognized by its name
+    video: str = ""  # field that names the clip; "": recognized by its name
+
+
+@dataclass
 class VideoConf:
+    root: str = ""  # folder in which clips are looked for that are not where the prompt file says
     on_bad_video: BadVideo = BadVideo.keep  # keep the original prompt, or upsample it from its text only
     max_bytes: int = 20_000_000_000  # larger files are refused unread
     max_pixels: int = 8192 * 8192  # larger pictures are refused (Pillow warns at 89 megapixels)
@@ -338,7 +348,7 @@ class OutputConf:
     report: bool = True  # write report.html
     exports: list[Export] = field(
         default_factory=list
-    )  # also results.parquet, dataset/, openai_batch.jsonl, cosmos3.jsonl
+    )  # also results.parquet, dataset/, openai_batch.jsonl, cosmos3.jsonl, txt/
 
 
 class Verdict(Enum):
@@ -415,6 +425,7 @@ class Config:
     limits: LimitsConf = field(default_factory=LimitsConf)
     inference: InferenceConf = field(default_factory=InferenceConf)
     pipeline: PipelineConf = field(default_factory=PipelineConf)
+    columns: ColumnsConf = field(default_factory=ColumnsConf)
     video: VideoConf = field(default_factory=VideoConf)
     hints: HintsConf = field(default_factory=HintsConf)
     spec: SpecConf = field(default_factory=SpecConf)

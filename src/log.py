@@ -36,7 +36,10 @@ class _Tee:
             self.file.write(json.dumps(line | ({"traceback": trace} if trace else {}), default=str) + "\n")
             self.file.flush()
         if LEVELS.get(level, 20) >= self.least:
-            self.console.print(_line(level, event), markup=False, highlight=False, soft_wrap=True, style=_STYLE[level])
+            in_file = not self.console.is_terminal
+            self.console.print(
+                _line(level, event), markup=False, highlight=False, soft_wrap=in_file, style=_STYLE[level]
+            )
         raise structlog.DropEvent
 
 

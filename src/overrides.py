@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterable, Iterator
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import cast, get_type_hints
@@ -86,6 +87,12 @@ def resumed_sweep(arguments: list[str]) -> list[str]:
     return ["--multirun", *kept, *new, f"hydra.sweep.dir={hydra_quoted(folder)}"]
 
 
+def flags_first(arguments: list[str]) -> list[str]:
+    """The command line with --multirun before the overrides: between two of them, Hydra's parser does not know it."""
+    flags = [argument for argument in arguments if argument in ("--multirun", "-m")]
+    return [*flags, *(argument for argument in arguments if argument not in flags)]
+
+
 def quoted(arguments: list[str]) -> list[str]:
     """Overrides whose values have characters that Hydra's grammar reserves, with the quotes that it needs.
 
@@ -147,15 +154,26 @@ def with_inherited(arguments: list[str]) -> list[str]:
 
 
 def did_you_mean(error: str) -> str:
-    """For a name that the config does not have: the names that look like it, "" where there is none."""
-    import difflib
-
+    """For a name or a value that the config does not have: those that look like it, "" where there is none."""
+    if ambiguous := re.search(r"Ambiguous value for argument '([^=']+)=(.*)'\n", error):
+        text = shlex.quote(f"{ambiguous[1]}={hydra_quoted(ambiguous[2])}")
+        return f"a text with a comma is quoted twice, once for the shell and once for Hydra: {text}"
+    if option := re.search(r"Could not find '([^']+)/([^'/]+)'", error):
+        return _near(option[2], re.findall(r"^\t(\S+)$", error, re.MULTILINE), f"{option[1]}=")
+    if value := re.search(r"(\S+=)\S*: Invalid value '([^']*)', expected one of \[([^]]*)\]", error):
+        return _near(value[2], value[3].split(", "), value[1])
     if not (found := re.search(r"Could not override '([^']+)'", error)):
         return ""
-    name = found[1]
-    known = [*_names(Config), "hydra.run.dir", "hydra.sweep.dir"]
-    near = difflib.get_close_matches(name, known, n=2, cutoff=0.7)
-    return f"did you mean {' or '.join(near)}?" if near else ""
+    return _near(found[1], [*_names(Config), "hydra.run.dir", "hydra.sweep.dir"], cutoff=0.7)
+
+
+def _near(name: str, known: Iterable[str], before: str = "", cutoff: float = 0.6) -> str:
+    """The question whether one of the known names was meant, without regard to case, hyphens and underscores."""
+    import difflib
+
+    plain = {re.sub(r"[-_\s]", "", other.casefold()): other for other in known}
+    near = difflib.get_close_matches(re.sub(r"[-_\s]", "", name.casefold()), plain, n=2, cutoff=cutoff)
+    return f"did you mean {' or '.join(before + plain[n] for n in near)}?" if near else ""
 
 
 def _names(kind: type, prefix: str = "") -> Iterator[str]:

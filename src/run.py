@@ -25,6 +25,7 @@ from .config import Config, ProgressMode
 from .errors import ExitCode
 from .overrides import (
     did_you_mean,
+    flags_first,
     new_folders,
     quoted,
     resumed_sweep,
@@ -65,6 +66,7 @@ def _run(raw: DictConfig) -> ExitCode:
         console.message(f"error: the config has no field {', '.join(unknown)}")
         return ExitCode.INPUT
     hydra_config = HydraConfig.get()
+    os.chdir(hydra_config.runtime.cwd)  # also with hydra.job.chdir: paths are those of the folder of the command
     if sweep.is_elsewhere(hydra_config) and config.console.progress is ProgressMode.auto:
         config.console.progress = ProgressMode.lines  # bars of several processes would paint over one another
     root = Path(hydra_config.runtime.output_dir)
@@ -100,6 +102,7 @@ def _run_task(config: Config, root: Path, out: Console, err: Console) -> ExitCod
 
 def main() -> None:
     """Run, and end with the highest exit code of all jobs."""
+    console.accept_any_terminal()
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, in place of printing them
     # systemd, Slurm and Docker end a program so, and mean what Ctrl-C means.
@@ -114,7 +117,7 @@ def main() -> None:
             sweep.codes.append(ExitCode.INPUT)
         else:
             created.extend(new_folders(arguments))
-            sys.argv[1:] = resumed_sweep(with_inherited(quoted(arguments)))
+            sys.argv[1:] = resumed_sweep(with_inherited(quoted(flags_first(arguments))))
             _job()
     except KeyboardInterrupt:
         if folder := sweep.sent_from():
@@ -123,6 +126,8 @@ def main() -> None:
                 f"  {resume_command(folder)}"
             )
         sweep.codes.append(ExitCode.INTERRUPTED)
+    except BrokenPipeError:  # `| head` has seen enough
+        pass
     except Exception as e:
         if isinstance(e, OSError) and not isinstance(e, HydraException):
             console.message(f"error: {e.filename or ''}: {e.strerror or e}")
@@ -133,7 +138,7 @@ def main() -> None:
             sweep.codes.append(_refused(e))
     code = sweep.exit_code()
     sweep.discard_if_unused()
-    sys.stdout.flush()
+    console.flush()
     sys.exit(int(code))
 
 
@@ -149,13 +154,13 @@ def _refused(error: Exception) -> ExitCode:
             "are in their folders"
         )
         return ExitCode.BUG
-    hint = did_you_mean(str(error)) or "the config was rejected and nothing was started; --help lists what there is"
-    if isinstance(error, MissingConfigException) and (error.missing_cfg_file or "").startswith("hydra/launcher/"):
-        hint = "launchers are an extra: pip install hydra-joblib-launcher hydra-submitit-launcher"
     text = _ABOUT_HYDRA.split(str(error))[0].rstrip(".")
     cause = str(error.__cause__ or "").split("\n")[0]  # of a wrong value: which values there are
     if cause and cause not in text:
         text += f": {cause}"
+    hint = did_you_mean(text) or "the config was rejected and nothing was started; --help lists what there is"
+    if isinstance(error, MissingConfigException) and (error.missing_cfg_file or "").startswith("hydra/launcher/"):
+        hint = "launchers are an extra: pip install hydra-joblib-launcher hydra-submitit-launcher"
     console.message(f"error: {text}\n  → {hint}")
     return ExitCode.INPUT
 

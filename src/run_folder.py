@@ -138,6 +138,10 @@ class RunPaths:
         return self.root / "cosmos3.jsonl"
 
     @property
+    def texts(self) -> Path:
+        return self.root / "txt"
+
+    @property
     def results(self) -> Path:
         return self.root / "results.json"
 

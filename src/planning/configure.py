@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..config import Config, HostKind, TaskName
 from ..errors import InputError
+from ..prompts.fields import Reading
 from ..worker.protocol import AUTO, EngineSettings, ModelSettings
 from . import observed_limits
 from .settings import HostSettings, ImageSettings, Settings
@@ -35,6 +36,13 @@ def in_flight(config: Config) -> int:
     """engine.in_flight as a number. Raises ValueError when it is none."""
     given = config.engine.in_flight
     return AUTO if given == "auto" else int(given)
+
+
+def reading(config: Config) -> Reading:
+    """How prompt files are read. Specs of NVIDIA's examples name clips below its checkout, which may be the working folder."""
+    roots = (config.video.root,) if config.video.root else ()
+    checkouts = (config.inference.repository, ".") if config.inference.repository else (".",)
+    return Reading(config.columns.video, config.columns.prompt, roots, checkouts)
 
 
 def plan_settings(config: Config) -> Settings:

@@ -96,12 +96,12 @@ def _wrong_host_or_image(config: Config) -> list[str]:
     return wrong
 
 
-def check_output(config: Config, tables: Collection[tuple[Path, str]]) -> None:
-    """Reject output options that could not be written in the end. tables: prompt files that are Parquet or Arrow, with which."""
+def check_output(config: Config, shapes: Collection[tuple[Path, str]]) -> None:
+    """Reject output options that could not be written in the end. shapes: prompt files that are not UPDATABLE, with theirs."""
     if config.output.specs is SpecOutput.in_place:
-        for file, kind in sorted(tables):
+        for file, shape in sorted(shapes):
             raise InputError(
-                f"output.specs=in_place: {file} is {kind.capitalize()}, which cannot be updated in place",
+                f"output.specs=in_place: {file} is {_SHAPES.get(shape, shape.capitalize())}, which cannot be updated in place",
                 hint="output.specs=beside leaves updated specs in the run folder",
             )
     if {Export.parquet, Export.dataset} & set(config.output.exports):
@@ -109,6 +109,13 @@ def check_output(config: Config, tables: Collection[tuple[Path, str]]) -> None:
 
 
 MAX_IN_FLIGHT = 100_000  # 0, as runs of earlier versions have it, is auto
+UPDATABLE = ("list", "object", "lines", "csv")  # shapes of prompt files that output.specs=in_place can write
+_SHAPES = {
+    "text": "one prompt per line",
+    "xlsx": "a workbook",
+    "nested": "an object with items inside it",
+    "requests": "a list of requests",
+}
 
 # Field -> (lowest, highest) value that works; NaN is never within.
 _RANGES: dict[str, tuple[float, float]] = {

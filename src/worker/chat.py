@@ -8,13 +8,13 @@ import http.client
 import json
 import re
 import socket
-import ssl
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from .engines.engine import Answer, ItemFailed, Refused, Request, Unavailable
 from .lifecycle import LoadFailed
+from .network import Connection, open_socket, proxy_headers, target
 from .refusals import classify, counted_tokens, message_of, named_limit
 from .signals import Signals
 from .streams import Reader, Response
@@ -63,12 +63,13 @@ class ChatClient:
     ) -> None:
         self.base, self.model, self.timeout_s, self.temperature = urlsplit(base_url), model, timeout_s, temperature
         self.headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        lines = (f"{name}: {value}\r\n" for name, value in self.headers.items())
-        self._head = f"POST {self.base.path}/chat/completions HTTP/1.1\r\nHost: {self.base.netloc}\r\n{''.join(lines)}"
+        via_proxy = proxy_headers(self.base) if self.base.scheme == "http" else {}
+        lines = (f"{name}: {value}\r\n" for name, value in {**self.headers, **via_proxy}.items())
+        path = target(self.base, f"{self.base.path}/chat/completions")
+        self._head = f"POST {path} HTTP/1.1\r\nHost: {self.base.netloc}\r\n{''.join(lines)}"
         self.signals = signals or Signals(self.metrics_page)
         self._reader = Reader()
         self._idle: list[socket.socket] = []  # connections; appending and popping are atomic
-        self._tls = ssl.create_default_context() if self.base.scheme == "https" else None
 
     def ask(self, request: Request) -> Answer:
         """Send one request and wait for its whole answer.
@@ -86,8 +87,7 @@ class ChatClient:
 
     def get(self, path: str, timeout_s: float | None = None) -> tuple[int, bytes]:
         """A response to GET, over a connection of its own."""
-        kind = http.client.HTTPSConnection if self._tls else http.client.HTTPConnection
-        connection = kind(self.base.hostname or "", self.base.port, timeout=timeout_s or self.timeout_s)
+        connection = Connection(self.base, timeout_s or self.timeout_s)
         with contextlib.closing(connection):
             connection.request("GET", path, headers=self.headers)
             response = connection.getresponse()
@@ -154,11 +154,8 @@ class ChatClient:
             raise response.error
 
     def _connect(self) -> socket.socket:
-        host, port = self.base.hostname or "", self.base.port or (443 if self._tls else 80)
         try:
-            connection = socket.create_connection((host, port), self.timeout_s)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return self._tls.wrap_socket(connection, server_hostname=host) if self._tls else connection
+            return open_socket(self.base, self.timeout_s)
         except OSError as e:
             raise NotConnected(f"{self.base.geturl()} cannot be reached: {e}") from e
 
@@ -197,10 +194,9 @@ def _read_stream(response: Response) -> Answer:
             finish = choice.get("finish_reason") or finish
     if finish == "abort":  # from a server that is being stopped, for an answer it did not finish
         raise Unavailable("the server aborted the request")
-    if "prompt_tokens" not in usage:
-        raise ItemFailed("the server reports no usage.prompt_tokens, so the plan cannot be checked")
     text = text.encode("utf-8", "replace").decode()  # half a surrogate pair is no text
-    return Answer(text, finish, usage["prompt_tokens"], usage.get("completion_tokens"), response.first_s, queue_s)
+    counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    return Answer(text, finish, *counts, response.first_s, queue_s)
 
 
 def _read_events(lines: list[bytes]) -> tuple[list[dict[str, Any]], str]:
