@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .. import log
 from ..config import Retry, TaskName
-from ..errors import Detached, EngineError, ExitCode
+from ..errors import Detached, EngineError, ExitCode, HostError
 from ..files import write_atomic
 from ..planning.plan import Plan
 from ..planning.plan_file import read_plan
@@ -35,7 +35,10 @@ from ..timing.phases import Measured, Stopwatch, add_start
 from ..timing.progress import progress_display
 from ..timing.workload import work_of
 from . import Invocation
+from .checkpoints import SOON, Checkpoints
 from .resolving import resolve_with_progress, warn_ignored_overrides
+
+EXPECTED_S = 2e-4  # that writing the outputs takes an item, until it was measured
 
 
 def run(invocation: Invocation, *, most: int | None = None, files: list[Path] | None = None) -> ExitCode:
@@ -56,14 +59,21 @@ def run(invocation: Invocation, *, most: int | None = None, files: list[Path] | 
             config.console.progress.value, invocation.err, expected.total_s if expected else None
         ) as display:
             watch = Stopwatch(display)
+            checkpoints = Checkpoints(lambda so_far: write_results(plan, so_far, paths, invocation.command, SOON))
             try:
-                outcomes = execute(plan, paths, watch, retry_failed=config.retry is Retry.failed, detach=config.detach)
+                retry = config.retry is Retry.failed
+                outcomes = execute(
+                    plan, paths, watch, retry_failed=retry, detach=config.detach, on_round=checkpoints.now_and_then
+                )
             except Detached:
                 if not config.detach:
                     raise
                 return _submitted(plan, invocation)
             except EngineError as e:
                 failed, outcomes = e, Outcomes(paths.journal)
+            except (KeyboardInterrupt, HostError):
+                checkpoints.at_interruption(Outcomes(paths.journal), EXPECTED_S * len(plan.items))
+                raise
             finally:
                 measured = _write_down(watch, expected, paths)
         totals = _finish(plan, outcomes, invocation, failed.message if failed else "did not end", measured)
