@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,11 +58,11 @@ def location(folder: Path, tmp_path: Path) -> Location:
 @pytest.fixture
 def process(host: FakeHost, location: Location, folder: Path) -> Iterator[ProcessRuntime]:
     yield ProcessRuntime(host, replace(LAUNCH, host=replace(LAUNCH.host, gpus="device=3,5")), location)
-    if (text := (folder / "lock").read_text() if (folder / "lock").exists() else "").strip():
-        try:
-            os.kill(int(text), signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+    for _ in range(3):  # a second one may be waiting for the lock
+        if (text := (folder / "lock").read_text() if (folder / "lock").exists() else "").strip():
+            with suppress(ProcessLookupError):
+                os.kill(int(text), signal.SIGKILL)
+            time.sleep(0.1)
 
 
 def state_of(runtime: ProcessRuntime | DockerRuntime) -> State:
