@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 from src.config import Config
 from src.overrides import (
     did_you_mean,
+    flags_first,
     quoted,
     resumed_sweep,
     split_override,
@@ -244,3 +245,10 @@ def test_names_of_runs_become_folders(
 def test_missing_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argument: str, words: str) -> None:
     monkeypatch.chdir(tmp_path)
     assert words in (why_not_resumable(with_run_folders([argument])) or "")
+
+
+@pytest.mark.parametrize("flag", ["--multirun", "-m"])
+def test_multirun_may_stand_between_overrides(flag: str) -> None:
+    given = ["budget=4k,8k", flag, "upsample=max_320"]
+    assert flags_first(given) == [flag, "budget=4k,8k", "upsample=max_320"]
+    assert flags_first(["budget=4k"]) == ["budget=4k"]

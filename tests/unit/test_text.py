@@ -10,7 +10,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.text import duration, hydra_quoted, precise_duration, printable, remaining, resume_command, run_command
+from src.text import (
+    duration,
+    hydra_quoted,
+    precise_duration,
+    printable,
+    remaining,
+    resume_command,
+    run_command,
+    wrapped,
+)
 
 FOLDERS = [
     "outputs/2026-11-20/14-03-11", "with space", "läuft 雨 (1), x=y's $1", 'a "b"', "c\\d", "e\\", "null", "True", "2026_01", "1e5",
@@ -94,3 +103,12 @@ def test_precise_duration_has_measured_digits(seconds: float, text: str) -> None
 @pytest.mark.parametrize(("seconds", "text"), [(4.4, "4s"), (89.0, "89s"), (120.0, "2min"), (7200.0, "2.0h")])
 def test_remaining_time_is_one_word(seconds: float, text: str) -> None:
     assert remaining(seconds) == text
+
+
+def test_prose_is_broken_between_words() -> None:
+    command = "    python -m src.run resume=outputs/a/very/long/path/that/is/wider/than/the/terminal"
+    text = f"error: {'many words ' * 12}\n{command}"
+    lines = wrapped(text, 60).split("\n")
+    assert lines[-1] == command  # stays whole, to be pasted
+    assert all(len(line) <= 60 for line in lines[:-1])
+    assert " ".join(" ".join(lines[:-1]).split()) == " ".join(text.split("\n")[0].split())
