@@ -55,7 +55,7 @@ def conclude(folder: Path, config: Config, out: Console, err: Console) -> ExitCo
         points += found
         facts[group.key] = _facts(group)
     table = marked(points)
-    matrix.write(table, facts, folder)
+    matrix.write(table, facts, folder, groups[0].plan.settings.family)
     matrix.show(table, folder, out)
     whole = all(point.agrees for point in table) or not any(asks_engine(group.plan) for group in groups)
     return max(code, ExitCode.OK if whole else ExitCode.INCOMPLETE)

@@ -8,11 +8,12 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
-from .engines.engine import Answer, ItemFailed, Refused, Request, Unavailable
+from .engines.engine import Answer, ItemFailed, Refused, Request, Unavailable, is_clip
 from .lifecycle import LoadFailed
 from .refusals import classify, counted_tokens, message_of, named_limit
 
@@ -21,20 +22,32 @@ from .refusals import classify, counted_tokens, message_of, named_limit
 
 def chat_body(system: str, text: str, pngs: Sequence[bytes]) -> dict[str, Any]:
     """The messages of a request, in the form of OpenAI's chat completions."""
-    images = [
-        {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(png).decode()}}
-        for png in pngs
-    ]
+    images = [_part(data) for data in pngs]
     messages = [{"role": "user", "content": [*images, {"type": "text", "text": text}] if images else text}]
     if system:
         messages.insert(0, {"role": "system", "content": system})
     return {"messages": messages}
 
 
+def _part(data: bytes) -> dict[str, Any]:
+    """A PNG, or a clip as MP4, as part of a message."""
+    kind, mime = ("video_url", "video/mp4") if is_clip(data) else ("image_url", "image/png")
+    return {"type": kind, kind: {"url": f"data:{mime};base64,{base64.b64encode(data).decode()}"}}
+
+
 class ChatClient:
     """Requests to an OpenAI-compatible server; a kept-alive connection for each calling thread."""
 
-    def __init__(self, base_url: str, model: str, key: str | None, timeout_s: float, temperature: float) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        key: str | None,
+        timeout_s: float,
+        temperature: float,
+        fields: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        self.fields = fields  # further ones, the same in every request
         self.base, self.model, self.timeout_s, self.temperature = urlsplit(base_url), model, timeout_s, temperature
         self.headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         self._local = threading.local()
@@ -75,6 +88,7 @@ class ChatClient:
             "temperature": self.temperature,
             "max_tokens": request.max_tokens,
             "seed": request.seed,
+            **self.fields,
             "stream": True,  # the only way to learn when the first token came
             "stream_options": {"include_usage": True},
         }

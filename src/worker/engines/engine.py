@@ -11,18 +11,31 @@ from typing import Protocol
 from ..protocol import Item
 
 
+def is_clip(data: bytes) -> bool:
+    """Whether data is an MP4 (ISO 14496-12); else it is a PNG."""
+    return data[4:8] == b"ftyp"
+
+
 @dataclass(frozen=True)
 class Picture:
-    """A frame as it is sent; size: "WIDTHxHEIGHT"."""
+    """A frame as it is sent, or a whole clip as MP4; size: "WIDTHxHEIGHT"."""
 
     data: bytes = field(repr=False)
     sha256: str
     size: str
 
+    @property
+    def is_clip(self) -> bool:
+        return is_clip(self.data)
+
     @staticmethod
     def read(path: Path) -> Picture:
         data = path.read_bytes()
-        width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")  # of a PNG's header
+        if is_clip(data):  # written by FFmpeg: of the description of its H.264 track (VisualSampleEntry)
+            track = data.rfind(b"avc1")
+            width, height = (int.from_bytes(data[track + n : track + n + 2], "big") for n in (28, 30))
+        else:
+            width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")  # of a PNG's header
         return Picture(data, hashlib.sha256(data).hexdigest(), f"{width}x{height}")
 
 

@@ -18,7 +18,7 @@ from ..protocol import UpsampleJob
 from ..refusals import classify
 from .engine import Answer, ItemFailed, Phase, Refused, Request, Unavailable
 from .isolation import IsolationGate
-from .tiny_models import make_tiny_pixtral
+from .tiny_models import make_tiny_model
 from .vllm_server import Server, next_fallback, vllm_argv, vllm_build, vllm_environment
 
 
@@ -48,7 +48,7 @@ class VllmEngine:
         self._phase = phase
         kill_stale_server(self.folder)
         if self.job.model.tiny_random:
-            self.settings = replace(self.settings, checkpoint=str(make_tiny_pixtral(self.folder / "model")))
+            self.settings = replace(self.settings, checkpoint=str(make_tiny_model(self.job, self.folder / "model")))
         elif not Path(self.settings.checkpoint).is_dir():
             raise LoadFailed(f"model.checkpoint={self.settings.checkpoint}: there is no such folder on this host")
         while True:
@@ -92,6 +92,7 @@ class VllmEngine:
             None,
             self.job.engine.request_timeout_s,
             self.job.temperature,
+            self.job.model.request_fields,
         )
         self._wait_until_healthy(self._server, self._client, log_path, start)
 
