@@ -34,8 +34,9 @@ def verdict(point: Point) -> str:
     return "fits" if point.fits else "refused"
 
 
-def write(points: Sequence[Point], facts: Facts, folder: Path, family: Family) -> None:
-    """matrix.csv, matrix.json, matrix.png and matrix.html in this folder. family: what counted the first point."""
+def write(points: Sequence[Point], facts: Facts, folder: Path, family: Family, clip_fps: float | None = None) -> None:
+    """matrix.csv, matrix.json, matrix.png and matrix.html in this folder. family: what counted the first point; clip_fps:
+    frames per second of whole clips."""
     rows = [row_of(point, facts) for point in points]
     with open_atomic(folder / "matrix.csv") as f:
         table = csv.DictWriter(f, fieldnames=list(rows[0]), lineterminator="\n")
@@ -45,7 +46,7 @@ def write(points: Sequence[Point], facts: Facts, folder: Path, family: Family) -
     data = {"version": VERSION, "agreement": asdict(agreed) | {"points": len(points)}, "engines": facts, "points": rows}
     write_atomic(folder / "matrix.json", json.dumps(data, indent=1) + "\n")
     write_atomic(folder / "matrix.png", _heatmap(points))
-    write_atomic(folder / "matrix.html", _page(points, facts, _curve(points, family)))
+    write_atomic(folder / "matrix.html", _page(points, facts, _curve(points, family, clip_fps)))
 
 
 def row_of(point: Point, facts: Facts) -> dict[str, Any]:
@@ -190,12 +191,12 @@ def _draw_heatmap(axes: Axes, grid: _Grid) -> None:
         side.set_visible(False)
 
 
-def _curve(points: Sequence[Point], family: Family) -> str:
+def _curve(points: Sequence[Point], family: Family, clip_fps: float | None) -> str:
     """Tokens over pixels as SVG: the rule with its steps and its ceiling, the old estimate, the points, the budgets."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    first, media = points[0], Media(points[0].frames)
+    first, media = points[0], Media(points[0].frames, clip_fps)
     frames, other = first.frames, first.prompt_tokens - first.image_tokens
     points = [point for point in points if point.model == first.model]
     sizes = [Size(width, width * 9 // 16) for width in range(96, 1921, 8)]

@@ -83,7 +83,8 @@ def _plan(config: Config, paths: RunPaths) -> Plan:
         return planned(_sizes(config))
     plan = planned([(Size(16, 16), "", "")])
     [probe] = plan.items  # the tokens of its text are those of all
-    family, media = plan.settings.family, Media(config.frames.count)
+    assert probe.hint
+    family, media = plan.settings.family, Media(probe.hint.frames, probe.hint.clip_fps)
     reserved = config.budget.max_output_tokens + config.budget.text_margin
     room = config.budget.max_model_len - reserved - (probe.tokens.prompt - probe.tokens.image)
 

@@ -100,6 +100,11 @@ class ModelSettings:
         return (self.tiny_family or self.family).startswith("qwen")
 
     @property
+    def has_state(self) -> bool:
+        """Whether layers keep a state from piece to piece of a prompt, for which vLLM wants to cut prompts."""
+        return (self.tiny_family or self.family) == "qwen3_5"
+
+    @property
     def request_fields(self) -> Mapping[str, Any]:
         """What every request says about the model beside its name."""
         return {} if self.thinking else {"chat_template_kwargs": {"enable_thinking": False}}

