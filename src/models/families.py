@@ -15,7 +15,6 @@ from ..media.geometry import Size
 from ..worker.byte_pairs import CONTROL_TOKENS
 from ..worker.protocol import EngineSettings, ModelSettings
 from . import mistral
-from .ask import PROBE, Asked, Estimated, count_clip, server_count
 from .family import CountText, Family, Media
 from .mistral import Mistral
 from .pixtral import Pixtral
@@ -92,10 +91,12 @@ CLIP_FAMILIES = ("qwen2_5_vl", "qwen3_vl", "qwen3_5")  # that take whole clips
 @lru_cache(maxsize=64)
 def family_of(model: ModelSettings, engine: EngineSettings, cache_dir: str) -> Family:
     """The family of a model, which loads its tokenizer when it first counts a text."""
-    if model.family == "ask":
+    if model.family in ("ask", "unverified"):
+        from .ask import Asked, Estimated, server_count  # with HTTP, which others do without
+
+        if model.family == "unverified":
+            return Estimated()
         return Asked(server_count(model, engine, Path(cache_dir)))
-    if model.family == "unverified":
-        return Estimated()
     return FAMILIES[model.family](model, text_counter(model.tokenizer, Path(cache_dir)))
 
 
@@ -126,6 +127,8 @@ def with_cap(model: ModelSettings, engine: EngineSettings, cache_dir: str) -> Mo
     if engine.name != "endpoint":
         source = "as the server is told" if engine.name == "vllm" else "as transformers below 5.22 does"
         return replace(model, cap_pixels_per_frame=False, cap_source=source)
+    from .ask import PROBE, count_clip
+
     size, media = Size(1280, 736), Media(4, 2.0)
     counted = count_clip(model, engine, size, media.frames, 2)
     for capped in (False, True):

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -87,5 +87,6 @@ def tiny_server(python: str, config: Config, folder: Path, max_model_len: int = 
         wait_for(is_healthy, PATIENCE_S, 0.2)
         yield TinyServer(url, model)
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):  # it did not start
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=60)
