@@ -17,7 +17,8 @@ from src.models.families import FAMILIES
 from src.models.family import Media
 
 TEXT_TOKENS = 2  # of "Test prompt", with every tokenizer
-MEASURED = "vLLM 0.32.0 on a CPU"  # tests/e2e/test_vllm_families.py
+# tests/e2e/test_vllm_families.py; Qwen3.5 by `vllm launch render`, which has no weights
+MEASURED = "vLLM 0.32.0 on a CPU; Qwen3.5 by its preprocessing alone"
 FOLDER = Path(__file__).resolve().parent
 DATA, PICTURE, PAGE = FOLDER / "limits.json", FOLDER / "limits.png", FOLDER / "limits.md"
 Row = dict[str, Any]

@@ -30,7 +30,7 @@ class Qwen:
     processors; that of a clip is for all its frames together, but for one frame where `frame_by_frame` (Qwen2.5-VL).
 
     default_system: a system message is written where none is given. opening: tokens with which the template begins the
-    answer, a think block. strips: white space around a text is dropped. capped: frames of a clip are limited to 768 tokens.
+    answer, a think block. strips: white space around a message is dropped. capped: frames of a clip are limited to 768 tokens.
     """
 
     count: CountText
@@ -79,8 +79,9 @@ class Qwen:
     def text_tokens(self, system: str, text: str, *, with_media: bool) -> int:
         """A role is counted together with the text that stands right after it: a leading line feed merges with its own."""
         counted = self._count(f"system\n{self._stripped(system)}") - 2 if system else 0
-        text = self._stripped(text)
-        return counted + (self._count(text) if with_media else self._count(f"user\n{text}") - 2)
+        if with_media:  # the message begins with them: only white space after the text is around it
+            return counted + self._count(text.rstrip() if self.strips else text)
+        return counted + self._count(f"user\n{self._stripped(text)}") - 2
 
     def _stripped(self, text: str) -> str:
         return text.strip() if self.strips else text

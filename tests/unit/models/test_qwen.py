@@ -142,7 +142,8 @@ def test_clip_at_two_frames_per_second_is_kept_whole() -> None:
         ("qwen2_5_vl", "S", "abc", True, 13 + len("system\nS") - 2 + 3),
         ("qwen3_vl", "", "abc", True, 8 + 3),
         ("qwen3_vl", "", "abc", False, 8 + len("user\nabc") - 2),
-        ("qwen3_5", "", "  abc \n", True, 10 + 3),
+        ("qwen3_5", "", "  abc \n", True, 10 + 5),
+        ("qwen3_5", "", "  abc \n", False, 10 + len("user\nabc") - 2),
     ],
 )
 def test_template_is_counted(name: str, system: str, text: str, with_media: bool, tokens: int) -> None:
