@@ -42,8 +42,8 @@ class ProcessRuntime:
         return script(_PROCESS, self.folder)
 
     def state(self, answer: str) -> State:
-        answer = answer.strip()
-        return RUNNING if answer == "running" else ABSENT if answer == "absent" else State("ended")
+        words = answer.split()
+        return RUNNING if "running" in words else ABSENT if "absent" in words else State("ended")
 
     def start(self) -> None:
         visible = (f"{name}={value}" for name, value in gpus.environment(self.launch.host.gpus).items())
@@ -73,7 +73,7 @@ class DockerRuntime:
         done = self.host.run((*settings.docker, "image", "inspect", "--format", "{{.Id}}", image.reference))
         if done.code == 0:
             return
-        if "no such image" not in done.message.lower():
+        if not docker.lacks_image(done.message):
             raise HostError(
                 f"{self.host.name}: Docker cannot be used: {done.message}",
                 hint="is it installed and running there, and may this user use it? host.docker names the command",
@@ -91,12 +91,16 @@ class DockerRuntime:
         return docker.inspect_argv(self.launch.host, self.container)
 
     def state(self, answer: str) -> State:
+        """What cannot be read is no lost link, which would be tried again and again."""
+        try:
+            return docker.state_of(answer)
+        except ValueError:
+            said = answer.strip()[-300:]
         if docker.is_absent(answer):
             return ABSENT
-        try:
-            return docker.state_of(answer.strip())
-        except (ValueError, IndexError):
-            raise LinkLost(f"{self.host.name}: Docker does not answer: {answer.strip()[-300:]}") from None
+        if docker.is_away(answer) or not said:
+            raise LinkLost(f"{self.host.name}: Docker does not answer: {said}")
+        raise HostError(f"{self.host.name}: the state of the container cannot be read from {said!r}", hint=_hint(said))
 
     def start(self) -> None:
         state = self.state(answer_of(self.host, self.question()))
@@ -111,7 +115,7 @@ class DockerRuntime:
         checked(self.host.run(clear), self.host, "the job cannot be started again")
         argv = docker.run_argv(self.launch, place.folder, place.root, place.user)
         done = self._docker(*argv[len(self.launch.host.docker) :])
-        if done.code and "is already in use" not in done.message:
+        if done.code and not docker.is_taken(done.message):
             self._docker("rm", "--force", self.container)  # docker run leaves one that it could not start
             hint = _hint(done.message)
             raise HostError(f"{self.host.name}: the container cannot be started: {done.message}", hint=hint)
@@ -130,7 +134,7 @@ class DockerRuntime:
         done = self._docker("rm", self.container)
         if done.code == 0 or docker.is_absent(done.message) or "already in progress" in done.message:
             return True
-        if "running container" in done.message or "container is running" in done.message:
+        if docker.is_busy(done.message):
             return False
         raise HostError(f"{self.host.name}: the container that ended cannot be removed: {done.message}")
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import VideoError
 from . import sampling
-from .video import open_video, video_stream
+from .video import has_hidden_alpha, open_video, video_stream
 
 if TYPE_CHECKING:
     import av
@@ -68,8 +68,10 @@ def _clock(container: InputContainer, stream: VideoStream) -> tuple[Fraction, Fr
 def _quick(
     container: InputContainer, stream: VideoStream, rule: str, count: int, fps: Fraction, duration_s: float
 ) -> TimedFrames:
-    if "avi" in container.format.name:
-        raise _Broken("AVI has no time stamps of its own")
+    if not {"mp4", "matroska"} & set(container.format.name.split(",")):
+        raise _Broken("a container without time stamps of its own, or without an index")
+    if has_hidden_alpha(stream):
+        raise _Broken("transparency that another decoder has to read")
     if rule in sampling.SLOTTED:
         return _quick_head(container, stream, count, fps)
     tb, origin = _clock(container, stream)
@@ -204,7 +206,7 @@ def _displayed(container: InputContainer, stream: VideoStream) -> Iterator[tuple
     tb, origin = _clock(container, stream)
     last_pts, last_dts = -(1 << 63), -(1 << 63)
     faulty_pts = faulty_dts = 0
-    for frame in container.decode(stream):
+    for frame in _decoded(container, stream):
         if frame.dts is not None:
             faulty_dts, last_dts = faulty_dts + (frame.dts <= last_dts), frame.dts
         if frame.pts is not None:
@@ -214,6 +216,19 @@ def _displayed(container: InputContainer, stream: VideoStream) -> Iterator[tuple
         if stamp is not None:
             time_s = stamp * tb - origin
             yield time_s, time_s + (frame.duration or 0) * tb, frame
+
+
+def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    """All frames, with their transparency: of VP8 and VP9 only libvpx reads it, FFmpeg's own decoders leave it out."""
+    import av
+
+    if not has_hidden_alpha(stream):
+        yield from container.decode(stream)
+        return
+    codec = av.CodecContext.create({"vp8": "libvpx", "vp9": "libvpx-vp9"}[stream.codec_context.name], "r")
+    assert isinstance(codec, av.VideoCodecContext)
+    for packet in container.demux(stream):
+        yield from codec.decode(packet if packet.size else None)
 
 
 def _head_in_order(

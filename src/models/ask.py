@@ -25,6 +25,7 @@ from ..media.geometry import Size
 from ..worker.chat import chat_body
 from ..worker.engines.endpoint import key_of
 from ..worker.lifecycle import LoadFailed
+from ..worker.network import Connection
 from ..worker.protocol import EngineSettings, ModelSettings
 from ..worker.refusals import message_of
 from .family import Media
@@ -175,8 +176,7 @@ class _Server:
         )
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
-        kind = http.client.HTTPSConnection if self.base.scheme == "https" else http.client.HTTPConnection
-        connection = kind(self.base.hostname or "", self.base.port, timeout=TIMEOUT_S)
+        connection = Connection(self.base, TIMEOUT_S)
         try:
             connection.request(method, path, json.dumps(body) if body is not None else None, self.headers)
             response = connection.getresponse()

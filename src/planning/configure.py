@@ -8,7 +8,8 @@ from pathlib import Path
 from ..config import Config, FrameRule, HostKind, ModelConf, TaskName
 from ..errors import InputError
 from ..models.families import with_cap, with_checkpoint
-from ..worker.protocol import EngineSettings, ModelSettings
+from ..prompts.fields import Reading
+from ..worker.protocol import AUTO, EngineSettings, ModelSettings
 from . import observed_limits
 from .settings import HostSettings, ImageSettings, Settings
 
@@ -38,12 +39,25 @@ def model_settings(model: ModelConf) -> ModelSettings:
     return with_checkpoint(ModelSettings(**vars(model) | lists | {"family": model.family.value}))
 
 
+def in_flight(config: Config) -> int:
+    """engine.in_flight as a number. Raises ValueError when it is none."""
+    given = config.engine.in_flight
+    return AUTO if given == "auto" else int(given)
+
+
+def reading(config: Config) -> Reading:
+    """How prompt files are read. Specs of NVIDIA's examples name clips below its checkout, which may be the working folder."""
+    roots = (config.video.root,) if config.video.root else ()
+    checkouts = (config.inference.repository, ".") if config.inference.repository else (".",)
+    return Reading(config.columns.video, config.columns.prompt, roots, checkouts)
+
+
 def plan_settings(config: Config) -> Settings:
     """What all items of a run share, with the limit that was observed of this engine."""
     engine = vars(config.engine)
     settings = Settings(
         recipe=config.upsample.name,
-        engine=EngineSettings(**engine | {"name": config.engine.name.value}),
+        engine=EngineSettings(**engine | {"name": config.engine.name.value, "in_flight": in_flight(config)}),
         model=model_settings(config.model),
         template=config.template.name,
         max_model_len=config.budget.max_model_len,

@@ -1,42 +1,60 @@
-"""A client of OpenAI's chat completions: one request after another, streamed."""
+"""A client of OpenAI's chat completions: requests from many threads, streamed."""
 
 from __future__ import annotations
 
-import base64
+import contextlib
 import http.client
 import json
+import re
 import socket
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
-from .engines.engine import Answer, ItemFailed, Refused, Request, Unavailable, is_clip
+from .engines.engine import Answer, ItemFailed, Refused, Request, Unavailable, data_url, is_clip
 from .lifecycle import LoadFailed
+from .network import Connection, open_socket, proxy_headers, target
 from .refusals import classify, counted_tokens, message_of, named_limit
+from .signals import Signals
+from .streams import Reader, Response
+
+METRICS_TIMEOUT_S = 2.0
+_URL, _NO_URL = (
+    b'{"url": "%s"}',
+    b'{"url": ""}',
+)  # in a JSON text only an empty URL, for quotes inside of strings are escaped
+NOT_TAKEN = (429, 502, 503, 504)  # of a server that is full or away, or of a proxy before it
+
+# The text in an event; inside of a string its quotes would be escaped.
+_PIECE = re.compile(rb'"content": ?"((?:[^"\\]|\\.)*)"')
 
 # ----------------------------------------------------------------------------------------------------------- engines
 
 
-def chat_body(system: str, text: str, pngs: Sequence[bytes]) -> dict[str, Any]:
+class NotConnected(OSError):
+    """No connection to the server: the request was not sent."""
+
+
+def chat_body(system: str, text: str, pictures: Sequence[bytes]) -> dict[str, Any]:
     """The messages of a request, in the form of OpenAI's chat completions."""
-    images = [_part(data) for data in pngs]
+    return _messages(system, text, [_part(is_clip(data), data_url(data).decode()) for data in pictures])
+
+
+def _messages(system: str, text: str, images: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     messages = [{"role": "user", "content": [*images, {"type": "text", "text": text}] if images else text}]
     if system:
         messages.insert(0, {"role": "system", "content": system})
     return {"messages": messages}
 
 
-def _part(data: bytes) -> dict[str, Any]:
-    """A PNG, or a clip as MP4, as part of a message."""
-    kind, mime = ("video_url", "video/mp4") if is_clip(data) else ("image_url", "image/png")
-    return {"type": kind, kind: {"url": f"data:{mime};base64,{base64.b64encode(data).decode()}"}}
+def _part(clip: bool, url: str) -> dict[str, Any]:
+    kind = "video_url" if clip else "image_url"
+    return {"type": kind, kind: {"url": url}}
 
 
 class ChatClient:
-    """Requests to an OpenAI-compatible server; a kept-alive connection for each calling thread."""
+    """Requests to an OpenAI-compatible server over kept-alive connections; `signals` is told what becomes of them."""
 
     def __init__(
         self,
@@ -46,11 +64,18 @@ class ChatClient:
         timeout_s: float,
         temperature: float,
         fields: Mapping[str, Any] = MappingProxyType({}),
+        signals: Signals | None = None,
     ) -> None:
         self.fields = fields  # further ones, the same in every request
         self.base, self.model, self.timeout_s, self.temperature = urlsplit(base_url), model, timeout_s, temperature
         self.headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        self._local = threading.local()
+        via_proxy = proxy_headers(self.base) if self.base.scheme == "http" else {}
+        lines = (f"{name}: {value}\r\n" for name, value in {**self.headers, **via_proxy}.items())
+        path = target(self.base, f"{self.base.path}/chat/completions")
+        self._head = f"POST {path} HTTP/1.1\r\nHost: {self.base.netloc}\r\n{''.join(lines)}"
+        self.signals = signals or Signals(self.metrics_page)
+        self._reader = Reader()
+        self._idle: list[socket.socket] = []  # connections; appending and popping are atomic
 
     def ask(self, request: Request) -> Answer:
         """Send one request and wait for its whole answer.
@@ -58,32 +83,34 @@ class ChatClient:
         Raises Refused when the prompt is too long, ItemFailed when the server rejects it for good, Unavailable when it
         may work later, and OSError or HTTPException when the connection breaks.
         """
-        started = time.monotonic()
-        body = json.dumps(self._body(request)).encode()
-        connection = self._connection()
-        try:
-            connection.request("POST", f"{self.base.path}/chat/completions", body, self.headers)
-            response = connection.getresponse()
-            if response.status != 200:
-                raise self._refusal(response.status, response.headers.get("Retry-After"), response.read())
-            return _read_stream(response, started)
-        except (OSError, http.client.HTTPException, Unavailable):  # Unavailable: the rest of a stream may be unread
-            self._drop()
-            raise
+        response = self._post(self._body(request))
+        if response.status != 200:
+            raise self._refusal(response.status, response.headers.get("retry-after"), response.body)
+        answer = _read_stream(response)
+        seconds = response.last_at - response.started
+        self.signals.answered(answer.prompt_tokens or 0, answer.output_tokens or 0, response.events, seconds)
+        return answer
 
-    def get(self, path: str) -> tuple[int, bytes]:
-        connection = self._connection()
-        try:
+    def get(self, path: str, timeout_s: float | None = None) -> tuple[int, bytes]:
+        """A response to GET, over a connection of its own."""
+        connection = Connection(self.base, timeout_s or self.timeout_s)
+        with contextlib.closing(connection):
             connection.request("GET", path, headers=self.headers)
             response = connection.getresponse()
             return response.status, response.read()
-        except (OSError, http.client.HTTPException):
-            self._drop()
-            raise
 
-    def _body(self, request: Request) -> dict[str, Any]:
-        return {
-            **chat_body(request.item.system, request.item.text, [picture.data for picture in request.pictures]),
+    def metrics_page(self) -> str | None:
+        """/metrics of the server; None where it has none. Raises OSError when it does not answer."""
+        try:
+            status, body = self.get(self.base.path.removesuffix("/v1") + "/metrics", METRICS_TIMEOUT_S)
+        except http.client.HTTPException as e:
+            raise OSError(f"{e}") from e
+        return body.decode("utf-8", "replace") if status == 200 else None
+
+    def _body(self, request: Request) -> bytes:
+        pictures = request.pictures
+        body = {
+            **_messages(request.item.system, request.item.text, [_part(p.is_clip, "") for p in pictures]),
             "model": self.model,
             "temperature": self.temperature,
             "max_tokens": request.max_tokens,
@@ -92,6 +119,52 @@ class ChatClient:
             "stream": True,  # the only way to learn when the first token came
             "stream_options": {"include_usage": True},
         }
+        first, *rest = json.dumps(body).encode().split(_NO_URL)
+        parts = [part for picture, text in zip(pictures, rest, strict=True) for part in (_URL % picture.url, text)]
+        return b"".join((first, *parts))
+
+    # ------------------------------------------------------------------------------------------------- connections
+
+    def _post(self, body: bytes) -> Response:
+        """Send a body and wait for the response; once more, where the server had closed a connection that was idle."""
+        data = f"{self._head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+        while True:
+            try:
+                connection, is_new = self._idle.pop(), False
+            except IndexError:
+                connection, is_new = self._connect(), True
+            response = Response(connection, self.signals.came)
+            self.signals.sent(len(body))
+            try:
+                self._exchange(response, data)
+            except (OSError, http.client.HTTPException) as e:
+                self._reader.drop(response)
+                connection.close()
+                if is_new or response.status or isinstance(e, TimeoutError):
+                    raise
+                continue
+            finally:
+                self.signals.ended(len(body), silent=response.first_s is None)
+            if response.headers.get("connection", "").lower() == "close":
+                connection.close()
+            else:
+                self._idle.append(connection)
+            return response
+
+    def _exchange(self, response: Response, data: bytes) -> None:
+        response.sock.settimeout(self.timeout_s)
+        response.sock.sendall(data)
+        self._reader.add(response)
+        if not response.wait(self.timeout_s):
+            raise TimeoutError(f"no answer within {self.timeout_s:.0f} s (engine.request_timeout_s)")
+        if response.error:
+            raise response.error
+
+    def _connect(self) -> socket.socket:
+        try:
+            return open_socket(self.base, self.timeout_s)
+        except OSError as e:
+            raise NotConnected(f"{self.base.geturl()} cannot be reached: {e}") from e
 
     @staticmethod
     def _refusal(status: int, retry_after: str | None, body: bytes) -> Exception:
@@ -102,58 +175,51 @@ class ChatClient:
         if kind == "tokenizer":
             return ItemFailed(f"{message_of(text)}: tokenizer and checkpoint do not match; check model.tokenizer")
         if status in (408, 409, 425, 429) or status >= 500:
-            return Unavailable(f"HTTP {status}: {message_of(text)}", _seconds(retry_after))
+            message = f"HTTP {status}: {message_of(text)}"
+            return Unavailable(message, _seconds(retry_after), refused=status in NOT_TAKEN)
         if status in (401, 403):
             return LoadFailed(f"the server refused the key (HTTP {status}): {message_of(text)}")
         return ItemFailed(f"the server refused the request (HTTP {status}): {message_of(text)}")
 
-    def _connection(self) -> http.client.HTTPConnection:
-        connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            kind = http.client.HTTPSConnection if self.base.scheme == "https" else http.client.HTTPConnection
-            connection = self._local.connection = kind(self.base.hostname or "", self.base.port, timeout=self.timeout_s)
-            connection.connect()
-            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return connection
 
-    def _drop(self) -> None:
-        connection = getattr(self._local, "connection", None)
-        if connection is not None:
-            connection.close()
-            self._local.connection = None
-
-
-def _read_stream(response: http.client.HTTPResponse, started: float) -> Answer:
-    """The answer from server-sent events, up to [DONE]; raises HTTPException when the stream breaks off before it."""
-    parts: list[str] = []
-    finish, first_token_s, queue_s = "", None, None
+def _read_stream(response: Response) -> Answer:
+    """The answer from server-sent events, up to [DONE]; raises HTTPException when the stream broke off before it."""
+    lines = [line[5:].strip() for line in response.body.split(b"\n") if line.startswith(b"data:")]
+    is_done = b"[DONE]" in lines
+    events, text = _read_events(lines[: lines.index(b"[DONE]")] if is_done else lines)
+    if events and "error" in events[-1]:
+        raise Unavailable(message_of(json.dumps(events[-1])))
+    if not is_done:
+        raise http.client.HTTPException("the stream broke off")
     usage: dict[str, Any] = {}
-    for line in response:
-        if not line.startswith(b"data:"):
-            continue
-        data = line[5:].strip()
-        if data == b"[DONE]":
-            response.read()
-            if finish == "abort":  # from a server that is being stopped, for an answer it did not finish
-                raise Unavailable("the server aborted the request", None)
-            if "prompt_tokens" not in usage:
-                raise ItemFailed("the server reports no usage.prompt_tokens, so the plan cannot be checked")
-            text = "".join(parts).encode("utf-8", "replace").decode()  # half a surrogate pair is no text
-            return Answer(text, finish, usage["prompt_tokens"], usage.get("completion_tokens"), first_token_s, queue_s)
-        event = json.loads(data)
-        if "error" in event:
-            raise Unavailable(message_of(data.decode("utf-8", "replace")), None)
+    finish, queue_s = "", None
+    for event in events:
         usage = event.get("usage") or usage
         if (queued_ms := (event.get("metrics") or {}).get("queue_time_ms")) is not None:
             queue_s = round(queued_ms / 1000, 4)
         for choice in event.get("choices", ()):
-            piece = choice.get("delta", {}).get("content")
-            if piece:
-                if first_token_s is None:
-                    first_token_s = round(time.monotonic() - started, 4)
-                parts.append(piece)
             finish = choice.get("finish_reason") or finish
-    raise http.client.HTTPException("the stream broke off")
+    if finish == "abort":  # from a server that is being stopped, for an answer it did not finish
+        raise Unavailable("the server aborted the request")
+    text = text.encode("utf-8", "replace").decode()  # half a surrogate pair is no text
+    counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    return Answer(text, finish, *counts, response.first_s, queue_s)
+
+
+def _read_events(lines: list[bytes]) -> tuple[list[dict[str, Any]], str]:
+    """The events that hold more than a piece of text, and the text of all. A long stream is hundreds of events that differ
+    in their text only: of those only that is read, as one list of strings."""
+    pieces = [found[0] for line in lines[1:-3] if len(found := _PIECE.findall(line)) == 1]
+    if len(pieces) != len(lines) - 4:  # a short one, or of another form
+        events = json.loads(b"[%s]" % b",".join(lines))
+        return events, _text(events)
+    first, last = json.loads(lines[0]), json.loads(b"[%s]" % b",".join(lines[-3:]))
+    return [first, *last], _text([first]) + json.loads(b'"%s"' % b"".join(pieces)) + _text(last)
+
+
+def _text(events: list[dict[str, Any]]) -> str:
+    choices = (choice for event in events for choice in event.get("choices", ()))
+    return "".join(choice.get("delta", {}).get("content") or "" for choice in choices)
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from src.overrides import (
     unknown_fields,
     why_not_resumable,
     with_inherited,
+    with_run_folders,
 )
 from src.text import hydra_quoted
 from tests.conftest import composed
@@ -201,3 +203,44 @@ def test_similar_names_are_suggested(override: str, advice: str) -> None:
 )
 def test_override_is_split_without_quotes(argument: str, expected: tuple[str, str]) -> None:
     assert split_override(argument) == expected
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("resume=latest", 'resume="outputs/day/b"'),
+        ("run=nightly", 'run="outputs/day/a"'),
+        ("run=day/a", 'run="outputs/day/a"'),
+        ("run=unknown", "run=unknown"),
+        ("run=null", "run=null"),
+        ("run=outputs/day/a", "run=outputs/day/a"),
+        ("runs=[latest,nightly]", 'runs=["outputs/day/b","outputs/day/a"]'),
+        ("runs=[outputs/day/a,outputs/day/b]", "runs=[outputs/day/a,outputs/day/b]"),
+        ('runs=["a, b",c]', 'runs=["a, b",c]'),
+        ("name=latest", "name=latest"),
+    ],
+)
+def test_names_of_runs_become_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argument: str, expected: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for age, name in enumerate(("a", "b")):
+        run = tmp_path / "outputs" / "day" / name
+        run.mkdir(parents=True)
+        (run / "plan.json").touch()
+        os.utime(run / "plan.json", (1000 + age, 1000 + age))
+    (tmp_path / "outputs/day/a/run.json").write_text('{"name": "nightly"}')
+    assert with_run_folders([argument, "task=status"]) == [expected, "task=status"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("run=latest", "there is no run in outputs/ yet"),
+        ("resume=nightly", "no run of that name"),
+        ("run=a/b", "no such folder"),
+    ],
+)
+def test_missing_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argument: str, words: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert words in (why_not_resumable(with_run_folders([argument])) or "")

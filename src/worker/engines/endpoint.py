@@ -6,25 +6,23 @@ import contextlib
 import http.client
 import json
 import os
-import random
-import time
 from pathlib import Path
 
-from ..chat import ChatClient
+from ..chat import ChatClient, NotConnected
 from ..lifecycle import LoadFailed
-from ..protocol import EngineSettings, UpsampleJob
-from .engine import Answer, ItemFailed, Phase, Request, Unavailable
+from ..protocol import AUTO, EngineSettings, UpsampleJob
+from ..window import Window
+from .engine import Answer, Phase, Request, Unavailable
 
 
 class EndpointEngine:
     """An OpenAI-compatible server that already runs."""
 
     name = "endpoint"
-    BACK_OFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 
     def __init__(self, job: UpsampleJob, folder: Path) -> None:
         engine = job.engine
-        self.concurrency = engine.in_flight or 16
+        self.window = Window() if engine.in_flight == AUTO else Window(engine.in_flight, "fixed", is_fixed=True)
         self.version = "unknown"
         self.fallbacks: list[str] = []
         self.client = ChatClient(
@@ -35,6 +33,7 @@ class EndpointEngine:
             job.temperature,
             job.model.request_fields,
         )
+        self.signals = self.client.signals
 
     def load(self, phase: Phase) -> None:
         try:
@@ -51,16 +50,10 @@ class EndpointEngine:
             self.version = str(json.loads(self.client.get("/version")[1]).get("version", "unknown"))
 
     def answer(self, request: Request) -> Answer:
-        """Ask, and ask again with growing pauses while the server is busy or away."""
-        for pause_s in (*self.BACK_OFF_S, None):
-            try:
-                return self.client.ask(request)
-            except (Unavailable, OSError, http.client.HTTPException) as e:
-                if pause_s is None:
-                    raise ItemFailed(f"the server did not answer {len(self.BACK_OFF_S) + 1} times: {e}") from e
-                asked = e.retry_after_s if isinstance(e, Unavailable) else None
-                time.sleep(asked if asked is not None else pause_s * random.uniform(0.5, 1.0))
-        raise AssertionError("unreachable")
+        try:
+            return self.client.ask(request)
+        except (OSError, http.client.HTTPException) as e:
+            raise Unavailable(str(e), refused=isinstance(e, NotConnected)) from e
 
     def close(self) -> None:
         pass

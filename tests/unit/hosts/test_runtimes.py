@@ -292,10 +292,31 @@ def test_daemon_lost_just_before_running_is_retried(
     assert state_of(container) == RUNNING
 
 
-@pytest.mark.parametrize("answer", ["", "what?", "exited", "exited x false"])
-def test_unreadable_answer_is_a_lost_link(container: DockerRuntime, answer: str) -> None:
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "dial unix docker.sock: connect: connection refused",
+        "Cannot connect to Podman. Please verify your connection",
+    ],
+)
+def test_silent_daemon_is_a_lost_link(container: DockerRuntime, answer: str) -> None:
     with pytest.raises(LinkLost, match="Docker does not answer"):
         container.state(answer)
+
+
+@pytest.mark.parametrize("answer", ["what?", "exited", "exited x false"])
+def test_unreadable_answer_is_not_retried(container: DockerRuntime, answer: str) -> None:
+    with pytest.raises(HostError, match="cannot be read") as error:
+        container.state(answer)
+    assert not isinstance(error.value, LinkLost)
+
+
+@pytest.mark.parametrize("around", ["sudo: unable to resolve host gpu\n", "Emulate Docker CLI using podman.\n"])
+def test_words_of_a_wrapper_are_not_the_state(container: DockerRuntime, around: str) -> None:
+    assert container.state(f"{around}running 0 false\n") == RUNNING
+    assert container.state(f"running 0 false\n{around}") == RUNNING
+    assert container.state(f"{around}Error: no such container prompt-upsampler-1\n") == ABSENT
 
 
 def test_container_is_asked_to_stop_by_signal(container: DockerRuntime, daemon: FakeDocker) -> None:

@@ -11,7 +11,6 @@ import pytest
 
 from src.errors import InputError
 from src.prompts.drafts import (
-    MAX_TEXT_BYTES,
     Draft,
     clips_of_folder,
     draft_of_line,
@@ -19,7 +18,7 @@ from src.prompts.drafts import (
     files_for,
     write_files,
 )
-from src.prompts.specs import prompt_files, read_specs
+from src.prompts.specs import MAX_TEXT_BYTES, prompt_files, read_specs
 
 
 def clip(path: Path, text: str | bytes | None = None) -> Path:

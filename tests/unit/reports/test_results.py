@@ -68,7 +68,7 @@ def test_summary_has_state_tokens_and_verdict(finished: Finished, tmp_path: Path
     plan, table = finished()
     table = [reviewed(table[0], Mark("a/b", REJECTED)), reviewed(table[1], None)]
     write_exports(plan, zip(plan.items, table, strict=True), RunPaths(tmp_path / "run"), NOW)
-    with open(tmp_path / "run" / "summary.csv", newline="", encoding="utf-8") as f:
+    with open(tmp_path / "run" / "summary.csv", newline="", encoding="utf-8-sig") as f:
         lines = list(csv.DictReader(f))
     assert [(line["name"], line["state"], line["review"]) for line in lines] == [
         ("a/b", "kept", "rejected"),

@@ -6,19 +6,22 @@ import json
 import os
 import shutil
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from src.errors import EngineError, HostError
+from src.hosts.job_handle import JobHandle
 from src.media import render as rendering
 from src.planning import observed_limits
 from src.run_folder import RunPaths
 from src.runs import staging
 from src.runs.answer_cache import AnswerCache
-from src.runs.upsampling import execute
+from src.runs.upsampling import _Pusher, execute
 from src.timing.progress import Quiet
 from src.worker.engines.engine import Answer, ItemFailed, Refused, Request
 from src.worker.protocol import Outcome
@@ -360,3 +363,41 @@ def test_unstartable_worker_is_named(paths: RunPaths, clips: Path, make_plan: Ma
     plan = make_plan(takes(clips, 1), "engine=vllm", "model=tiny_random", "worker.python=/no/such/python")
     with pytest.raises(HostError, match="/no/such/python"):
         execute(plan, paths, Quiet())
+
+
+# ----------------------------------------------------------------------------------------------------------- pushing
+
+
+class CountedPushes:
+    """A handle whose pushes wait for each other."""
+
+    sent_bytes = 0
+
+    def __init__(self) -> None:
+        self.staged, self.pushed, self.pushes = 0, 0, 0
+        self.may_push = threading.Event()
+
+    def push(self) -> None:
+        self.may_push.wait()
+        self.pushes, self.pushed = self.pushes + 1, self.staged
+
+
+def test_batches_staged_meanwhile_are_pushed_together() -> None:
+    handle = CountedPushes()
+    with _Pusher(cast(JobHandle, handle), Quiet()) as pusher:
+        for _ in range(50):
+            handle.staged += 1
+            pusher.wake()
+        handle.may_push.set()
+    assert handle.pushed == 50 and handle.pushes <= 3
+
+
+def test_failed_push_ends_the_staging() -> None:
+    class Fails(CountedPushes):
+        def push(self) -> None:
+            raise HostError("the disk there is full")
+
+    with pytest.raises(HostError, match="full"), _Pusher(cast(JobHandle, Fails()), Quiet()) as pusher:  # noqa: PT012
+        for _ in range(1000):
+            pusher.wake()
+            time.sleep(0.01)

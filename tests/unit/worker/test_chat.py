@@ -33,13 +33,16 @@ def test_images_precede_the_text(server: ScriptedServer, client: ChatClient) -> 
     assert (body["model"], body["seed"], body["max_tokens"], body["temperature"]) == ("pixtral", 99, 20, 0.6)
 
 
-def test_clip_is_sent_as_a_video(tmp_path: Path) -> None:
+def test_clip_is_sent_as_a_video(server: ScriptedServer, client: ChatClient, tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_bytes(blank_clip(Size(96, 54), 4, 2))
     picture = Picture.read(tmp_path / "clip.mp4")
     assert picture.is_clip and picture.size == "96x54"
-    part, text = chat_body("", "Describe it.", [picture.data])["messages"][0]["content"]
+    [message] = chat_body("", "Describe it.", [picture.data])["messages"]
+    part, text = message["content"]
     assert part["type"] == "video_url" and part["video_url"]["url"].startswith("data:video/mp4;base64,")
     assert text == {"type": "text", "text": "Describe it."}
+    client.ask(Request(item("a", text="Describe it."), (picture,), 1, 20))
+    assert server.asked[0]["messages"] == [message]
 
 
 def test_text_alone_is_a_plain_message(server: ScriptedServer, client: ChatClient) -> None:
@@ -67,9 +70,9 @@ def test_half_a_surrogate_pair_is_replaced(server: ScriptedServer, client: ChatC
 
 def test_connection_is_reused(server: ScriptedServer, client: ChatClient) -> None:
     client.ask(REQUEST)
-    connection = client._connection()
+    [connection] = client._idle
     client.ask(REQUEST)
-    assert client._connection() is connection
+    assert client._idle == [connection]
 
 
 @pytest.mark.parametrize(
@@ -108,15 +111,20 @@ def test_refusal_carries_the_counted_tokens(server: ScriptedServer, client: Chat
     assert (error.value.kind, error.value.prompt_tokens) == ("too_long", 4687)
 
 
+def test_answer_without_usage_has_no_count(server: ScriptedServer, client: ChatClient) -> None:
+    server.script = [(200, {}, stream("a boat", None))]
+    answer = client.ask(REQUEST)
+    assert (answer.text, answer.prompt_tokens) == ("a boat ", None)
+
+
 @pytest.mark.parametrize(
     ("body", "error", "message"),
     [
         (stream("half an", 7, done=False), http.client.HTTPException, "broke off"),
         (stream("half an", 7, finish="abort"), Unavailable, "aborted"),
-        (stream("a boat", None), ItemFailed, "no usage.prompt_tokens"),
         (b'data: {"error": {"message": "engine died"}}\n\n', Unavailable, "engine died"),
     ],
-    ids=["no end", "aborted", "no usage", "error"],
+    ids=["no end", "aborted", "error"],
 )
 def test_broken_stream_is_no_answer(
     server: ScriptedServer, client: ChatClient, body: bytes, error: type[Exception], message: str
