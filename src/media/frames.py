@@ -72,7 +72,7 @@ def _quick(
         raise _Broken("a container without time stamps of its own, or without an index")
     if has_hidden_alpha(stream):
         raise _Broken("transparency that another decoder has to read")
-    if rule == "head":
+    if rule in sampling.SLOTTED:
         return _quick_head(container, stream, count, fps)
     tb, origin = _clock(container, stream)
     first, last = _first_pts(container, stream), _last_pts(container, stream, duration_s)
@@ -179,7 +179,7 @@ def _last_pts(container: InputContainer, stream: VideoStream, duration_s: float)
 def _in_order(
     container: InputContainer, stream: VideoStream, rule: str, count: int, fps: Fraction, duration_s: float
 ) -> TimedFrames:
-    if rule == "head":
+    if rule in sampling.SLOTTED:
         chosen = _head_in_order(_displayed(container, stream), fps, count)
         return [(float(time_s), frame) for time_s, _, frame in chosen]
     times = [time_s for time_s, _, _ in _displayed(container, stream)]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ..config import Config, HostKind, TaskName
+from ..config import Config, FrameRule, HostKind, ModelConf, TaskName
 from ..errors import InputError
+from ..models.families import with_cap, with_checkpoint
 from ..prompts.fields import Reading
 from ..worker.protocol import AUTO, EngineSettings, ModelSettings
 from . import observed_limits
@@ -32,6 +33,12 @@ def image_settings(config: Config) -> ImageSettings:
     )
 
 
+def model_settings(model: ModelConf) -> ModelSettings:
+    """The model group as a plan value, with what the files of a readable checkpoint say."""
+    lists = {name: tuple(getattr(model, name)) for name in ("extra_args", "image_pixels", "video_pixels")}
+    return with_checkpoint(ModelSettings(**vars(model) | lists | {"family": model.family.value}))
+
+
 def in_flight(config: Config) -> int:
     """engine.in_flight as a number. Raises ValueError when it is none."""
     given = config.engine.in_flight
@@ -47,11 +54,11 @@ def reading(config: Config) -> Reading:
 
 def plan_settings(config: Config) -> Settings:
     """What all items of a run share, with the limit that was observed of this engine."""
-    engine, model = vars(config.engine), vars(config.model)
+    engine = vars(config.engine)
     settings = Settings(
         recipe=config.upsample.name,
         engine=EngineSettings(**engine | {"name": config.engine.name.value, "in_flight": in_flight(config)}),
-        model=ModelSettings(**model | {"extra_args": tuple(config.model.extra_args)}),
+        model=model_settings(config.model),
         template=config.template.name,
         max_model_len=config.budget.max_model_len,
         max_output_tokens=config.budget.max_output_tokens,
@@ -74,6 +81,8 @@ def plan_settings(config: Config) -> Settings:
         min_side_px=config.upsample.min_side_px,
         exports=tuple(dict.fromkeys(export.value for export in config.output.exports)),
     )
+    if config.frames.rule is FrameRule.clip:
+        settings = replace(settings, model=with_cap(settings.model, settings.engine, settings.cache_dir))
     if config.task.name is TaskName.limits:  # it measures them
         return settings
     known = observed_limits.read(observed_limits.limits_file(Path(config.cache_dir)))

@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from ..models.families import family_of
+from ..models.family import Family
 from ..worker.protocol import EngineSettings, ModelSettings
 
 
@@ -81,6 +83,11 @@ class Settings:
     effective_len: int = 0
     exports: tuple[str, ...] = ()
     min_side_px: int = 0
+
+    @property
+    def family(self) -> Family:
+        """What counts the tokens of this run's requests."""
+        return family_of(self.model, self.engine, self.cache_dir)
 
 
 def digest(*parts: Any) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,29 +17,14 @@ from typing import Any
 
 import pytest
 
-from src.worker.chat import ChatClient
-from src.worker.processes import free_port
+from tests.conftest import config_of
 from tests.harness.processes import command_lines, has_ended
 from tests.harness.program import ROOT, Ended, journal_ids, journal_lines, program, quoted, results_of, start, wait_for
+from tests.harness.tiny_server import tiny_server
 
 PATIENCE_S = 600.0  # with a loaded machine; a quiet one needs less than a minute to load the engine
 COUNT = 104
 pytestmark = pytest.mark.vllm
-SERVE = """
-import os, sys
-from pathlib import Path
-from src.worker.engines.tiny_models import make_tiny_pixtral
-from src.worker.engines.vllm_server import Server, vllm_argv, vllm_build, vllm_environment
-from src.worker.protocol import ModelSettings
-
-model = ModelSettings(
-    name="tiny-random-pixtral", checkpoint="", tiny_random=True, tokenizer="", max_images=2, dtype="bfloat16",
-    load_format="dummy", gpu_memory_utilization=0.9, max_num_seqs=64, tensor_parallel_size=1, data_parallel_size=1,
-    prefix_caching=True, extra_args=("--enforce-eager",),
-)
-server = Server(model, str(make_tiny_pixtral(Path(sys.argv[1]))), 2, 4096, 64, 0.9)
-os.execve(sys.executable, vllm_argv(server, int(sys.argv[2]), vllm_build()[0], cpu=True), vllm_environment())
-"""
 
 
 def write_prompts(folder: Path, count: int) -> Path:
@@ -185,24 +169,8 @@ def test_ctrl_c_finishes_requests_in_flight(life: Life) -> None:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, vllm_python: str) -> Iterator[str]:
     """The override that names a vLLM server which runs already."""
-    folder = tmp_path_factory.mktemp("server")
-    port = free_port()
-    with open(folder / "log", "wb") as log:
-        command = [vllm_python, "-c", SERVE, str(folder / "model"), str(port)]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
-    client = ChatClient(f"http://127.0.0.1:{port}/v1", "", None, 5.0, 0.0)
-
-    def is_healthy() -> bool:
-        assert process.poll() is None, (folder / "log").read_text()[-3000:]
-        try:
-            return client.get("/health")[0] == 200
-        except OSError:
-            return False
-
-    wait_for(is_healthy, PATIENCE_S, 0.2)
-    yield f"engine.base_url=http://127.0.0.1:{port}/v1"
-    os.killpg(process.pid, signal.SIGTERM)
-    process.wait(timeout=60)
+    with tiny_server(vllm_python, config_of("model=tiny_random"), tmp_path_factory.mktemp("server")) as server:
+        yield f"engine.base_url={server.url}"
 
 
 def through_server(server: str, run: Path, *overrides: str) -> None:

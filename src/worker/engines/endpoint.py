@@ -28,9 +28,10 @@ class EndpointEngine:
         self.client = ChatClient(
             engine.base_url.rstrip("/"),
             job.model.name,
-            _key(engine),
+            key_of(engine),
             engine.request_timeout_s,
             job.temperature,
+            job.model.request_fields,
         )
         self.signals = self.client.signals
 
@@ -58,7 +59,7 @@ class EndpointEngine:
         pass
 
 
-def _key(engine: EngineSettings) -> str | None:
+def key_of(engine: EngineSettings) -> str | None:
     """The key, from the file or the variable that the config names; it is never written anywhere."""
     if engine.api_key_file:
         return Path(engine.api_key_file).expanduser().read_text().strip()
