@@ -149,7 +149,7 @@ def test_plan_is_repeatable_and_starts_nothing(
     before = (one / "plan.json").read_bytes()
     assert before == (two / "plan.json").read_bytes()
     written = {p.name for p in one.iterdir()}
-    assert not written & {"job", "results.json", "hints", "journal.jsonl", "report.html", "specs"}
+    assert not written & {"job", "results.json", "hints", "journal.jsonl", "report.html", "specs.jsonl"}
     other = write_prompts(tmp_path / "other.json", clips / "other.mp4", 3)
     end = program("task=plan", f"resume={quoted(one)}", f"prompts={other}", *common)
     assert end.code == 0, end.err
