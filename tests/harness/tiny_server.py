@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 from src.config import Config
@@ -20,7 +21,7 @@ from src.worker.chat import ChatClient, chat_body
 from src.worker.processes import free_port
 from src.worker.protocol import ModelSettings
 from src.worker.records import to_json
-from tests.harness.program import ROOT, wait_for
+from tests.harness.program import ROOT, journal_ids, results_of, wait_for
 from tests.harness.records import JOB
 
 PATIENCE_S = 900.0  # with a loaded machine; a quiet one needs about a minute to load the engine
@@ -90,3 +91,30 @@ def tiny_server(python: str, config: Config, folder: Path, max_model_len: int = 
         with suppress(ProcessLookupError):  # it did not start
             os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=60)
+
+
+def write_prompts(folder: Path, count: int) -> Path:
+    """A list of distinct prompts, of seven lengths, over the example clips."""
+    clips = sorted((ROOT / "examples" / "clips").iterdir())
+    items = [
+        {
+            "name": f"item-{n:03}",
+            "prompt": f"Prompt number {n} {'with more words ' * (n % 7)}",
+            "video_path": str(clips[n % 7]),
+        }
+        for n in range(count)
+    ]
+    path = folder / "prompts.json"
+    path.write_text(json.dumps(items))
+    return path
+
+
+def assert_all_answered(run: Path, count: int) -> list[dict[str, Any]]:
+    """Every item once, in order, with the tokens that the plan predicted."""
+    rows = results_of(run)
+    assert [row["name"] for row in rows] == [f"item-{n:03}" for n in range(count)]
+    assert {row["state"] for row in rows} == {"upsampled"}
+    assert all(row["tokens"]["predicted"] == row["tokens"]["measured"] for row in rows)
+    ids = journal_ids(run)
+    assert len(ids) == len(set(ids)) == count
+    return rows
