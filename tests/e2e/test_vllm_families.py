@@ -131,21 +131,32 @@ def write_items(folder: Path) -> Path:
     return folder / "prompts.json"
 
 
-@pytest.mark.parametrize("how", ["upsample=best_fit", "frames=clip", "model.family=ask", "model.family=unverified"])
-def test_run_ends_with_the_planned_tokens(server: TinyServer, family: Family, tmp_path: Path, how: str) -> None:
-    if how == "frames=clip" and not family.takes_clips:
-        pytest.skip("takes no clips")
-    rows = through(server, tmp_path / "run", f"prompts={quoted(write_items(tmp_path))}", how)
-    for row in rows:
-        tokens = row["tokens"]
-        assert isinstance(tokens, dict) and isinstance(row["flags"], list)
-        if how.endswith("unverified"):
-            assert "unverified" in row["flags"] and tokens["measured"]
-        else:
-            assert tokens["predicted"] == tokens["measured"] and "unverified" not in row["flags"]
+def needs_answers(server: TinyServer) -> None:
+    if server.model.family == "qwen3_5":
+        pytest.skip(
+            "vLLM 0.32 on a CPU cannot answer seeded requests of Qwen3.5, whose prefill is chunked: its engine dies of "
+            "'CPU Generator does not use offset'"
+        )
+
+
+def test_run_ends_with_the_planned_tokens(server: TinyServer, family: Family, tmp_path: Path) -> None:
+    needs_answers(server)
+    ways = ["upsample=best_fit", *(["frames=clip"] if family.takes_clips else [])]
+    if THOROUGH or server.model.family == "qwen3_vl":
+        ways += ["model.family=ask", "model.family=unverified"]
+    for how in ways:
+        rows = through(server, tmp_path / how, f"prompts={quoted(write_items(tmp_path))}", how)
+        for row in rows:
+            tokens = row["tokens"]
+            assert isinstance(tokens, dict) and isinstance(row["flags"], list)
+            if how.endswith("unverified"):
+                assert "unverified" in row["flags"] and tokens["measured"]
+            else:
+                assert tokens["predicted"] == tokens["measured"] and "unverified" not in row["flags"]
 
 
 def test_limits_are_those_of_the_rule(server: TinyServer, tmp_path: Path) -> None:
+    needs_answers(server)
     name = server.model.name.replace("-", "_")
     end = program(
         "--multirun", "task=limits", "engine=endpoint", f"engine.base_url={server.url}", f"model={name}",
@@ -158,6 +169,7 @@ def test_limits_are_those_of_the_rule(server: TinyServer, tmp_path: Path) -> Non
 
 
 def test_mismatch_names_the_likely_cause(server: TinyServer, tmp_path: Path) -> None:
+    needs_answers(server)
     rows = through(server, tmp_path / "run", f"prompts={quoted(write_items(tmp_path))}", "model.family=pixtral")
     with_clips = [row for row in rows if row["video_path"]]
     assert with_clips and all("model.family=ask" in str(row["note"]) for row in with_clips)
