@@ -61,11 +61,15 @@ def _render(video: Video, hint: Hint, folder: Path, *, with_video: bool) -> Rend
     aside = folder.with_name(f".{folder.name}.part-{secrets.token_hex(4)}")
     aside.mkdir(parents=True)
     try:
-        if len(sizes := {(frame.width, frame.height) for _, frame in taken}) > 1:
-            log.get().warning("size_changes_within_clip", clip=video.path, sizes=sorted(f"{w}x{h}" for w, h in sizes))
+        sizes = list(dict.fromkeys(f"{frame.width}x{frame.height}" for _, frame in taken))
+        note = (
+            f"the clip changes its size, {' to '.join(sizes)}: each frame is scaled to the hint's" if sizes[1:] else ""
+        )
+        if note:
+            log.get().warning("size_changes_within_clip", clip=video.path, sizes=sizes)
         small = [(t, shown(frame, hint.width_px, hint.height_px, video.transfer)) for t, frame in taken]
         frames = tuple(write_png(aside, n, t, picture) for n, (t, picture) in enumerate(small, start=1))
-        made = RenderedHint(folder, frames, HINT_VIDEO if with_video else None)
+        made = RenderedHint(folder, frames, HINT_VIDEO if with_video else None, note)
         if with_video:
             write_video(aside / HINT_VIDEO, [picture for _, picture in small], hint)
         _write_manifest(aside, made)
@@ -91,6 +95,7 @@ def _complete(entry: RenderedHint, video: Video, hint: Hint) -> RenderedHint:
 def _write_manifest(folder: Path, entry: RenderedHint) -> None:
     video_bytes = (folder / entry.video).stat().st_size if entry.video else 0
     manifest = {"frames": [asdict(f) for f in entry.frames], "video": entry.video, "video_bytes": video_bytes}
+    manifest |= {"note": entry.note} if entry.note else {}
     # Not flushed to disk, which would take longer than the frames: an entry torn by a crash is detected and rendered again.
     aside = folder / f".hint.json.part-{secrets.token_hex(4)}"
     aside.write_text(json.dumps(manifest))
@@ -118,7 +123,9 @@ def _load(folder: Path) -> RenderedHint | None:
     """The entry in a folder; None when it is absent or incomplete."""
     try:
         manifest = json.loads((folder / "hint.json").read_text())
-        entry = RenderedHint(folder, tuple(Frame(**f) for f in manifest["frames"]), manifest["video"])
+        entry = RenderedHint(
+            folder, tuple(Frame(**f) for f in manifest["frames"]), manifest["video"], manifest.get("note", "")
+        )
         sizes = [(path, frame.bytes) for path, frame in zip(entry.frame_paths, entry.frames, strict=True)]
         if entry.video_path:
             sizes.append((entry.video_path, manifest["video_bytes"]))

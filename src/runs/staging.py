@@ -164,7 +164,7 @@ class _Renderer:
         self._paths, self._cache, self._settings, self._stop = paths, cache, settings, stop
         workers = settings.render_workers or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="render")
-        self._frames: dict[str, Future[list[str]]] = {}
+        self._frames: dict[str, Future[tuple[list[str], str]]] = {}
 
     def __enter__(self) -> _Renderer:
         return self
@@ -178,18 +178,16 @@ class _Renderer:
                 self._frames.pop(next(iter(self._frames)))
             self._frames[hint_key(item.video, item.hint)] = self._pool.submit(self._render, item.video, item.hint)
 
-    def frames(self, item: PlanItem) -> list[str]:
-        """The names of an item's frames in the job folder. Raises VideoError or HintError where there are none."""
-        if not (item.video and item.hint):
-            return []
-        self.start(item)
-        return self._frames[hint_key(item.video, item.hint)].result()
+    def frames(self, video: Video, hint: Hint) -> tuple[list[str], str]:
+        """The names of a hint's frames in the job folder, and its note. Raises VideoError or HintError where there are none."""
+        return self._frames[hint_key(video, hint)].result()
 
-    def _render(self, video: Video, hint: Hint) -> list[str]:
+    def _render(self, video: Video, hint: Hint) -> tuple[list[str], str]:
         if self._stop.asked:
             raise HintError("stopped before it was rendered")
         with_video = self._settings.hint_video or hint.clip_fps is not None
-        return _link_frames(render(video, hint, self._cache, with_video=with_video), hint, self._paths)
+        rendered = render(video, hint, self._cache, with_video=with_video)
+        return _link_frames(rendered, hint, self._paths), rendered.note
 
 
 def _record(item: PlanItem, renderer: _Renderer, settings: Settings) -> tuple[Item | None, Outcome | None]:
@@ -198,14 +196,15 @@ def _record(item: PlanItem, renderer: _Renderer, settings: Settings) -> tuple[It
     if not (item.video and item.hint):
         return _line(item, item.tokens.prompt, [], settings, note=note), None
     try:
-        frames = renderer.frames(item)
+        renderer.start(item)
+        frames, note = renderer.frames(item.video, item.hint)
     except (VideoError, HintError) as e:
         if settings.on_bad_video != "text_only" or not item.prompt.strip():
             return None, Outcome(item.id, fallback_state(item.prompt), e.message)
         family = settings.family
         predicted = family.wrapper_tokens(item.system) + family.text_tokens(item.system, item.text, with_media=False)
         return _line(item, predicted, [], settings, note=f"from the text only: {e.message}"), None
-    return _line(item, item.tokens.prompt, frames, settings), None
+    return _line(item, item.tokens.prompt, frames, settings, note=note), None
 
 
 def _line(item: PlanItem, predicted: int, frames: list[str], settings: Settings, step: int = 0, note: str = "") -> Item:
