@@ -6,6 +6,7 @@ import re
 import shlex
 import textwrap
 from pathlib import Path
+from typing import Any
 
 PROGRAM = f"python -m {__package__}.run"
 
@@ -13,6 +14,11 @@ PROGRAM = f"python -m {__package__}.run"
 def printable(text: str) -> str:
     """Text without characters that move a terminal's cursor or reverse its writing direction; lines stay lines."""
     return "".join(c if c.isprintable() or c in "\n\t" else f"\\u{ord(c):04x}" for c in text)
+
+
+def inert(cell: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula (CWE-1236): a text that starts like one starts with an apostrophe."""
+    return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
 
 
 def wrapped(text: str, width: int) -> str:

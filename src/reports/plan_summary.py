@@ -13,7 +13,7 @@ from typing import Any
 
 from ..files import open_atomic
 from ..planning.plan import Plan, PlanItem
-from ..text import printable
+from ..text import inert, printable
 
 MAX_REASONS = 10
 
@@ -56,7 +56,7 @@ def tabulated(plan: Plan, file: Path) -> Groups:
         troubled, fine = csv.writer(f, lineterminator="\n"), csv.writer(others, lineterminator="\n")
         troubled.writerow(COLUMNS)
         for item in plan.items:
-            (troubled if item.problem else fine).writerow(_inert(printable(str(cell))) for cell in _cells(item))
+            (troubled if item.problem else fine).writerow(inert(printable(str(cell))) for cell in _cells(item))
             if item.problem:
                 kind = _kind(item)
                 # Reasons that differ in nothing but their numbers are one.
@@ -134,8 +134,3 @@ def _cells(item: PlanItem) -> tuple[Any, ...]:
         *(item.shrunk_from or "", item.tokens.prompt, item.tokens.output_reserved),
         *(item.video_path or "", item.prompt, item.source),
     )
-
-
-def _inert(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula."""
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t")) else cell

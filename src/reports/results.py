@@ -20,6 +20,7 @@ from ..planning.settings import Settings, dumps, fields_of
 from ..prompts.fields import VIDEO_FIELDS
 from ..prompts.paths import find_file
 from ..run_folder import RunPaths
+from ..text import inert
 from . import in_place
 from .rows import HintFolders, Row, read_rows
 
@@ -108,14 +109,9 @@ def _summary_writer(out: IO[str]) -> Callable[[Row], None]:
     def write(row: Row) -> None:
         review = row.get("review")
         cells = {**row, **row["tokens"], "review": review["verdict"] if review else ""}
-        writer.writerow({column: _inert(cells[column]) for column in columns})
+        writer.writerow({column: inert(cells[column]) for column in columns})
 
     return write
-
-
-def _inert(cell: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula (CWE-1236): a text that starts like one starts with an apostrophe."""
-    return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
 
 
 def _batch_line(item: PlanItem, row: Row) -> dict[str, Any]:

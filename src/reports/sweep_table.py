@@ -14,7 +14,7 @@ from ..files import open_atomic
 from ..run_folder import RunPaths
 from ..runs.run_record import RunRecord, read_record
 from ..runs.run_state import RunState, state_of
-from ..text import duration, printable
+from ..text import duration, inert, printable
 from ..worker.protocol import STATES
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def write_table(rows: Sequence[Row], file: Path) -> None:
             known = (record.items, record.tokens, record.seconds, record.cost) if record else ("",) * 4
             writer.writerow(
                 [
-                    *(row.point.number, *(row.overrides.get(name, "") for name in names)),
+                    *(row.point.number, *(inert(row.overrides.get(name, "")) for name in names)),
                     *(int(row.point.code), row.state.word if row.state else row.words),
                     *(states.get(state, 0) for state in STATES),
                     *("" if value is None else value for value in known),
