@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from contextlib import suppress
 from ..errors import HostError
 from ..interrupts import interrupts_deferred
 from ..planning import gpus
+from ..run_folder import is_held
 from ..worker.journal import read_records
 from ..worker.protocol import REFUSED, Ended, Event
 from ..worker.records import InvalidRecord
@@ -74,17 +74,7 @@ class LocalJob:
         return JobStatus(self.poll(), len(answered), phases[-1] if phases else "")
 
     def _is_held(self) -> bool:
-        try:
-            fd = os.open(self.job.lock, os.O_RDWR)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(fd)
-        return False
+        return is_held(self.job.lock)
 
     def ask_to_stop(self) -> None:
         self.job.cancelled.touch()
