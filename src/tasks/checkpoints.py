@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from .. import log
 from ..runs.outcomes import Outcomes
@@ -25,10 +26,11 @@ class Checkpoints:
         if self._clock() >= self._next:
             self._checkpoint(outcomes)
 
-    def at_interruption(self, outcomes: Outcomes, expected_s: float) -> None:
-        """Write once more, unless that takes long. expected_s: how long it takes, while that was not measured."""
+    def at_interruption(self, journal: Path, expected_s: float) -> None:
+        """Write once more, unless that takes long. expected_s: how long it takes, while that was not measured; a long journal
+        is not even read: somebody waits for the program to end."""
         if max(self._took_s, expected_s) <= QUICK_S:
-            self._checkpoint(outcomes)
+            self._checkpoint(Outcomes(journal))
         else:
             log.get().info("results_not_written", note="task=report writes the results of what has ended")
 

@@ -72,7 +72,7 @@ def run(invocation: Invocation, *, most: int | None = None, files: list[Path] | 
             except EngineError as e:
                 failed, outcomes = e, Outcomes(paths.journal)
             except (KeyboardInterrupt, HostError):
-                checkpoints.at_interruption(Outcomes(paths.journal), EXPECTED_S * len(plan.items))
+                checkpoints.at_interruption(paths.journal, EXPECTED_S * len(plan.items))
                 raise
             finally:
                 measured = _write_down(watch, expected, paths)

@@ -68,7 +68,7 @@ def test_nothing_new_is_not_written_again(journal: RunJournal) -> None:
 @pytest.mark.parametrize(("expected_s", "times"), [(QUICK_S, 1), (QUICK_S + 1, 0)])
 def test_interruption_writes_only_what_is_quick(journal: RunJournal, expected_s: float, times: int) -> None:
     write = Written(clock := Clock())
-    Checkpoints(write, clock).at_interruption(journal.outcomes, expected_s)
+    Checkpoints(write, clock).at_interruption(journal.outcomes.path, expected_s)
     assert len(write.times) == times
 
 
@@ -76,4 +76,4 @@ def test_full_disk_does_not_end_the_run(journal: RunJournal) -> None:
     def full(_: Outcomes) -> None:
         raise OSError(28, "No space left on device", "results.json")
 
-    Checkpoints(full, Clock()).at_interruption(journal.outcomes, 0.0)
+    Checkpoints(full, Clock()).at_interruption(journal.outcomes.path, 0.0)
