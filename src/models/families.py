@@ -44,30 +44,21 @@ def _qwen2_5(model: ModelSettings, count: CountText) -> Family:
     )
 
 
-def _qwen3(model: ModelSettings, count: CountText) -> Family:
+def _qwen3(model: ModelSettings, count: CountText, **rules: Any) -> Family:
     return Qwen(
         count,
         32,
         _image_pixels(model, PIXELS_3),
         _clip_pixels(model),
-        CONTROL_TOKENS["qwen3_vl"],
+        CONTROL_TOKENS[model.family],
         capped=bool(model.cap_pixels_per_frame),
         note=_cap_note(model),
+        **rules,
     )
 
 
 def _qwen3_5(model: ModelSettings, count: CountText) -> Family:
-    return Qwen(
-        count,
-        32,
-        _image_pixels(model, PIXELS_3),
-        _clip_pixels(model),
-        CONTROL_TOKENS["qwen3_5"],
-        opening=2 if model.thinking else 4,
-        strips=True,
-        capped=bool(model.cap_pixels_per_frame),
-        note=_cap_note(model),
-    )
+    return _qwen3(model, count, opening=2 if model.thinking else 4, strips=True)
 
 
 FAMILIES: dict[str, Callable[[ModelSettings, CountText], Family]] = {

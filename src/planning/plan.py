@@ -96,7 +96,6 @@ class Summary:
     longest_with_hint: int | None = None
     shrunk: int = 0
     first_shrunk: PlanItem | None = None
-    refused: int = 0
     refused_names: list[str] = field(default_factory=list)
     largest_linear_estimate: int = 0
     clips: set[str] = field(default_factory=set)
@@ -114,14 +113,16 @@ class Summary:
         summary.close()
         return summary
 
+    @property
+    def refused(self) -> int:
+        return self.items - self.fit
+
     def add(self, item: PlanItem, *, sends: bool) -> None:
         """sends: whether the item goes to the engine; a plan in the making does not know its batch yet."""
         self.items += 1
         self.fit += item.fits
-        if not item.fits:
-            self.refused += 1
-            if len(self.refused_names) < NAMES:
-                self.refused_names.append(item.name)
+        if not item.fits and len(self.refused_names) < NAMES:
+            self.refused_names.append(item.name)
         if item.shrunk_from:
             self.shrunk += 1
             self.first_shrunk = self.first_shrunk or item
