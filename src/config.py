@@ -304,6 +304,7 @@ class VideoConf:
     max_bytes: int = 20_000_000_000  # larger files are refused unread
     max_pixels: int = 8192 * 8192  # larger pictures are refused (Pillow warns at 89 megapixels)
     max_duration_s: float = 86_400.0  # longer clips are refused
+    max_render_s: float = 600.0  # a clip whose frames take longer to read is given up
 
 
 @dataclass

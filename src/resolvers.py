@@ -34,11 +34,12 @@ def run_folder(resume: str | None, run: str | None, task: TaskName, pattern: str
             candidate = f"{folder}-{n}"
 
 
-def hydra_subdir(resume: str | None, run: str | None, task: TaskName, separate: bool = False) -> str | None:
-    """Where Hydra keeps its record; a resumed run must not overwrite the record of the first start."""
+def hydra_subdir(task: TaskName, folder: str) -> str | None:
+    """Where Hydra keeps its record in a run folder; a later start does not overwrite the record of the first."""
     if task in _WITHOUT_RUN:
         return None
-    return f".hydra/resumed-{datetime.now():%Y%m%d-%H%M%S}" if (resume or run) and not separate else ".hydra"
+    is_first = not os.path.lexists(os.path.join(folder, ".hydra"))
+    return ".hydra" if is_first else f".hydra/resumed-{datetime.now():%Y%m%d-%H%M%S-%f}"
 
 
 def register() -> None:

@@ -20,14 +20,28 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from . import __version__, console, sweep
+from . import __version__, console, seals, sweep
 from .config import Config, ProgressMode
 from .errors import ExitCode
-from .overrides import did_you_mean, quoted, resumed_sweep, unknown_fields, why_not_resumable, with_inherited
+from .overrides import (
+    SWEEP_RECORD,
+    did_you_mean,
+    quoted,
+    resumed_sweep,
+    secret_among,
+    split_override,
+    unknown_fields,
+    why_not_readable,
+    why_not_resumable,
+    with_inherited,
+)
 from .text import resume_command
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+CONF = Path(__file__).parents[1] / "conf"
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
@@ -42,8 +56,6 @@ def _job(raw: DictConfig) -> None:
 
 def _run(raw: DictConfig) -> ExitCode:
     """Errors end here, as a message and an exit code."""
-    from rich.console import Console
-
     from . import log
 
     config = cast(Config, OmegaConf.to_object(raw))
@@ -56,8 +68,16 @@ def _run(raw: DictConfig) -> ExitCode:
     root = Path(hydra_config.runtime.output_dir)
     if hydra_config.mode is RunMode.MULTIRUN and config.console.level.value in ("debug", "info"):
         console.message(f"── point {hydra_config.job.num}: {' '.join(hydra_config.overrides.task)}")
-    out, err = console.results_console(), Console(stderr=True)
+    out, err = console.results_console(), console.messages_console()
     log.configure(err, root / "log.jsonl", config.console.level.value)
+    for record in (root / ".hydra" / "overrides.yaml", Path(hydra_config.sweep.dir) / SWEEP_RECORD):
+        is_new = (
+            hydra_config.output_subdir == ".hydra"
+            if record.name != SWEEP_RECORD
+            else hydra_config.mode is RunMode.MULTIRUN
+        )
+        if is_new and record.is_file():
+            seals.seal(record)
     try:
         return _run_task(config, root, out, err)
     except KeyboardInterrupt:
@@ -94,11 +114,17 @@ def main() -> None:
         print(f"prompt upsampler {__version__}")
         sys.exit(0)
     try:
-        if reason := why_not_resumable(sys.argv[1:]):
+        given = sys.argv[1:]
+        reason = secret_among(map(split_override, given)) or why_not_resumable(given) or why_not_readable(given, CONF)
+        if reason is None:
+            try:
+                sys.argv[1:] = resumed_sweep(with_inherited(quoted(given)))
+            except ValueError as e:
+                reason = str(e)
+        if reason:
             console.message(f"error: {reason}")
             sweep.codes.append(ExitCode.INPUT)
         else:
-            sys.argv[1:] = resumed_sweep(with_inherited(quoted(sys.argv[1:])))
             _job()
     except KeyboardInterrupt:
         if folder := sweep.sent_from():

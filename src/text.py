@@ -14,6 +14,16 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else f"\\u{ord(c):04x}" for c in text)
 
 
+def cell(value: object) -> object:
+    """A value for a spreadsheet: a text that it would run as a formula gets an apostrophe before it (OWASP, CSV Injection),
+    and a bare carriage return, which ends a row for some readers, is a line break."""
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r\n", "\n").replace("\r", "\n")
+    is_number = re.fullmatch(r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?", text)
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) and not is_number else text
+
+
 # What Hydra reads as a number, a truth value or nothing: 2026_01, 1e5, null.
 _OF_ANOTHER_TYPE = re.compile(r"null|true|false|[-+]?(?:inf|nan|[0-9._]+(?:e[-+]?[0-9_]+)?)", re.IGNORECASE)
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import VideoError
 from ..files import file_sha256
 from .geometry import Size
+from .guard import Guard
 from .headers import matroska_length, mov_rotation, riff_length
 
 if TYPE_CHECKING:
@@ -49,14 +50,16 @@ class VideoLimits:
     max_bytes: int
     max_pixels: int
     max_duration_s: float
+    max_render_s: float = float("inf")  # for the time that reading it takes, not its own
 
 
-def probe(path: Path, limits: VideoLimits) -> Video:
-    """Read the header of a clip.
+def probe(path: Path, limits: VideoLimits, is_stopped: Callable[[], bool] = lambda: False) -> Video:
+    """Read the header of a clip. is_stopped: whether the program was asked to end, which raises HintError.
 
     Raises VideoError naming the file and what is wrong with it.
     """
     bytes_on_disk = _check_file(path, limits)
+    guard = Guard(str(path), limits.max_render_s, limits.max_pixels, is_stopped)
     with open_video(path) as container:
         stream = video_stream(container, path)
         if stream.codec_context is None:
@@ -72,12 +75,12 @@ def probe(path: Path, limits: VideoLimits) -> Video:
                 f"{path}: the header has no valid frame rate", hint="encode it again with a constant frame rate"
             )
         _check_complete(container, stream, path, bytes_on_disk)
-        frames, duration_s = _length(container, stream, fps)
+        frames, duration_s = _length(container, stream, fps, guard)
         if frames <= 0:
             raise VideoError(f"{path}: the video has no frames", hint="the file is empty or damaged: encode it again")
         sar = stream.sample_aspect_ratio or Fraction(1)
         display = (round(width * sar), height) if sar >= 1 else (width, round(height / sar))
-        if _rotation(container, stream, path) % 180 == 90:
+        if _rotation(container, stream, path, guard) % 180 == 90:
             display = display[::-1]
         codec = stream.codec_context.name
     if display[0] * display[1] > limits.max_pixels:
@@ -90,7 +93,9 @@ def probe(path: Path, limits: VideoLimits) -> Video:
             f"{path}: {duration_s:.0f} s is longer than video.max_duration_s={limits.max_duration_s:.0f}",
             hint="cut it, or raise video.max_duration_s",
         )
-    return Video(str(path), content_hash(path), display[0], display[1], float(fps), frames, round(duration_s, 6), codec)
+    return Video(
+        str(path), content_hash(path, guard), display[0], display[1], float(fps), frames, round(duration_s, 6), codec
+    )
 
 
 def _check_file(path: Path, limits: VideoLimits) -> int:
@@ -116,15 +121,19 @@ def _check_file(path: Path, limits: VideoLimits) -> int:
     return info.st_size
 
 
-def content_hash(path: Path) -> str:
+_KEPT_HASHES = 65_536
+_hashes: dict[tuple[Path, int, int], str] = {}
+
+
+def content_hash(path: Path, guard: Guard | None = None) -> str:
     """SHA-256 of a file; read once per process, unless its size or modification time has changed."""
     info = os.stat(path)
-    return _hash(path, info.st_size, info.st_mtime_ns)
-
-
-@lru_cache(maxsize=65_536)
-def _hash(path: Path, _size: int, _changed_ns: int) -> str:
-    return file_sha256(path)
+    key = (path, info.st_size, info.st_mtime_ns)
+    if (known := _hashes.get(key)) is None:
+        if len(_hashes) >= _KEPT_HASHES:
+            _hashes.clear()
+        known = _hashes[key] = file_sha256(path, (guard or Guard(str(path))).check)
+    return known
 
 
 def open_video(path: Path) -> InputContainer:
@@ -163,7 +172,7 @@ def _frame_rate(stream: VideoStream) -> Fraction | None:
     return fps if fps and 0.01 <= fps <= 10_000 else None
 
 
-def _length(container: InputContainer, stream: VideoStream, fps: Fraction) -> tuple[int, float]:
+def _length(container: InputContainer, stream: VideoStream, fps: Fraction, guard: Guard) -> tuple[int, float]:
     """Displayed frames, and duration in seconds, from the header; counted in the packets where it has neither."""
     import av
 
@@ -179,7 +188,7 @@ def _length(container: InputContainer, stream: VideoStream, fps: Fraction) -> tu
         if first is None:
             return 0, duration_s
         if not duration_s:  # a recording that was never finished: count its packets
-            times = [p.pts * tb for p in container.demux(stream) if p.pts is not None]
+            times = [p.pts * tb for p in guard.over(container.demux(stream)) if p.pts is not None]
             return len(times) + 1, float(max(times, default=Fraction(0)) + 1 / fps)
     except av.error.FFmpegError:
         return 0, duration_s
@@ -210,7 +219,7 @@ def _check_complete(container: InputContainer, stream: VideoStream, path: Path, 
         )
 
 
-def _rotation(container: InputContainer, stream: VideoStream, path: Path) -> int:
+def _rotation(container: InputContainer, stream: VideoStream, path: Path, guard: Guard) -> int:
     """Degrees by which the picture is turned for display.
 
     In MP4 it is in the track header; PyAV has it on decoded frames only, so for Matroska, where it is rare, one key frame is
@@ -224,6 +233,6 @@ def _rotation(container: InputContainer, stream: VideoStream, path: Path) -> int
         return 0
     try:
         container.seek(0)
-        return next((frame.rotation for frame in container.decode(stream)), 0)
+        return next((frame.rotation for frame in guard.frames(container.decode(stream))), 0)
     except av.error.FFmpegError:
         return 0  # whether it can be decoded is found out when its frames are read

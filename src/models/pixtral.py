@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import marshal
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from importlib import metadata, util
@@ -61,6 +62,9 @@ def linear_says_safe(estimate: int, max_model_len: int) -> bool:
     return estimate < LINEAR_SAFE_SHARE * max_model_len
 
 
+_LONG_RUN = re.compile(r"\s{10000}")
+
+
 def text_counter(tokenizer: str, cache_dir: Path) -> CountText:
     """A function that counts the tokens of a text, control tokens in it being plain text, as in a user message.
 
@@ -77,7 +81,7 @@ def text_counter(tokenizer: str, cache_dir: Path) -> CountText:
     @lru_cache(maxsize=65_536)
     def count(text: str) -> int:
         try:
-            return len(encoding.encode_ordinary(text))
+            return sum(len(encoding.encode_ordinary(piece)) for piece in _pieces(text))
         except BaseException as e:  # tiktoken panics on a million spaces in a row, with an exception of its own kind
             if type(e).__name__ != "PanicException":
                 raise
@@ -87,6 +91,15 @@ def text_counter(tokenizer: str, cache_dir: Path) -> CountText:
             ) from None
 
     return count
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """The text, cut within runs of blanks that are so long that tiktoken panics on them; a token or two more at each cut."""
+    start = 0
+    for run in _LONG_RUN.finditer(text):
+        yield text[start : run.end()]
+        start = run.end()
+    yield text[start:]
 
 
 def _ranks(tokenizer: str, cache_dir: Path) -> tuple[str, list[bytes]]:

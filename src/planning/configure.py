@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ..config import Config, HostKind, TaskName
 from ..errors import InputError
 from ..worker.protocol import EngineSettings, ModelSettings
+from ..worker.records import InvalidRecord, from_json, to_json
 from . import observed_limits
 from .settings import HostSettings, ImageSettings, Settings
+
+T = TypeVar("T")
+
+
+def checked(kind: type[T], group: str, values: Mapping[str, Any]) -> T:
+    """A config group as a plan value, held to the same checks as one that is read from a file."""
+    try:
+        return from_json(kind, dict(values), group)
+    except InvalidRecord as e:
+        raise InputError(f"the config cannot be used:\n  - {e}") from None
 
 
 def host_settings(config: Config) -> HostSettings:
@@ -19,16 +32,12 @@ def host_settings(config: Config) -> HostSettings:
             "host.address: host=ssh needs a name from ~/.ssh/config, or the name or address of a machine",
             hint="host.address=NAME, or a file conf/host/NAME.yaml of your own (docs/remote.md)",
         )
-    return HostSettings(
-        **vars(config.host) | {"kind": config.host.kind.value, "docker": tuple(config.host.docker)},
-    )
+    return checked(HostSettings, "host", vars(config.host) | {"kind": config.host.kind.value})
 
 
 def image_settings(config: Config) -> ImageSettings:
     """The image group as a plan value."""
-    return ImageSettings(
-        **vars(config.image) | {"mounts": tuple(config.image.mounts), "env": tuple(config.image.env)},
-    )
+    return checked(ImageSettings, "image", vars(config.image))
 
 
 def plan_settings(config: Config) -> Settings:
@@ -36,8 +45,8 @@ def plan_settings(config: Config) -> Settings:
     engine, model = vars(config.engine), vars(config.model)
     settings = Settings(
         recipe=config.upsample.name,
-        engine=EngineSettings(**engine | {"name": config.engine.name.value}),
-        model=ModelSettings(**model | {"extra_args": tuple(config.model.extra_args)}),
+        engine=checked(EngineSettings, "engine", engine | {"name": config.engine.name.value}),
+        model=checked(ModelSettings, "model", model),
         template=config.template.name,
         max_model_len=config.budget.max_model_len,
         max_output_tokens=config.budget.max_output_tokens,
@@ -58,8 +67,11 @@ def plan_settings(config: Config) -> Settings:
         report=config.output.report,
         shrink=config.upsample.shrink,
         min_side_px=config.upsample.min_side_px,
+        max_render_s=config.video.max_render_s,
+        max_pixels=config.video.max_pixels,
         exports=tuple(dict.fromkeys(export.value for export in config.output.exports)),
     )
+    settings = checked(Settings, "", to_json(settings))
     if config.task.name is TaskName.limits:  # it measures them
         return settings
     known = observed_limits.read(observed_limits.limits_file(Path(config.cache_dir)))

@@ -16,6 +16,7 @@ from ..media.geometry import Size
 from ..media.hint import Hint, hint_key
 from ..media.video import Video
 from ..models import pixtral
+from ..worker.values import FileName
 from .settings import Settings, digest, dumps
 
 NAMES = 3  # of items that cannot be served, in a summary
@@ -41,9 +42,9 @@ class PlanItem:
     source, extra: where the item came from, and its fields that the program does not use (JSON text).
     """
 
-    id: str
+    id: FileName
     name: str
-    slug: str
+    slug: FileName
     prompt: str
     text: str
     system: str

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Collection
 from pathlib import Path
 
-from ..config import Config, EngineName, Export, SpecOutput
+from ..config import Config, EngineName, Export, HostKind, SpecOutput
 from ..errors import InputError
 from ..media import geometry
 from ..models import pixtral
 from ..prompts import arrow
+from ..worker.values import secret_named
 from . import gpus
 from .recipe import box_of
 
@@ -60,12 +62,29 @@ def check_config(config: Config) -> None:
             "model.checkpoint: engine=cosmos needs the folder above nvidia/Cosmos-UpsamplePrompt1-12B-Transfer"
         )
     wrong += _wrong_host_or_image(config)
+    wrong += _wrong_key(config)
     if config.checks.script not in ("", "latin"):
         wrong.append(f"checks.script={config.checks.script}: must be latin or empty")
     if not pixtral.tokenizer_file(config.model.tokenizer).is_file():
         wrong.append(f"model.tokenizer={config.model.tokenizer}: no such file here or in mistral-common")
     if wrong:
         raise InputError("the config cannot be used:\n" + "\n".join(f"  - {w}" for w in wrong))
+
+
+def _wrong_key(config: Config) -> list[str]:
+    """What is wrong with a key on this machine that is there; whether it is there shows when a worker needs it."""
+    engine = config.engine
+    try:
+        has_one = (
+            os.path.exists(os.path.expanduser(engine.api_key_file))
+            if engine.api_key_file
+            else engine.api_key_env in os.environ
+        )
+        if engine.name is EngineName.endpoint and config.host.kind is HostKind.local and has_one:
+            secret_named(engine.api_key_env, engine.api_key_file)
+    except ValueError as e:
+        return [str(e)]
+    return []
 
 
 def _wrong_host_or_image(config: Config) -> list[str]:
@@ -127,6 +146,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "video.max_bytes": (1, 1e18),
     "video.max_pixels": (1, 1e18),
     "video.max_duration_s": (0, math.inf),
+    "video.max_render_s": (1, 1e7),
 }
 
 

@@ -21,6 +21,7 @@ from ..planning.settings import Settings, dumps, fields_of
 from ..prompts.formats import VIDEO_FIELDS
 from ..prompts.specs import absolute_video, prompt_files, read_specs
 from ..run_folder import RunPaths
+from ..text import cell
 from .rows import HintFolders, Row, read_rows
 
 
@@ -104,7 +105,8 @@ def _summary_writer(out: IO[str]) -> Callable[[Row], None]:
 
     def write(row: Row) -> None:
         review = row.get("review")
-        writer.writerow({**row, **row["tokens"], "review": review["verdict"] if review else ""})
+        line = {**row, **row["tokens"], "review": review["verdict"] if review else ""}
+        writer.writerow({column: cell(line[column]) for column in columns})
 
     return write
 
@@ -178,9 +180,9 @@ def _update_in_place(plan: Plan, table: Sequence[Row], now: datetime) -> None:
                 item, row = found[spec.name]
                 raw |= _additions(item, row, plan.settings, now, raw.get("metadata"))
             updated.append(raw)
-        text = _as_file(updated, shape)
+        text = _as_file(updated, shape, _header(file) if shape == "csv" else ())
         shutil.copy2(file, _free_backup(file))
-        write_atomic(file, text)
+        write_atomic(Path(os.path.realpath(file)), text)  # a link stays one
 
 
 def _free_backup(file: Path) -> Path:
@@ -189,7 +191,12 @@ def _free_backup(file: Path) -> Path:
     return next(path for path in names if not path.exists())
 
 
-def _as_file(items: list[dict[str, Any]], shape: str) -> str:
+def _header(file: Path) -> list[str]:
+    with open(file, encoding="utf-8-sig", newline="") as f:
+        return [column.strip() for column in next(csv.reader(f))]
+
+
+def _as_file(items: list[dict[str, Any]], shape: str, header: Sequence[str]) -> str:
     if shape == "object":
         return json.dumps(items[0], ensure_ascii=False, indent=1) + "\n"
     if shape == "lines":
@@ -197,8 +204,12 @@ def _as_file(items: list[dict[str, Any]], shape: str) -> str:
     if shape == "list":
         return json.dumps(items, ensure_ascii=False, indent=1) + "\n"
     out = io.StringIO()
-    columns = list(dict.fromkeys(column for item in items for column in item))
-    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    columns = list(dict.fromkeys((*header, *(column for item in items for column in item))))
+    # A bare carriage return ends a row for some readers: what holds one stands in quotes.
+    has_return = any("\r" in str(value) for item in items for value in item.values())
+    writer = csv.DictWriter(
+        out, columns, lineterminator="\n", quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL
+    )
     writer.writeheader()
     for item in items:
         writer.writerow({k: json.dumps(v, ensure_ascii=False) if isinstance(v, dict) else v for k, v in item.items()})

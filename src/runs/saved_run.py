@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from .. import seals
 from ..errors import InputError
 from ..files import open_atomic
 from ..hosts.job_folder import JobPaths
@@ -45,6 +46,7 @@ def refuse_another_run(plan: Plan, paths: RunPaths) -> None:
 def save_plan(plan: Plan, paths: RunPaths) -> None:
     with open_atomic(paths.plan) as f:
         write_plan(plan, f)
+    seals.seal(paths.plan)
 
 
 def jobs_of(paths: RunPaths) -> tuple[Plan, list[tuple[Plan, JobPaths]]]:

@@ -39,14 +39,16 @@ def run(invocation: Invocation) -> ExitCode:
             try:
                 result = check()
             except UpsamplerError as e:
-                out.print(f"[red]✗[/] {name:<13}", end="")
+                out.print("✗ ", end="", style="red")
+                out.print(f"{name:<13}", end="")
                 out.print(str(e), markup=False, highlight=False, soft_wrap=True)
                 first = first or e.exit_code
                 if name == "connection":
                     out.print("the rest needs a connection", style="dim")
                     break
             else:
-                out.print(f"[green]✓[/] {name:<13}", end="")
+                out.print("✓ ", end="", style="green")
+                out.print(f"{name:<13}", end="")
                 out.print(result, markup=False, highlight=False, soft_wrap=True)
     finally:
         host.close()

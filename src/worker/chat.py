@@ -14,7 +14,10 @@ from urllib.parse import urlsplit
 
 from .engines.engine import Answer, ItemFailed, Refused, Request, Unavailable
 from .lifecycle import LoadFailed
+from .records import InvalidRecord
 from .refusals import classify, counted_tokens, message_of, named_limit
+from .replies import MOST_REPLY, Usage, events_of, pause_of
+from .values import Secret
 
 # ----------------------------------------------------------------------------------------------------------- engines
 
@@ -34,9 +37,9 @@ def chat_body(system: str, text: str, pngs: Sequence[bytes]) -> dict[str, Any]:
 class ChatClient:
     """Requests to an OpenAI-compatible server; a kept-alive connection for each calling thread."""
 
-    def __init__(self, base_url: str, model: str, key: str | None, timeout_s: float, temperature: float) -> None:
+    def __init__(self, base_url: str, model: str, key: Secret | None, timeout_s: float, temperature: float) -> None:
         self.base, self.model, self.timeout_s, self.temperature = urlsplit(base_url), model, timeout_s, temperature
-        self.headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        self.key = key
         self._local = threading.local()
 
     def ask(self, request: Request) -> Answer:
@@ -49,24 +52,28 @@ class ChatClient:
         body = json.dumps(self._body(request)).encode()
         connection = self._connection()
         try:
-            connection.request("POST", f"{self.base.path}/chat/completions", body, self.headers)
+            connection.request("POST", f"{self.base.path}/chat/completions", body, self._headers())
             response = connection.getresponse()
             if response.status != 200:
-                raise self._refusal(response.status, response.headers.get("Retry-After"), response.read())
+                raise self._refusal(response.status, response.headers.get("Retry-After"), response.read(MOST_REPLY))
             return _read_stream(response, started)
-        except (OSError, http.client.HTTPException, Unavailable):  # Unavailable: the rest of a stream may be unread
+        except (OSError, http.client.HTTPException, Unavailable, ItemFailed):  # the rest of a stream may be unread
             self._drop()
             raise
 
     def get(self, path: str) -> tuple[int, bytes]:
         connection = self._connection()
         try:
-            connection.request("GET", path, headers=self.headers)
+            connection.request("GET", path, headers=self._headers())
             response = connection.getresponse()
-            return response.status, response.read()
+            return response.status, response.read(MOST_REPLY)
         except (OSError, http.client.HTTPException):
             self._drop()
             raise
+
+    def _headers(self) -> dict[str, str]:
+        headers = {"Content-Type": "application/json"}
+        return headers | {"Authorization": f"Bearer {self.key.reveal()}"} if self.key else headers
 
     def _body(self, request: Request) -> dict[str, Any]:
         return {
@@ -79,19 +86,22 @@ class ChatClient:
             "stream_options": {"include_usage": True},
         }
 
-    @staticmethod
-    def _refusal(status: int, retry_after: str | None, body: bytes) -> Exception:
-        text = body.decode("utf-8", "replace")
+    def _refusal(self, status: int, retry_after: str | None, body: bytes) -> Exception:
+        text = self.masked(body.decode("utf-8", "replace"))
         kind = classify(text)
         if kind == "too_long":
             return Refused(message_of(text), "too_long", counted_tokens(text), named_limit(text))
         if kind == "tokenizer":
             return ItemFailed(f"{message_of(text)}: tokenizer and checkpoint do not match; check model.tokenizer")
         if status in (408, 409, 425, 429) or status >= 500:
-            return Unavailable(f"HTTP {status}: {message_of(text)}", _seconds(retry_after))
+            return Unavailable(f"HTTP {status}: {message_of(text)}", pause_of(retry_after))
         if status in (401, 403):
             return LoadFailed(f"the server refused the key (HTTP {status}): {message_of(text)}")
         return ItemFailed(f"the server refused the request (HTTP {status}): {message_of(text)}")
+
+    def masked(self, text: str) -> str:
+        """What a server says, without the key that it may repeat."""
+        return self.key.masked(text) if self.key else text
 
     def _connection(self) -> http.client.HTTPConnection:
         connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
@@ -110,40 +120,30 @@ class ChatClient:
 
 
 def _read_stream(response: http.client.HTTPResponse, started: float) -> Answer:
-    """The answer from server-sent events, up to [DONE]; raises HTTPException when the stream breaks off before it."""
+    """The answer from server-sent events, up to [DONE]; raises HTTPException when the stream breaks off before it, ItemFailed
+    for a reply of another form."""
     parts: list[str] = []
     finish, first_token_s, queue_s = "", None, None
-    usage: dict[str, Any] = {}
-    for line in response:
-        if not line.startswith(b"data:"):
-            continue
-        data = line[5:].strip()
-        if data == b"[DONE]":
-            response.read()
-            if finish == "abort":  # from a server that is being stopped, for an answer it did not finish
-                raise Unavailable("the server aborted the request", None)
-            if "prompt_tokens" not in usage:
-                raise ItemFailed("the server reports no usage.prompt_tokens, so the plan cannot be checked")
-            text = "".join(parts).encode("utf-8", "replace").decode()  # half a surrogate pair is no text
-            return Answer(text, finish, usage["prompt_tokens"], usage.get("completion_tokens"), first_token_s, queue_s)
-        event = json.loads(data)
-        if "error" in event:
-            raise Unavailable(message_of(data.decode("utf-8", "replace")), None)
-        usage = event.get("usage") or usage
-        if (queued_ms := (event.get("metrics") or {}).get("queue_time_ms")) is not None:
-            queue_s = round(queued_ms / 1000, 4)
-        for choice in event.get("choices", ()):
-            piece = choice.get("delta", {}).get("content")
-            if piece:
-                if first_token_s is None:
-                    first_token_s = round(time.monotonic() - started, 4)
-                parts.append(piece)
-            finish = choice.get("finish_reason") or finish
-    raise http.client.HTTPException("the stream broke off")
-
-
-def _seconds(retry_after: str | None) -> float | None:
+    usage = Usage()
     try:
-        return max(0.0, float(retry_after)) if retry_after else None
-    except ValueError:
-        return None  # an HTTP date: the usual back-off is used
+        for event in events_of(response):
+            if event.error is not None:
+                raise Unavailable(message_of(json.dumps({"error": event.error})), None)
+            usage = event.usage or usage
+            if event.metrics and event.metrics.queue_time_ms is not None:
+                queue_s = round(event.metrics.queue_time_ms / 1000, 4)
+            if event.pieces and first_token_s is None:
+                first_token_s = round(time.monotonic() - started, 4)
+            parts += event.pieces
+            finish = event.finish_reason or finish
+        response.read(MOST_REPLY)
+    except InvalidRecord as e:
+        raise ItemFailed(f"the server sent something else than an answer: {e}") from e
+    except EOFError as e:
+        raise http.client.HTTPException(str(e)) from e
+    if finish == "abort":  # from a server that is being stopped, for an answer it did not finish
+        raise Unavailable("the server aborted the request", None)
+    if usage.prompt_tokens is None:
+        raise ItemFailed("the server reports no usage.prompt_tokens, so the plan cannot be checked")
+    text = "".join(parts).encode("utf-8", "replace").decode()  # half a surrogate pair is no text
+    return Answer(text, finish, usage.prompt_tokens, usage.completion_tokens, first_token_s, queue_s)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SRC = ROOT / "src"
 
 # Modules that every package may import: they import none of the others.
-FOR_ALL = {"cache_table", "errors", "files", "interrupts", "line_file", "text", "log", "run_folder"}
+FOR_ALL = {"cache_table", "errors", "files", "interrupts", "line_file", "text", "log", "run_folder", "seals"}
 # Package: packages that it may import. What acts on a plan never sees the config.
 MAY_IMPORT: dict[str, set[str]] = {
     "media": set(),
@@ -44,14 +44,15 @@ TOP: dict[str, set[str]] = {
     "interrupts": set(),
     "line_file": set(),
     "run_folder": {"errors"},
+    "seals": {"files"},
     "resolvers": {"config"},
-    "overrides": {"config", "text"},
+    "overrides": {"config", "text", "seals"},
     "console": FOR_ALL,
-    "sweep": {"config", "console", "limits", "resolvers", "tasks", *FOR_ALL},
+    "sweep": {"config", "console", "limits", "overrides", "resolvers", "tasks", *FOR_ALL},
     "run": {"config", "console", "overrides", "sweep", "tasks", *FOR_ALL},
 }
 # The worker runs elsewhere: others import how it is spoken to, and what both sides must do alike.
-OF_WORKER = {"worker.protocol", "worker.records", "worker.journal"}
+OF_WORKER = {"worker.protocol", "worker.records", "worker.journal", "worker.values"}
 MORE_OF_WORKER = {
     "hosts.bundle": {"worker"},  # ships it
     "reports.exports": {"worker.chat"},
@@ -63,7 +64,7 @@ MORE_OF_WORKER = {
 HOMES = {
     "hydra": {"run", "sweep", "resolvers", "overrides"},
     "omegaconf": {"run", "sweep", "resolvers", "overrides", "config"},
-    "av": {"media.video", "media.frames", "media.render", "media.encode"},
+    "av": {"media.video", "media.frames", "media.guard", "media.render", "media.encode"},
     "mistral_common": {"models.pixtral"},
     "tiktoken": {"models.pixtral"},
     "jinja2": {"reports.pages", "planning.recipe"},

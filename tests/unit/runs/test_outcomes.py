@@ -25,7 +25,7 @@ def path(paths: RunPaths) -> Path:
 def test_item_ends_once(path: Path) -> None:
     journal = RunJournal(path)
     assert journal.add([Outcome("a", KEPT)]) and journal.add([Outcome("b", KEPT)])
-    assert not journal.add([Outcome("a", UPSAMPLED)])
+    assert not journal.add([Outcome("a", UPSAMPLED, text="A boat.")])
     journal.close()
     assert ids_in(path) == ["a", "b"]
     assert Outcomes(path)["a"].state == KEPT
@@ -46,7 +46,7 @@ def test_reopened_item_may_end_again(path: Path) -> None:
     journal.add([Outcome("a", KEPT)])
     journal.reopen(["a", "unknown"])
     assert journal.outcomes == {} and Outcomes(path)["a"].state == KEPT
-    assert journal.add([Outcome("a", UPSAMPLED)])
+    assert journal.add([Outcome("a", UPSAMPLED, text="A boat.")])
     journal.close()
     assert ids_in(path) == ["a", "a"]
     assert Outcomes(path)["a"].state == UPSAMPLED
