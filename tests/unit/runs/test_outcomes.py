@@ -87,3 +87,10 @@ def test_damaged_line_is_named(path: Path) -> None:
     with pytest.raises(InputError, match=r"journal\.jsonl, line 2: state: missing") as error:
         Outcomes(path)
     assert "remove that line" in error.value.hint
+
+
+def test_outcome_that_nobody_asked_for_is_left_out(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    journal = RunJournal(path, {"a", "b"})
+    assert journal.add([Outcome("deadbeef", KEPT), Outcome("a", KEPT)]) == ["a"]
+    journal.close()
+    assert ids_in(path) == ["a"] and "deadbeef" in capsys.readouterr().out
