@@ -54,7 +54,7 @@ def test_reopened_item_may_end_again(path: Path) -> None:
 
 def test_only_new_answers_are_worth_keeping(path: Path) -> None:
     before = RunJournal(path)
-    before.add([Outcome("old", UPSAMPLED)])
+    before.add([Outcome("old", UPSAMPLED, text="A boat.")])
     before.close()
     journal, new = RunJournal(path), Outcome("new", UPSAMPLED, text="A long boat. 雨")
     journal.add([Outcome("k", KEPT), new, Outcome("f", FAILED)])
