@@ -70,15 +70,15 @@ def _run(raw: DictConfig) -> ExitCode:
         console.message(f"── point {hydra_config.job.num}: {' '.join(hydra_config.overrides.task)}")
     out, err = console.results_console(), console.messages_console()
     log.configure(err, root / "log.jsonl", config.console.level.value)
-    for record in (root / ".hydra" / "overrides.yaml", Path(hydra_config.sweep.dir) / SWEEP_RECORD):
-        is_new = (
-            hydra_config.output_subdir == ".hydra"
-            if record.name != SWEEP_RECORD
-            else hydra_config.mode is RunMode.MULTIRUN
-        )
-        if is_new and record.is_file():
-            seals.seal(record)
     try:
+        for record in (root / ".hydra" / "overrides.yaml", Path(hydra_config.sweep.dir) / SWEEP_RECORD):
+            is_new = (
+                hydra_config.output_subdir == ".hydra"
+                if record.name != SWEEP_RECORD
+                else hydra_config.mode is RunMode.MULTIRUN
+            )
+            if is_new and record.is_file():
+                seals.seal(record)
         return _run_task(config, root, out, err)
     except KeyboardInterrupt:
         started = (root / "plan.json").exists()
