@@ -12,7 +12,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import engines, estimates, hints, planning, startup, tokens, transfer
+from benchmarks import engines, estimates, hints, planning, scale, startup, tokens, transfer, window
 from benchmarks.measure import Row
 
 BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
@@ -23,6 +23,8 @@ BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "estimates": estimates.rows,
     "engines": engines.rows,
     "transfer": transfer.rows,
+    "scale": scale.rows,
+    "window": window.rows,
 }
 
 

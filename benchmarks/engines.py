@@ -82,7 +82,7 @@ def _item(number: int) -> Item:
     )  # fmt: skip
 
 
-def _model(checkpoint: str) -> ModelSettings:
+def model_settings(checkpoint: str) -> ModelSettings:
     return ModelSettings(
         name="tiny", checkpoint=checkpoint, tiny_random=True, tokenizer="mistral", max_images=2, dtype="bfloat16",
         load_format="dummy", gpu_memory_utilization=0.9, max_num_seqs=PROMPTS, tensor_parallel_size=1,
@@ -90,7 +90,7 @@ def _model(checkpoint: str) -> ModelSettings:
     )  # fmt: skip
 
 
-def _engine(name: str, url: str = "") -> EngineSettings:
+def engine_settings(name: str, url: str = "") -> EngineSettings:
     return EngineSettings(
         name=name, max_attempts=1, in_flight=0, item_delay_s=0.0, base_url=url, api_key_env="", api_key_file="",
         start_timeout_s=600.0, request_timeout_s=600.0, grace_s=30.0, time_limit_s=0.0, offload=False,
@@ -156,13 +156,13 @@ def _chat(python: str, folder: Path, *, max_num_seqs: int, one_call: bool) -> fl
 
 def _worker(python: str, folder: Path) -> float:
     """Median seconds a pass of the worker, from a batch's appearance to its last answer on disk."""
-    worker = _write_job(folder, _engine("vllm"), _model(str(folder / "model")))
+    worker = write_job(folder, engine_settings("vllm"), model_settings(str(folder / "model")))
     process = subprocess.Popen([python, worker, str(folder)])
     times = []
     try:
         for number, items in enumerate(_passes()):
             started = time.perf_counter()
-            _stage(folder, number, items)
+            stage(folder, number, items)
             _wait_for_results(folder, (number + 1) * PROMPTS, process)
             times.append(time.perf_counter() - started)
     finally:
@@ -171,7 +171,7 @@ def _worker(python: str, folder: Path) -> float:
     return statistics.median(times[1:])
 
 
-def _write_job(folder: Path, engine: EngineSettings, model: ModelSettings) -> str:
+def write_job(folder: Path, engine: EngineSettings, model: ModelSettings) -> str:
     """A job folder without batches; returns the worker to run in it."""
     job = UpsampleJob(
         protocol=PROTOCOL, engine=engine, model=model, max_model_len=4096, max_output_tokens=OUTPUT_TOKENS,
@@ -184,7 +184,7 @@ def _write_job(folder: Path, engine: EngineSettings, model: ModelSettings) -> st
     return str(worker)
 
 
-def _stage(folder: Path, number: int, items: list[Item]) -> None:
+def stage(folder: Path, number: int, items: list[Item]) -> None:
     aside = folder / "batches" / f"{number:05d}.part"
     aside.write_text("".join(to_line(item) + "\n" for item in items))
     aside.rename(aside.with_suffix(".jsonl"))
@@ -257,16 +257,16 @@ def _peak_and_resume(url: str, count: int) -> tuple[int, float]:
         folder = Path(name)
         (folder / "frames").mkdir()
         (folder / "frames" / "one.png").write_bytes(os.urandom(50_000))
-        worker = _write_job(folder, _engine("endpoint", url), _model("tiny"))
+        worker = write_job(folder, engine_settings("endpoint", url), model_settings("tiny"))
         items = [replace(_item(n), frames=("frames/one.png",)) for n in range(count + 1)]
-        _stage(folder, 0, items[:count])
+        stage(folder, 0, items[:count])
         process = subprocess.Popen([sys.executable, worker, str(folder)])
         _wait_for_results(folder, count, process)
         status = Path(f"/proc/{process.pid}/status").read_text()
         peak = int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
         (folder / "closed").touch()
         process.wait()
-        _stage(folder, 1, items[count:])
+        stage(folder, 1, items[count:])
         _Instant.first_ask.clear()
         started = time.perf_counter()
         process = subprocess.Popen([sys.executable, worker, str(folder)])

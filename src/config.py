@@ -20,6 +20,8 @@ class TaskName(Enum):
     spec = "spec"
     attach = "attach"
     status = "status"
+    runs = "runs"
+    report = "report"
     cancel = "cancel"
     clean = "clean"
     trust = "trust"
@@ -73,6 +75,7 @@ class Export(Enum):
     dataset = "dataset"
     openai = "openai"
     cosmos3 = "cosmos3"
+    txt = "txt"
 
 
 class Retry(Enum):
@@ -90,6 +93,11 @@ class ProgressMode(Enum):
     bars = "bars"
     lines = "lines"
     none = "none"
+
+
+class OutputFormat(Enum):
+    text = "text"
+    json = "json"
 
 
 class LogLevel(Enum):
@@ -170,7 +178,7 @@ class EngineConf:
 
     name: EngineName = MISSING  # offline, vllm, endpoint or cosmos
     max_attempts: int = 3  # attempts per item before its original prompt is kept
-    in_flight: int = 0  # requests in flight; 0: chosen by the engine
+    in_flight: str = "auto"  # requests in flight: a number, or auto, found by what the server shows
     item_delay_s: float = 0.0  # offline only: wait before each answer, to rehearse a slow engine
     base_url: str = ""  # endpoint only: address of the server, including /v1
     api_key_env: str = ""  # endpoint only: NAME of the environment variable that holds the key
@@ -299,7 +307,16 @@ class InferenceConf:
 
 
 @dataclass
+class ColumnsConf:
+    """Fields of prompt files whose names are not recognized (docs/formats.md)."""
+
+    prompt: str = ""  # field that holds the prompt; "": recognized by its name
+    video: str = ""  # field that names the clip; "": recognized by its name
+
+
+@dataclass
 class VideoConf:
+    root: str = ""  # folder in which clips are looked for that are not where the prompt file says
     on_bad_video: BadVideo = BadVideo.keep  # keep the original prompt, or upsample it from its text only
     max_bytes: int = 20_000_000_000  # larger files are refused unread
     max_pixels: int = 8192 * 8192  # larger pictures are refused (Pillow warns at 89 megapixels)
@@ -332,7 +349,7 @@ class OutputConf:
     report: bool = True  # write report.html
     exports: list[Export] = field(
         default_factory=list
-    )  # also results.parquet, dataset/, openai_batch.jsonl, cosmos3.jsonl
+    )  # also results.parquet, dataset/, openai_batch.jsonl, cosmos3.jsonl, txt/
 
 
 class Verdict(Enum):
@@ -353,9 +370,18 @@ class ReviewConf:
 
 
 @dataclass
+class NotifyConf:
+    """A message when a run ends or fails: a small JSON object, posted over HTTP."""
+
+    url: str = ""  # address to post it to; "": none
+    url_env: str = ""  # NAME of the environment variable that holds the address, for one that is a secret
+
+
+@dataclass
 class ConsoleConf:
     progress: ProgressMode = ProgressMode.auto  # auto: bars on a terminal, lines elsewhere
     level: LogLevel = LogLevel.info  # lowest level on the console; log.jsonl has everything
+    format: OutputFormat = OutputFormat.text  # json: one JSON document, for tasks status, plan, runs and doctor
     traceback: bool = False  # print tracebacks of unexpected errors; log.jsonl always has them
 
 
@@ -364,15 +390,19 @@ class Config:
     """The whole configuration; every node is a config group or a plain block below."""
 
     prompts: str = "examples/prompts.json"  # file, folder or glob with prompts
-    resume: str | None = None  # folder to resume: a run, a pipeline, a review, a limits run or a sweep
+    name: str = ""  # name of a new run, by which run= and resume= find it
+    resume: str | None = (
+        None  # folder (or name, or latest) to resume: a run, a pipeline, a review, a limits run or a sweep
+    )
     retry: Retry = Retry.none  # with resume=: failed upsamples the failed items again
-    run: str | None = None  # run folder for task=attach, status, cancel, pipeline and review
+    run: str | None = None  # folder (or name, or latest) for task=attach, status, report, cancel, pipeline and review
+    detach: bool = False  # start the job, and return while it runs
     job: str | None = None  # task=stage: job folder to create; task=collect: job folder to take results from
-    runs: list[str] = field(default_factory=list)  # task=compare: two run folders
+    runs: list[str] = field(default_factory=list)  # task=compare: two runs
     pair_by: PairBy = PairBy.input  # task=compare: items pair by name, prompt and video, or by name alone
     log: bool = False  # task=status: also print the end of the engine's log
     yes: bool = False  # task=clean and trust: confirm without a question
-    probe: bool = False  # task=doctor: also run one real prompt
+    probe: bool = False  # task=doctor: also send one real prompt
     then: bool = False  # task=spec: upsample the new specs, in the same run
     reuse: bool = False  # take answers already paid for in earlier runs from the cache
     aspect: str | None = None  # 16:9, 9:16, 4:3, 3:4 or 1:1 for upsample=category; null: found from each video
@@ -396,9 +426,11 @@ class Config:
     limits: LimitsConf = field(default_factory=LimitsConf)
     inference: InferenceConf = field(default_factory=InferenceConf)
     pipeline: PipelineConf = field(default_factory=PipelineConf)
+    columns: ColumnsConf = field(default_factory=ColumnsConf)
     video: VideoConf = field(default_factory=VideoConf)
     hints: HintsConf = field(default_factory=HintsConf)
     spec: SpecConf = field(default_factory=SpecConf)
     output: OutputConf = field(default_factory=OutputConf)
     review: ReviewConf = field(default_factory=ReviewConf)
+    notify: NotifyConf = field(default_factory=NotifyConf)
     console: ConsoleConf = field(default_factory=ConsoleConf)

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import ExitCode, HostError, UpsamplerError
-from .text import printable, resume_command
+from .text import printable, resume_command, wrapped
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+def accept_any_terminal() -> None:
+    """Make text that the terminal has no letters for readable all the same, in place of an error after hours of work."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    logging.raiseExceptions = False  # Hydra prints --info by logging, also into a pipe that is closed
+
+
+def flush() -> None:
+    """Write what is left; nobody may be reading any more."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def results_console() -> Console:
@@ -33,6 +52,11 @@ def _console(**options: Any) -> Console:
     class Plain(Console):
         def render_str(self, text: str, **given: Any) -> Text:
             return super().render_str(printable(text), **given)
+
+        def on_broken_pipe(self) -> None:
+            """Whoever reads has seen enough, as `| head` does; the run goes on."""
+            self.quiet = True
+            flush()
 
     return Plain(markup=False, emoji=False, highlight=False, **options)
 
@@ -66,8 +90,9 @@ def report_error(error: Exception, folder: Path) -> ExitCode:
 
 
 def message(text: str) -> None:
-    """Print a message, without characters that move the cursor."""
-    print(printable(text), file=sys.stderr)
+    """Print a message, without characters that move the cursor; on a terminal it is broken between words."""
+    width = int(os.environ.get("COLUMNS") or 0) or (shutil.get_terminal_size().columns if sys.stderr.isatty() else 0)
+    print(wrapped(printable(text), width) if width else printable(text), file=sys.stderr)
 
 
 def relative(path: Path) -> Path:

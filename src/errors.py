@@ -38,6 +38,15 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130  # Ctrl-C, resumable
 
 
+def exit_code_of(error: BaseException) -> ExitCode:
+    """The exit code that an error ends the program with."""
+    if isinstance(error, UpsamplerError):
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED
+    return ExitCode.HOST if isinstance(error, OSError) else ExitCode.BUG
+
+
 class UpsamplerError(Exception):
     """Base of all errors; `hint` is what to do about it."""
 

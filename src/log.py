@@ -1,4 +1,4 @@
-"""Logging: events as a fixed word plus keys, for people on the console and for machines in log.jsonl."""
+"""Logging: events as a fixed word plus keys, for machines in log.jsonl; on the console as sentences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import structlog
 
-from .text import printable
+from .sentences import sentence
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,7 +38,10 @@ class _Tee:
                 self.file.write(json.dumps(line | ({"traceback": trace} if trace else {}), default=str) + "\n")
                 self.file.flush()
         if LEVELS.get(level, 20) >= self.least:
-            self.console.print(_line(level, event), markup=False, highlight=False, soft_wrap=True, style=_STYLE[level])
+            in_file = not self.console.is_terminal
+            self.console.print(
+                _line(level, event), markup=False, highlight=False, soft_wrap=in_file, style=_STYLE[level]
+            )
         raise structlog.DropEvent
 
 
@@ -47,17 +50,8 @@ _STYLE = {"debug": "dim", "info": "", "warning": "yellow", "error": "red", "crit
 
 def _line(level: str, event: MutableMapping[str, Any]) -> str:
     time, word = event.pop("timestamp")[11:19], event.pop("event")
-    facts = "  ".join(f"{k}={_shown(v)}" for k, v in event.items())
     mark = f"{level}: " if level in ("warning", "error") else ""
-    return f"{time} {mark}{word.replace('_', ' ')}  {facts}".rstrip()
-
-
-def _shown(value: Any) -> str:
-    """A value on one line, in quotes where it has spaces."""
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    text = printable(str(value).replace("\n", " | "))
-    return json.dumps(text, ensure_ascii=False) if " " in text else text
+    return f"{time} {mark}{sentence(word, event)}"
 
 
 def configure(console: Console, log_file: Path | None, level: str) -> None:

@@ -13,9 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from . import seals
 from .config import Config
+from .run_folder import LATEST, OUTPUTS, SWEEP_RECORD, named_run
 from .text import PROGRAM, hydra_quoted
-
-SWEEP_RECORD = "multirun.yaml"  # what Hydra writes into the folder of a sweep
 
 
 def unknown_fields(raw: DictConfig, kind: type, prefix: str = "") -> list[str]:
@@ -30,6 +29,34 @@ def unknown_fields(raw: DictConfig, kind: type, prefix: str = "") -> list[str]:
     return found
 
 
+def with_run_folders(arguments: list[str]) -> list[str]:
+    """The command line with folders in place of `latest` and of runs' names, in resume=, run= and runs=[A,B]."""
+
+    def folder(value: str, resumes: bool) -> str:
+        is_name = value == LATEST or (value not in ("", "null") and not Path(value).is_dir())
+        found = named_run(value, resumes=resumes) if is_name else None
+        return str(found or value)
+
+    replaced = []
+    for argument in arguments:
+        key, value = split_override(argument)
+        if key == "runs":
+            parts = [part.strip() for part in value.strip("[]").split(",")]
+            runs = [part if part[:1] in "'\"" else folder(part, False) for part in parts]
+            argument = argument if runs == parts else f"runs=[{','.join(map(hydra_quoted, runs))}]"
+        elif key in ("resume", "run") and (found := folder(value, key == "resume")) != value:
+            argument = f"{key}={hydra_quoted(found)}"
+        replaced.append(argument)
+    return replaced
+
+
+def new_folders(arguments: list[str]) -> list[str]:
+    """The folders that a command line names for a new run or sweep, and that are not there yet."""
+    named = dict(map(split_override, arguments))
+    folders = [named.get("hydra.run.dir"), named.get("hydra.sweep.dir")]
+    return [folder for folder in folders if folder and not Path(folder).exists()]
+
+
 def why_not_resumable(arguments: list[str]) -> str | None:
     """Why a folder cannot be resumed, None when it can: checked before Hydra creates the folder that resume= names."""
     for argument in arguments:
@@ -40,8 +67,11 @@ def why_not_resumable(arguments: list[str]) -> str | None:
             return f"{key}={value}: {link} is a link, and a run folder has none; remove it"
         if (Path(value) / "plan.json").is_file():
             continue
+        if value == LATEST:
+            return f"{key}={value}: there is no run in {OUTPUTS}/ yet"
         if not Path(value).is_dir():
-            return f"{key}={value}: there is no such folder"
+            named = "" if "/" in value else ", and no run of that name in outputs/ (task=runs lists them)"
+            return f"{key}={value}: there is no such folder{named}"
         if key == "run" or not (Path(value) / SWEEP_RECORD).is_file():
             return f"{key}={value}: the folder has no plan.json, so no run was started in it; start a new one"
     return None
@@ -122,7 +152,7 @@ def _loaded(record: Path) -> Any:
 
 # Fields that name programs, machines, the places of secrets or of files that are written; options of a group are one's own.
 _OF_PROGRAMS = re.compile(
-    r"(?:worker|host|image|inference|hydra|spec)\.|engine\.(?:base_url|api_key)|model\.(?:checkpoint|extra)|"
+    r"(?:worker|host|image|inference|hydra|spec|notify)\.|engine\.(?:base_url|api_key)|model\.(?:checkpoint|extra)|"
     r"output\.specs|cache_dir"
 )
 
@@ -154,6 +184,12 @@ def resumed_sweep(arguments: list[str]) -> list[str]:
     if any(map(_names_programs, kept)) and not seals.holds(record):
         raise ValueError(_foreign_overrides(record, command))
     return command
+
+
+def flags_first(arguments: list[str]) -> list[str]:
+    """The command line with --multirun before the overrides: between two of them, Hydra's parser does not know it."""
+    flags = [argument for argument in arguments if argument in ("--multirun", "-m")]
+    return [*flags, *(argument for argument in arguments if argument not in flags)]
 
 
 def quoted(arguments: list[str]) -> list[str]:
@@ -221,15 +257,26 @@ def with_inherited(arguments: list[str]) -> list[str]:
 
 
 def did_you_mean(error: str) -> str:
-    """For a name that the config does not have: the names that look like it, "" where there is none."""
-    import difflib
-
+    """For a name or a value that the config does not have: those that look like it, "" where there is none."""
+    if ambiguous := re.search(r"Ambiguous value for argument '([^=']+)=(.*)'\n", error):
+        text = shlex.quote(f"{ambiguous[1]}={hydra_quoted(ambiguous[2])}")
+        return f"a text with a comma is quoted twice, once for the shell and once for Hydra: {text}"
+    if option := re.search(r"Could not find '([^']+)/([^'/]+)'", error):
+        return _near(option[2], re.findall(r"^\t(\S+)$", error, re.MULTILINE), f"{option[1]}=")
+    if value := re.search(r"(\S+=)\S*: Invalid value '([^']*)', expected one of \[([^]]*)\]", error):
+        return _near(value[2], value[3].split(", "), value[1])
     if not (found := re.search(r"Could not override '([^']+)'", error)):
         return ""
-    name = found[1]
-    known = [*_names(Config), "hydra.run.dir", "hydra.sweep.dir"]
-    near = difflib.get_close_matches(name, known, n=2, cutoff=0.7)
-    return f"did you mean {' or '.join(near)}?" if near else ""
+    return _near(found[1], [*_names(Config), "hydra.run.dir", "hydra.sweep.dir"], cutoff=0.7)
+
+
+def _near(name: str, known: Iterable[str], before: str = "", cutoff: float = 0.6) -> str:
+    """The question whether one of the known names was meant, without regard to case, hyphens and underscores."""
+    import difflib
+
+    plain = {re.sub(r"[-_\s]", "", other.casefold()): other for other in known}
+    near = difflib.get_close_matches(re.sub(r"[-_\s]", "", name.casefold()), plain, n=2, cutoff=cutoff)
+    return f"did you mean {' or '.join(before + plain[n] for n in near)}?" if near else ""
 
 
 def _names(kind: type, prefix: str = "") -> Iterator[str]:

@@ -6,12 +6,17 @@ import os
 from datetime import datetime
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from .config import Config, TaskName
 
 # Tasks that are no runs.
-_WITHOUT_RUN = (TaskName.status, TaskName.cancel, TaskName.clean, TaskName.trust, TaskName.doctor)
+_WITHOUT_RUN = (
+    TaskName.status, TaskName.runs, TaskName.report, TaskName.cancel, TaskName.clean, TaskName.trust, TaskName.doctor,
+)  # fmt: skip
+created: list[str] = []  # folders that this process created for new runs
 
 
 def run_folder(resume: str | None, run: str | None, task: TaskName, pattern: str, separate: bool = False) -> str:
@@ -28,10 +33,18 @@ def run_folder(resume: str | None, run: str | None, task: TaskName, pattern: str
     while True:
         try:
             os.makedirs(candidate)
+            created.append(candidate)
             return candidate
         except FileExistsError:
             n += 1
             candidate = f"{folder}-{n}"
+        except FileNotFoundError:  # another process has just removed the folder of the day, which was empty
+            continue
+
+
+def is_new(folder: str) -> bool:
+    """Whether this process created a folder for a run, or a sweep for one of its points."""
+    return os.path.abspath(folder) in map(os.path.abspath, created) or HydraConfig.get().mode is RunMode.MULTIRUN
 
 
 def hydra_subdir(task: TaskName, folder: str) -> str | None:

@@ -24,8 +24,9 @@ from . import __version__, console, seals, sweep
 from .config import Config, ProgressMode
 from .errors import ExitCode
 from .overrides import (
-    SWEEP_RECORD,
     did_you_mean,
+    flags_first,
+    new_folders,
     quoted,
     resumed_sweep,
     secret_among,
@@ -34,7 +35,10 @@ from .overrides import (
     why_not_readable,
     why_not_resumable,
     with_inherited,
+    with_run_folders,
 )
+from .resolvers import created, is_new
+from .run_folder import SWEEP_RECORD, discard_unused
 from .text import resume_command
 
 if TYPE_CHECKING:
@@ -47,11 +51,14 @@ CONF = Path(__file__).parents[1] / "conf"
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def _job(raw: DictConfig) -> None:
     """One run. It leaves its exit code and raises nothing, so that a bad point does not stop a sweep."""
+    code = ExitCode.INTERRUPTED
     try:
-        sweep.record(_run(raw))
-    except KeyboardInterrupt:
-        sweep.record(ExitCode.INTERRUPTED)
-        raise
+        code = _run(raw)
+    finally:
+        sweep.record(code)
+        folder = HydraConfig.get().runtime.output_dir
+        if code in (ExitCode.OK, ExitCode.INPUT, ExitCode.INTERRUPTED) and is_new(folder):
+            discard_unused(Path(folder))
 
 
 def _run(raw: DictConfig) -> ExitCode:
@@ -63,6 +70,7 @@ def _run(raw: DictConfig) -> ExitCode:
         console.message(f"error: the config has no field {', '.join(unknown)}")
         return ExitCode.INPUT
     hydra_config = HydraConfig.get()
+    os.chdir(hydra_config.runtime.cwd)  # also with hydra.job.chdir: paths are those of the folder of the command
     if sweep.is_elsewhere(hydra_config) and config.console.progress is ProgressMode.auto:
         config.console.progress = ProgressMode.lines  # bars of several processes would paint over one another
     root = Path(hydra_config.runtime.output_dir)
@@ -97,15 +105,16 @@ def _run(raw: DictConfig) -> ExitCode:
 
 def _run_task(config: Config, root: Path, out: Console, err: Console) -> ExitCode:
     from .run_folder import RunPaths
-    from .tasks import Invocation, run_invocation
+    from .tasks import Invocation, ending
 
     command = shlex.join(["python", "-m", "src.run", *HydraConfig.get().overrides.task])
     in_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
-    return run_invocation(Invocation(config, RunPaths(console.relative(root)), command, out, err, in_sweep))
+    return ending.run(Invocation(config, RunPaths(console.relative(root)), command, out, err, in_sweep))
 
 
 def main() -> None:
     """Run, and end with the highest exit code of all jobs."""
+    console.accept_any_terminal()
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, in place of printing them
     # systemd, Slurm and Docker end a program so, and mean what Ctrl-C means.
@@ -114,17 +123,18 @@ def main() -> None:
         print(f"prompt upsampler {__version__}")
         sys.exit(0)
     try:
-        given = sys.argv[1:]
+        given = with_run_folders(sys.argv[1:])
         reason = secret_among(map(split_override, given)) or why_not_resumable(given) or why_not_readable(given, CONF)
         if reason is None:
             try:
-                sys.argv[1:] = resumed_sweep(with_inherited(quoted(given)))
+                sys.argv[1:] = resumed_sweep(with_inherited(quoted(flags_first(given))))
             except ValueError as e:
                 reason = str(e)
         if reason:
             console.message(f"error: {reason}")
             sweep.codes.append(ExitCode.INPUT)
         else:
+            created.extend(new_folders(given))
             _job()
     except KeyboardInterrupt:
         if folder := sweep.sent_from():
@@ -133,6 +143,8 @@ def main() -> None:
                 f"  {resume_command(folder)}"
             )
         sweep.codes.append(ExitCode.INTERRUPTED)
+    except BrokenPipeError:  # `| head` has seen enough
+        pass
     except Exception as e:
         if isinstance(e, OSError) and not isinstance(e, HydraException):
             console.message(f"error: {e.filename or ''}: {e.strerror or e}")
@@ -141,8 +153,10 @@ def main() -> None:
             raise
         else:
             sweep.codes.append(_refused(e))
-    sys.stdout.flush()
-    sys.exit(int(sweep.exit_code()))
+    code = sweep.exit_code()
+    sweep.discard_if_unused()
+    console.flush()
+    sys.exit(int(code))
 
 
 # Where the part of Hydra's messages begins that is about Hydra.
@@ -157,13 +171,13 @@ def _refused(error: Exception) -> ExitCode:
             "are in their folders"
         )
         return ExitCode.BUG
-    hint = did_you_mean(str(error)) or "the config was rejected and nothing was started; --help lists what there is"
-    if isinstance(error, MissingConfigException) and (error.missing_cfg_file or "").startswith("hydra/launcher/"):
-        hint = "launchers are an extra: pip install hydra-joblib-launcher hydra-submitit-launcher"
     text = _ABOUT_HYDRA.split(str(error))[0].rstrip(".")
     cause = str(error.__cause__ or "").split("\n")[0]  # of a wrong value: which values there are
     if cause and cause not in text:
         text += f": {cause}"
+    hint = did_you_mean(text) or "the config was rejected and nothing was started; --help lists what there is"
+    if isinstance(error, MissingConfigException) and (error.missing_cfg_file or "").startswith("hydra/launcher/"):
+        hint = "launchers are an extra: pip install hydra-joblib-launcher hydra-submitit-launcher"
     console.message(f"error: {text}\n  → {hint}")
     return ExitCode.INPUT
 

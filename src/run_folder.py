@@ -1,13 +1,23 @@
-"""One run folder: where its files are, and who may write there."""
+"""Run folders: where the files of one are, who may write there, and which ones there are."""
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import RunLocked
+
+OUTPUTS = Path("outputs")  # where new run folders go; see conf/config.yaml
+LATEST = "latest"  # in place of a folder: the newest run
+SWEEP_RECORD = "multirun.yaml"  # what Hydra writes into the folder of a sweep
+SWEEP_ENDS = ".ended"  # in the folder of a sweep, one file a point
+LOCK_PATIENCE_S = 0.2  # `is_locked` of another process holds the lock for a moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +29,15 @@ class RunPaths:
     @property
     def plan(self) -> Path:
         return self.root / "plan.json"
+
+    @property
+    def record(self) -> Path:
+        """What a list of runs shows of this one."""
+        return self.root / "run.json"
+
+    @property
+    def plan_table(self) -> Path:
+        return self.root / "plan.csv"
 
     @property
     def command(self) -> Path:
@@ -119,6 +138,10 @@ class RunPaths:
         return self.root / "cosmos3.jsonl"
 
     @property
+    def texts(self) -> Path:
+        return self.root / "txt"
+
+    @property
     def results(self) -> Path:
         return self.root / "results.json"
 
@@ -141,12 +164,81 @@ def locked(paths: RunPaths) -> Iterator[None]:
     import fcntl
 
     paths.root.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + LOCK_PATIENCE_S
     with open(paths.lock, "w") as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunLocked(
-                f"{paths.root}: another process uses this run folder",
-                hint="wait for it, or stop it; then run the same command again",
-            ) from None
+        while True:
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise RunLocked(
+                        f"{paths.root}: another process uses this run folder",
+                        hint="wait for it, or stop it; then run the same command again",
+                    ) from None
+                time.sleep(0.02)
         yield
+
+
+def is_locked(paths: RunPaths) -> bool:
+    """Whether a process holds the run folder now."""
+    return is_held(paths.lock)
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a process of this machine holds a lock file; this one holds it for a moment to find out."""
+    import fcntl
+
+    try:
+        with open(lock) as f:
+            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def run_folders(below: Path = OUTPUTS) -> list[Path]:
+    """The folders of all runs that were planned or started below a folder, the newest first."""
+    found = []
+    for folder, names, files in os.walk(below):
+        if "plan.json" in files:
+            found.append(Path(folder))
+            names.clear()
+        elif SWEEP_RECORD in files:
+            names[:] = [name for name in names if name.isdecimal()]
+        else:
+            names[:] = [name for name in names if not name.startswith(".")]
+    return sorted(found, key=lambda folder: ((folder / "plan.json").stat().st_mtime_ns, folder), reverse=True)
+
+
+def named_run(value: str, *, resumes: bool = False) -> Path | None:
+    """The run that `latest`, a run's name or its path below outputs/ stands for, the newest one; None for none.
+
+    resumes: it is to be resumed; for the last point of a sweep that is the sweep.
+    """
+    if (OUTPUTS / value / "plan.json").is_file() or (OUTPUTS / value / SWEEP_RECORD).is_file():
+        return OUTPUTS / value
+    for folder in run_folders():
+        if value == LATEST:
+            return folder.parent if resumes and (folder.parent / SWEEP_RECORD).is_file() else folder
+        with suppress(OSError, ValueError, AttributeError):  # a run of an earlier version has no record, and no name
+            if json.loads(RunPaths(folder).record.read_bytes()).get("name") == value:
+                return folder
+    return None
+
+
+# What the folder of a run, or of a sweep, has before anything was started in it.
+_OF_THE_START = {".hydra", "log.jsonl", ".lock", SWEEP_RECORD, f".{SWEEP_RECORD}.seal", SWEEP_ENDS}
+
+
+def discard_unused(folder: Path) -> None:
+    """Remove a folder in which nothing was started, and that of its day in outputs/ if it was the only one."""
+    try:
+        if {path.name for path in folder.iterdir()} <= _OF_THE_START:
+            shutil.rmtree(folder)
+            if OUTPUTS.absolute() in folder.absolute().parent.parents:
+                folder.parent.rmdir()
+    except OSError:  # it is not there, or not the only one of its day
+        return

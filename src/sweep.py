@@ -24,8 +24,9 @@ from .config import Config, TaskName
 from .console import message, messages_console, relative, report_error, results_console
 from .errors import ExitCode
 from .files import write_atomic
-from .overrides import SWEEP_RECORD, leaves_of, secret_among
-from .resolvers import register
+from .overrides import leaves_of, secret_among
+from .resolvers import created, register
+from .run_folder import SWEEP_ENDS, SWEEP_RECORD, discard_unused
 from .text import resume_command
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 register()  # here, because the callback takes this module, and so schema and resolvers, into a launcher's processes
-RECORDS = ".ended"  # in the folder of a sweep, one file a point
 codes: list[ExitCode] = []  # of the jobs that ran in this process
 _records: Path | None = None  # of the sweep that this process started
 _is_sent = False  # whether other processes run the points of that sweep
@@ -47,6 +47,7 @@ class Ended:
     number: int
     folder: Path
     code: ExitCode
+    overrides: tuple[str, ...] = ()
 
 
 class Sweep(Callback):
@@ -67,20 +68,22 @@ class Sweep(Callback):
                 f"error: hydra.sweep.subdir={subdir}: the points of the sweep would share a folder\n  → leave it out"
             )
             raise SystemExit(int(ExitCode.INPUT))
-        _records, _is_sent = folder / RECORDS, is_elsewhere(config.hydra)
+        _records, _is_sent = folder / SWEEP_ENDS, is_elsewhere(config.hydra)
         shutil.rmtree(_records, ignore_errors=True)
         if _is_sent:
             logs = str(config.hydra.launcher.get("submitit_folder") or "").split("%")[0]
             print(f"sweep in {folder}" + (f", logs of its points in {logs}" if logs else ""), flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Print how each point ended, where that was not printed yet; conclude a sweep that is measured as a whole."""
-        if config.task.name is not TaskName.limits or _is_sent:
-            for job in ended():
-                print(f"point {job.number}: exit code {int(job.code)}  {relative(job.folder)}")
+        """Print how each point ended; conclude a sweep that is measured or compared as a whole."""
         if config.task.name is TaskName.limits:
+            if _is_sent:
+                for job in ended():
+                    print(f"point {job.number}: exit code {int(job.code)}  {relative(job.folder)}")
             codes.append(_concluded(config, _measure_limits))
-        elif config.task.name is TaskName.upsample and len(finished := _comparable()) == 2:
+            return
+        codes.append(_concluded(config, _tabulate))
+        if config.task.name is TaskName.upsample and len(finished := _comparable()) == 2:
             codes.append(_concluded(config, partial(_compare, finished)))
 
 
@@ -114,6 +117,25 @@ def _measure_limits(folder: Path, config: Config, out: Console, err: Console) ->
     from .limits import measure
 
     return measure.conclude(folder, config, out, err)
+
+
+def _tabulate(folder: Path, config: Config, out: Console, err: Console) -> ExitCode:
+    """A table of the points, on the terminal and in files; a message where one is asked for."""
+    from .reports import sweep_table
+    from .tasks import ending
+
+    points = [sweep_table.Point(job.number, relative(job.folder), job.overrides, job.code) for job in ended()]
+    rows = sweep_table.rows_of(points)
+    sweep_table.print_rows(rows, folder, out)
+    if any(row.record for row in rows):
+        sweep_table.write_table(rows, folder / "sweep.csv")
+        sweep_table.write_page(rows, folder / "index.html")
+        print(f"index.html    {folder / 'index.html'}")
+    if url := ending.address(config.notify):
+        ends = [{"folder": str(row.point.folder), "exit_code": int(row.point.code), "state": row.words} for row in rows]
+        text = f"sweep {folder}: " + "; ".join(row.words for row in rows)
+        ending.post(url, {"text": text, "sweep": str(folder), "points": ends, "exit_code": int(exit_code())})
+    return ExitCode.OK
 
 
 def _compare(runs: list[Path], folder: Path, config: Config, out: Console, err: Console) -> ExitCode:
@@ -154,8 +176,8 @@ def record(code: ExitCode) -> None:
     codes.append(code)
     config = HydraConfig.get()
     if config.mode == RunMode.MULTIRUN:
-        facts = {"exit_code": int(code), "folder": config.runtime.output_dir}
-        path = Path(config.sweep.dir) / RECORDS / f"{config.job.num}.json"
+        facts = {"exit_code": int(code), "folder": config.runtime.output_dir, "overrides": list(config.overrides.task)}
+        path = Path(config.sweep.dir) / SWEEP_ENDS / f"{config.job.num}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(facts))
 
@@ -165,13 +187,25 @@ def ended() -> list[Ended]:
     found = []
     for path in _records.glob("*.json") if _records else ():
         facts = json.loads(path.read_text(encoding="utf-8"))
-        found.append(Ended(int(path.stem), Path(facts["folder"]), ExitCode(facts["exit_code"])))
+        overrides = tuple(facts.get("overrides", ()))
+        found.append(Ended(int(path.stem), Path(facts["folder"]), ExitCode(facts["exit_code"]), overrides))
     return sorted(found, key=lambda job: job.number)
 
 
 def exit_code() -> ExitCode:
     """The highest of all jobs, wherever they ran."""
     return max([*codes, *(job.code for job in ended())], default=ExitCode.OK)
+
+
+def discard_if_unused() -> None:
+    """Remove the folder of the sweep that this process started, where nothing was."""
+    if (
+        _records
+        and codes
+        and set(codes) <= {ExitCode.OK, ExitCode.INPUT, ExitCode.INTERRUPTED}
+        and str(_records.parent) in created
+    ):
+        discard_unused(_records.parent)
 
 
 def sent_from() -> Path | None:

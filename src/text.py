@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
 PROGRAM = f"python -m {__package__}.run"
@@ -22,6 +23,19 @@ def cell(value: object) -> object:
     text = value.replace("\r\n", "\n").replace("\r", "\n")
     is_number = re.fullmatch(r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?", text)
     return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) and not is_number else text
+
+
+def wrapped(text: str, width: int) -> str:
+    """Lines broken between words to fit a terminal. Commands stay whole, since people paste them, and so do quotations of
+    files, which are indented deeply."""
+
+    def fill(line: str) -> str:
+        if len(line) <= width or PROGRAM in line or line.startswith("      "):
+            return line
+        indent = " " * (len(line) - len(line.lstrip()) + 2)
+        return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+    return "\n".join(map(fill, text.split("\n")))
 
 
 # What Hydra reads as a number, a truth value or nothing: 2026_01, 1e5, null.
@@ -60,6 +74,14 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(seconds, 0.1):.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def age(seconds: float) -> str:
+    """How long ago something was, in one word."""
+    for unit, length_s in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= length_s:
+            return f"{seconds // length_s:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
 
 
 def precise_duration(seconds: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shlex
 import sys
 
@@ -24,19 +25,29 @@ INSPECT_FORMAT = (
 )
 
 
-def is_foreign(inspected: str, job: str, root: str) -> bool:
-    """Whether the container that was inspected is not that of this job folder, though it has its name."""
-    return inspected.split(" ", 3)[3:] != [f"{_job_of(job)} {root}"]
+_RUNNING = ("running", "paused", "restarting", "removing", "stopping")
+_WAITING = ("created", "configured", "initialized")  # the last two: podman's
+_STATE = re.compile(
+    rf"\b({'|'.join((*_RUNNING, *_WAITING, 'exited', 'stopped', 'dead'))})\s+(-?\d+)\s+(true|false)\b(.*)"
+)
 
 
 def state_of(inspected: str) -> State:
-    """The state from `docker inspect --format INSPECT_FORMAT`."""
-    status, exit_code, oom_killed = inspected.split(" ", 3)[:3]
-    if status in ("running", "paused", "restarting", "removing"):
+    """The state from what `docker inspect --format INSPECT_FORMAT` printed, whatever a wrapper around it printed too.
+    ValueError where there is none."""
+    if not (found := _STATE.search(inspected)):
+        raise ValueError("no state")
+    if found[1] in _RUNNING:
         return RUNNING
-    if status == "created":
+    if found[1] in _WAITING:
         return State("waiting")
-    return ended(int(exit_code), oom_killed=oom_killed == "true")
+    return ended(int(found[2]), oom_killed=found[3] == "true")
+
+
+def is_foreign(inspected: str, job: str, root: str) -> bool:
+    """Whether the container that was inspected is not that of this job folder, though it has its name."""
+    found = _STATE.search(inspected)
+    return found is None or found[4].strip() != f"{_job_of(job)} {root}"
 
 
 def container_name(job: str) -> str:
@@ -138,12 +149,35 @@ def list_argv(host: HostSettings, root: str) -> tuple[str, ...]:
 
 def is_absent(output: str) -> bool:
     """Whether `docker inspect` failed because there is no such container, and for no other reason."""
-    return "no such container" in output.lower() or "no such object" in output.lower()
+    return _says(output, "no such container", "no such object", "no container with name")
 
 
 def is_away(output: str) -> bool:
     """Whether the docker command could not reach its daemon, so that nothing is known of any container."""
-    return any(sign in output.lower() for sign in ("cannot connect to the docker daemon", "error during connect"))
+    return _says(
+        output,
+        *("cannot connect to the docker daemon", "error during connect", "connection refused", "connection reset"),
+        *("i/o timeout", "deadline exceeded", "cannot connect to podman", "unable to connect to podman"),
+    )
+
+
+def lacks_image(output: str) -> bool:
+    """Whether there is no such image, in the words of Docker or podman."""
+    return _says(output, "no such image", "image not known", "no such object")
+
+
+def is_taken(output: str) -> bool:
+    """Whether another container has the name: another controller was faster."""
+    return _says(output, "is already in use")
+
+
+def is_busy(output: str) -> bool:
+    """Whether a container cannot be removed since it runs."""
+    return _says(output, "running container", "container is running", "as it is running")
+
+
+def _says(output: str, *signs: str) -> bool:
+    return any(sign in output.lower() for sign in signs)
 
 
 def _gpus(host: HostSettings) -> tuple[str, ...]:

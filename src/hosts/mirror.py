@@ -59,7 +59,7 @@ rm -f "$have" "$have.names"
 _POLL = """
 folder=$1 results=$2 events=$3 limit=$4
 shift 4
-"$@" 2>&1 | tr '\\n' ' '
+"$@" | tr '\\n' ' '
 echo
 cd "$folder" 2>/dev/null || { echo gone; exit 0; }
 touch lease 2>/dev/null
@@ -230,8 +230,9 @@ class RemoteFolder:
         """Ask how the worker stands, then bring what it wrote until then."""
         at = self.job.results.stat().st_size if self.job.results.exists() else 0
         asked = script(_POLL, self.folder, str(at), str(self._events_at), str(LIMIT), *question)
-        answer, _, rest = self._checked(asked, "the job cannot be polled").partition(b"\n")
-        text = answer.decode("utf-8", "replace")
+        done = self.host.run(asked)
+        answer, _, rest = checked(done, self.host, "the job cannot be polled").partition(b"\n")
+        text = (answer + done.err).decode("utf-8", "replace")
         if rest == b"gone\n" or rest.endswith(b"\ngone\n"):
             return Polled(text, is_gone=True)
         try:
@@ -315,6 +316,6 @@ def peek(host: Host, folder: str) -> tuple[int, str, Exit | None]:
 
 
 def answer_of(host: Host, question: Sequence[str]) -> str:
-    """What a command prints, on whichever stream."""
+    """What a command prints, output before errors."""
     done = host.run(question)
-    return (done.out.strip() or done.err).decode("utf-8", "replace")
+    return (done.out + done.err).decode("utf-8", "replace")

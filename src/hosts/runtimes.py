@@ -60,8 +60,8 @@ class ProcessRuntime:
         return script(_PROCESS, self.folder)
 
     def state(self, answer: str) -> State:
-        answer = answer.strip()
-        return RUNNING if answer == "running" else ABSENT if answer == "absent" else State("ended")
+        words = answer.split()
+        return RUNNING if "running" in words else ABSENT if "absent" in words else State("ended")
 
     def start(self) -> None:
         visible = (f"{name}={value}" for name, value in gpus.environment(self.launch.host.gpus).items())
@@ -91,7 +91,7 @@ class DockerRuntime:
         done = self.host.run((*settings.docker, "image", "inspect", "--format", "{{.Id}}", image.reference))
         if done.code == 0:
             return
-        if "no such image" not in done.message.lower():
+        if not docker.lacks_image(done.message):
             raise HostError(
                 f"{self.host.name}: Docker cannot be used: {done.message}",
                 hint="is it installed and running there, and may this user use it? host.docker names the command",
@@ -109,18 +109,25 @@ class DockerRuntime:
         return docker.inspect_argv(self.launch.host, self.container)
 
     def state(self, answer: str) -> State:
-        if docker.is_absent(answer):
-            return ABSENT
         try:
-            state = docker.state_of(answer.strip())
-        except (ValueError, IndexError):
-            raise LinkLost(f"{self.host.name}: Docker does not answer: {answer.strip()[-300:]}") from None
-        if docker.is_foreign(answer.strip(), self.location.folder, self.location.root):
+            state = docker.state_of(answer)
+        except ValueError:
+            return self._without_state(answer)
+        if docker.is_foreign(answer, self.location.folder, self.location.root):
             raise HostError(
                 f"{self.host.name}: there is a container {self.container} that this program did not make",
                 hint=f"look at it with docker inspect {self.container}; rename or remove it, then resume",
             )
         return state
+
+    def _without_state(self, answer: str) -> State:
+        """What cannot be read is no lost link, which would be tried again and again."""
+        said = answer.strip()[-300:]
+        if docker.is_absent(answer):
+            return ABSENT
+        if docker.is_away(answer) or not said:
+            raise LinkLost(f"{self.host.name}: Docker does not answer: {said}")
+        raise HostError(f"{self.host.name}: the state of the container cannot be read from {said!r}", hint=_hint(said))
 
     def start(self) -> None:
         state = self.state(answer_of(self.host, self.question()))
@@ -140,7 +147,7 @@ class DockerRuntime:
         finally:  # a container that runs has it mounted
             if self.launch.secrets:
                 self.host.run(("rm", "-f", docker.secrets_file(place.folder, place.root)))
-        if done.code and "is already in use" not in done.message:
+        if done.code and not docker.is_taken(done.message):
             self._docker("rm", "--force", self.container)  # docker run leaves one that it could not start
             hint = _hint(done.message)
             raise HostError(f"{self.host.name}: the container cannot be started: {done.message}", hint=hint)
@@ -169,7 +176,7 @@ class DockerRuntime:
         done = self._docker("rm", self.container)
         if done.code == 0 or docker.is_absent(done.message) or "already in progress" in done.message:
             return True
-        if "running container" in done.message or "container is running" in done.message:
+        if docker.is_busy(done.message):
             return False
         raise HostError(f"{self.host.name}: the container that ended cannot be removed: {done.message}")
 

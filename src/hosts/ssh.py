@@ -1,7 +1,8 @@
 """A host over SSH. Home of fabric and paramiko: what they raise is turned into one of `errors` here.
 
-Fabric reads ~/.ssh/config, keys and jump hosts. What it would do by itself is replaced where it would hang, guess or
-trust: host keys are checked strictly (fabric accepts any), commands have deadlines, a dead link is noticed.
+Fabric follows the configuration that `ssh_config` resolves, keys and jump hosts. What it would do by itself is replaced
+where it would hang, guess or trust: host keys are checked strictly (fabric accepts any), commands have deadlines, a dead
+link is noticed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,10 @@ from paramiko.hostkeys import HostKeyEntry
 from ..errors import AuthError, HostError, LinkLost, UnknownHostKey
 from ..planning.settings import HostSettings
 from ..text import PROGRAM
+from .framing import LOGIN_COMMAND, Frame, Unframed
 from .host import MOST_OUTPUT, CommandResult, printed_too_much
 from .known_hosts import KnownHosts, RefuseUnknownKeys, UnknownKey, check_key_file, fingerprint
+from .ssh_config import resolved
 
 CONNECT_TIMEOUT_S = 10.0
 PULSE_S = 4.0  # between questions whether the other side is still there
@@ -53,10 +57,11 @@ class SshHost:
     # ------------------------------------------------------------------------------------------------ commands
 
     def run(self, argv: Sequence[str], feed: Iterable[bytes] = (), *, timeout_s: float = 120.0) -> CommandResult:
-        channel = self._channel(argv)
+        frame = Frame(argv)
+        channel = self._channel()
         with channel:
             failed: list[Exception] = []
-            feeder = threading.Thread(target=self._feed, args=(channel, feed, failed), daemon=True)
+            feeder = threading.Thread(target=self._feed, args=(channel, frame.feed(feed), failed), daemon=True)
             feeder.start()
             out = self._bounded(self._read(channel, channel.recv, timeout_s), argv)
             err = self._bounded(self._read(channel, channel.recv_stderr, timeout_s), argv)
@@ -64,23 +69,37 @@ class SshHost:
             feeder.join(TICK_S)
             if failed and code == 0:
                 raise LinkLost(f"{self.name}: what was sent broke off: {failed[0]}") from failed[0]
-            return CommandResult(code, out, err)
+            with self._told_apart():
+                return CommandResult(*frame.reply(out, err, code))
 
     def stream(self, argv: Sequence[str], *, timeout_s: float = 120.0) -> Iterator[bytes]:
-        channel = self._channel(argv)
+        frame = Frame(argv)
+        channel = self._channel()
         with channel:
-            channel.shutdown_write()
-            yield from self._read(channel, channel.recv, timeout_s)
+            self._feed(channel, frame.feed(()), [])
+            with self._told_apart():
+                yield from frame.stream(self._read(channel, channel.recv, timeout_s))
             err = self._bounded(self._read(channel, channel.recv_stderr, timeout_s), argv)
             if code := self._exit_code(channel, timeout_s):
                 raise HostError(f"{self.name}: {argv[0]} ended with {code}: {CommandResult(code, b'', err).message}")
 
-    def _channel(self, argv: Sequence[str]) -> paramiko.Channel:
+    @contextmanager
+    def _told_apart(self) -> Iterator[None]:
+        """A login shell that did not run the command is an error, and no lost link."""
+        try:
+            yield
+        except Unframed as e:
+            raise HostError(
+                f"{self.name}: the login shell there runs no commands; it printed {str(e)[-300:]!r}",
+                hint=f"try: ssh {self.settings.address} /bin/sh -c true",
+            ) from None
+
+    def _channel(self) -> paramiko.Channel:
         transport = self._transport()
         try:
             channel = transport.open_session(timeout=CONNECT_TIMEOUT_S)
             channel.settimeout(TICK_S)
-            channel.exec_command(shlex.join(argv))
+            channel.exec_command(LOGIN_COMMAND)
         except (paramiko.SSHException, OSError, EOFError) as e:
             self._drop(transport)
             raise LinkLost(f"{self.name}: no command can be sent: {e or type(e).__name__}") from e
@@ -198,7 +217,7 @@ class SshHost:
                 s.address,
                 user=s.user or None,
                 port=s.port or None,
-                config=Config(overrides={"run": {"in_stream": False}}),
+                config=Config(overrides={"run": {"in_stream": False}}, ssh_config=resolved(s.address, s.user, s.port)),
                 connect_timeout=int(CONNECT_TIMEOUT_S),
                 connect_kwargs={"banner_timeout": CONNECT_TIMEOUT_S, "auth_timeout": CONNECT_TIMEOUT_S, **secrets},
             )

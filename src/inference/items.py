@@ -20,8 +20,8 @@ from typing import Any, TypedDict
 
 from ..planning.plan import PlanItem
 from ..planning.settings import digest
-from ..prompts.formats import OBJECT_FIELDS
-from ..prompts.specs import absolute_video
+from ..prompts.fields import OBJECT_FIELDS
+from ..prompts.paths import find_file
 from .settings import CONTROL_FIELDS, CONTROLS, SPEC_ARGUMENTS, InferenceSettings, wrong_argument, wrong_weight
 
 UPSAMPLED, ORIGINAL, SPEC = "upsampled", "original", "spec"  # where a prompt came from
@@ -114,7 +114,9 @@ def _take(
         files = {video: item.video.path}
         for control, fields in overrides.items():
             _check_control(control, fields)
-            overrides[control] = {k: _with_file(k, v, control, item, files, known) for k, v in fields.items()}
+            overrides[control] = {
+                k: _with_file(k, v, control, item, files, known, settings.repository) for k, v in fields.items()
+            }
     except _Unusable as e:
         return replace(empty, left_out=str(e))
     spec = json.dumps({**json.loads(settings.arguments), **arguments, **base}, sort_keys=True)
@@ -189,13 +191,19 @@ def _check_control(name: str, fields: Mapping[str, Any]) -> None:
 
 
 def _with_file(
-    field: str, value: Any, control: str, item: PlanItem, files: dict[str, str], known: dict[Path, str]
+    field: str,
+    value: Any,
+    control: str,
+    item: PlanItem,
+    files: dict[str, str],
+    known: dict[Path, str],
+    repository: str,
 ) -> Any:
     """The value of a field; where it names a file, that file's name in the job folder. Such files travel with the job."""
     is_file = field == "input_control" or (field == "control_weight" and str(value).endswith(".pt"))
     if not is_file or not isinstance(value, str) or not value:
         return value
-    path = absolute_video(Path(item.source), value)
+    path, _ = find_file(Path(item.source).parent, value, (), (repository, "."))
     if not path.is_file():
         raise _Unusable(f"{control}.{field}: {value} is not a file")
     if path not in known:

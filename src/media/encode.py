@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import colour
 from .hint import Frame, Hint
 
 if TYPE_CHECKING:
@@ -47,6 +48,23 @@ def write_video(path: Path, frames: list[VideoFrame], hint: Hint) -> None:
         out.mux(stream.encode(None))
 
 
+def shown(frame: VideoFrame, width: int, height: int, transfer: str = "") -> VideoFrame:
+    """A frame as RGB in this size, as a standard screen shows it: upright, transparency over black, high dynamic range
+    (transfer: PQ or HLG) tone-mapped."""
+    import av
+    import numpy as np
+
+    filters = upright(display_matrix(frame))
+    if colour.has_alpha(frame.format):
+        filters = (*filters, ("format", "gbrap"), ("premultiply", "inplace=1"))
+    if not transfer:
+        return filtered(frame, filters, width, height, "rgb24")
+    deep = filtered(frame, filters, width, height, "rgb48le")
+    return av.VideoFrame.from_ndarray(
+        colour.to_bt709(np.asarray(deep.to_ndarray(), dtype=np.uint16), transfer), format="rgb24"
+    )
+
+
 def filtered(frame: VideoFrame, filters: Sequence[tuple[str, str]], width: int, height: int, pixels: str) -> VideoFrame:
     """A frame through `filters`, then scaled by ffmpeg's own `scale=W:H:flags=lanczos` and in another pixel format."""
     import av
@@ -74,7 +92,12 @@ def display_matrix(frame: VideoFrame) -> tuple[int, ...]:
     """The first two rows of the display matrix, (a, b, u, c, d, v); the identity where a frame has none."""
     from av.sidedata.sidedata import Type
 
-    held: Any = frame.side_data
+    try:
+        held: Any = frame.side_data
+    except ValueError:  # of a kind that PyAV does not know, as the EXIF of pictures: the angle is known all the same
+        turned = math.radians(-frame.rotation)
+        a, b = round(math.cos(turned)), round(math.sin(turned))
+        return (a, b, 0, -b, a, 0)
     return struct.unpack("<6i", bytes(held[Type.DISPLAYMATRIX])[:24]) if Type.DISPLAYMATRIX in held else _IDENTITY
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ..errors import VideoError
 from . import sampling
 from .guard import Guard
-from .video import open_video, video_stream
+from .video import has_hidden_alpha, open_video, video_stream
 
 if TYPE_CHECKING:
     import av
@@ -84,7 +84,21 @@ class _Source:
         return size + packet.size
 
     def displayed(self) -> Iterator[VideoFrame]:
-        return self.guard.frames(self.container.decode(self.stream))
+        return self.guard.frames(self._decoded())
+
+    def _decoded(self) -> Iterator[VideoFrame]:
+        """All frames, with their transparency: of VP8 and VP9 only libvpx reads it, FFmpeg's own decoders leave it out."""
+        import av
+
+        if not has_hidden_alpha(self.stream):
+            yield from self.container.decode(self.stream)
+            return
+        name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}[self.stream.codec_context.name]
+        codec = av.CodecContext.create(name, "r")
+        assert isinstance(codec, av.VideoCodecContext)
+        codec.options = self.stream.codec_context.options
+        for packet in self.packets():
+            yield from codec.decode(packet if packet.size else None)
 
 
 def _clock(container: InputContainer, stream: VideoStream) -> tuple[Fraction, Fraction]:
@@ -97,8 +111,10 @@ def _clock(container: InputContainer, stream: VideoStream) -> tuple[Fraction, Fr
 
 
 def _quick(source: _Source, rule: str, count: int, fps: Fraction, duration_s: float) -> TimedFrames:
-    if "avi" in source.container.format.name:
-        raise _Broken("AVI has no time stamps of its own")
+    if not {"mp4", "matroska"} & set(source.container.format.name.split(",")):
+        raise _Broken("a container without time stamps of its own, or without an index")
+    if has_hidden_alpha(source.stream):
+        raise _Broken("transparency that another decoder has to read")
     if rule == "head":
         return _quick_head(source, count, fps)
     tb, origin = _clock(source.container, source.stream)

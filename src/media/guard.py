@@ -47,8 +47,8 @@ class Guard:
             )
         if not self.is_slow and now_s - self.began_s > SLOW_S:
             self.is_slow = True
-            limit = f"{self.max_s:.0f} s" if self.max_s < float("inf") else "none"
-            log.get().warning("clip_is_slow", clip=self.clip, limit=limit)
+            limit = {"limit_s": round(self.max_s)} if self.max_s < float("inf") else {}
+            log.get().warning("clip_is_slow", clip=self.clip, **limit)
 
     def over(self, pieces: Iterable[T]) -> Iterator[T]:
         """Packets, or whatever else is read one by one, with a check at each."""

@@ -40,8 +40,8 @@ def matroska_length(f: BinaryIO) -> int:
     return 0
 
 
-def mov_rotation(path: Path) -> int:
-    """Clockwise degrees of the first video track's display matrix (ISO 14496-12, tkhd); 0 when there is none.
+def mov_rotation(path: Path, track: int) -> int:
+    """Clockwise degrees of the display matrix of the video track with this number (ISO 14496-12, tkhd); 0 without one.
 
     PyAV has the matrix on decoded frames only; the header is enough for the displayed size.
     """
@@ -56,7 +56,9 @@ def mov_rotation(path: Path) -> int:
         handler = dict(_boxes(boxes.get(b"mdia", b""))).get(b"hdlr", b"")
         if handler[8:12] == b"vide" and b"tkhd" in boxes:
             header = boxes[b"tkhd"]
-            at = 52 if header[0] == 1 else 40
+            at, number = (52, 20) if header[0] == 1 else (40, 12)
+            if int.from_bytes(header[number : number + 4], "big") != track:
+                continue
             a, b = struct.unpack(">ii", header[at : at + 8])
             return round(math.degrees(math.atan2(b, a))) % 360
     return 0

@@ -61,10 +61,16 @@ class RenderedHint:
         return self.folder / self.video if self.video else None
 
 
+def pixels_of(video: Video, hint: Hint) -> tuple[str | int | float, ...]:
+    """All that the pixels of a hint depend on; the clip's name is not part of it."""
+    treated = (video.note,) if video.note else ()
+    return (video.sha256, hint.width_px, hint.height_px, hint.rule, hint.frames, hint.fps, *treated)
+
+
 @lru_cache(maxsize=65_536)  # many items share a hint
 def hint_key(video: Video, hint: Hint) -> str:
-    """Name of the cache entry: a hash of all that the pixels depend on; the clip's name is not part of it."""
-    made_of = (RENDERER, video.sha256, hint.width_px, hint.height_px, hint.rule, hint.frames, hint.fps)
+    """Name of the cache entry: a hash of all that the pixels depend on."""
+    made_of = (RENDERER, *pixels_of(video, hint))
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:24]
 
 

@@ -15,11 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import log
 from ..errors import HintError, HostError
 from ..files import aside_of, file_sha256
 from ..worker.records import InvalidRecord, from_file, to_line
 from ..worker.values import FileName
-from .encode import display_matrix, filtered, upright, write_png, write_video
+from .encode import shown, write_png, write_video
 from .frames import read_frames
 from .guard import Guard
 from .hint import HINT_VIDEO, Frame, Hint, RenderedHint, hint_key
@@ -73,10 +74,9 @@ def _render(video: Video, hint: Hint, folder: Path, guard: Guard, *, with_video:
     aside = aside_of(folder)
     aside.mkdir(parents=True)
     try:
-        small = [
-            (t, filtered(frame, upright(display_matrix(frame)), hint.width_px, hint.height_px, "rgb24"))
-            for t, frame in taken
-        ]
+        if len(sizes := {(frame.width, frame.height) for _, frame in taken}) > 1:
+            log.get().warning("size_changes_within_clip", clip=video.path, sizes=sorted(f"{w}x{h}" for w, h in sizes))
+        small = [(t, shown(frame, hint.width_px, hint.height_px, video.transfer)) for t, frame in taken]
         frames = tuple(write_png(aside, n, t, picture) for n, (t, picture) in enumerate(small, start=1))
         made = RenderedHint(folder, frames, HINT_VIDEO if with_video else None)
         if with_video:
@@ -91,10 +91,7 @@ def _complete(entry: RenderedHint, video: Video, hint: Hint, guard: Guard) -> Re
     """Add the video to an entry that an earlier run made without it; its frames stay where others may be reading them."""
     aside = entry.folder / f".{HINT_VIDEO}.part-{secrets.token_hex(4)}.mp4"
     try:
-        small = [
-            filtered(frame, upright(display_matrix(frame)), hint.width_px, hint.height_px, "rgb24")
-            for _, frame in _read(video, hint, guard)
-        ]
+        small = [shown(frame, hint.width_px, hint.height_px, video.transfer) for _, frame in _read(video, hint, guard)]
         write_video(aside, small, hint)
         os.replace(aside, entry.folder / HINT_VIDEO)
     finally:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import VideoError
 from ..files import file_sha256
+from . import kinds
+from .colour import HDR, has_alpha
 from .geometry import Size
 from .guard import Guard
 from .headers import matroska_length, mov_rotation, riff_length
@@ -21,13 +25,17 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 # Containers that hold one real video each. Playlists (HLS, concat) are refused: they make the demuxer read other files.
-_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,gif,jpeg_pipe,png_pipe,webp_pipe,bmp_pipe,tiff_pipe"
+_READABLE = "mp4, mov, mkv, webm, avi, 3gp, ts, mpg, gif, or a picture"
 _OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
 
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """A clip as its header describes it; width and height as displayed (after rotation and sample aspect ratio)."""
+    """A clip as its header describes it; width and height as displayed (after rotation and sample aspect ratio).
+
+    transfer: PQ or HLG, where it is of high dynamic range. note: what is shown of it otherwise than the file has it.
+    """
 
     path: str
     sha256: str
@@ -37,6 +45,8 @@ class Video:
     frames: int
     duration_s: float
     codec: str
+    transfer: str = ""
+    note: str = ""
 
     @property
     def size(self) -> Size:
@@ -82,7 +92,8 @@ def probe(path: Path, limits: VideoLimits, is_stopped: Callable[[], bool] = lamb
         display = (round(width * sar), height) if sar >= 1 else (width, round(height / sar))
         if _rotation(container, stream, path, guard) % 180 == 90:
             display = display[::-1]
-        codec = stream.codec_context.name
+        codec, transfer = stream.codec_context.name, HDR.get(stream.codec_context.color_trc, "")
+        note = "; ".join(_notes(container, stream, transfer))
     if display[0] * display[1] > limits.max_pixels:
         raise VideoError(
             f"{path}: {display[0]}x{display[1]} is larger than video.max_pixels={limits.max_pixels}",
@@ -94,17 +105,37 @@ def probe(path: Path, limits: VideoLimits, is_stopped: Callable[[], bool] = lamb
             hint="cut it, or raise video.max_duration_s",
         )
     return Video(
-        str(path), content_hash(path, guard), display[0], display[1], float(fps), frames, round(duration_s, 6), codec
+        str(path),
+        content_hash(path, guard),
+        *display,
+        float(fps),
+        frames,
+        round(duration_s, 6),
+        codec,
+        transfer=transfer,
+        note=note,
     )
+
+
+def _notes(container: InputContainer, stream: VideoStream, transfer: str) -> Iterator[str]:
+    """What is shown otherwise than the file has it."""
+    if container.format.name.endswith("_pipe"):
+        yield "a picture, used as one frame"
+    if transfer:
+        yield f"HDR ({transfer}) tone-mapped to BT.709"
+    if has_alpha(stream.codec_context.format) or has_hidden_alpha(stream):
+        yield "black where it is transparent"
+    if (streams := container.streams.video)[0] is not stream:
+        number = [s.index for s in streams].index(stream.index) + 1
+        yield f"video stream {number} of {len(streams)} ({stream.width}x{stream.height}), the default or largest one"
 
 
 def _check_file(path: Path, limits: VideoLimits) -> int:
     try:
         info = os.stat(path)
     except FileNotFoundError:
-        raise VideoError(
-            f"{path}: there is no such file", hint="paths are relative to the file that names them"
-        ) from None
+        message, hint = _why_missing(path)
+        raise VideoError(message, hint=hint) from None
     except OSError as e:
         raise VideoError(f"{path}: cannot be read: {e.strerror}") from e
     if not stat.S_ISREG(info.st_mode):
@@ -118,7 +149,35 @@ def _check_file(path: Path, limits: VideoLimits) -> int:
         )
     if not os.access(path, os.R_OK):
         raise VideoError(f"{path}: cannot be read: permission denied")
+    if kind := kinds.kind_of(_head(path)):
+        raise VideoError(f"{path}: is {kind}", hint=kinds.hint_for(kind))
     return info.st_size
+
+
+def _why_missing(path: Path) -> tuple[str, str]:
+    """Message and hint for a path that leads nowhere: what it is, or what is there instead."""
+    text = str(path)
+    if address := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", text):
+        return f"{address[1]}://{address[2]}: is an address (URL), not a file", "download the clip, and name the file"
+    if re.search(r"[A-Za-z]:\\|\\", text):
+        return f"{path}: is a path of Windows, with backslashes", "write it with /, as this machine has it"
+    if path.is_symlink():
+        return f"{path}: is a link to {os.readlink(path)}, which is not there", "copy the file itself"
+    try:
+        others = {name.casefold(): name for name in os.listdir(path.parent)}
+    except OSError:
+        folder = next((p for p in path.parents if p.is_dir()), path.parent)
+        return f"{path}: there is no such file, nor its folder; {folder} is there", _RELATIVE
+    near = difflib.get_close_matches(path.name.casefold(), others, n=1, cutoff=0.8)
+    return f"{path}: there is no such file", f"did you mean {others[near[0]]}?" if near else _RELATIVE
+
+
+_RELATIVE = "paths are relative to the file that names them; video.root= names another folder to look in"
+
+
+def _head(path: Path) -> bytes:
+    with open(path, "rb") as f:
+        return f.read(512)
 
 
 _KEPT_HASHES = 65_536
@@ -142,22 +201,35 @@ def open_video(path: Path) -> InputContainer:
 
     av.logging.set_level(av.logging.PANIC)
     try:
-        return av.open(str(path), options=_OPEN_OPTIONS, timeout=60.0, metadata_errors="replace")
-    except av.error.FileNotFoundError:
+        picture = kinds.picture_format(_head(path)) or None
+        return av.open(str(path), format=picture, options=_OPEN_OPTIONS, timeout=60.0, metadata_errors="replace")
+    except FileNotFoundError:
         raise VideoError(f"{path}: there is no such file") from None
     except av.error.FFmpegError as e:
         raise VideoError(
             f"{path}: not a readable video ({e.strerror})",
-            hint="it is damaged, truncated, or not one of mp4, mov, mkv, webm, avi",
+            hint=f"it is damaged, truncated, or not one of {_READABLE}",
         ) from e
 
 
+def has_hidden_alpha(stream: VideoStream) -> bool:
+    """Whether a VP8 or VP9 stream has transparency beside its pictures, as WebM marks it."""
+    return stream.metadata.get("alpha_mode") == "1" and stream.codec_context.name in ("vp8", "vp9")
+
+
 def video_stream(container: InputContainer, path: Path) -> VideoStream:
-    """The first stream of moving pictures; the cover image of a sound file is not one."""
+    """The stream of moving pictures that ffmpeg takes: the largest one, the one marked as default before all of up to
+    5 megapixels more (fftools/ffmpeg_mux_init.c, map_auto_video). The cover image of a sound file is not one."""
     import av
 
-    cover = av.stream.Disposition.attached_pic
-    found = next((s for s in container.streams.video if not s.disposition & cover), None)
+    kind = av.stream.Disposition
+    streams = [s for s in container.streams.video if not s.disposition & kind.attached_pic]
+
+    def score(stream: VideoStream) -> int:
+        pixels = stream.width * stream.height if stream.codec_context else 0  # without one, a stream has no size
+        return pixels + 5_000_000 * bool(stream.disposition & kind.default)
+
+    found = max(streams, key=score, default=None)
     if found is None:
         kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
         raise VideoError(f"{path}: has no video stream, only {kinds}", hint="name a file with moving pictures")
@@ -222,14 +294,14 @@ def _check_complete(container: InputContainer, stream: VideoStream, path: Path, 
 def _rotation(container: InputContainer, stream: VideoStream, path: Path, guard: Guard) -> int:
     """Degrees by which the picture is turned for display.
 
-    In MP4 it is in the track header; PyAV has it on decoded frames only, so for Matroska, where it is rare, one key frame is
-    decoded.
+    In MP4 it is in the track header; PyAV has it on decoded frames only, so for Matroska, where it is rare, and for a
+    picture, one key frame is decoded.
     """
     import av
 
     if "mp4" in container.format.name:
-        return mov_rotation(path)
-    if "matroska" not in container.format.name:
+        return mov_rotation(path, stream.id)
+    if "matroska" not in container.format.name and not container.format.name.endswith("_pipe"):
         return 0
     try:
         container.seek(0)

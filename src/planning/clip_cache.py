@@ -12,7 +12,7 @@ from ..errors import VideoError
 from ..media.video import Video, VideoLimits
 from ..worker.records import InvalidRecord, from_line, to_line
 
-PROBE = 1  # part of every key; incremented when a header is read in another way
+PROBE = 2  # part of every key; incremented when a header is read in another way
 SETTLED_S = 2.0  # a file that changed just now may change again without another modification time
 
 

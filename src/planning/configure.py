@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from ..config import Config, HostKind, TaskName
 from ..errors import InputError
-from ..worker.protocol import EngineSettings, ModelSettings
+from ..prompts.fields import Reading
+from ..worker.protocol import AUTO, EngineSettings, ModelSettings
 from ..worker.records import InvalidRecord, from_json, to_json
 from . import observed_limits
 from .settings import HostSettings, ImageSettings, Settings
@@ -40,12 +41,27 @@ def image_settings(config: Config) -> ImageSettings:
     return checked(ImageSettings, "image", vars(config.image))
 
 
+def in_flight(config: Config) -> int:
+    """engine.in_flight as a number. Raises ValueError when it is none."""
+    given = config.engine.in_flight
+    return AUTO if given == "auto" else int(given)
+
+
+def reading(config: Config) -> Reading:
+    """How prompt files are read. Specs of NVIDIA's examples name clips below its checkout, which may be the working folder."""
+    roots = (config.video.root,) if config.video.root else ()
+    checkouts = (config.inference.repository, ".") if config.inference.repository else (".",)
+    return Reading(config.columns.video, config.columns.prompt, roots, checkouts)
+
+
 def plan_settings(config: Config) -> Settings:
     """What all items of a run share, with the limit that was observed of this engine."""
     engine, model = vars(config.engine), vars(config.model)
     settings = Settings(
         recipe=config.upsample.name,
-        engine=checked(EngineSettings, "engine", engine | {"name": config.engine.name.value}),
+        engine=checked(
+            EngineSettings, "engine", engine | {"name": config.engine.name.value, "in_flight": in_flight(config)}
+        ),
         model=checked(ModelSettings, "model", model),
         template=config.template.name,
         max_model_len=config.budget.max_model_len,

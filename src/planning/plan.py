@@ -13,7 +13,7 @@ from functools import cached_property
 from itertools import chain
 
 from ..media.geometry import Size
-from ..media.hint import Hint, hint_key
+from ..media.hint import Hint, hint_key, pixels_of
 from ..media.video import Video
 from ..models import pixtral
 from ..worker.values import FileName
@@ -39,7 +39,8 @@ class PlanItem:
     id: hash of all that the answer depends on; items with the same id are sent once.
     text, system: the messages that the model is sent. problem: why the item cannot be served as asked, "" when it can.
     shrunk_from: "WxH" that the size rule asked for, when the budget made it smaller.
-    source, extra: where the item came from, and its fields that the program does not use (JSON text).
+    source, where, extra: the file that the item came from, its place in it, and its fields that the program does not use
+    (JSON text). note: what was read, or shown to the model, otherwise than it is.
     """
 
     id: FileName
@@ -58,6 +59,8 @@ class PlanItem:
     video_path: str | None
     source: str
     extra: str
+    where: str = ""
+    note: str = ""
 
     @property
     def linear_estimate(self) -> int:
@@ -152,13 +155,15 @@ class Plan:
     """All of a run, or one worker's part of it (`part_of`: the run's id, see `planning.partition`).
 
     `batches` holds item ids in the order in which they are staged. `items` may be on disk (`plan_file.StoredItems`): going
-    through all of them takes a while, so what several places need to know of all is in `summary`.
+    through all of them takes a while, so what several places need to know of all is in `summary`. unused_fields: of the
+    prompt files, "NAME (ITEMS)".
     """
 
     settings: Settings
     batches: tuple[tuple[str, ...], ...]
     items: Sequence[PlanItem]
     part_of: str = ""
+    unused_fields: tuple[str, ...] = ()
 
     @property
     def run_id(self) -> str:
@@ -197,7 +202,7 @@ def item_id(
     prompt: str, text: str, system: str, video: Video | None, hint: Hint | None, problem: str, settings: Settings
 ) -> str:
     """Identity of an item: everything that its answer depends on, and nothing else (no name, no path, no budget)."""
-    pixels = (video.sha256, hint.width_px, hint.height_px, hint.rule, hint.frames, hint.fps) if video and hint else None
+    pixels = pixels_of(video, hint) if video and hint else None
     s = settings
     model = (s.model.name, s.model.checkpoint, s.model.tokenizer, s.model.dtype, s.model.load_format)
     sampling = (s.max_output_tokens, s.temperature, s.seed)

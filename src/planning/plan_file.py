@@ -62,6 +62,7 @@ def write_plan(plan: Plan, out: IO[str]) -> None:
         "budget": budget,
         "settings": plan.settings,
         "batches": plan.batches,
+        "unused_fields": plan.unused_fields,
     }
     out.write("{\n")
     for key, value in head.items():
@@ -98,7 +99,8 @@ def read_plan(path: Path) -> Plan:
         settings = data["settings"] if version == VERSION else _settings_of_version_1(data["settings"])
         batches = tuple(tuple(b) for b in data["batches"])
         items = _stored(path, len(head)) if not data["items"] else _parsed(data["items"], str(path))
-        return Plan(from_json(Settings, settings, "settings"), batches, items)
+        unused = tuple(data.get("unused_fields", ()))
+        return Plan(from_json(Settings, settings, "settings"), batches, items, unused_fields=unused)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise _not_valid(str(path), e) from e
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,16 +17,16 @@ from ..media.geometry import Size
 from ..media.hint import Hint, hint_times
 from ..media.video import Video, VideoLimits, probe
 from ..models import pixtral
-from ..prompts import arrow
+from ..prompts.fields import Reading, other_fields
 from ..prompts.specs import PromptSpec, prompt_files, read_specs
 from . import partition
 from .clip_cache import ClipCache
-from .configure import plan_settings
+from .configure import plan_settings, reading
 from .plan import Plan, PlanItem, Summary, Tokens, item_id
 from .plan_file import ItemSpool
 from .recipe import Messages, Recipe, message_writer
 from .settings import Settings, digest
-from .validate import check_config, check_output
+from .validate import UPDATABLE, check_config, check_output
 
 OnProgress = Callable[[int, int], None]
 
@@ -39,17 +40,19 @@ def resolve(
     Raises InputError or SpecError before anything starts.
     """
     check_config(config)
-    files = prompt_files(config.prompts) if files is None else files
+    files, how = prompt_files(config.prompts) if files is None else files, reading(config)
+    unused = Counter[str]()
     with ThreadPoolExecutor(1) as beside:  # loading the tokenizer takes as long as probing some clips
         loaded = beside.submit(pixtral.text_counter, config.model.tokenizer, Path(config.cache_dir))
-        probed = probe_all(_clips_of(files, config), config, on_probe)
+        probed = probe_all(_clips_of(files, config, how), config, on_probe)
         count_text = loaded.result()
     settings = plan_settings(config)
     recipe = Recipe.of(config, settings.effective_len or settings.max_model_len)
     clips = {path: found if isinstance(found, VideoError) else _clip(found, recipe) for path, found in probed.items()}
     messages = message_writer(config.template.system, config.template.user)
     spool, summary, asked = ItemSpool(Path(config.cache_dir)), Summary(), dict[str, int]()
-    for spec in read_specs(files):
+    for spec in read_specs(files, how):
+        unused.update(spec.unused)
         item = _item(spec, clips, recipe, settings, messages, count_text)
         spool.add(item)
         summary.add(item, sends=item.fits)
@@ -57,19 +60,21 @@ def resolve(
             asked.setdefault(item.id, item.tokens.prompt + item.tokens.output_reserved)
     summary.close()
     grouped = partition.group(list(asked.items()), config.budget.max_batch_size, config.budget.max_batch_tokens)
-    plan = Plan(settings, grouped, spool.items(grouped))
+    plan = Plan(
+        settings, grouped, spool.items(grouped), unused_fields=tuple(f"{n} ({k})" for n, k in unused.most_common())
+    )
     plan.__dict__["summary"] = summary
     return plan
 
 
-def _clips_of(files: list[Path], config: Config) -> set[Path]:
+def _clips_of(files: list[Path], config: Config, how: Reading) -> set[Path]:
     """The clips that the items of these files name; raises SpecError for what is wrong with any item."""
-    clips, tables = set[Path](), set[tuple[Path, str]]()
-    for spec in read_specs(files):
+    clips, shapes = set[Path](), set[tuple[Path, str]]()
+    for spec in read_specs(files, how):
         clips |= {spec.video} if spec.video else set()
-        if spec.shape in arrow.KINDS:
-            tables.add((spec.source, spec.shape))
-    check_output(config, tables)
+        if spec.shape not in UPDATABLE:
+            shapes.add((spec.source, spec.shape))
+    check_output(config, shapes)
     return clips
 
 
@@ -158,7 +163,9 @@ def _item(
         shrunk_from=shrunk_from,
         video_path=spec.video_path,
         source=os.path.abspath(spec.source),
-        extra=json.dumps(_extra(spec), ensure_ascii=False),
+        extra=json.dumps(other_fields(spec.raw, spec.found), ensure_ascii=False),
+        where=spec.where,
+        note="; ".join(note for note in (spec.note, video.note if video else "") if note),
     )
 
 
@@ -187,8 +194,3 @@ def _does_not_fit(account: Tokens, recipe: Recipe, settings: Settings) -> str:
     if settings.effective_len:
         return f"{needs} the {settings.effective_len} that this engine was observed to accept"
     return f"{needs} max_model_len={recipe.max_model_len}"
-
-
-def _extra(spec: PromptSpec) -> dict[str, object]:
-    """The fields of the item that the plan has no place for: kept, and written out again with the result."""
-    return {key: value for key, value in spec.raw.items() if key not in ("name", "prompt", "video_path")}

@@ -63,6 +63,8 @@ def check_config(config: Config) -> None:
         )
     wrong += _wrong_host_or_image(config)
     wrong += _wrong_key(config)
+    if config.engine.in_flight != "auto" and not _is_count(config.engine.in_flight):
+        wrong.append(f"engine.in_flight={config.engine.in_flight}: must be auto, or a number up to {MAX_IN_FLIGHT}")
     if config.checks.script not in ("", "latin"):
         wrong.append(f"checks.script={config.checks.script}: must be latin or empty")
     if not pixtral.tokenizer_file(config.model.tokenizer).is_file():
@@ -87,6 +89,10 @@ def _wrong_key(config: Config) -> list[str]:
     return []
 
 
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and int(text) <= MAX_IN_FLIGHT
+
+
 def _wrong_host_or_image(config: Config) -> list[str]:
     """What is wrong with the host and the container together."""
     wrong = []
@@ -109,24 +115,32 @@ def _wrong_host_or_image(config: Config) -> list[str]:
     return wrong
 
 
-def check_output(config: Config, tables: Collection[tuple[Path, str]]) -> None:
-    """Reject output options that could not be written in the end. tables: prompt files that are Parquet or Arrow, with which."""
+def check_output(config: Config, shapes: Collection[tuple[Path, str]]) -> None:
+    """Reject output options that could not be written in the end. shapes: prompt files that are not UPDATABLE, with theirs."""
     if config.output.specs is SpecOutput.in_place:
-        for file, kind in sorted(tables):
+        for file, shape in sorted(shapes):
             raise InputError(
-                f"output.specs=in_place: {file} is {kind.capitalize()}, which cannot be updated in place",
+                f"output.specs=in_place: {file} is {_SHAPES.get(shape, shape.capitalize())}, which cannot be updated in place",
                 hint="output.specs=beside leaves updated specs in the run folder",
             )
     if {Export.parquet, Export.dataset} & set(config.output.exports):
         arrow.require()
 
 
+MAX_IN_FLIGHT = 100_000  # 0, as runs of earlier versions have it, is auto
+UPDATABLE = ("list", "object", "lines", "csv")  # shapes of prompt files that output.specs=in_place can write
+_SHAPES = {
+    "text": "one prompt per line",
+    "xlsx": "a workbook",
+    "nested": "an object with items inside it",
+    "requests": "a list of requests",
+}
+
 # Field -> (lowest, highest) value that works; NaN is never within.
 _RANGES: dict[str, tuple[float, float]] = {
     "frames.fps": (0.01, 240),
     "sampling.temperature": (0, 10),
     "engine.max_attempts": (1, 100),
-    "engine.in_flight": (0, 100_000),
     "engine.item_delay_s": (0, 3600),
     "engine.start_timeout_s": (1, 1e6),
     "engine.request_timeout_s": (1, 1e6),

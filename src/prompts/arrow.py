@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from .fields import Reading
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,10 +29,9 @@ class Unreadable(Exception):
     """A file, or the rest of it, that cannot be read."""
 
 
-def kind_of(file: Path) -> str | None:
+def kind_of(head: bytes) -> str | None:
     """parquet or arrow, by the first bytes of a file; None for every other one."""
-    with open(file, "rb") as f:
-        return _MAGIC.get(f.read(4))
+    return _MAGIC.get(head[:4])
 
 
 def require() -> None:
@@ -79,17 +79,17 @@ def _names(names: list[str]) -> list[str]:
     return names
 
 
-def read_rows(file: Path, kind: str, text_fields: Collection[str], needed: Collection[str]) -> Iterator[dict[str, Any]]:
+def read_rows(file: Path, kind: str, text_fields: Collection[str], reading: Reading) -> Iterator[dict[str, Any]]:
     """The rows of a file in order, one batch in memory at a time, as JSON values.
 
     Columns that JSON has no type for (bytes, times, decimals) are left out, and so are nulls; NaN is null.
-    text_fields must be text. Raises Unreadable, also when none of the `needed` columns exists.
+    text_fields must be text. Raises Unreadable, also when no column is known to hold a prompt or a clip.
     """
     require()
     import pyarrow as pa
 
     try:
-        for batch in _batches(file, kind, text_fields, needed):
+        for batch in _batches(file, kind, text_fields, reading):
             batch.validate(full=True)  # a damaged file may point anywhere in memory
             for start in range(0, batch.num_rows, ROWS_AT_A_TIME):
                 for row in batch.slice(start, ROWS_AT_A_TIME).to_pylist():
@@ -99,19 +99,21 @@ def read_rows(file: Path, kind: str, text_fields: Collection[str], needed: Colle
         raise Unreadable(f"not a valid {kind.capitalize()} file: {reason[:200]}") from e
 
 
-def _batches(file: Path, kind: str, text_fields: Collection[str], needed: Collection[str]) -> Iterator[pa.RecordBatch]:
+def _batches(file: Path, kind: str, text_fields: Collection[str], reading: Reading) -> Iterator[pa.RecordBatch]:
     from pyarrow import ipc, parquet
 
     with open(file, "rb") as f:
         if kind == "parquet":
             with parquet.ParquetFile(f, pre_buffer=False) as table:
-                names = _columns(table.schema_arrow, text_fields, needed)
+                kinds = {field.name: field.type for field in table.schema_arrow}
+                names = _columns(table.schema_arrow, text_fields, reading)
+                names = [name if _json_can_hold(kinds[name]) else f"{name}.path" for name in names]
                 yield from table.iter_batches(ROWS_AT_A_TIME, columns=names, use_threads=False)
             return
         in_blocks = f.read(6) == b"ARROW1"
         f.seek(0)
         schema: pa.Schema = (ipc.open_file(f) if in_blocks else ipc.open_stream(f)).schema
-        names = _columns(schema, text_fields, needed)
+        names = _columns(schema, text_fields, reading)
         options = ipc.IpcReadOptions(included_fields=[schema.get_field_index(name) for name in names])
         f.seek(0)
         if in_blocks:
@@ -121,19 +123,26 @@ def _batches(file: Path, kind: str, text_fields: Collection[str], needed: Collec
             yield from ipc.open_stream(f, options=options)
 
 
-def _columns(schema: pa.Schema, text_fields: Collection[str], needed: Collection[str]) -> list[str]:
+def _columns(schema: pa.Schema, text_fields: Collection[str], reading: Reading) -> list[str]:
     """The columns to read; Unreadable when they cannot be prompts."""
     import pyarrow as pa
 
     for name in schema.names:
         if schema.names.count(name) > 1:
             raise Unreadable(f'has the column "{name}" twice')
-    if not set(schema.names) & set(needed):
-        raise Unreadable(f"has no column {' or '.join(needed)}; it has {', '.join(schema.names)[:200] or 'none'}")
+    if not reading.knows_any(schema.names):
+        raise Unreadable(
+            f"has no column that names a prompt or a clip; it has {', '.join(schema.names)[:200] or 'none'}; "
+            "columns.prompt=NAME and columns.video=NAME name them"
+        )
     for field in schema:
         if field.name in text_fields and not (_is_text(field.type) or pa.types.is_null(field.type)):
             raise Unreadable(f"column {field.name}: is {field.type}, not text")
-    return [field.name for field in schema if _json_can_hold(field.type)]
+    clips = {name for name in schema.names if (role := reading.role_of(name)) and role[0] == "video"}
+    held = [f.name for f in schema if _json_can_hold(f.type) or (f.name in clips and _has_path(f.type))]
+    if clips and not clips & {*held}:
+        raise Unreadable(f"column {min(clips)}: is {schema.field(min(clips)).type}; clips are read from paths, as text")
+    return held
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -142,6 +151,13 @@ def _is_text(kind: pa.DataType) -> bool:
     if types.is_dictionary(kind):
         return _is_text(kind.value_type)
     return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def _has_path(kind: pa.DataType) -> bool:
+    """Whether values are files of Hugging Face's datasets, which have a path beside their bytes."""
+    from pyarrow import types
+
+    return bool(types.is_struct(kind) and any(field.name == "path" and _is_text(field.type) for field in kind))
 
 
 def _json_can_hold(kind: pa.DataType) -> bool:
@@ -161,5 +177,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: _plain(inner) for key, inner in value.items() if not isinstance(inner, bytes)}
     return [_plain(inner) for inner in value] if isinstance(value, list) else value

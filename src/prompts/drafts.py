@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mimetypes
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,9 @@ from typing import Any
 from ..errors import InputError
 from ..files import safe_name, write_atomic
 from ..media.video import Video
-from .formats import VIDEO_FIELDS, VIDEO_SUFFIXES
-from .specs import PromptSpec, UniqueNames, expanded, problems_of
-
-MAX_TEXT_BYTES = 1_000_000
+from .fields import VIDEO_FIELDS, VIDEO_SUFFIXES, other_fields
+from .paths import expanded
+from .specs import MAX_TEXT_BYTES, PromptSpec, UniqueNames, problems_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,10 @@ class Draft:
 
     @staticmethod
     def from_spec(spec: PromptSpec) -> Draft:
-        """Unknown fields are kept."""
+        """Unknown fields are kept; those that hold the prompt and the clip get their usual names."""
         own = {"name": spec.name, "prompt": spec.prompt, "video_path": None}
-        return Draft(spec.name, spec.prompt, spec.video, own | spec.raw | {"name": spec.name, "prompt": spec.prompt})
+        path = {name: spec.raw[name] for name in ("video_path",) if name in spec.raw}
+        return Draft(spec.name, spec.prompt, spec.video, own | path | other_fields(spec.raw, spec.found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,17 @@ class Listed:
 
 def clips_among(files: Sequence[Path]) -> list[Path]:
     return [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
+
+
+def unread_clips(folder: Path) -> list[str]:
+    """Names of the files in a folder that are clips by their suffix, and of a kind that is not read."""
+    return sorted(
+        name
+        for name in os.listdir(folder)
+        if (mimetypes.guess_type(name)[0] or "").startswith("video/")
+        and Path(name).suffix.lower() not in VIDEO_SUFFIXES
+        and name[0] != "."
+    )
 
 
 def clips_of_folder(folder: Path) -> list[Path]:

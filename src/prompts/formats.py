@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import csv
+import codecs
 import io
+import itertools
 import json
 import math
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import arrow
+from .. import log
+from ..media.kinds import hint_for, kind_of
+from . import arrow, tables
+from .fields import TEXT_FIELDS, VIDEO_FIELDS, VIDEO_SUFFIXES, Reading, text_of
 
-# Other field names for the video: NVIDIA's controlnet spec and its batch file.
-VIDEO_FIELDS = ("video_path", "input_video_path", "visual_input")
-TEXT_FIELDS = ("name", "prompt", "upsampled_prompt", "upsampled_at")
-OBJECT_FIELDS = ("metadata", "upsampling_params", "control_overrides")
-SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".parquet", ".arrow")
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
+SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".xlsx", ".parquet", ".arrow")
+RawItem = tuple[str, str, Any]
 _CHUNK = 1 << 16
 
 
@@ -31,30 +32,37 @@ class FileProblem(Exception):
 
 
 class BadItem(str):
-    """Why one item cannot be used; the items after it still can."""
+    """Why one item cannot be used; the items after it still can. place: ":LINE:COLUMN" where that is known."""
+
+    place = ""
+
+    @staticmethod
+    def at(place: str, what: str) -> BadItem:
+        bad = BadItem(what)
+        bad.place = place
+        return bad
 
 
-def raw_items(file: Path) -> Iterator[tuple[str, str, Any]]:
+def raw_items(file: Path, reading: Reading | None = None) -> Iterator[RawItem]:
     """(where, shape, raw item) of one file, streamed."""
+    reading = reading or Reading()
     try:
-        if kind := arrow.kind_of(file):
-            rows = arrow.read_rows(file, kind, (*TEXT_FIELDS, *VIDEO_FIELDS), ("prompt", *VIDEO_FIELDS))
-            yield from ((f"row {number}", kind, raw) for number, raw in enumerate(rows, start=1))
-            return
-        with open(file, encoding="utf-8-sig", newline="") as f:
-            head = f.read(_CHUNK)
-            first = head.lstrip()[:1]
-            if not first:
-                raise FileProblem("is empty")
-            f.seek(0)
-            if first == "[":
-                yield from _json_list(f)
-            elif first == "{":
-                yield from _json_objects(f, one_per_line=file.suffix.lower() in (".jsonl", ".ndjson"))
-            else:
-                yield from _csv_rows(f)
+        with open(file, "rb") as f:
+            head = f.read(512)
+        if kind := arrow.kind_of(head):
+            for number, raw in enumerate(arrow.read_rows(file, kind, (*TEXT_FIELDS, *VIDEO_FIELDS), reading), start=1):
+                yield f"row {number}", kind, raw
+        elif head[:4] == b"PK\x03\x04" and file.suffix.lower() in (".xlsx", ".xlsm"):
+            yield from _table(tables.xlsx_rows(file, reading), "xlsx")
+        elif kind := kind_of(head):
+            raise FileProblem(f"is {kind}; {hint_for(kind)}")
+        else:
+            with open(file, encoding=_encoding_of(file, head), newline="") as text:
+                yield from _of_text(text, file, reading)
     except arrow.Unreadable as e:
         raise FileProblem(str(e)) from None
+    except tables.BadTable as e:
+        raise FileProblem(str(e), f", line {e.line}" if e.line else "") from None
     except UnicodeDecodeError as e:
         if file.suffix.lower() in VIDEO_SUFFIXES:
             raise FileProblem(
@@ -65,11 +73,61 @@ def raw_items(file: Path) -> Iterator[tuple[str, str, Any]]:
         raise FileProblem(f"cannot be read: {e.strerror}") from None
 
 
+def _of_text(f: io.TextIOBase, file: Path, reading: Reading) -> Iterator[RawItem]:
+    head = f.read(_CHUNK)
+    f.seek(0)
+    if not head.strip():
+        raise FileProblem("is empty")
+    is_text = file.suffix.lower() == ".txt"
+    if re.match(r"\s*\[" + (r"\s*[{\[\]]" if is_text else ""), head):
+        yield from _json_list(f)
+    elif head.lstrip()[0] == "{":
+        yield from _json_objects(f, reading, one_per_line=file.suffix.lower() in (".jsonl", ".ndjson"))
+    else:
+        header = head.lstrip().split("\n", 1)[0].strip()
+        delimiter = tables.delimiter_of(header, reading)
+        if delimiter and (not is_text or all(re.fullmatch(r"[\w-]+", c.strip(' "')) for c in header.split(delimiter))):
+            yield from _table(tables.csv_rows(f, delimiter), "csv")
+        elif is_text:
+            lines = ((number, line.strip()) for number, line in enumerate(f, start=1))
+            yield from ((f"line {number}", "text", {"prompt": line}) for number, line in lines if line)
+        elif file.suffix.lower() in (".csv", ".tsv"):
+            yield from _table(tables.csv_rows(f, max(tables.DELIMITERS, key=header.count)), "csv")
+        else:
+            raise FileProblem(
+                "is neither JSON nor CSV with a header that names a prompt or a clip "
+                f"(its first line starts {shown_value(header[:40])}); one prompt per line is read from a file "
+                "that ends in .txt"
+            )
+
+
+def _table(rows: Iterator[tables.Row], shape: str) -> Iterator[RawItem]:
+    return ((where, shape, BadItem(row) if isinstance(row, str) else row) for where, row in rows)
+
+
+def _encoding_of(file: Path, head: bytes) -> str:
+    """utf-8-sig, utf-16 where the file starts with its mark, or, for a table or lines of text, what Windows writes."""
+    if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return "utf-16"
+    if head.lstrip()[:1] in (b"[", b"{") or file.suffix.lower() not in (".csv", ".tsv", ".txt") or b"\0" in head:
+        return "utf-8-sig"
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    with open(file, "rb") as f:
+        try:
+            while piece := f.read(1 << 20):
+                decoder.decode(piece)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            log.get().warning("not_utf8", file=str(file), read_as="Windows-1252 (cp1252)", note="check its letters")
+            return "cp1252"
+    return "utf-8-sig"
+
+
 class _Decoder:
     """JSON, strict about what cannot be written again, and still able to continue after it.
 
-    `decode` gives the value at the start of a text, where it ends, and what is wrong with it ("" when nothing is).
-    Raises json.JSONDecodeError where the text is not JSON, or ends too early.
+    `decode` gives the value that starts at a place of a text, where it ends, and what is wrong with it ("" when nothing
+    is). Raises json.JSONDecodeError where the text is not JSON, or ends too early.
     """
 
     def __init__(self) -> None:
@@ -81,10 +139,10 @@ class _Decoder:
             object_pairs_hook=self._each_key_once,
         )
 
-    def decode(self, text: str) -> tuple[Any, int, str]:
+    def decode(self, text: str, start: int = 0) -> tuple[Any, int, str]:
         self._wrong.clear()
         try:
-            value, end = self._json.raw_decode(text)
+            value, end = self._json.raw_decode(text, start)
         except RecursionError:
             raise FileProblem("is nested too deeply") from None
         return value, end, "; ".join(self._wrong)
@@ -112,46 +170,48 @@ class _Decoder:
         return found
 
 
-def _json_list(f: io.TextIOBase) -> Iterator[tuple[str, str, Any]]:
-    text = f.read(_CHUNK)
-    items = _ListStream(f, text[text.index("[") + 1 :])
-    for number, raw in enumerate(items, start=1):
+def _json_list(f: io.TextIOBase) -> Iterator[RawItem]:
+    for number, raw in enumerate(_ListStream(f), start=1):
         yield f"item {number}", "list", raw
 
 
 class _ListStream:
-    """Items of a JSON array, decoded one at a time from a text stream."""
+    """Items of a JSON array, decoded one at a time from a text stream. start: where in the file the buffer begins."""
 
-    def __init__(self, f: io.TextIOBase, buffer: str) -> None:
-        self.f, self.buffer, self.number = f, buffer, 0
+    def __init__(self, f: io.TextIOBase) -> None:
+        self.f, self.buffer, self.start, self.number = f, f.read(_CHUNK), 0, 0
         self.decoder = _Decoder()
 
     def __iter__(self) -> Iterator[Any]:
+        self._next_char()
+        self._drop(1)
         while self._next_char() != "]":
             yield self._value()
             if self._next_char() == ",":
-                self.buffer = self.buffer.lstrip()[1:]
+                self._drop(1)
                 if self._next_char() == "]":
-                    raise FileProblem("is not JSON: a comma before the closing ]", f", after item {self.number}")
+                    raise self._problem(0, f"a comma before the closing ], after item {self.number}")
             elif self._next_char() != "]":
-                raise FileProblem(
-                    f"is not JSON: a comma or ] is missing before {shown_value(self.buffer.lstrip()[:40])}",
-                    f", after item {self.number}",
-                )
-        rest = (self.buffer.lstrip()[1:] + self.f.read(_CHUNK)).strip()
-        if rest:
-            raise FileProblem(f"is not JSON: text after the closing ]: {shown_value(rest[:40])}")
+                raise self._problem(0, f"a comma or ] is missing after item {self.number}")
+        self._drop(1)
+        if (self.buffer + self.f.read(_CHUNK)).strip():
+            raise self._problem(0, "text after the closing ]")
+
+    def _drop(self, count: int) -> None:
+        self.buffer, self.start = self.buffer[count:], self.start + count
 
     def _next_char(self) -> str:
-        while not self.buffer.lstrip():
-            more = self.f.read(_CHUNK)
-            if not more:
-                raise FileProblem("is not JSON: it ends inside the list", f", after item {self.number}")
-            self.buffer = more
-        return self.buffer.lstrip()[0]
+        """The next character that is no blank, with which the buffer then starts."""
+        while True:
+            bare = self.buffer.lstrip()
+            self._drop(len(self.buffer) - len(bare))
+            if bare:
+                return bare[0]
+            self.buffer = self.f.read(_CHUNK)
+            if not self.buffer:
+                raise self._problem(0, f"it ends inside the list, after item {self.number}")
 
     def _value(self) -> Any:
-        self.buffer = self.buffer.lstrip()
         self.number += 1
         while True:
             try:
@@ -161,18 +221,31 @@ class _ListStream:
             except json.JSONDecodeError as e:
                 more = self.f.read(max(_CHUNK, len(self.buffer)))
                 if not more:
-                    raise FileProblem(
-                        f"is not JSON: {e.msg} near {shown_value(self.buffer[e.pos : e.pos + 40])}",
-                        f", item {self.number}",
-                    ) from None
+                    raise self._problem(e.pos, f"{e.msg}, in item {self.number}") from None
                 self.buffer += more
                 continue
-            self.buffer = self.buffer[end:]
+            self._drop(end)
             return BadItem(wrong) if wrong else value
 
+    def _problem(self, at: int, what: str) -> FileProblem:
+        self.f.seek(0)
+        text = self.f.read(self.start + at) + self.f.readline()
+        return FileProblem(*_with_caret(text, self.start + at, what)[::-1])
 
-def _json_objects(f: io.TextIOBase, *, one_per_line: bool) -> Iterator[tuple[str, str, Any]]:
-    """One object in the whole file, or one object per line."""
+
+def _with_caret(text: str, at: int, what: str, first_line: int = 1) -> tuple[str, str]:
+    """(":LINE:COLUMN", what is wrong, over the line with a caret below the place)."""
+    start = text.rfind("\n", 0, at) + 1
+    column = at - start
+    left = max(0, column - 40)
+    line = text[start:].split("\n", 1)[0].rstrip("\r")[left : column + 36]
+    shown = "".join(c if c.isprintable() else " " for c in line)
+    place = f":{first_line + text.count(chr(10), 0, at)}:{column + 1}"
+    return place, f"is not JSON: {what}\n      {shown}\n      {' ' * (column - left)}^"
+
+
+def _json_objects(f: io.TextIOBase, reading: Reading, *, one_per_line: bool) -> Iterator[RawItem]:
+    """One object in the whole file, a list of items inside it, or one object per line."""
     first = f.readline()
     raw = _loads(first)
     if not one_per_line or isinstance(raw, BadItem):
@@ -182,56 +255,72 @@ def _json_objects(f: io.TextIOBase, *, one_per_line: bool) -> Iterator[tuple[str
             whole = _loads(f.read())
             # Where neither is JSON, errors by line are more precise than one for the file, if the second line starts an object too.
             if not isinstance(whole, BadItem):
-                yield "the object", "object", whole
+                yield from _whole(whole, reading)
                 return
             if not more.lstrip().startswith("{"):
-                raise FileProblem(whole)
+                raise FileProblem(whole, whole.place)
     f.seek(0)
     for number, line in enumerate(iter(f.readline, ""), start=1):
         if line.strip():
-            yield f"line {number}", "lines", _loads(line)
+            yield f"line {number}", *_unpacked(_loads(line, number), "lines")
 
 
-def _loads(text: str) -> Any:
-    """The JSON value of a text, or a BadItem with what is wrong."""
-    text = text.removeprefix("\ufeff").strip()
+def _whole(whole: Any, reading: Reading) -> Iterator[RawItem]:
+    """The spec that a file is, or the items that lie inside it: a list, or an object of items by name (as the `samples` of
+    NVIDIA's cosmos-predict2.5), which take what else is beside them."""
+    if isinstance(whole, dict):
+        for key, value in (*whole.items(), ("", whole)):
+            entries = _entries(value, reading) if key in ("samples", "") or not reading.knows_any(whole) else []
+            if entries:
+                shared = {k: v for k, v in whole.items() if not isinstance(v, dict | list)} if key else {}
+                for where, item in entries:
+                    yield where, "nested", {**shared, **item}
+                return
+    yield "the object", *_unpacked(whole, "object")
+
+
+def _entries(value: Any, reading: Reading) -> list[tuple[str, dict[str, Any]]]:
+    """(where, item) of the items in a list or an object, [] where it holds none."""
+    if isinstance(value, list) and value and all(isinstance(v, dict) and reading.knows_any(v) for v in value):
+        return [(f"item {number}", item) for number, item in enumerate(value, start=1)]
+    if isinstance(value, dict) and value:
+        if all(isinstance(v, dict) and reading.knows_any(v) for v in value.values()):
+            return [(shown_value(name), {"name": name, **item}) for name, item in value.items()]
+        if all(isinstance(v, str) and Path(k).suffix.lower() in VIDEO_SUFFIXES for k, v in value.items()):
+            return [(shown_value(clip), {"video_path": clip, "prompt": text}) for clip, text in value.items()]
+    return []
+
+
+def _unpacked(raw: Any, shape: str) -> tuple[str, Any]:
+    """Shape and item; of a request of OpenAI's chat completions (their batch file too), the text of its last message."""
+    request = raw.get("body", raw) if isinstance(raw, dict) else None
+    turns = request.get("messages") if isinstance(request, dict) else None
+    if not isinstance(turns, list):
+        return shape, raw
+    asked = next((t for t in reversed(turns) if isinstance(t, dict) and t.get("role") == "user"), {})
+    parts = asked.get("content")
+    parts = [{"type": "text", "text": parts}] if isinstance(parts, str) else parts if isinstance(parts, list) else []
+    texts = [part["text"] for part in parts if isinstance(part, Mapping) and text_of(part.get("text"))]
+    kept = {key: value for key, value in raw.items() if key not in ("body", "messages", "method", "url")}
+    if len(texts) < len(parts):
+        kept["pictures of the request"] = len(parts) - len(texts)
+    return "requests", {**kept, "prompt": re.sub(r"<(?:video|image)>\s*", "", "\n".join(texts)).strip()}
+
+
+def _loads(text: str, line: int = 1) -> Any:
+    """The JSON value of a text that starts in this line, or a BadItem with what is wrong."""
+    text = text.rstrip()
+    start = next(itertools.chain((n for n, c in enumerate(text) if not (c.isspace() or c == "\ufeff")), [len(text)]))
     try:
-        value, end, wrong = _Decoder().decode(text)
+        value, end, wrong = _Decoder().decode(text, start)
     except json.JSONDecodeError as e:
-        return BadItem(
-            f"is not JSON: {e.msg} near {shown_value(text[e.pos : e.pos + 40])} (line {e.lineno}, column {e.colno})"
-        )
+        return BadItem.at(*_with_caret(text, e.pos, e.msg, line))
     except FileProblem as e:
         return BadItem(str(e))
     if text[end:].strip():
-        return BadItem(f"is not JSON: text after its end: {shown_value(text[end:].strip()[:40])}")
+        end += len(text[end:]) - len(text[end:].lstrip())
+        return BadItem.at(*_with_caret(text, end, "text after its end", line))
     return BadItem(wrong) if wrong else value
-
-
-def _csv_rows(f: io.TextIOBase) -> Iterator[tuple[str, str, Any]]:
-    csv.field_size_limit(1 << 30)  # a prompt may be as long in CSV as in JSON
-    rows = csv.DictReader(f, strict=True)
-    try:
-        columns = [c.strip() for c in rows.fieldnames or ()]
-    except csv.Error as e:
-        raise FileProblem(f"is neither JSON nor CSV: {e}") from None
-    if not set(columns) & {"prompt", *VIDEO_FIELDS}:
-        raise FileProblem(
-            "is neither JSON nor CSV with a header that names prompt or video_path "
-            f"(its first line starts {shown_value(','.join(columns)[:40])})"
-        )
-    if twice := sorted({c for c in columns if columns.count(c) > 1}):
-        raise FileProblem(f"has the column {shown_value(twice[0])} twice")
-    rows.fieldnames = columns
-    try:
-        for row in rows:
-            where = f"line {rows.line_num}"
-            if None in row:
-                yield where, "csv", BadItem(f"has {len(columns) + len(row[None])} values for {len(columns)} columns")
-            else:
-                yield where, "csv", {k: v for k, v in row.items() if v}
-    except csv.Error as e:
-        raise FileProblem(f"is not CSV: {e}", f", line {rows.line_num}") from None
 
 
 def kind_of_value(value: Any) -> str:

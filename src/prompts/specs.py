@@ -4,8 +4,10 @@ The format is recognized by content, not by file name:
 
     [ {...}, ... ]            list of specs
     { ... }                   one PromptSpec, or one NVIDIA controlnet spec (`prompt`, `input_video_path`)
+    { "samples": { ... } }    items by name inside one object, as NVIDIA's cosmos-predict2.5 has them
     { ... } NEWLINE { ... }   JSON lines; NVIDIA's batch file too (`visual_input`, `prompt`, `control_overrides`)
-    prompt,video_path,...     CSV with a header
+    prompt,video_path,...     CSV with a header; .xlsx
+    one prompt per line       in a file that ends in .txt
     Parquet, Arrow            one column per field; a Hugging Face dataset folder too (prompts.arrow)
 """
 
@@ -15,37 +17,43 @@ import difflib
 import glob
 import json
 import os
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, SpecError
 from ..files import safe_name
+from ..media.kinds import hint_for, kind_of
 from . import arrow
-from .formats import (
+from .fields import (
     OBJECT_FIELDS,
-    SUFFIXES,
     TEXT_FIELDS,
     VIDEO_FIELDS,
-    BadItem,
-    FileProblem,
-    kind_of_value,
-    raw_items,
-    shown_value,
+    Found,
+    Reading,
+    fields_of,
+    looks_like_clip,
+    may_be_input,
+    text_of,
+    unused_fields,
 )
+from .formats import SUFFIXES, BadItem, FileProblem, kind_of_value, raw_items, shown_value
+from .paths import expanded, find_file
 
 MAX_NAME = 200
+MAX_TEXT_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class PromptSpec:
     """One prompt as its file has it, and where in the file it is.
 
-    video_path: as written; video: made absolute against the file's folder; both None when there is none.
-    source: the file. where: the item inside it, for messages. shape: list, object, lines or csv.
-    raw: all fields of the item as the file has them, known or not.
+    video_path: as written; video: the file that it names (paths.find_file); both None when there is none.
+    source: the file. where: the item inside it, for messages. shape: list, object, lines, csv or another one.
+    raw: all fields of the item as the file has them, known or not. unused: those that upsampling does not look at.
+    note: what was read otherwise than it is written.
     """
 
     name: str
@@ -57,6 +65,9 @@ class PromptSpec:
     where: str
     shape: str
     raw: dict[str, Any]
+    found: Found = field(default_factory=Found)
+    unused: tuple[str, ...] = ()
+    note: str = ""
 
 
 def prompt_files(pattern: str) -> list[Path]:
@@ -65,7 +76,7 @@ def prompt_files(pattern: str) -> list[Path]:
 
     Raises InputError when there are none.
     """
-    path = expanded(pattern)
+    path = find_file(Path(), pattern)[0] if pattern[:5].casefold() == "file:" else expanded(pattern)
     try:
         if path.is_file():
             return [path]
@@ -84,6 +95,8 @@ def prompt_files(pattern: str) -> list[Path]:
         files = matches(pattern)
     except OSError as e:
         raise InputError(f"prompts={pattern}: cannot be read: {e.strerror}") from None
+    if not files and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", pattern):
+        raise InputError(f"prompts={pattern}: is an address, and prompts are read from files", hint="download it first")
     if not files:
         raise InputError(
             f"prompts={pattern}: there is no such file or folder, and as a pattern it matches nothing",
@@ -97,48 +110,88 @@ def matches(pattern: str) -> list[Path]:
     return sorted(Path(p) for p in glob.glob(str(expanded(pattern)), recursive=True) if os.path.isfile(p))
 
 
-def expanded(path: str) -> Path:
-    """A path with ~ expanded where it names a user."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        return Path(path)
-
-
-def read_specs(files: list[Path]) -> Iterator[PromptSpec]:
+def read_specs(files: list[Path], reading: Reading | None = None) -> Iterator[PromptSpec]:
     """All specs of these files in order, one at a time.
 
     Raises SpecError at the end when there were problems, naming all of them.
     """
+    reading = reading or Reading()
     problems: list[str] = []
     seen: dict[str, str] = {}
     slugs = UniqueNames()
     defaults = UniqueNames()
     for file in files:
-        count = 0
+        count, nameless = 0, _Nameless()
         try:
-            for where, shape, raw in raw_items(file):
+            for where, shape, raw in raw_items(file, reading):
                 count += 1
                 at = f"{file}, {where}"
-                found = [f"{at}, {field}: {what}" for field, what in problems_of(raw)]
-                if found:
-                    problems += found
+                if isinstance(raw, BadItem) and raw.place:
+                    problems.append(f"{file}{raw.place}: {raw}")
                     continue
-                name = raw.get("name") or defaults.free(_default_name(file, shape, raw, count))
-                spec = _spec(file, where, shape, raw, name)
+                if nameless.takes(where, raw, reading):
+                    continue
+                try:
+                    spec = _spec(file, where, shape, raw, reading)
+                except _Problems as e:
+                    problems += [f"{at}, {name}: {what}" for name, what in e.args[0]]
+                    continue
+                if not spec.name:
+                    spec = replace(spec, name=defaults.free(_default_name(spec, count)))
                 if spec.name in seen:
                     problems.append(f"{at}, name: {shown_value(spec.name)} is also the name of {seen[spec.name]}")
                     continue
                 seen[spec.name] = at
                 # Names that differ only in case would share a file on a case-insensitive file system.
-                yield replace(spec, slug=slugs.free(spec.slug))
+                yield replace(spec, slug=slugs.free(safe_name(spec.name)))
         except FileProblem as e:
             problems.append(f"{file}{e.where}: {e}")
             continue
         if count == 0:
             problems.append(f"{file}: has no prompts")
+        problems += nameless.problems(file, reading)
     if problems:
         raise SpecError(problems)
+
+
+class _Nameless:
+    """The items of a file whose fields name neither a prompt nor a clip, for one line about all of them; and the columns
+    that were asked for and that no item has."""
+
+    def __init__(self) -> None:
+        self.count, self.first, self.fields = 0, "", dict[str, None]()
+        self.seen: set[str] = set()
+
+    def takes(self, where: str, raw: Any, reading: Reading) -> bool:
+        """Whether an item is one of them. One whose field looks misspelled is told that instead."""
+        if not isinstance(raw, dict) or not raw:
+            return False
+        self.seen |= raw.keys()
+        if reading.knows_any(raw) or next(_misspelled(raw, Found()), None):
+            return False
+        self.count, self.first = self.count + 1, self.first or where
+        self.fields |= dict.fromkeys(raw)
+        return True
+
+    def problems(self, file: Path, reading: Reading) -> Iterator[str]:
+        for option, column, role in (
+            ("video", reading.video_column, "video"),
+            ("prompt", reading.prompt_column, "prompt"),
+        ):
+            if column and self.seen and not any(reading.role_of(name) == (role, -1) for name in self.seen):
+                yield f"{file}: columns.{option}={column}: no item has such a field; there are {_named(sorted(self.seen))}"
+        if self.count:
+            items = f"{self.count} items name" if self.count > 1 else f"{self.first} names"
+            first = f" (the first: {self.first})" if self.count > 1 else ""
+            yield (
+                f"{file}: {items} neither a prompt nor a clip{first}; the fields there are {_named(list(self.fields))}; "
+                "name them with columns.prompt=NAME and columns.video=NAME"
+            )
+
+
+def _named(fields: list[str]) -> str:
+    more = f" and {len(fields) - 12} more" if len(fields) > 12 else ""
+    return ", ".join(name if name.isprintable() else shown_value(name) for name in fields[:12]) + more
 
 
 class UniqueNames:
@@ -159,7 +212,7 @@ class UniqueNames:
         return candidate
 
 
-def problems_of(raw: Any) -> Iterator[tuple[str, str]]:
+def problems_of(raw: Any, reading: Reading | None = None) -> Iterator[tuple[str, str]]:
     """(field, what is wrong with it) of one raw item."""
     if isinstance(raw, BadItem):
         yield "the whole item", str(raw)
@@ -167,73 +220,115 @@ def problems_of(raw: Any) -> Iterator[tuple[str, str]]:
     if not isinstance(raw, dict):
         yield "the whole item", f"is {kind_of_value(raw)}, not an object with prompt and video_path"
         return
-    for field in (*TEXT_FIELDS, *VIDEO_FIELDS):
-        value = raw.get(field)
-        if value is not None and not isinstance(value, str):
-            yield field, f"is {kind_of_value(value)}, not text"
-        elif value and "\0" in value and field in VIDEO_FIELDS:
-            yield field, "contains a NUL character"
-    for field, value in raw.items():
-        if not _encodable(field if isinstance(value, int | float | None) else f"{field}{_text(value)}"):
+    found = fields_of(raw, reading or Reading())
+    for name in dict.fromkeys((*TEXT_FIELDS, *VIDEO_FIELDS, found.video or "", found.prompt_file or "")):
+        value = raw.get(name)
+        is_text = isinstance(value, str) if name in (*TEXT_FIELDS, *VIDEO_FIELDS) else text_of(value) is not None
+        if value is not None and not is_text:
+            yield name, f"is {kind_of_value(value)}, not text"
+        elif value and "\0" in value and name not in TEXT_FIELDS:
+            yield name, "contains a NUL character"
+    for name, value in raw.items():
+        if not _encodable(name if isinstance(value, int | float | None) else f"{name}{_text(value)}"):
             yield (
-                field if field.isprintable() else shown_value(field),
+                name if name.isprintable() else shown_value(name),
                 "contains half of a surrogate pair, which is not valid text",
             )
-    for field in OBJECT_FIELDS:
-        value = raw.get(field)
+    for name in OBJECT_FIELDS:
+        value = raw.get(name)
         if value is not None and not isinstance(value, dict) and not isinstance(value, str):
-            yield field, f"is {kind_of_value(value)}, not an object"
+            yield name, f"is {kind_of_value(value)}, not an object"
     if isinstance(raw.get("name"), str) and len(raw["name"]) > MAX_NAME:
         yield "name", f"is {len(raw['name'])} characters long, more than {MAX_NAME}"
-    named = {field: raw[field] for field in VIDEO_FIELDS if isinstance(raw.get(field), str) and raw[field]}
+    named = {name: raw[name] for name in VIDEO_FIELDS if isinstance(raw.get(name), str) and raw[name]}
     if len(set(named.values())) > 1:
         yield " and ".join(named), "name different videos"
-    yield from _check_typos(raw)
-    prompt = raw.get("prompt")
-    if not named and (prompt is None or (isinstance(prompt, str) and not prompt.strip())):
-        yield "prompt", "is empty, and there is no video_path either"
+    misspelled = list(_misspelled(raw, found))
+    yield from misspelled
+    texts = [raw.get(name) for name in (found.prompt, found.prompt_file, found.video) if name]
+    if not misspelled and not any(_is_given(text) for text in texts):
+        others = [name for name in raw if name not in (*TEXT_FIELDS, *VIDEO_FIELDS, found.prompt, found.video)]
+        has = f"; the item has {_named(others)}" if others else ""
+        yield found.prompt or "prompt", f"is empty, and there is no {found.video or 'video_path'} either{has}"
 
 
-def _check_typos(raw: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _misspelled(raw: dict[str, Any], found: Found) -> Iterator[tuple[str, str]]:
     """Unknown fields whose names look like a missing known one: otherwise the prompt would be ignored."""
-    for field in ("prompt", "video_path"):
-        if field in raw or (field == "video_path" and any(other in raw for other in VIDEO_FIELDS)):
+    for wanted, there in (("prompt", found.prompt or found.prompt_file), ("video_path", found.video)):
+        if there:
             continue
         similar = {
             name.strip().casefold(): name for name in raw if name not in (*TEXT_FIELDS, *VIDEO_FIELDS, *OBJECT_FIELDS)
         }
-        for found in difflib.get_close_matches(field, similar, n=1, cutoff=0.86):
-            yield similar[found], f"unknown field; did you mean {field}?"
+        for near in difflib.get_close_matches(wanted, similar, n=1, cutoff=0.86):
+            yield similar[near], f"unknown field; did you mean {wanted}?"
 
 
-def _spec(file: Path, where: str, shape: str, raw: dict[str, Any], name: str) -> PromptSpec:
-    video_path = next((raw[field] for field in VIDEO_FIELDS if raw.get(field)), None)
-    video = absolute_video(file, video_path) if video_path else None
-    return PromptSpec(
-        name=name,
-        slug=safe_name(name),
-        prompt=raw.get("prompt") or "",
-        video_path=video_path,
-        video=video,
-        source=file,
-        where=where,
-        shape=shape,
-        raw=raw,
-    )
+class _Problems(Exception):
+    """(field, what is wrong with it) of an item that cannot be used."""
 
 
-@lru_cache(maxsize=4096)  # many items share a clip, and resolving a path is slow
-def absolute_video(file: Path, video_path: str) -> Path:
-    """The video path of an item, made absolute: it is relative to the file that names it."""
-    return Path(os.path.abspath(file.parent / expanded(video_path)))
+def _spec(file: Path, where: str, shape: str, raw: Any, reading: Reading) -> PromptSpec:
+    """One checked item, still without a slug, and without a name where it has none. Raises _Problems."""
+    if wrong := list(problems_of(raw, reading)):
+        raise _Problems(wrong)
+    found = fields_of(raw, reading)
+    prompt = text_of(raw[found.prompt]) or "" if found.prompt else ""
+    if found.prompt_file and not prompt.strip():
+        prompt = _text_of_file(file, raw, found.prompt_file, reading)
+    video_path = (text_of(raw[found.video]) or None) if found.video else None
+    video, note = find_file(file.parent, video_path, reading.roots, reading.checkouts) if video_path else (None, "")
+    unused = tuple(unused_fields(raw, found))
+    if not reading.video_column:
+        _refuse_ignored_clip(file, raw, unused, video, reading)
+    name = text_of(raw[found.name]) or "" if found.name else ""
+    return PromptSpec(name, "", prompt, video_path, video, file, where, shape, raw, found, unused, note)
 
 
-def _default_name(file: Path, shape: str, raw: dict[str, Any], count: int) -> str:
+def _text_of_file(file: Path, raw: dict[str, Any], name: str, reading: Reading) -> str:
+    written = text_of(raw[name]) or ""
+    path, _ = find_file(file.parent, written, reading.roots, reading.checkouts)
+    try:
+        with open(path, "rb") as f:
+            data = f.read(MAX_TEXT_BYTES + 1)
+        if len(data) > MAX_TEXT_BYTES:
+            raise _Problems([(name, f"{path} is larger than {MAX_TEXT_BYTES} bytes, too long for a prompt")])
+        if kind := kind_of(data):
+            raise _Problems([(name, f"{path} is {kind}; {hint_for(kind)}")])
+        return data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as e:
+        raise _Problems([(name, f"{path} is not UTF-8 (byte {e.start}: {e.reason}); save it as UTF-8")]) from None
+    except OSError as e:
+        raise _Problems([(name, f"{path} cannot be read: {e.strerror}")]) from None
+
+
+def _refuse_ignored_clip(
+    file: Path, raw: dict[str, Any], unused: tuple[str, ...], video: Path | None, reading: Reading
+) -> None:
+    """Raises _Problems where a field that is not read names a clip that is there, and another one than is used."""
+    for name in unused:
+        text = text_of(raw[name])
+        if not text or not looks_like_clip(text) or not may_be_input(name):
+            continue
+        path, _ = find_file(file.parent, text, reading.roots, reading.checkouts)
+        if path.is_file() and path != video:
+            used = f"; the clip that is used is {video}" if video else ""
+            raise _Problems(
+                [(name, f"names the clip {path}, and is not read{used}; columns.video=NAME says which field is")]
+            )
+
+
+def _default_name(spec: PromptSpec, count: int) -> str:
     """A name for an item without one: the file's for a single spec, else the video's with its number."""
-    if shape == "object":
-        return file.stem
-    video = next((raw[field] for field in VIDEO_FIELDS if raw.get(field)), None)
-    return f"{Path(video).stem if video else file.stem}-{count:04d}"
+    if spec.shape == "object":
+        return spec.source.stem
+    return f"{Path(spec.video_path).stem if spec.video_path else spec.source.stem}-{count:04d}"
+
+
+def _is_given(value: Any) -> bool:
+    """Whether a field has a text in it, or what is wrong in place of one."""
+    text = text_of(value)
+    return bool(text.strip()) if text is not None else value is not None
 
 
 def _text(value: Any) -> str:

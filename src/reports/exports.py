@@ -1,4 +1,5 @@
-"""Files for other tools, on request (output.exports=[parquet,dataset,openai,cosmos3]), written one line or row at a time."""
+"""Files for other tools, on request (output.exports=[parquet,dataset,openai,cosmos3,txt]), written one line or row at a
+time."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from ..media import geometry
 from ..media.render import render
 from ..planning.plan import Plan, PlanItem
 from ..planning.settings import Settings
+from ..prompts.specs import UniqueNames
 from ..run_folder import RunPaths
 from ..runs.staging import guard_of, seed_of
 from ..worker.chat import chat_body
@@ -35,6 +37,7 @@ def path_of(name: str, paths: RunPaths) -> Path:
         "parquet": paths.parquet,
         "openai": paths.openai_batch,
         "cosmos3": paths.cosmos3,
+        "txt": paths.texts,
     }[name]
 
 
@@ -44,6 +47,10 @@ def write(name: str, plan: Plan, table: Sequence[Row], paths: RunPaths) -> Path:
     if name == "dataset":
         with folder_atomic(path) as folder:
             write_folder(table, folder)
+        return path
+    if name == "txt":
+        with folder_atomic(path) as folder:
+            _write_texts(plan, table, folder)
         return path
     if name == "parquet":
         with open_atomic(path) as f:
@@ -61,6 +68,15 @@ def write(name: str, plan: Plan, table: Sequence[Row], paths: RunPaths) -> Path:
     if left_out:
         log.get().warning("left_out_of_export", file=path.name, items=len(left_out), first=left_out[0])
     return path
+
+
+def _write_texts(plan: Plan, table: Sequence[Row], folder: Path) -> None:
+    """One text per item, NAME.txt, as trainers read it next to a clip NAME.mp4; the original prompt where it was kept."""
+    names = UniqueNames()
+    for item, row in zip(plan.items, table, strict=True):
+        name = names.free(Path(item.video.path).stem if item.video else item.slug)
+        text = (row["upsampled_prompt"] or item.prompt).strip()
+        (folder / f"{name}.txt").write_text(f"{text}\n", encoding="utf-8")
 
 
 def _openai_lines(plan: Plan, table: Sequence[Row]) -> Iterator[Line | str]:

@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 
 from ..files import open_atomic, safe_name
-from ..timing.run_facts import Bar
+from ..timing.run_facts import Bar, WindowLine
 from ..worker.protocol import STATES
 from .compare import Pair, frame_files, page_pair
 from .pages import page_template
@@ -43,7 +43,7 @@ class Report:
     facts: (label, value) pairs about the run; the one labeled COMMAND gets a box to copy from.
     rows: rows of results.json in input order, gone through twice, each with `source`, `hint` (as in plan.json, or None) and
     `frame_files` (absolute PNG paths in order; a file that is missing or damaged leads to a placeholder).
-    timelines: the phases of each start of the run.
+    timelines: the phases of each start of the run. windows: requests in flight over the time of each worker.
     """
 
     title: str
@@ -52,6 +52,7 @@ class Report:
     max_output_tokens: int
     rows: Iterable[Mapping[str, Any]]
     timelines: tuple[tuple[Bar, ...], ...] = ()
+    windows: tuple[tuple[WindowLine, ...], ...] = ()
 
 
 def write_report(report: Report, out: Path) -> None:
@@ -71,6 +72,7 @@ def write_report(report: Report, out: Path) -> None:
         counts=[(state, states[state]) for state in STATES],
         flags=[(flag, flags[flag]) for flag in (*FLAGS, ACCEPTED, EDITED, REJECTED) if flags[flag]],
         timelines=report.timelines,
+        windows=report.windows,
         offline=offline,
         thumbnail_px=width_px,
         budget={"max_model_len": report.max_model_len, "max_output_tokens": report.max_output_tokens},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import shutil
@@ -13,15 +12,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-from ..files import folder_atomic, open_atomic, write_atomic
+from ..files import folder_atomic, open_atomic
 from ..media.hint import Hint, hint_key
 from ..media.video import Video
 from ..planning.plan import Plan, PlanItem
 from ..planning.settings import Settings, dumps, fields_of
-from ..prompts.formats import VIDEO_FIELDS
-from ..prompts.specs import absolute_video, prompt_files, read_specs
+from ..prompts.fields import VIDEO_FIELDS
+from ..prompts.paths import find_file
 from ..run_folder import RunPaths
 from ..text import cell
+from . import in_place
 from .rows import HintFolders, Row, read_rows
 
 
@@ -65,7 +65,9 @@ def write_exports(plan: Plan, rows: Iterable[tuple[PlanItem, Row]], paths: RunPa
         results.write("\n]\n")
     table = read_rows(paths.results)
     if plan.settings.spec_output == "in_place":
-        _update_in_place(plan, table, now)
+        in_place.update(
+            plan, table, lambda item, row, raw: _additions(item, row, plan.settings, now, raw.get("metadata"))
+        )
     return table
 
 
@@ -100,7 +102,8 @@ def _summary_writer(out: IO[str]) -> Callable[[Row], None]:
         "original_prompt",
         "upsampled_prompt",
     ]
-    writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
+    out.write("\ufeff")  # Excel takes a file without this mark for Windows-1252
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
 
     def write(row: Row) -> None:
@@ -162,55 +165,6 @@ def _additions(item: PlanItem, row: Row, settings: Settings, now: datetime, meta
 
 
 def _absolute_video(item: PlanItem) -> Path | None:
-    return absolute_video(Path(item.source), item.video_path) if item.video_path else None
-
-
-def _update_in_place(plan: Plan, table: Sequence[Row], now: datetime) -> None:
-    """Write the additions into the files that the prompts came from; the file before is kept as NAME.bak."""
-    by_source: dict[str, dict[str, tuple[PlanItem, Row]]] = {}
-    for item, row in zip(plan.items, table, strict=True):
-        by_source.setdefault(item.source, {})[item.name] = (item, row)
-    for source, found in by_source.items():
-        file = Path(source)
-        updated, shape = [], "list"
-        for spec in read_specs(prompt_files(source)):
-            shape = spec.shape
-            raw = dict(spec.raw)
-            if spec.name in found:
-                item, row = found[spec.name]
-                raw |= _additions(item, row, plan.settings, now, raw.get("metadata"))
-            updated.append(raw)
-        text = _as_file(updated, shape, _header(file) if shape == "csv" else ())
-        shutil.copy2(file, _free_backup(file))
-        write_atomic(Path(os.path.realpath(file)), text)  # a link stays one
-
-
-def _free_backup(file: Path) -> Path:
-    """NAME.bak, or NAME.bak2 and so on: an older backup is never overwritten."""
-    names = (file.with_name(f"{file.name}.bak{n if n > 1 else ''}") for n in range(1, 10_000))
-    return next(path for path in names if not path.exists())
-
-
-def _header(file: Path) -> list[str]:
-    with open(file, encoding="utf-8-sig", newline="") as f:
-        return [column.strip() for column in next(csv.reader(f))]
-
-
-def _as_file(items: list[dict[str, Any]], shape: str, header: Sequence[str]) -> str:
-    if shape == "object":
-        return json.dumps(items[0], ensure_ascii=False, indent=1) + "\n"
-    if shape == "lines":
-        return "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
-    if shape == "list":
-        return json.dumps(items, ensure_ascii=False, indent=1) + "\n"
-    out = io.StringIO()
-    columns = list(dict.fromkeys((*header, *(column for item in items for column in item))))
-    # A bare carriage return ends a row for some readers: what holds one stands in quotes.
-    has_return = any("\r" in str(value) for item in items for value in item.values())
-    writer = csv.DictWriter(
-        out, columns, lineterminator="\n", quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL
-    )
-    writer.writeheader()
-    for item in items:
-        writer.writerow({k: json.dumps(v, ensure_ascii=False) if isinstance(v, dict) else v for k, v in item.items()})
-    return out.getvalue()
+    if item.video:
+        return Path(item.video.path)
+    return find_file(Path(item.source).parent, item.video_path)[0] if item.video_path else None

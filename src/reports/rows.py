@@ -132,7 +132,7 @@ def row_of(item: PlanItem, outcome: Outcome, hints: HintFolders, settings: Setti
         "preprocessed_video": video,
         "state": outcome.state,
         "reason": outcome.reason,
-        "note": outcome.note,
+        "note": "; ".join(note for note in (item.note, outcome.note) if note),
         "attempts": len(outcome.attempts),
         "engine": outcome.engine.name or settings.engine.name,
         "tokens": {

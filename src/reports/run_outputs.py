@@ -13,8 +13,9 @@ from pathlib import Path
 from .. import __version__, log
 from ..planning.plan import Plan
 from ..run_folder import RunPaths
+from ..runs.run_record import read_record, record_more
 from ..timing.phases import Measured, WorkerLifetime, read_starts, worker_lifetimes
-from ..timing.run_facts import run_facts, timeline
+from ..timing.run_facts import WindowLine, cost_of, run_facts, timeline, window_lines
 from ..worker.journal import read_records
 from ..worker.protocol import Event, Outcome
 from . import exports, results
@@ -83,6 +84,12 @@ def _changed_ns(path: Path) -> int:
     return path.stat().st_mtime_ns
 
 
+def windows_of(paths: RunPaths) -> tuple[tuple[WindowLine, ...], ...]:
+    """How many requests each worker of a run had in flight, where it found that out itself."""
+    traces = (window_lines(read_records(events, Event)) for events in sorted(paths.jobs.glob("*/events.jsonl")))
+    return tuple(trace for trace in traces if trace)
+
+
 def write_results(
     plan: Plan,
     outcomes: Mapping[str, Outcome],
@@ -110,20 +117,42 @@ def write_results(
 
         settings = plan.settings
         report = Report(
-            f"{settings.recipe} · {settings.engine.name}",
-            _facts(plan, totals, starts, paths, ended, command),
+            read_record(paths).title,
+            _facts(plan, totals, outcomes, starts, paths, ended, command),
             settings.max_model_len,
             settings.max_output_tokens,
             ReportRows(plan, table, paths),
             tuple(timeline(start) for start in starts),
+            windows_of(paths),
         )
         write_report(report, paths.report)
+    _record_end(plan, totals, outcomes, paths, starts)
     return Written(table, totals, exported)
+
+
+def _record_end(
+    plan: Plan, totals: Totals, outcomes: Mapping[str, Outcome], paths: RunPaths, starts: tuple[Measured, ...]
+) -> None:
+    """For the list of runs: how the items ended, once all have, and what that took."""
+    if all(item_id in outcomes for item_id in plan.ids):
+        tokens = totals.tokens.measured + totals.output_tokens
+        seconds, cost = sum(start.seconds for start in starts), cost_of(plan, workers_of(paths))
+        states = {state: count for state, count in totals.ended.items() if count}
+        record_more(paths, states=states, tokens=tokens or None, seconds=round(seconds, 3), cost=cost)
+
+
+def _when(plan: Plan, outcomes: Mapping[str, Outcome], ended: datetime) -> tuple[str, str]:
+    """When the run ended, or how far it is."""
+    time, done = f"{ended:%Y-%m-%d %H:%M:%S %z}", sum(item_id in outcomes for item_id in plan.ids)
+    if done < len(plan.items):
+        return "Unfinished", f"{done:,} of {len(plan.items):,} items ended, by {time}"
+    return "Finished", time
 
 
 def _facts(
     plan: Plan,
     totals: Totals,
+    outcomes: Mapping[str, Outcome],
     starts: tuple[Measured, ...],
     paths: RunPaths,
     ended: datetime,
@@ -140,7 +169,7 @@ def _facts(
         ("Budget", f"{settings.max_model_len} tokens, {settings.max_output_tokens} reserved for each answer"),
         ("Template", settings.template),
         ("Host", settings.host.name),
-        ("Finished", f"{ended:%Y-%m-%d %H:%M:%S %z}"),
+        _when(plan, outcomes, ended),
         *run_facts(plan, totals.tokens, starts, workers_of(paths)),
         ("Versions", ", ".join(f"{name} {version}" for name, version in used.items())),
         ("Run", str(paths.root)),

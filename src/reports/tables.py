@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,46 +25,73 @@ MAX_ROWS = 40
 
 def print_plan(plan: Plan, console: Console, verbose_rows: int = MAX_ROWS) -> None:
     """The table of items and, below it, advice."""
-    console.print(_table(plan, plan.items[:verbose_rows]))
+    console.print(_table(plan, plan.items[:verbose_rows], console.width))
     if len(plan.items) > verbose_rows:
         console.print(f"… and {len(plan.items) - verbose_rows} more items, all in plan.json", style="dim")
     for line in advice(plan):
-        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+        print_prose(console, printable(line))
     limit = plan.settings.max_model_len
     if not pixtral.linear_says_safe(plan.summary.largest_linear_estimate, limit):
-        console.print(
+        print_prose(
+            console,
             "! marks what the old linear estimate (w x h x frames x 0.0173, safe below 90 %) would have rejected.",
-            highlight=False,
-            soft_wrap=True,
         )
 
 
-def _table(plan: Plan, items: Sequence[PlanItem]) -> Table:
+def print_prose(console: Console, text: str) -> None:
+    """A sentence, broken between words where the width is that of a terminal; in a pipe or a file it stays one line."""
+    is_narrow = console.is_terminal or "COLUMNS" in os.environ
+    console.print(text, markup=False, highlight=False, soft_wrap=not is_narrow)
+
+
+def _table(plan: Plan, items: Sequence[PlanItem], width: int) -> Table:
+    """The rows in a terminal of this width: what is least needed makes room for the verdict."""
     from rich.table import Table
     from rich.text import Text
 
+    rows = [_cells(item, plan) for item in items]
+    widths = {name: min(max(len(name), *(len(row[name]) for row in rows)), most) for name, most in _WIDEST.items()}
+    for name in _LEAST_NEEDED:
+        if sum(widths.values()) + len(widths) <= width:
+            break
+        del widths[name]
     table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True)
-    table.add_column("item", overflow="ellipsis", no_wrap=True, max_width=28)
-    for name in ("source", "hint", "frames", "tokens", "old est.", "budget"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict")
-    limit = plan.settings.max_model_len
-    for item in items:
-        used = item.tokens.prompt + item.tokens.output_reserved
-        verdict, style = verdict_of(item)
-        if item.fits and not item.hint and plan.settings.engine.name == "offline":
-            verdict, style = "will be kept: engine=offline needs frames to measure", "yellow"
-        table.add_row(
-            Text(printable(item.name)),
-            f"{item.video.size}" if item.video else "–",
-            f"{item.hint.width_px}x{item.hint.height_px}" if item.hint else "–",
-            str(item.hint.frames) if item.hint else "–",
-            f"{item.tokens.prompt}",
-            _old_estimate(item, limit),
-            f"{used / limit:.1%}" if item.hint or item.fits else "–",
-            Text(printable(verdict), style=style),
-        )
+    for name in widths:
+        if name == "verdict":
+            table.add_column(name, overflow="fold")
+        elif name == "item":
+            table.add_column(name, overflow="ellipsis", no_wrap=True, max_width=_WIDEST[name])
+        else:
+            table.add_column(name, justify="right", no_wrap=True)
+    for item, row in zip(items, rows, strict=True):
+        style = _verdict(item, plan)[1]
+        table.add_row(*(Text(row[name], style=style if name == "verdict" else "") for name in widths))
     return table
+
+
+# Columns, and how wide each may be before others make room for it.
+_WIDEST = {"item": 28, "source": 10, "hint": 10, "frames": 6, "tokens": 8, "old est.": 8, "budget": 7, "verdict": 30}
+_LEAST_NEEDED = ("old est.", "source", "frames", "hint", "budget", "tokens")
+
+
+def _cells(item: PlanItem, plan: Plan) -> dict[str, str]:
+    used, limit = item.tokens.prompt + item.tokens.output_reserved, plan.settings.max_model_len
+    return {
+        "item": printable(item.name),
+        "source": f"{item.video.size}" if item.video else "–",
+        "hint": f"{item.hint.width_px}x{item.hint.height_px}" if item.hint else "–",
+        "frames": str(item.hint.frames) if item.hint else "–",
+        "tokens": f"{item.tokens.prompt}",
+        "old est.": _old_estimate(item, limit),
+        "budget": f"{used / limit:.1%}" if item.hint or item.fits else "–",
+        "verdict": printable(_verdict(item, plan)[0]),
+    }
+
+
+def _verdict(item: PlanItem, plan: Plan) -> tuple[str, str]:
+    if item.fits and not item.hint and plan.settings.engine.name == "offline":
+        return "will be kept: engine=offline needs frames to measure", "yellow"
+    return verdict_of(item)
 
 
 def verdict_of(item: PlanItem) -> tuple[str, str]:
@@ -72,9 +100,10 @@ def verdict_of(item: PlanItem) -> tuple[str, str]:
         return item.problem, "red"
     if item.problem:
         return f"from the text only: {item.problem}", "yellow"
+    note = f"; {item.note}" if item.note else ""
     if item.shrunk_from:
-        return f"fits, shrunk from {item.shrunk_from}", "yellow"
-    return "fits", "green"
+        return f"fits, shrunk from {item.shrunk_from}{note}", "yellow"
+    return f"fits{note}", "green"
 
 
 def _old_estimate(item: PlanItem, limit: int) -> str:
@@ -101,6 +130,8 @@ def advice(plan: Plan) -> list[str]:
         )
     if sums.refused:
         lines.append(f"{sums.refused} cannot be served: {_names(sums.refused_names, sums.refused)}.")
+    if plan.unused_fields:
+        lines.append(f"Fields that upsampling does not use: {', '.join(plan.unused_fields)}.")
     if larger := _larger_hint(plan):
         lines.append(f"Your budget would allow {larger}: upsample=best_fit")
     if not sums.shrunk and sums.longest_with_hint is not None:
@@ -177,8 +208,13 @@ def print_end(
         highlight=False,
     )
     for (state, reason), count in reasons.most_common(10):
-        console.print(f"  {count} {state}: {printable(reason)}", markup=False, highlight=False, soft_wrap=True)
+        print_prose(console, f"  {count} {state}: {printable(reason)}")
     if len(reasons) > 10:
         console.print(f"  … and {len(reasons) - 10} more reasons in summary.csv", style="dim")
+    print_files(plan, paths, console, exported)
+
+
+def print_files(plan: Plan, paths: RunPaths, console: Console, exported: Sequence[Path] = ()) -> None:
+    """Where the results are."""
     for path in (*((paths.report,) if plan.settings.report else ()), paths.results, *exported):
         console.print(f"{path.name:<13} {path}", markup=False, highlight=False, soft_wrap=True)

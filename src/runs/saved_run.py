@@ -14,6 +14,7 @@ from ..planning.plan_file import read_plan, write_plan
 from ..run_folder import RunPaths
 from ..text import resume_command
 from .outcomes import Outcomes
+from .run_record import record_plan
 from .staging import jobs_for
 
 Kind = Literal["upsample", "pipeline", "limits", "review"]
@@ -43,10 +44,12 @@ def refuse_another_run(plan: Plan, paths: RunPaths) -> None:
             )
 
 
-def save_plan(plan: Plan, paths: RunPaths) -> None:
+def save_plan(plan: Plan, paths: RunPaths, name: str = "") -> None:
+    """Write plan.json, and run.json for the list of runs."""
     with open_atomic(paths.plan) as f:
         write_plan(plan, f)
     seals.seal(paths.plan)
+    record_plan(plan, paths, name)
 
 
 def jobs_of(paths: RunPaths) -> tuple[Plan, list[tuple[Plan, JobPaths]]]:

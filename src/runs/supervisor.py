@@ -167,6 +167,11 @@ class Supervisor:
         handle.finish()
         write_atomic(self.folder.finished, "")
 
+    def submit(self) -> None:
+        """Everything is staged: let the worker end by itself once it has processed that."""
+        write_atomic(self.folder.closed, "")
+        self.handle.push()
+
     def _poll(self, progress: Progress) -> State:
         """How the worker stands, and then what it wrote, for after its end it writes nothing."""
         state = self.handle.poll()
@@ -239,6 +244,8 @@ class Supervisor:
 def _detach_or_stop(error: BaseException, started: Sequence[Supervisor]) -> None:
     """End before the jobs have ended. Workers on this machine are asked to finish what they have in flight; elsewhere
     they run on, unless a second Ctrl-C comes."""
+    if isinstance(error, Detached):  # as was asked for, on this machine too
+        return
     elsewhere = [supervisor for supervisor in started if supervisor.handle.survives_controller]
     for supervisor in elsewhere:
         supervisor.handle.fail_fast()

@@ -7,14 +7,16 @@ hands over with `run_task`.
 from __future__ import annotations
 
 import importlib
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import seals
-from ..config import Config, TaskConf, TaskName
-from ..errors import ExitCode, HostError
-from ..run_folder import RunPaths
+from ..config import Config, OutputFormat, TaskConf, TaskName
+from ..errors import ExitCode, HostError, InputError
+from ..files import is_safe_name
+from ..run_folder import LATEST, RunPaths
 from ..worker.records import InvalidRecord
 
 if TYPE_CHECKING:
@@ -39,11 +41,29 @@ class Invocation:
         """A line of results: as it is, whatever brackets and characters it has, and not broken to fit the terminal."""
         self.out.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    @property
+    def run_name(self) -> str:
+        """The name of the run that this starts; the points of a sweep are numbered."""
+        name = self.config.name
+        return f"{name}-{self.paths.root.name}" if name and self.in_sweep else name
+
+    @property
+    def wants_json(self) -> bool:
+        return self.config.console.format is OutputFormat.json
+
+    def print_json(self, value: Any) -> None:
+        """One JSON document, all that goes to standard output."""
+        self.print(json.dumps(value, ensure_ascii=True, allow_nan=False, indent=1))
+
+
+WITH_JSON = (TaskName.status, TaskName.plan, TaskName.runs, TaskName.doctor)
+
 
 def run_invocation(invocation: Invocation) -> ExitCode:
     """Run the task that the config names. With resume= and no task, the folder decides which one that is."""
     config = invocation.config
     name = config.task.name
+    _check(config, invocation.in_sweep)
     try:
         if folder := config.resume or config.run:
             refuse_foreign_run(RunPaths(Path(folder)), config)
@@ -70,6 +90,20 @@ def _run(invocation: Invocation, name: TaskName) -> ExitCode:
     return run_task(invocation, name)
 
 
+def _check(config: Config, in_sweep: bool) -> None:
+    """Reject what no task can make sense of."""
+    if config.console.format is OutputFormat.json and (in_sweep or config.task.name not in WITH_JSON):
+        raise InputError(
+            f"console.format=json: {'a sweep' if in_sweep else f'task={config.task.name.value}'} prints no JSON",
+            hint=f"it is for tasks {', '.join(name.value for name in WITH_JSON)}; other results are in files",
+        )
+    if config.name and (config.name == LATEST or not is_safe_name(config.name)):
+        raise InputError(
+            f"name={config.name}: is not a name for a run",
+            hint=f"use letters, digits, dots, hyphens and underscores, and not the word {LATEST}",
+        )
+
+
 def resume(invocation: Invocation, folder: str) -> ExitCode:
     """Resume whatever lies in a run folder."""
     from ..runs.saved_run import kind_of
@@ -81,6 +115,11 @@ def resume(invocation: Invocation, folder: str) -> ExitCode:
 
 def run_task(invocation: Invocation, name: TaskName, **options: Any) -> ExitCode:
     """Run a task; its module is imported now, and no other. options: keywords that its `run` takes."""
+    if invocation.config.detach and name in (TaskName.pipeline, TaskName.limits):
+        raise InputError(
+            f"detach=true: task={name.value} needs its controller between its stages",
+            hint="keep it running in tmux or as a service; it can be interrupted and resumed at any time",
+        )
     module = importlib.import_module(f"{__name__}.{name.value}")
     code: ExitCode = module.run(invocation, **options)
     return code

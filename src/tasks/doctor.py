@@ -1,4 +1,4 @@
-"""`task=doctor host=NAME`: check a host in order and in words, each with what to do when it fails. Changes nothing.
+"""`task=doctor`: check what a run would use, in order and in words, each with what to do when it fails. Changes nothing.
 
 With probe=true one real prompt goes through afterwards, as a run of its own.
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..config import Config, EngineName, TaskName
 from ..errors import ExitCode, HostError, UpsamplerError
@@ -17,7 +18,10 @@ from ..hosts.connect import connect, root_on
 from ..hosts.host import Host, script
 from ..planning.configure import host_settings
 from ..planning.settings import HostSettings
+from ..planning.validate import check_config
+from ..run_folder import OUTPUTS
 from . import Invocation, run_task
+from .endpoint_checks import Check, endpoint_checks, output_of
 
 LEAST_FREE_GIB = 5.0
 MOST_CLOCK_DIFFERENCE_S = 60.0
@@ -25,51 +29,72 @@ MOST_CLOCK_DIFFERENCE_S = 60.0
 # 2 bytes (params.json of mistralai/Pixtral-12B-2409).
 KV_BYTES_PER_TOKEN = 40 * 8 * 128 * 2 * 2
 
-Check = tuple[str, Callable[[], str]]
+NEEDED = {
+    "connection": "the rest needs a connection",
+    "address": "the rest needs the server",
+    "key": "the rest needs the key",
+}
 
 
 def run(invocation: Invocation) -> ExitCode:
     """Exit code 0 when all is well, else that of the first thing that is not."""
-    config, out = invocation.config, invocation.out
-    settings = host_settings(config)
-    host = connect(settings)
-    first: ExitCode | None = None
+    settings = host_settings(invocation.config)
+    host, found = connect(settings), []
+    code = ExitCode.OK
     try:
-        for name, check in _checks(host, settings, config):
+        for name, check in _checks(host, settings, invocation.config):
+            error: UpsamplerError | None = None
             try:
                 result = check()
             except UpsamplerError as e:
-                out.print("✗ ", end="", style="red")
-                out.print(f"{name:<13}", end="")
-                out.print(str(e), markup=False, highlight=False, soft_wrap=True)
-                first = first or e.exit_code
-                if name == "connection":
-                    out.print("the rest needs a connection", style="dim")
-                    break
-            else:
-                out.print("✓ ", end="", style="green")
-                out.print(f"{name:<13}", end="")
-                out.print(result, markup=False, highlight=False, soft_wrap=True)
+                error, result = e, e.message
+                code = code or e.exit_code
+            found.append({"check": name, "ok": error is None, "text": result, "hint": error.hint if error else ""})
+            _print(name, error, result, invocation)
+            if error and name in NEEDED:
+                break
     finally:
         host.close()
-    if first is None and config.probe:
-        return _probe(invocation)
-    return ExitCode.OK if first is None else first
+    probed = None
+    if code is ExitCode.OK and invocation.config.probe:
+        probed, code = _probe(invocation)
+    if invocation.wants_json:
+        invocation.print_json({"host": settings.name, "checks": found, "probe": probed, "exit_code": int(code)})
+    return code
+
+
+def _print(name: str, error: UpsamplerError | None, result: str, invocation: Invocation) -> None:
+    if invocation.wants_json:
+        return
+    out = invocation.out
+    out.print("✗ " if error else "✓ ", end="", style="red" if error else "green")
+    out.print(f"{name:<13}", end="")
+    invocation.print(str(error or result))
+    if error and name in NEEDED:
+        out.print(NEEDED[name], style="dim")
 
 
 def _checks(host: Host, settings: HostSettings, config: Config) -> Iterator[Check]:
+    engine, image = config.engine.name, config.image.reference
+    is_here = (
+        settings.kind == "local" and not image
+    )  # the worker is a process of this machine, and works in the run folder
+    yield "config", lambda: _config(config)
     yield "connection", lambda: _connection(host, settings)
-    yield "tools", lambda: _tools(host, config)
-    yield "disk", lambda: _disk(host, settings)
-    yield "clock", lambda: _clock(host)
-    if config.image.reference:
-        yield (
-            "docker",
-            lambda: _said(host, (*settings.docker, "version", "--format", "{{.Server.Version}}"), _DOCKER_HINT),
-        )
+    if not is_here:
+        yield "tools", lambda: _tools(host)
+    yield "disk", lambda: _disk(host, str(OUTPUTS.absolute()) if is_here else root_on(host, settings))
+    if settings.kind != "local":
+        yield "clock", lambda: _clock(host)
+    if image:
+        yield "docker", lambda: _docker(host, settings)
         yield "image", lambda: _image(host, settings, config)
-    if config.engine.name in (EngineName.vllm, EngineName.cosmos):
-        if not config.image.reference:
+    if engine is EngineName.offline:
+        yield "engine", lambda: "offline: needs no model and no GPU"
+    if engine is EngineName.endpoint:
+        yield from endpoint_checks(host, config)
+    if engine in (EngineName.vllm, EngineName.cosmos):
+        if not image:
             yield "interpreter", lambda: _interpreter(host, config)
         if not config.model.tiny_random:
             yield "checkpoint", lambda: _checkpoint(host, config)
@@ -80,21 +105,19 @@ def _checks(host: Host, settings: HostSettings, config: Config) -> Iterator[Chec
 _DOCKER_HINT = "install Docker there, start it, and let this user use it; host.docker names the command"
 
 
-def _run(host: Host, argv: tuple[str, ...], hint: str) -> str:
-    done = host.run(argv)
-    if done.code:
-        raise HostError(done.message or f"{argv[0]} ended with {done.code}", hint=hint)
-    return done.out.decode("utf-8", "replace").strip()
+def _said(host: Host, argv: tuple[str, ...], what: str, hint: str = "") -> str:
+    return " ".join(output_of(host, argv, what, hint).split())
 
 
-def _said(host: Host, argv: tuple[str, ...], hint: str) -> str:
-    return " ".join(_run(host, argv, hint).split())
+def _config(config: Config) -> str:
+    check_config(config)
+    return "can be used"
 
 
 def _connection(host: Host, settings: HostSettings) -> str:
     """Name, port, host key, authentication: each has an error of its own."""
     started = time.monotonic()
-    who = _said(host, ("sh", "-c", 'echo "$(id -un)@$(uname -n), $(uname -sr)"'), "")
+    who = _said(host, ("sh", "-c", 'echo "$(id -un)@$(uname -n), $(uname -sr)"'), "commands cannot be run there")
     if settings.kind == "local":
         return who
     opened_s = time.monotonic() - started
@@ -103,22 +126,22 @@ def _connection(host: Host, settings: HostSettings) -> str:
     return f"{who}; opened in {opened_s:.1f} s, {1000 * (time.monotonic() - started):.0f} ms a command; the host key is known"
 
 
-def _tools(host: Host, config: Config) -> str:
+def _tools(host: Host) -> str:
     needed = ["tar", "b2sum", "sha256sum", "awk", "flock", "setsid", "stat", "xargs"]
     check = 'for t in "$@"; do command -v "$t" >/dev/null || echo "$t"; done'
-    missing = _run(host, script(check, *needed), "").split()
+    missing = output_of(host, script(check, *needed), "the tools cannot be looked for").split()
     if missing:
         raise HostError(f"missing: {' '.join(missing)}", hint="install coreutils, util-linux, findutils and tar there")
-    return ", ".join(needed)
+    return f"{', '.join(needed)} are there"
 
 
-def _disk(host: Host, settings: HostSettings) -> str:
+def _disk(host: Host, root: str) -> str:
     """Free space where jobs go; the folder itself may not be there yet."""
-    root = root_on(host, settings)
     free_space = (
         'p=$1; while [ ! -d "$p" ]; do p=$(dirname "$p"); done; [ -w "$p" ] || echo unwritable; df -Pk "$p" | tail -n 1'
     )
-    *unwritable, line = _run(host, script(free_space, root), "host.root must be a folder that can be made").splitlines()
+    what, hint = f"free space at {root} is not known", "host.root must be a folder that can be made"
+    *unwritable, line = output_of(host, script(free_space, root), what, hint).splitlines()
     if unwritable:
         raise HostError(f"{root} cannot be written", hint="choose another host.root")
     free_gib = int(line.split()[3]) / 2**20
@@ -129,7 +152,7 @@ def _disk(host: Host, settings: HostSettings) -> str:
 
 def _clock(host: Host) -> str:
     before = time.time()
-    theirs = float(_said(host, ("date", "+%s.%N"), ""))
+    theirs = float(_said(host, ("date", "+%s.%N"), "the clock cannot be read"))
     difference_s = theirs - (before + time.time()) / 2
     if abs(difference_s) > MOST_CLOCK_DIFFERENCE_S:
         raise HostError(
@@ -138,10 +161,15 @@ def _clock(host: Host) -> str:
     return f"differs from the local clock by {difference_s:+.2f} s"
 
 
+def _docker(host: Host, settings: HostSettings) -> str:
+    argv = (*settings.docker, "version", "--format", "{{.Server.Version}}")
+    return f"its server has version {_said(host, argv, 'Docker does not answer', _DOCKER_HINT)}"
+
+
 def _image(host: Host, settings: HostSettings, config: Config) -> str:
     argv = (*settings.docker, "image", "inspect", "--format", "{{.Id}} {{.Size}}", config.image.reference)
     hint = f"load it there, or image.pull=true pulls {config.image.reference}"
-    digest, size = _said(host, argv, hint).split()
+    digest, size = _said(host, argv, f"Docker has no image {config.image.reference}", hint).split()
     return f"{config.image.reference} ({digest[:19]}, {int(size) / 1e9:.1f} GB)"
 
 
@@ -160,10 +188,12 @@ else:
 
 def _interpreter(host: Host, config: Config) -> str:
     hint = "worker.python names the interpreter that has vLLM; launchers/vllm_env.sh makes one"
-    return f"{config.worker.python}: {_said(host, (config.worker.python, '-c', _VLLM_VERSION), hint)}"
+    what = f"{config.worker.python} cannot be used"
+    return f"{config.worker.python} has {_said(host, (config.worker.python, '-c', _VLLM_VERSION), what, hint)}"
 
 
 _FILES = """
+[ -d "$1" ] || { echo "there is no such folder" >&2; exit 1; }
 cd "$1" || exit 1
 find . -maxdepth 3 -type f \\( -name '*.json' -o -name '*.safetensors' \\) -printf '%s %P\\n'
 find . -maxdepth 3 -name '*.safetensors.index.json' -exec cat {} +
@@ -176,7 +206,7 @@ def _checkpoint(host: Host, config: Config) -> str:
     if not folder:
         raise HostError("model.checkpoint is not set", hint="name the folder of the checkpoint on the host")
     hint = "copy or download the checkpoint there"
-    text = _run(host, script(_FILES, folder), hint)
+    text = output_of(host, script(_FILES, folder), f"{folder} cannot be read", hint)
     listing, _, index = text.partition("\n{")
     sizes = {
         name.rsplit("/", 1)[-1]: int(size) for size, _, name in (line.partition(" ") for line in listing.splitlines())
@@ -199,10 +229,14 @@ def _gpus(host: Host, config: Config) -> str:
     query = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits")
     rows = [
         line.split(", ")
-        for line in _run(host, query, "install the NVIDIA driver there, or host.gpus=none").splitlines()
+        for line in output_of(
+            host, query, "the GPUs cannot be asked about", "install the NVIDIA driver there, or host.gpus=none"
+        ).splitlines()
     ]
     sizes = 'cd "$1" 2>/dev/null && find . -maxdepth 3 -name "*.safetensors" -printf "%s\\n" || true'
-    weights = sum(map(int, _run(host, script(sizes, config.model.checkpoint), "").split()))
+    weights = sum(
+        map(int, output_of(host, script(sizes, config.model.checkpoint), "the weights cannot be read").split())
+    )
     share = config.model.gpu_memory_utilization * min(float(row[1]) for row in rows) * 2**20
     parts = config.model.tensor_parallel_size
     needed = (weights + KV_BYTES_PER_TOKEN * config.budget.max_model_len) / parts
@@ -219,10 +253,12 @@ def _gpus(host: Host, config: Config) -> str:
     return f"{named}; weights and one context need {needed / 2**30:.1f} of {share / 2**30:.1f} GiB"
 
 
-def _probe(invocation: Invocation) -> ExitCode:
+def _probe(invocation: Invocation) -> tuple[dict[str, Any], ExitCode]:
     """One prompt of the list as a run of its own, in a folder that stays for a look."""
     from ..run_folder import RunPaths
 
-    root = Path("outputs/.tasks") / f"probe-{time.strftime('%Y%m%d-%H%M%S')}"
-    root.mkdir(parents=True)
-    return run_task(replace(invocation, paths=RunPaths(root)), TaskName.upsample, most=1)
+    paths = RunPaths(Path("outputs/.tasks") / f"probe-{time.strftime('%Y%m%d-%H%M%S')}")
+    paths.root.mkdir(parents=True)
+    out = invocation.err if invocation.wants_json else invocation.out
+    code = run_task(replace(invocation, paths=paths, out=out), TaskName.upsample, most=1)
+    return {"run": str(paths.root), "ok": code is ExitCode.OK}, code

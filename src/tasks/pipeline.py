@@ -24,6 +24,7 @@ from ..inference.pipeline_file import read_pipeline, save_pipeline
 from ..inference.settings import InferenceSettings
 from ..planning.plan import Plan
 from ..planning.plan_file import read_plan
+from ..reports.reviews import read_marks, rejected_names
 from ..reports.rows import HintFolders, Row, read_rows, result_rows
 from ..run_folder import RunPaths, locked
 from ..runs.outcomes import Outcomes
@@ -119,7 +120,9 @@ def _make_videos(plan: Plan, inference: InferenceSettings, invocation: Invocatio
         past = VideoTiming(pieces, loading.amount, loading.busy_s, measured.seconds)
         remember_videos(plan, inference.how, past)
     _show_end(table, paths, measured, invocation)
-    return ExitCode.OK if all(row["state"] == "done" for row in table) else ExitCode.INCOMPLETE
+    rejected = rejected_names(read_marks(paths.review))  # by a reviewer, who meant it
+    whole = all(row["state"] == DONE or (row["state"] == SKIPPED and row["name"] in rejected) for row in table)
+    return ExitCode.OK if whole else ExitCode.INCOMPLETE
 
 
 def _work(plan: Plan, wanted: Sequence[InferenceItem]) -> tuple[int, int]:

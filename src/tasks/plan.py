@@ -1,11 +1,17 @@
-"""`task=plan`: print what would run, to the token. Nothing is started; plan.json is written."""
+"""`task=plan`: print what would run, to the token. Nothing is started; plan.json and plan.csv are written."""
 
 from __future__ import annotations
 
+import shlex
+
 from ..errors import ExitCode
+from ..files import write_atomic
+from ..planning.plan import Plan
 from ..planning.plan_file import read_plan
+from ..reports.plan_summary import as_json, lines_of, tabulated
 from ..reports.tables import print_plan
-from ..runs.saved_run import save_plan
+from ..runs.saved_run import refuse_another_run, save_plan
+from ..text import printable, resume_command
 from ..timing.estimates import estimate, estimate_text, where_text
 from . import Invocation
 from .resolving import resolve_with_progress
@@ -13,13 +19,33 @@ from .resolving import resolve_with_progress
 
 def run(invocation: Invocation) -> ExitCode:
     """Exit code 3 when something cannot be served. With resume=, the plan of that run is printed."""
-    if invocation.config.resume:
-        plan = read_plan(invocation.paths.plan)
+    plan, paths = _plan(invocation), invocation.paths
+    groups, runs = tabulated(plan, paths.plan_table), plan.summary.sent > 0
+    time = estimate_text(estimate(plan), where_text(plan)) if runs else ""
+    if invocation.wants_json:
+        files = {"run": str(paths.root), "plan": str(paths.plan), "table": str(paths.plan_table)}
+        command = resume_command(paths.root) if runs else None
+        invocation.print_json(as_json(plan, groups, {**files, "estimate": time or None, "command": command}))
     else:
-        plan = resolve_with_progress(invocation)
-        save_plan(plan, invocation.paths)
-    print_plan(plan, invocation.out)
-    if plan.summary.sent:
-        invocation.print(estimate_text(estimate(plan), where_text(plan)))
-    invocation.print(f"plan.json     {invocation.paths.plan}")
+        for line in lines_of(plan, groups):
+            invocation.print(printable(line))
+        print_plan(plan, invocation.out)
+        if time:
+            invocation.print(time)
+        for path in (paths.plan, paths.plan_table):
+            invocation.print(f"{path.name:<13} {path}")
+        if runs:
+            invocation.print(f"run it        {resume_command(paths.root)}")
     return ExitCode.OK if plan.summary.refused == 0 else ExitCode.INCOMPLETE
+
+
+def _plan(invocation: Invocation) -> Plan:
+    paths = invocation.paths
+    if invocation.config.resume:
+        return read_plan(paths.plan)
+    plan = resolve_with_progress(invocation)
+    refuse_another_run(plan, paths)
+    save_plan(plan, paths, invocation.run_name)
+    command = [word for word in shlex.split(invocation.command) if word != "task=plan"]
+    write_atomic(paths.command, shlex.join(command) + "\n")  # the run that it may become
+    return plan

@@ -22,7 +22,7 @@ def resolve_with_progress(invocation: Invocation, files: list[Path] | None = Non
 
 
 # Groups and fields that still count when a run is resumed; all else is in its files.
-_STILL_USED = ("task", "resume", "run", "retry", "output", "console", "hydra", "pipeline")
+_STILL_USED = ("task", "resume", "run", "retry", "output", "console", "hydra", "pipeline", "notify", "detach")
 
 
 def warn_ignored_overrides(invocation: Invocation, decides: str) -> None:
@@ -36,6 +36,6 @@ def saved_plan(invocation: Invocation) -> Plan:
     """A new plan in its run folder, with the command that started it. Raises InputError where the folder holds another run."""
     plan, paths = resolve_with_progress(invocation), invocation.paths
     refuse_another_run(plan, paths)
-    save_plan(plan, paths)
+    save_plan(plan, paths, invocation.run_name)
     write_atomic(paths.command, invocation.command + "\n")
     return plan

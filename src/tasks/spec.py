@@ -8,12 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import log
 from ..config import Config, TaskName
 from ..errors import ExitCode, InputError, SpecError, VideoError
+from ..planning.configure import reading
 from ..planning.resolve import probe_all
 from ..prompts import drafts
 from ..prompts.drafts import Draft, Listed
-from ..prompts.specs import expanded, matches, prompt_files, read_specs
+from ..prompts.paths import expanded
+from ..prompts.specs import matches, prompt_files, read_specs
 from ..reports.tables import print_specs
 from ..text import printable
 from ..timing.progress import progress_display
@@ -69,6 +72,10 @@ def _clips(config: Config) -> _Found | None:
     path = expanded(config.prompts)
     files = drafts.clips_of_folder(path) if path.is_dir() else matches(config.prompts)
     clips = drafts.clips_among(files)
+    if path.is_dir() and (unread := drafts.unread_clips(path)):
+        log.get().warning(
+            "left_out", files=" ".join(unread), note="not a format that is read; convert them to mp4 first"
+        )
     if not clips:
         return None
     others = _prompt_files_beside(config.prompts) if path.is_dir() else sorted(set(files) - set(clips))
@@ -96,7 +103,7 @@ def _listed(config: Config) -> _Found:
         )
     files, specs, problems = prompt_files(config.prompts), [], []
     try:
-        for spec in read_specs(files):
+        for spec in read_specs(files, reading(config)):
             specs.append(spec)
     except SpecError as e:
         problems = list(e.problems)

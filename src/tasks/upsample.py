@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .. import log
 from ..config import Retry, TaskName
-from ..errors import EngineError, ExitCode
+from ..errors import Detached, EngineError, ExitCode, HostError
 from ..files import write_atomic
 from ..planning.plan import Plan
 from ..planning.plan_file import read_plan
@@ -17,9 +17,10 @@ from ..reports.tables import advice, print_end
 from ..reports.totals import Totals
 from ..run_folder import RunPaths, locked
 from ..runs.outcomes import Outcomes
+from ..runs.run_record import record_more
 from ..runs.saved_run import refuse_another_run, save_plan
 from ..runs.upsampling import execute, retryable
-from ..text import printable, resume_command
+from ..text import printable, resume_command, run_command
 from ..timing.estimates import (
     Estimate,
     earlier_runs,
@@ -34,7 +35,10 @@ from ..timing.phases import Measured, Stopwatch, add_start
 from ..timing.progress import progress_display
 from ..timing.workload import work_of
 from . import Invocation
+from .checkpoints import SOON, Checkpoints
 from .resolving import resolve_with_progress, warn_ignored_overrides
+
+EXPECTED_S = 2e-4  # that writing the outputs takes an item, until it was measured
 
 
 def run(invocation: Invocation, *, most: int | None = None, files: list[Path] | None = None) -> ExitCode:
@@ -55,10 +59,21 @@ def run(invocation: Invocation, *, most: int | None = None, files: list[Path] | 
             config.console.progress.value, invocation.err, expected.total_s if expected else None
         ) as display:
             watch = Stopwatch(display)
+            checkpoints = Checkpoints(lambda so_far: write_results(plan, so_far, paths, invocation.command, SOON))
             try:
-                outcomes = execute(plan, paths, watch, retry_failed=config.retry is Retry.failed)
+                retry = config.retry is Retry.failed
+                outcomes = execute(
+                    plan, paths, watch, retry_failed=retry, detach=config.detach, on_round=checkpoints.now_and_then
+                )
+            except Detached:
+                if not config.detach:
+                    raise
+                return _submitted(plan, invocation)
             except EngineError as e:
                 failed, outcomes = e, Outcomes(paths.journal)
+            except (KeyboardInterrupt, HostError):
+                checkpoints.at_interruption(Outcomes(paths.journal), EXPECTED_S * len(plan.items))
+                raise
             finally:
                 measured = _write_down(watch, expected, paths)
         totals = _finish(plan, outcomes, invocation, failed.message if failed else "did not end", measured)
@@ -67,6 +82,18 @@ def run(invocation: Invocation, *, most: int | None = None, files: list[Path] | 
         if work and totals.seconds:  # for the estimates of later runs
             remember(plan, run_timing(work, measured, workers_of(paths), totals.seconds))
         return ExitCode.OK if totals.is_whole else ExitCode.INCOMPLETE
+
+
+def _submitted(plan: Plan, invocation: Invocation) -> ExitCode:
+    """After detach=true: everything is where the worker finds it."""
+    root, host = invocation.paths.root, plan.settings.host.name
+    invocation.print(
+        f"submitted     {len(plan.items):,} items, on {host}; nothing of this program needs to run meanwhile"
+    )
+    invocation.print(f"status        {run_command('task=status run', root)}")
+    invocation.print(f"collect       {resume_command(root)}")
+    invocation.print(f"cancel        {run_command('task=cancel run', root)}")
+    return ExitCode.OK
 
 
 def _write_down(watch: Stopwatch, expected: Estimate | None, paths: RunPaths) -> Measured:
@@ -86,6 +113,8 @@ def _plan(invocation: Invocation, most: int | None, files: list[Path] | None) ->
         if config.task.name is not TaskName.pipeline:
             warn_ignored_overrides(invocation, "plan.json")
         log.get().info("run_resumed", run=str(paths.root), note="its plan.json decides; prompts are not read again")
+        if config.retry is Retry.failed:
+            record_more(paths, states={})  # not as it ended before
         return read_plan(paths.plan)
     plan = resolve_with_progress(invocation, files)
     if most is None:
@@ -93,7 +122,7 @@ def _plan(invocation: Invocation, most: int | None, files: list[Path] | None) ->
     else:
         first = tuple(islice((item for item in plan.items if item.fits), most))
         plan = replace(plan, items=first, batches=(tuple(item.id for item in first),))
-    save_plan(plan, paths)
+    save_plan(plan, paths, invocation.run_name)
     write_atomic(paths.command, invocation.command + "\n")
     if config.console.level.value in ("debug", "info"):
         for line in advice(plan):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..planning.gpus import devices
 from ..planning.plan import Plan
 from ..text import duration, precise_duration
+from ..worker.protocol import Event
 from .estimates import error_text
 from .phases import ANSWERS, FIRST, HINTS, ORDER, SENDING, Measured, WorkerLifetime
 
 WITHOUT_GPU = ("offline", "endpoint")  # engines whose worker uses no GPU
+WINDOW_LINES = 40  # of each worker, in the report
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,36 @@ class Bar:
     detail: str
     left: float
     width: float
+
+
+@dataclass(frozen=True, slots=True)
+class WindowLine:
+    """How many requests might be in flight from a moment on, why, and what the server showed then."""
+
+    at: str
+    size: int
+    reason: str
+    detail: str
+
+
+def window_lines(events: Iterable[Event]) -> tuple[WindowLine, ...]:
+    """The changes of a worker's window in its events.jsonl; of very many the first and the last."""
+    lines: list[WindowLine] = []
+    began: float | None = None
+    for event in events:
+        began = event.time if began is None else began
+        if event.event == "window" and (
+            not lines or (event.window, event.reason) != (lines[-1].size, lines[-1].reason)
+        ):
+            lines.append(WindowLine(precise_duration(event.time - began), event.window, event.reason, _shown(event)))
+    return tuple(lines if len(lines) <= WINDOW_LINES else (*lines[: WINDOW_LINES // 2], *lines[-WINDOW_LINES // 2 :]))
+
+
+def _shown(event: Event) -> str:
+    parts = [f"{event.in_flight} in flight", f"{event.running} running", f"{event.waiting} waiting"]
+    parts += [f"KV cache {event.kv:.0%}"] if event.kv is not None else []
+    parts += [f"{event.tokens_s:,.0f} tokens/s"] if event.tokens_s is not None else []
+    return ", ".join(parts)
 
 
 def timeline(start: Measured) -> tuple[Bar, ...]:
@@ -101,10 +133,17 @@ def gpu_facts(plan: Plan, workers: Sequence[WorkerLifetime]) -> list[tuple[str, 
         return []
     seconds = each * sum(life.seconds for life in workers)
     facts = [("GPU time", f"{seconds:,.0f} GPU seconds ({each} per worker)")]
-    price = plan.settings.host.price_per_gpu_hour
-    if price:
-        facts.append(("Cost", f"{seconds / 3600 * price:.2f} at {price:g} per GPU hour"))
+    if cost := cost_of(plan, workers):
+        facts.append(("Cost", f"{cost:.2f} at {plan.settings.host.price_per_gpu_hour:g} per GPU hour"))
     return facts
+
+
+def cost_of(plan: Plan, workers: Sequence[WorkerLifetime]) -> float | None:
+    """What the GPUs of these workers cost, in the currency of host.price_per_gpu_hour; None where it is not known."""
+    each, price = gpus_of(plan), plan.settings.host.price_per_gpu_hour
+    if not (each and workers and price):
+        return None
+    return round(each * sum(life.seconds for life in workers) / 3600 * price, 6)
 
 
 def run_facts(

@@ -58,7 +58,7 @@ def rendering_cost(video: Video, hint: Hint) -> int:
 
 
 def max_in_flight(plan: Plan) -> int:
-    """How many requests the workers of a plan have in flight at most."""
+    """How many requests the workers of a plan have in flight, as far as that is known before; a guess for an endpoint."""
     s = plan.settings
     by_engine = {
         "offline": os.cpu_count() or 1,

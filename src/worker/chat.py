@@ -1,33 +1,48 @@
-"""A client of OpenAI's chat completions: one request after another, streamed."""
+"""A client of OpenAI's chat completions: requests from many threads, streamed."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import socket
-import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from .engines.engine import Answer, ItemFailed, Refused, Request, Unavailable
 from .lifecycle import LoadFailed
+from .network import Connection, open_socket, proxy_headers, target
 from .records import InvalidRecord
 from .refusals import classify, counted_tokens, message_of, named_limit
-from .replies import MOST_REPLY, Usage, events_of, pause_of
+from .replies import MOST_REPLY, Usage, completion_of, pause_of
+from .signals import Signals
+from .streams import Reader, Response
 from .values import Secret
+
+METRICS_TIMEOUT_S = 2.0
+_URL, _NO_URL = (
+    b'{"url": "%s"}',
+    b'{"url": ""}',
+)  # in a JSON text only an empty URL, for quotes inside of strings are escaped
+_JSON = {"Content-Type": "application/json"}
+NOT_TAKEN = (429, 502, 503, 504)  # of a server that is full or away, or of a proxy before it
 
 # ----------------------------------------------------------------------------------------------------------- engines
 
 
+class NotConnected(OSError):
+    """No connection to the server: the request was not sent."""
+
+
 def chat_body(system: str, text: str, pngs: Sequence[bytes]) -> dict[str, Any]:
     """The messages of a request, in the form of OpenAI's chat completions."""
-    images = [
-        {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(png).decode()}}
-        for png in pngs
-    ]
+    return _messages(system, text, ["data:image/png;base64," + base64.b64encode(png).decode() for png in pngs])
+
+
+def _messages(system: str, text: str, urls: Sequence[str]) -> dict[str, Any]:
+    images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
     messages = [{"role": "user", "content": [*images, {"type": "text", "text": text}] if images else text}]
     if system:
         messages.insert(0, {"role": "system", "content": system})
@@ -35,12 +50,26 @@ def chat_body(system: str, text: str, pngs: Sequence[bytes]) -> dict[str, Any]:
 
 
 class ChatClient:
-    """Requests to an OpenAI-compatible server; a kept-alive connection for each calling thread."""
+    """Requests to an OpenAI-compatible server over kept-alive connections; `signals` is told what becomes of them."""
 
-    def __init__(self, base_url: str, model: str, key: Secret | None, timeout_s: float, temperature: float) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        key: Secret | None,
+        timeout_s: float,
+        temperature: float,
+        signals: Signals | None = None,
+    ) -> None:
         self.base, self.model, self.timeout_s, self.temperature = urlsplit(base_url), model, timeout_s, temperature
         self.key = key
-        self._local = threading.local()
+        via_proxy = proxy_headers(self.base) if self.base.scheme == "http" else {}
+        lines = (f"{name}: {value}\r\n" for name, value in {**_JSON, **via_proxy}.items())
+        path = target(self.base, f"{self.base.path}/chat/completions")
+        self._head = f"POST {path} HTTP/1.1\r\nHost: {self.base.netloc}\r\n{''.join(lines)}"
+        self.signals = signals or Signals(self.metrics_page)
+        self._reader = Reader()
+        self._idle: list[socket.socket] = []  # connections; appending and popping are atomic
 
     def ask(self, request: Request) -> Answer:
         """Send one request and wait for its whole answer.
@@ -48,36 +77,44 @@ class ChatClient:
         Raises Refused when the prompt is too long, ItemFailed when the server rejects it for good, Unavailable when it
         may work later, and OSError or HTTPException when the connection breaks.
         """
-        started = time.monotonic()
-        body = json.dumps(self._body(request)).encode()
-        connection = self._connection()
         try:
-            connection.request("POST", f"{self.base.path}/chat/completions", body, self._headers())
-            response = connection.getresponse()
+            response = self._post(self._body(request))
             if response.status != 200:
-                raise self._refusal(response.status, response.headers.get("Retry-After"), response.read(MOST_REPLY))
-            return _read_stream(response, started)
-        except (OSError, http.client.HTTPException, Unavailable, ItemFailed):  # the rest of a stream may be unread
-            self._drop()
-            raise
+                raise self._refusal(response.status, response.headers.get("retry-after"), response.body)
+            answer = _read_stream(response, self.masked)
+        except InvalidRecord as e:
+            raise ItemFailed(f"the server sent something else than an answer: {self.masked(str(e))}") from e
+        seconds = response.last_at - response.started
+        self.signals.answered(answer.prompt_tokens or 0, answer.output_tokens or 0, response.events, seconds)
+        return answer
 
-    def get(self, path: str) -> tuple[int, bytes]:
-        connection = self._connection()
-        try:
-            connection.request("GET", path, headers=self._headers())
+    def get(self, path: str, timeout_s: float | None = None) -> tuple[int, bytes]:
+        """A response to GET, over a connection of its own."""
+        connection = Connection(self.base, timeout_s or self.timeout_s)
+        with contextlib.closing(connection):
+            connection.request("GET", path, headers=_JSON | self._authorization())
             response = connection.getresponse()
             return response.status, response.read(MOST_REPLY)
-        except (OSError, http.client.HTTPException):
-            self._drop()
-            raise
 
-    def _headers(self) -> dict[str, str]:
-        headers = {"Content-Type": "application/json"}
-        return headers | {"Authorization": f"Bearer {self.key.reveal()}"} if self.key else headers
+    def _authorization(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key.reveal()}"} if self.key else {}
 
-    def _body(self, request: Request) -> dict[str, Any]:
-        return {
-            **chat_body(request.item.system, request.item.text, [picture.data for picture in request.pictures]),
+    def masked(self, text: str) -> str:
+        """What a server says, without the key that it may repeat."""
+        return self.key.masked(text) if self.key else text
+
+    def metrics_page(self) -> str | None:
+        """/metrics of the server; None where it has none. Raises OSError when it does not answer."""
+        try:
+            status, body = self.get(self.base.path.removesuffix("/v1") + "/metrics", METRICS_TIMEOUT_S)
+        except http.client.HTTPException as e:
+            raise OSError(f"{e}") from e
+        return body.decode("utf-8", "replace") if status == 200 else None
+
+    def _body(self, request: Request) -> bytes:
+        pictures = request.pictures
+        body = {
+            **_messages(request.item.system, request.item.text, [""] * len(pictures)),
             "model": self.model,
             "temperature": self.temperature,
             "max_tokens": request.max_tokens,
@@ -85,6 +122,53 @@ class ChatClient:
             "stream": True,  # the only way to learn when the first token came
             "stream_options": {"include_usage": True},
         }
+        first, *rest = json.dumps(body).encode().split(_NO_URL)
+        parts = [part for picture, text in zip(pictures, rest, strict=True) for part in (_URL % picture.url, text)]
+        return b"".join((first, *parts))
+
+    # ------------------------------------------------------------------------------------------------- connections
+
+    def _post(self, body: bytes) -> Response:
+        """Send a body and wait for the response; once more, where the server had closed a connection that was idle."""
+        key = "".join(f"{name}: {value}\r\n" for name, value in self._authorization().items())
+        data = f"{self._head}{key}Content-Length: {len(body)}\r\n\r\n".encode() + body
+        while True:
+            try:
+                connection, is_new = self._idle.pop(), False
+            except IndexError:
+                connection, is_new = self._connect(), True
+            response = Response(connection, self.signals.came)
+            self.signals.sent(len(body))
+            try:
+                self._exchange(response, data)
+            except (OSError, http.client.HTTPException, InvalidRecord) as e:
+                self._reader.drop(response)
+                connection.close()
+                if is_new or response.status or isinstance(e, TimeoutError):
+                    raise
+                continue
+            finally:
+                self.signals.ended(len(body), silent=response.first_s is None)
+            if response.headers.get("connection", "").lower() == "close":
+                connection.close()
+            else:
+                self._idle.append(connection)
+            return response
+
+    def _exchange(self, response: Response, data: bytes) -> None:
+        response.sock.settimeout(self.timeout_s)
+        response.sock.sendall(data)
+        self._reader.add(response)
+        if not response.wait(self.timeout_s):
+            raise TimeoutError(f"no answer within {self.timeout_s:.0f} s (engine.request_timeout_s)")
+        if response.error:
+            raise response.error
+
+    def _connect(self) -> socket.socket:
+        try:
+            return open_socket(self.base, self.timeout_s)
+        except OSError as e:
+            raise NotConnected(f"{self.base.geturl()} cannot be reached: {e}") from e
 
     def _refusal(self, status: int, retry_after: str | None, body: bytes) -> Exception:
         text = self.masked(body.decode("utf-8", "replace"))
@@ -94,56 +178,28 @@ class ChatClient:
         if kind == "tokenizer":
             return ItemFailed(f"{message_of(text)}: tokenizer and checkpoint do not match; check model.tokenizer")
         if status in (408, 409, 425, 429) or status >= 500:
-            return Unavailable(f"HTTP {status}: {message_of(text)}", pause_of(retry_after))
+            message = f"HTTP {status}: {message_of(text)}"
+            return Unavailable(message, pause_of(retry_after), refused=status in NOT_TAKEN)
         if status in (401, 403):
             return LoadFailed(f"the server refused the key (HTTP {status}): {message_of(text)}")
         return ItemFailed(f"the server refused the request (HTTP {status}): {message_of(text)}")
 
-    def masked(self, text: str) -> str:
-        """What a server says, without the key that it may repeat."""
-        return self.key.masked(text) if self.key else text
 
-    def _connection(self) -> http.client.HTTPConnection:
-        connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            kind = http.client.HTTPSConnection if self.base.scheme == "https" else http.client.HTTPConnection
-            connection = self._local.connection = kind(self.base.hostname or "", self.base.port, timeout=self.timeout_s)
-            connection.connect()
-            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return connection
-
-    def _drop(self) -> None:
-        connection = getattr(self._local, "connection", None)
-        if connection is not None:
-            connection.close()
-            self._local.connection = None
-
-
-def _read_stream(response: http.client.HTTPResponse, started: float) -> Answer:
-    """The answer from server-sent events, up to [DONE]; raises HTTPException when the stream breaks off before it, ItemFailed
+def _read_stream(response: Response, masked: Callable[[str], str]) -> Answer:
+    """The answer from server-sent events, up to [DONE]; raises HTTPException when the stream broke off before it, InvalidRecord
     for a reply of another form."""
-    parts: list[str] = []
-    finish, first_token_s, queue_s = "", None, None
-    usage = Usage()
-    try:
-        for event in events_of(response):
-            if event.error is not None:
-                raise Unavailable(message_of(json.dumps({"error": event.error})), None)
-            usage = event.usage or usage
-            if event.metrics and event.metrics.queue_time_ms is not None:
-                queue_s = round(event.metrics.queue_time_ms / 1000, 4)
-            if event.pieces and first_token_s is None:
-                first_token_s = round(time.monotonic() - started, 4)
-            parts += event.pieces
-            finish = event.finish_reason or finish
-        response.read(MOST_REPLY)
-    except InvalidRecord as e:
-        raise ItemFailed(f"the server sent something else than an answer: {e}") from e
-    except EOFError as e:
-        raise http.client.HTTPException(str(e)) from e
+    reply = completion_of(response.body)
+    if reply.events and (error := reply.events[-1].error) is not None:
+        raise Unavailable(masked(message_of(json.dumps({"error": error}))))
+    if not reply.is_done:
+        raise http.client.HTTPException("the stream broke off")
+    usage, finish, queue_s = Usage(), "", None
+    for event in reply.events:
+        usage = event.usage or usage
+        if event.metrics and event.metrics.queue_time_ms is not None:
+            queue_s = round(event.metrics.queue_time_ms / 1000, 4)
+        finish = event.finish_reason or finish
     if finish == "abort":  # from a server that is being stopped, for an answer it did not finish
-        raise Unavailable("the server aborted the request", None)
-    if usage.prompt_tokens is None:
-        raise ItemFailed("the server reports no usage.prompt_tokens, so the plan cannot be checked")
-    text = "".join(parts).encode("utf-8", "replace").decode()  # half a surrogate pair is no text
-    return Answer(text, finish, usage.prompt_tokens, usage.completion_tokens, first_token_s, queue_s)
+        raise Unavailable("the server aborted the request")
+    text = reply.text.encode("utf-8", "replace").decode()  # half a surrogate pair is no text
+    return Answer(text, finish, usage.prompt_tokens, usage.completion_tokens, response.first_s, queue_s)

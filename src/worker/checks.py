@@ -6,6 +6,7 @@ import hashlib
 import threading
 import unicodedata
 
+from .answers import is_refusal
 from .engines.engine import Answer
 from .protocol import Checks, Item
 
@@ -20,6 +21,8 @@ def failed_check(answer: Answer, item: Item, checks: Checks) -> str | None:
         return "cut off at the token limit"
     if prompt and (text == prompt or (text in prompt and len(text) > 20)):
         return "echo of the prompt"
+    if is_refusal(answer.text):
+        return "refusal"
     if checks.script == "latin":
         letters = [c for c in text if c.isalpha()]
         latin = sum(unicodedata.name(c, "").startswith("LATIN") for c in letters)

@@ -78,6 +78,10 @@ class JobLog:
         """Write down that a phase begins; facts: fields of `Event`."""
         self.events.append(Event("phase", round(time.time(), 3), phase=name, **facts))
 
+    def window(self, **facts: Any) -> None:
+        """Write down how many requests may be in flight, and why."""
+        self.events.append(Event("window", round(time.time(), 3), **facts))
+
     def heartbeat(self, **facts: Any) -> None:
         self.events.append(Event("heartbeat", round(time.time(), 3), **facts))
 

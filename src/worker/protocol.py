@@ -36,6 +36,8 @@ UPSAMPLED, KEPT, FAILED, REFUSED = "upsampled", "kept", "failed", "refused"
 STATES = (UPSAMPLED, KEPT, FAILED)
 DONE = "done"  # an item of inference that has its video
 
+AUTO = 0  # engine.in_flight: the worker finds out how many
+
 # Exit codes. LOCKED: another worker holds the folder.
 OK, BUG, LOAD_FAILED, LOCKED, TIMEOUT, CANCELLED = 0, 1, 7, 75, 124, 143
 
@@ -45,7 +47,10 @@ OK, BUG, LOAD_FAILED, LOCKED, TIMEOUT, CANCELLED = 0, 1, 7, 75, 124, 143
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """Where answers come from; field by field as in the config group `engine`. Holds no secret, only where one is."""
+    """Where answers come from; field by field as in the config group `engine`. Holds no secret, only where one is.
+
+    in_flight: AUTO, or how many requests.
+    """
 
     name: str
     max_attempts: int
@@ -301,8 +306,10 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A line of events.jsonl: a `phase` that began, or a `heartbeat`.
+    """A line of events.jsonl: a `phase` that began, a `heartbeat`, or the `window`.
 
+    window: how many requests may be in flight, for this reason; running, waiting: requests that the server shows, kv: share
+    of its KV cache in use, tokens_s: since the last such line.
     load_s: with `serving`, how long loading took. fallback: with `loading` and `restarting`, what was given up.
     log_line: the last line of the engine's log.
     """
@@ -320,6 +327,11 @@ class Event:
     beat: int = 0
     answered: int = 0
     in_flight: int = 0
+    window: int = 0
+    running: int = 0
+    waiting: int = 0
+    kv: float | None = None
+    tokens_s: float | None = None
     log_line: str = field(default="", metadata={"key": "said"})
 
 

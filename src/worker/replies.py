@@ -6,11 +6,13 @@ Servers differ in what they leave out or set to null, so nothing is required; wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from .records import MAX_LINE, InvalidRecord, from_line
+from .records import InvalidRecord, from_json
 
 MOST_REPLY = 16 << 20  # bytes of one reply, many times the longest answer
 LONGEST_PAUSE_S = 60.0  # that a server may ask for
@@ -80,24 +82,50 @@ class Version:
     version: str = "unknown"
 
 
-class Reply(Protocol):
-    """The body of a reply, as `http.client.HTTPResponse` has it."""
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A streamed completion, as far as it came. events: those that hold more than a piece of its text."""
 
-    def readline(self, limit: int, /) -> bytes: ...
+    text: str
+    events: tuple[ChatEvent, ...]
+    is_done: bool
 
 
-def events_of(reply: Reply) -> Iterator[ChatEvent]:
-    """The events of a stream up to [DONE]. Raises InvalidRecord; EOFError for one that ends before it."""
-    read = 0
-    while line := reply.readline(MAX_LINE):
-        read += len(line)
-        if read > MOST_REPLY:
-            raise InvalidRecord(f"more than {MOST_REPLY} bytes in one reply")
-        if line.startswith(b"data:"):
-            if (data := line[5:].strip()) == b"[DONE]":
-                return
-            yield from_line(ChatEvent, data)
-    raise EOFError("the stream broke off")
+# The text in an event; inside of a string its quotes would be escaped.
+_PIECE = re.compile(rb'"content": ?"((?:[^"\\]|\\.)*)"')
+
+
+def completion_of(body: bytes) -> Completion:
+    """The completion in server-sent events, up to [DONE]. Raises InvalidRecord.
+
+    A long stream is hundreds of events that differ in their text only: of those only that is read, as one list of strings.
+    """
+    lines = [line[5:].strip() for line in body.split(b"\n") if line.startswith(b"data:")]
+    if is_done := b"[DONE]" in lines:
+        del lines[lines.index(b"[DONE]") :]
+    elif lines and not body.endswith(b"\n"):
+        lines.pop()  # torn
+    pieces = [found[0] for line in lines[1:-3] if len(found := _PIECE.findall(line)) == 1]
+    if len(pieces) != len(lines) - 4:  # a short one, or of another form
+        events = _events(lines)
+        return Completion(_text(events), events, is_done)
+    first, last = _events(lines[:1]), _events(lines[-3:])
+    return Completion(_text(first) + _parsed(b'"%s"' % b"".join(pieces)) + _text(last), (*first, *last), is_done)
+
+
+def _events(lines: Iterable[bytes]) -> tuple[ChatEvent, ...]:
+    return from_json(tuple[ChatEvent, ...], _parsed(b"[%s]" % b",".join(lines)), "events")
+
+
+def _parsed(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as e:
+        raise InvalidRecord(f"not JSON ({e})") from None
+
+
+def _text(events: Iterable[ChatEvent]) -> str:
+    return "".join(piece for event in events for piece in event.pieces)
 
 
 def pause_of(retry_after: str | None) -> float | None:

@@ -8,17 +8,19 @@ sends it again, smaller.
 from __future__ import annotations
 
 import contextlib
-import queue
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
+from .answers import received
 from .checks import SeenAnswers, failed_check
 from .engines import make_engine
-from .engines.engine import Answer, Engine, ItemFailed, ItemKept, Picture, Refused, Request
+from .engines.engine import Answer, Engine, ItemFailed, ItemKept, Picture, Refused, Request, Unavailable
+from .flow import Flow
 from .journal import read_records
 from .lifecycle import Control, JobLog, Stopped
 from .protocol import (
@@ -38,15 +40,23 @@ from .protocol import (
     UpsampleJob,
 )
 from .records import from_line
+from .window import Seen, Window
 
 POLL_S = 0.05
+TRIES = 7  # of an item whose request the server takes and does not answer
+PICTURES = 64  # that are kept, encoded, for the items that share them
 
 
 @dataclass
-class _Tried:
-    """What the attempts at one item have come to. counted: prompt tokens, limit: of a request, where a refusal names them."""
+class _Work:
+    """An item, and what the attempts at it have come to. failures: of TRIES. counted: prompt tokens, limit: of a request,
+    where a refusal names them."""
 
-    pictures: tuple[Picture, ...] = ()
+    item: Item
+    max_tokens: int
+    started: float = 0.0
+    failures: int = 0
+    pictures: tuple[Picture, ...] | None = None
     attempts: list[Attempt] = field(default_factory=list)
     answer: Answer | None = None
     state: str = KEPT
@@ -54,6 +64,11 @@ class _Tried:
     refusal: str = ""
     counted: int | None = None
     limit: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+class _NotAsked(Exception):
+    """The worker ends before the item had its turn, or the item comes again later."""
 
 
 class Worker:
@@ -72,7 +87,9 @@ class Worker:
                 self._seen.failed_check(outcome.text, outcome.id, outcome.input_hash)
         self._ended = threading.Event()
         self._abandoned = False  # the grace time is over: what is still in flight counts as not started
-        self._in_flight = 0
+        self._flow: Flow[_Work]
+        self._lanes: list[threading.Thread] = []
+        self._picture = lru_cache(PICTURES)(self._read_picture)
         self._failure: BaseException | None = None
 
     @classmethod
@@ -117,40 +134,57 @@ class Worker:
         beat = 0
         while not self._ended.wait(HEARTBEAT_S):
             beat += 1
-            self.log.heartbeat(beat=beat, answered=self.answered, in_flight=self._in_flight)
+            in_flight = self._flow.in_flight if hasattr(self, "_flow") else 0
+            self.log.heartbeat(beat=beat, answered=self.answered, in_flight=in_flight)
 
     # ---------------------------------------------------------------------------------------------- items and threads
 
     def _serve(self) -> None:
-        count = max(1, self.engine.concurrency)
-        todo: queue.Queue[Item | None] = queue.Queue(maxsize=count)  # bounded: memory does not grow with the batch
-        threads = [threading.Thread(target=self._worker_loop, args=(todo,), daemon=True) for _ in range(count)]
-        for thread in threads:
-            thread.start()
+        engine = self.engine
+        flow = self._flow = Flow(engine.window, engine.signals, self.job.engine.request_timeout_s, self._trace)
         try:
             for item in self._arriving():
-                while not self.control.stop.is_set():
-                    try:
-                        todo.put(item, timeout=POLL_S)
-                        break
-                    except queue.Full:
-                        continue
+                work = _Work(item, item.max_tokens)
+                while not self.control.stop.is_set() and not flow.put(work, POLL_S):
+                    self._start_lanes()
+                self._start_lanes()
         finally:
-            threading.Thread(target=_end_loops, args=(todo, count), daemon=True).start()
-            self._join(threads)
+            flow.end()
+            self._join()
 
-    def _join(self, threads: list[threading.Thread]) -> None:
-        """Wait for the threads; once asked to stop, for no longer than the grace time."""
+    def _start_lanes(self) -> None:
+        while len(self._lanes) < self._flow.lanes:
+            self._lanes.append(threading.Thread(target=self._lane, daemon=True))
+            self._lanes[-1].start()
+
+    def _join(self) -> None:
+        """Wait for the lanes; once asked to stop, for no longer than the grace time."""
         deadline: float | None = None
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(POLL_S)
-                if self.control.stop.is_set():
-                    deadline = deadline or time.monotonic() + self.job.engine.grace_s
-                    if time.monotonic() > deadline:
-                        self._abandoned = True
-                        self.log.phase("abandoning", items=self._in_flight)
-                        return
+        while living := [lane for lane in self._lanes if lane.is_alive()]:
+            living[0].join(POLL_S)
+            if self.control.stop.is_set():
+                self._flow.stop()
+                deadline = deadline or time.monotonic() + self.job.engine.grace_s
+                if time.monotonic() > deadline:
+                    self._abandoned = True
+                    self.log.phase("abandoning", items=self._flow.busy)
+                    return
+            else:
+                self._start_lanes()
+
+    def _trace(self, window: Window, seen: Seen, tokens_s: float | None) -> None:
+        try:
+            self.log.window(
+                window=window.size,
+                reason=window.reason,
+                in_flight=seen.in_flight,
+                running=seen.running,
+                waiting=seen.waiting,
+                kv=seen.kv,
+                tokens_s=None if tokens_s is None else round(tokens_s, 1),
+            )
+        except OSError as e:  # the disk is full
+            self._fail(e)
 
     def _arriving(self) -> Iterator[Item]:
         """Unanswered items in order, as their batches arrive, until closed, or idle for linger_s with no controller."""
@@ -168,7 +202,7 @@ class Worker:
                         yield item
                         if self.control.stop.is_set():
                             return
-            if fresh or self._in_flight:
+            if fresh or not self._flow.is_idle:
                 idle_since = time.monotonic()
             if closed and not fresh:
                 return
@@ -190,109 +224,123 @@ class Worker:
         for batch in sorted((self.folder / "batches").glob("*.jsonl")):
             yield from read_records(batch, Item)
 
-    def _worker_loop(self, todo: queue.Queue[Item | None]) -> None:
-        while (item := todo.get()) is not None:
-            if self.control.stop.is_set():
-                continue
-            self._in_flight += 1
+    def _lane(self) -> None:
+        while (taken := self._flow.take()) is not None:
+            ticket, work = taken
             try:
-                outcome = self.process(item)
-                if not self._abandoned:
+                outcome = self.process(ticket, work)
+                if outcome and not self._abandoned:
                     self.log.results.append(outcome)
                     self._note(outcome)
             except BaseException as e:  # a thread must not die silently: the job ends with what was wrong
-                if not self._abandoned:
-                    self._failure = e
-                    self.control.stop.set()
+                self._fail(e)
             finally:
-                self._in_flight -= 1
+                self._flow.done(ticket)
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._abandoned:
+            self._failure = error
+            self.control.stop.set()
 
     # ------------------------------------------------------------------------------------------------------- one item
 
-    def process(self, item: Item) -> Outcome:
-        """Ask until an answer passes the checks or the attempts are used up."""
-        started = time.monotonic()
-        tried = _Tried()
+    def process(self, ticket: int, work: _Work) -> Outcome | None:
+        """Ask until an answer passes the checks or the attempts are used up; None when the item has not ended."""
+        work.started = work.started or time.monotonic()
         try:
-            self._ask(item, tried)
+            self._ask(ticket, work)
+        except _NotAsked:
+            return None
         except Refused as e:
-            tried.state, tried.reason, tried.refusal = REFUSED, str(e), e.kind
-            tried.counted, tried.limit = e.prompt_tokens, e.limit
+            work.state, work.reason, work.refusal = REFUSED, str(e), e.kind
+            work.counted, work.limit = e.prompt_tokens, e.limit
         except ItemKept as e:
-            tried.reason = str(e)
+            work.reason = str(e)
         except ItemFailed as e:
-            tried.state, tried.reason = FAILED, str(e)
-        if tried.state == KEPT:
-            tried.state = fallback_state(item.prompt)
-        return self._outcome(item, tried, round(time.monotonic() - started, 4))
+            work.state, work.reason = FAILED, str(e)
+        if work.state == KEPT:
+            work.state = fallback_state(work.item.prompt)
+        return self._outcome(work, round(time.monotonic() - work.started, 4))
 
-    def _ask(self, item: Item, tried: _Tried) -> None:
-        tried.pictures = self._read_pictures(item)
-        max_tokens = item.max_tokens
-        for n in range(self.job.engine.max_attempts):
-            answer = self.engine.answer(Request(item, tried.pictures, item.seed + n, max_tokens))
-            tried.answer = answer
-            _check_tokens(item, answer)
+    def _ask(self, ticket: int, work: _Work) -> None:
+        item = work.item
+        if work.pictures is None:
+            work.pictures = self._read_pictures(item)
+        for n in range(len(work.attempts), self.job.engine.max_attempts):
+            answer = self._answer(ticket, work, Request(item, work.pictures, item.seed + n, work.max_tokens))
+            work.answer = answer  # as it came, also where its count shows that it must fail
+            work.answer, work.notes = received(answer, item, self.engine.name)
+            answer = work.answer
             wrong = failed_check(answer, item, self.job.checks) or self._seen.failed_check(
                 answer.text, item.id, item.input_hash
             )
-            tried.attempts.append(Attempt(item.seed + n, max_tokens, wrong))
+            work.attempts.append(Attempt(item.seed + n, work.max_tokens, wrong))
             if wrong is None:
-                tried.state, tried.reason = UPSAMPLED, ""
+                work.state, work.reason = UPSAMPLED, ""
                 return
-            tried.reason = f"{wrong}, {n + 1} time{'s' if n else ''}"
+            work.reason = f"{wrong}, {n + 1} time{'s' if n else ''}"
             if answer.finish_reason == "length" and item.predicted:  # a larger reserve, where the budget has room
-                max_tokens = min(2 * max_tokens, self.job.max_model_len - item.predicted)
+                work.max_tokens = min(2 * work.max_tokens, self.job.max_model_len - item.predicted)
 
-    def _outcome(self, item: Item, tried: _Tried, total_s: float) -> Outcome:
-        answer, engine = tried.answer, self.engine
-        measured = answer.prompt_tokens if answer else tried.counted
+    def _answer(self, ticket: int, work: _Work, request: Request) -> Answer:
+        """The engine's answer, once there is room in flight. Raises _NotAsked when the item has to come again: one that the
+        server did not take as the next of all, one that it did not answer as the last."""
+        flow = self._flow
+        if not flow.enter(ticket):
+            raise _NotAsked
+        error: Unavailable | None = None
+        try:
+            return self.engine.answer(request)
+        except Unavailable as e:
+            error = e
+        finally:
+            may_come_again = flow.leave(ticket, error)
+        if error.refused and not may_come_again:
+            waited = f"{flow.patience_s:g} s (engine.request_timeout_s)"
+            raise ItemFailed(f"the server took no request for {waited}: {error}") from error
+        work.failures += not error.refused
+        if work.failures == TRIES:
+            raise ItemFailed(f"the server did not answer {TRIES} times: {error}") from error
+        flow.put_back(work, ticket if error.refused else None)
+        raise _NotAsked
+
+    def _outcome(self, work: _Work, total_s: float) -> Outcome:
+        item, answer, engine = work.item, work.answer, self.engine
+        measured = answer.prompt_tokens if answer else work.counted
         return Outcome(
             id=item.id,
-            state=tried.state,
-            reason=tried.reason,
-            text=answer.text if answer and tried.state == UPSAMPLED else None,
-            note=item.note,
-            attempts=tuple(tried.attempts),
+            state=work.state,
+            reason=work.reason,
+            text=answer.text if answer and work.state == UPSAMPLED else None,
+            note="; ".join(note for note in (item.note, *work.notes) if note),
+            attempts=tuple(work.attempts),
             engine=EngineUsed(engine.name, engine.version, tuple(engine.fallbacks)),
             tokens=TokenCounts(item.predicted, measured, answer.output_tokens if answer else None),
             finish_reason=answer.finish_reason if answer else None,
-            frames=tuple(SentFrame(p.sha256, len(p.data), p.size) for p in tried.pictures),
+            frames=tuple(SentFrame(p.sha256, len(p.data), p.size) for p in work.pictures or ()),
             seconds=Seconds(total_s, answer.first_token_s if answer else None, answer.queue_s if answer else None),
-            refusal=tried.refusal,
-            limit=tried.limit,
-            rejected=answer.text if answer and tried.state == KEPT else None,
+            refusal=work.refusal,
+            limit=work.limit,
+            rejected=answer.text if answer and work.state == KEPT else None,
             step=item.step,
             input_hash=item.input_hash,
         )
 
     def _read_pictures(self, item: Item) -> tuple[Picture, ...]:
         try:
-            pictures = tuple(Picture.read(self.folder / name) for name in item.frames)
+            return tuple(self._picture(name) for name in item.frames)
         except OSError as e:
             raise ItemFailed(f"frame {e.filename}: {e.strerror}") from e
-        for name, picture in zip(item.frames, pictures, strict=True):
-            named = Path(name).stem
-            if re.fullmatch("[0-9a-f]{64}", named) and named != picture.sha256:
-                raise ItemFailed(f"frame {name} is damaged: its content does not match the hash in its name")
-        return pictures
 
-
-def _check_tokens(item: Item, answer: Answer) -> None:
-    """The plan is the truth: an engine that counted otherwise did not get what was planned."""
-    if None not in (item.predicted, answer.prompt_tokens) and item.predicted != answer.prompt_tokens:
-        raise ItemFailed(
-            f"the engine counted {answer.prompt_tokens} prompt tokens, the plan {item.predicted}: "
-            "its input is not what was planned"
-        )
+    def _read_picture(self, name: str) -> Picture:
+        picture, named = Picture.read(self.folder / name), Path(name).stem
+        if re.fullmatch("[0-9a-f]{64}", named) and named != picture.sha256:
+            raise ItemFailed(f"frame {name} is damaged: its content does not match the hash in its name")
+        if self.engine.signals:
+            _ = picture.url  # encoded before there is room in flight
+        return picture
 
 
 def fallback_state(prompt: str) -> str:
     """The state of an item without an answer: its original prompt is kept, if there is one."""
     return KEPT if prompt.strip() else FAILED
-
-
-def _end_loops(todo: queue.Queue[Item | None], count: int) -> None:
-    """Tell each thread to end, after what is queued before. Blocks while the queue is full."""
-    for _ in range(count):
-        todo.put(None)

@@ -33,7 +33,7 @@ def test_daemon_restarts_cost_only_worker_restarts(docked: Docked) -> None:
     docked.server.allow()
     end = process.ended()
     run.assert_whole(end, asked_once=False)  # requests that were waiting in a crash are sent again
-    assert "worker restarted" in end.err
+    assert "is restarted" in end.err
 
 
 def test_out_of_memory_is_named_and_restarted(docked: Docked) -> None:

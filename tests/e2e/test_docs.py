@@ -111,6 +111,6 @@ def stand_in(cosmos: Path) -> list[str]:
 
 def test_start_page_shows_the_real_plan(checkout: Path) -> None:
     page = (ROOT / "docs" / "start.md").read_text()
-    (shown,) = re.findall(r"^```text\n(item .*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (shown,) = re.findall(r"^```text\n( +\d+  items .*?)^```$", page, re.MULTILINE | re.DOTALL)
     planned = program("task=plan", "prompts=mine/prompts.json", cwd=checkout, project=checkout).out
     assert shown.splitlines() == [line.rstrip() for line in planned.splitlines()][: len(shown.splitlines())]

@@ -82,7 +82,7 @@ def test_plan_has_documented_keys_and_tokens(example: ExampleRun) -> None:
 
 def test_run_writes_documented_files(example: ExampleRun) -> None:
     assert [name for name in FILES if not (example.run / name).stat().st_size] == []
-    specs = [json.loads(path.read_text(encoding="utf-8")) for path in (example.run / "specs").iterdir()]
+    specs = [json.loads(line) for line in (example.run / "specs.jsonl").read_text(encoding="utf-8").splitlines()]
     rows = {row["name"]: row["upsampled_prompt"] for row in results_of(example.run)}
     assert {spec["name"]: spec["upsampled_prompt"] for spec in specs} == rows
     assert all(Path(spec["video_path"]).is_file() for spec in specs)

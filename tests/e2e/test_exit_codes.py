@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -147,7 +149,7 @@ def test_plan_is_repeatable_and_starts_nothing(
     before = (one / "plan.json").read_bytes()
     assert before == (two / "plan.json").read_bytes()
     written = {p.name for p in one.iterdir()}
-    assert not written & {"job", "results.json", "hints", "journal.jsonl", "report.html", "specs"}
+    assert not written & {"job", "results.json", "hints", "journal.jsonl", "report.html", "specs.jsonl"}
     other = write_prompts(tmp_path / "other.json", clips / "other.mp4", 3)
     end = program("task=plan", f"resume={quoted(one)}", f"prompts={other}", *common)
     assert end.code == 0, end.err
@@ -190,9 +192,10 @@ def test_bad_point_does_not_stop_a_sweep(tmp_path: Path, prompts: Path, common: 
     assert "Traceback" not in end.err
     assert end.err.count("there is no such file or folder") == 2
     assert "point 3: upsample=best_fit prompts=" in end.err
-    assert [line.split("  ")[0] for line in end.out.splitlines() if line.startswith("point ")] == [
-        "point 0: exit code 2", "point 1: exit code 0", "point 2: exit code 2", "point 3: exit code 0",
-    ]  # fmt: skip
+    table = list(csv.DictReader((tmp_path / "sweep" / "sweep.csv").open(encoding="utf-8")))
+    assert [(row["exit_code"], row["state"]) for row in table] == [("2", "refused"), ("0", "complete")] * 2
+    assert [row["upsample"] for row in table] == ["safe_320", "safe_320", "best_fit", "best_fit"]
+    assert re.search(r"^3 +upsample=best_fit .* 0  complete, 2 of 2 .* 3/report\.html", end.out, re.MULTILINE), end.out
     assert [(tmp_path / "sweep" / n / "results.json").exists() for n in "0123"] == [False, True, False, True]
     small, large = (plan_of(tmp_path / "sweep" / n)["items"][0]["hint"]["width_px"] for n in "13")
     assert small <= large

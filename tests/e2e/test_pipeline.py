@@ -152,7 +152,7 @@ def test_killed_controller_makes_no_video_twice(local: Pipeline) -> None:
     assert (local.finished(), local.calls()) == (4, 1)
     (local.run / local.rows()[1]["video"]).write_bytes(b"half")  # and a damaged one is made again
     end = local.resumed()
-    assert end.code == 0 and "videos=3" in end.err
+    assert end.code == 0 and "3 videos are there already" in end.err
     local.assert_videos()
     assert (local.finished(), local.calls()) == (5, 2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def test_failed_items_are_asked_again_on_request(
     fake: FakeOpenAI, overrides: tuple[str, ...], clips: Path, tmp_path: Path
 ) -> None:
     file, run = write_prompts(tmp_path / "prompts.json", clips / "wide.mp4", 3), tmp_path / "run"
-    fake.count = lambda body: 7  # another count than the plan's: the items fail
+    fake.count, fake.limit, fake.refusal = (lambda body: 7), 0, "the pictures cannot be read"
     end = program(f"prompts={quoted(file)}", f"hydra.run.dir={quoted(run)}", *overrides)
     assert end.code == 3, end.err
     assert {row["state"] for row in results_of(run)} == {"failed"}
@@ -81,7 +82,7 @@ def test_failed_items_are_asked_again_on_request(
     assert program(f"resume={quoted(run)}").code == 3
     assert len(fake.asked) == asked  # not without a request
     fake.expected = predicted
-    fake.count = lambda body: predicted[body["messages"][-1]["content"][-1]["text"]]
+    fake.count, fake.limit = (lambda body: predicted[body["messages"][-1]["content"][-1]["text"]]), math.inf
     again = program(f"resume={quoted(run)}", "retry=failed")
     assert again.code == 0, again.err
     assert len(fake.asked) == asked + 3

@@ -59,7 +59,8 @@ def test_review_is_in_every_export(reviewed: tuple[Path, Ended]) -> None:
     assert rows["tractor_field"]["review"]["verdict"] == "accepted"
     batch = [json.loads(line)["prompt"] for line in (run / "batch.jsonl").read_text(encoding="utf-8").splitlines()]
     assert batch == [row["upsampled_prompt"] or row["original_prompt"] for row in rows.values()]
-    spec = json.loads((run / "specs" / "robot_arm.json").read_text())
+    specs = [json.loads(line) for line in (run / "specs.jsonl").read_text(encoding="utf-8").splitlines()]
+    spec = next(spec for spec in specs if spec["name"] == "robot_arm")
     assert (spec["upsampled_prompt"], spec["metadata"]["upsampling"]["review"]) == (None, "rejected")
     assert "Snow falls softly." in (run / "report.html").read_text(encoding="utf-8")
     summary = list(csv.DictReader((run / "summary.csv").open(encoding="utf-8")))

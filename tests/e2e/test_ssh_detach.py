@@ -82,7 +82,7 @@ def test_two_workers_share_items_and_restart_alone(remote: Remote) -> None:
     assert run.loads() == 3
     shares = [len(journal_lines(file)) for file in run.folder.glob("job/*/results.jsonl")]
     assert sorted(shares) == [10, 10]  # prompts of one length
-    assert "done=20/20" in end.err
+    assert "answers: 20 of 20" in end.err
     assert list((remote.root / "jobs").iterdir()) == []
 
 

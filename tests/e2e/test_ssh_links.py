@@ -41,7 +41,7 @@ def test_worker_finishes_while_link_is_broken(remote: Remote) -> None:
     remote.sshd.start()
     end = process.ended()
     run.assert_whole(end)
-    assert "link lost" in end.err
+    assert "The link to " in end.err
     assert run.loads() == 1
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from src.errors import AuthError, UnknownHostKey
+from src.errors import AuthError, HostError, LinkLost, UnknownHostKey
+from src.hosts import transfer
 from src.hosts.ssh import SshHost
 from src.planning.settings import HostSettings
 from tests.harness.fake_host import HOST
@@ -72,3 +74,64 @@ def test_refused_password_is_an_error_at_once(
     with pytest.raises(AuthError, match="login failed") as e, SshHost(wrong) as host:
         host.run(("true",))
     assert "wr0ng" not in str(e.value)
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize(
+    "form", ["Include {}\n", "Include {}\nHost other\n Port 1\n", "Match host box,gate\n Include {}\n"]
+)
+def test_included_configuration_counts(tmp_path: Path, gate_and_box: tuple[Sshd, Sshd], form: str) -> None:
+    config = tmp_path / "home" / ".ssh" / "config"
+    config.rename(config.with_name("lab"))
+    config.write_text(form.format(config.with_name("lab")))
+    (tmp_path / "known").write_text("".join(server.known_hosts_line for server in gate_and_box))
+    with SshHost(settings(tmp_path)) as host:
+        assert host.run(("echo", "there")).out == b"there\n"
+
+
+@pytest.mark.usefixtures("home")
+def test_configuration_that_ssh_refuses_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "home" / ".ssh" / "config").write_text("Host box\n NoSuchDirective yes\n")
+    with pytest.raises(HostError, match=r"(?i)nosuchdirective"), SshHost(settings(tmp_path)) as host:
+        host.run(("true",))
+
+
+LOGINS = {
+    "speaking": "echo '*** welcome ***'; echo careful >&2; bash -c \"$SSH_ORIGINAL_COMMAND\"; c=$?; echo bye; exit $c",
+    "csh": 'exec tcsh -f -c "$SSH_ORIGINAL_COMMAND"',
+    "fish": 'exec fish --no-config -c "$SSH_ORIGINAL_COMMAND"',
+}
+
+
+@pytest.mark.parametrize("login", LOGINS)
+def test_any_login_shell_serves_a_job(tmp_path: Path, login: str) -> None:
+    """Commands with awkward words and input, files there and back."""
+    if login != "speaking" and not shutil.which({"csh": "tcsh"}.get(login, login)):
+        pytest.skip(f"no {login} here")
+    box = Sshd(tmp_path / "box", LOGINS[login])
+    try:
+        (tmp_path / "known").write_text(box.known_hosts_line)
+        (tmp_path / "a.bin").write_bytes(bytes(range(256)) * 5000)
+        fields = {"address": "127.0.0.1", "port": box.port, "user": "root", "key_file": str(box.key)}
+        with SshHost(settings(tmp_path, **fields)) as host:
+            done = host.run(
+                ("sh", "-c", 'printf "%s|" "$@"; cat; echo no >&2; exit 3', "sh", "a 'b'", "!c", "d\ne"), [b"fed"]
+            )
+            assert (done.code, done.out, done.err) == (3, b"a 'b'|!c|d\ne|fed", b"no\n")
+            transfer.send(host, {"x/a.bin": tmp_path / "a.bin"}, str(tmp_path / "there"), "key")
+            transfer.fetch(host, str(tmp_path / "there"), {"x/a.bin": 1_280_000}, tmp_path / "back")
+            assert (tmp_path / "back" / "x" / "a.bin").read_bytes() == (tmp_path / "a.bin").read_bytes()
+    finally:
+        box.kill()
+
+
+def test_account_without_a_shell_is_an_error(tmp_path: Path) -> None:
+    box = Sshd(tmp_path / "box", "echo This account is not available; exit 1")
+    try:
+        (tmp_path / "known").write_text(box.known_hosts_line)
+        fields = {"address": "127.0.0.1", "port": box.port, "user": "root", "key_file": str(box.key)}
+        with SshHost(settings(tmp_path, **fields)) as host, pytest.raises(HostError, match="not available") as error:
+            host.run(("true",))
+        assert not isinstance(error.value, LinkLost)
+    finally:
+        box.kill()

@@ -48,7 +48,7 @@ def test_killed_worker_restarts_and_asks_nothing_twice(remote: Remote) -> None:
     end = process.ended()
     run.assert_whole(end)
     assert run.loads() == 2
-    assert "worker restarted" in end.err
+    assert "is restarted" in end.err
 
 
 # ------------------------------------------------------------------------------------------------------- a full disk

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -28,6 +30,10 @@ def overrides(tmp_path: Path, clips: Path, cache_dir: Path, sweep: Path) -> tupl
     return ("--multirun", f"prompts={prompts}", f"cache_dir={cache_dir}", f"hydra.sweep.dir={quoted(sweep)}")
 
 
+def table_of(sweep: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((sweep / "sweep.csv").open(encoding="utf-8")))
+
+
 def planned(sweep: Path) -> list[str]:
     return sorted(path.parent.name for path in sweep.glob("*/plan.json"))
 
@@ -43,7 +49,7 @@ def test_points_run_in_processes_and_folders(sweep: Path, overrides: tuple[str, 
     assert "leaves no room for a prompt" in end.err
     assert "Traceback" not in end.err
     assert end.out.count("2 of 2 items fit") == 2  # what a point prints is seen
-    assert (end.out.count("exit code 0"), end.out.count("exit code 2")) == (2, 2)
+    assert [row["exit_code"] for row in table_of(sweep)] == ["0", "2", "0", "2"]
     again = program(*overrides, "task=plan", "upsample=safe_320,best_fit", "budget=4k,8k")
     assert again.code == 0, again.err
     assert planned(sweep) == ["0", "1", "2", "3"]
@@ -57,6 +63,9 @@ def test_sweep_of_two_points_compares_them(sweep: Path, tmp_path: Path, clips: P
     end = program("--multirun", *given, "pair_by=name")
     assert end.code == 0, end.err
     assert "2 items in both" in end.out
+    assert [row["prompts"] for row in table_of(sweep)] == [str(file) for file in files]
+    assert [(row["state"], row["upsampled"]) for row in table_of(sweep)] == [("complete", "2")] * 2
+    assert re.search(r'<a href="1/report.html">', (sweep / "index.html").read_text())
     assert (sweep / "compare.csv").read_text().count("\n") == 3 and (sweep / "compare.html").is_file()
 
 
@@ -112,8 +121,7 @@ def test_points_are_jobs_of_slurm(slurm: Slurm, sweep: Path, overrides: tuple[st
     end = program(*overrides, *launcher, "task=plan", "budget.max_model_len=4096,10", env=slurm.environment)
     assert end.code == 2, end.err
     assert planned(sweep) == ["0"]
-    assert f"point 0: exit code 0  {sweep / '0'}" in end.out
-    assert f"point 1: exit code 2  {sweep / '1'}" in end.out
+    assert [row["exit_code"] for row in table_of(sweep)] == ["0", "2"]
     assert "2 of 2 items fit" in printed(sweep)
 
 

@@ -16,6 +16,7 @@ from src.worker.engines.engine import Answer, Request
 from src.worker.journal import write_json
 from src.worker.protocol import Item, UpsampleJob
 from src.worker.upsample import Worker
+from src.worker.window import Window
 from tests.harness.records import JOB, journal_lines, write_lines
 
 Answering = Callable[[Request], Answer]
@@ -39,7 +40,8 @@ class FakeEngine:
     def __init__(
         self, answering: Answering = distinct_reply, concurrency: int = 1, load: Callable[[], None] = lambda: None
     ) -> None:
-        self.answering, self.concurrency, self._load = answering, concurrency, load
+        self.answering, self._load = answering, load
+        self.window, self.signals = Window(concurrency, "fixed", is_fixed=True), None
         self.fallbacks: list[str] = []
         self.requests: list[Request] = []
         self.closed = 0

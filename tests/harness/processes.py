@@ -29,5 +29,13 @@ def has_ended(pid: int) -> bool:
 def wait_for_build(variable: str) -> None:
     """Wait for the process that an environment variable names, which `.ci/run` has started; without it for nothing."""
     if pid := os.environ.get(variable):
-        while not has_ended(int(pid)):
+        while not has_ended(int(pid)) and _started(pid) < _started("self"):  # else another process has that number now
             time.sleep(0.5)
+
+
+def _started(pid: str) -> int:
+    """When a process started, in clock ticks since the boot; 0 for one that is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return 0

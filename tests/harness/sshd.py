@@ -23,9 +23,10 @@ def missing() -> str:
 
 
 class Sshd:
-    """Listens on 127.0.0.1 and lets root log in with `key`; all its files are in `folder`."""
+    """Listens on 127.0.0.1 and lets root log in with `key`; all its files are in `folder`. login: a shell script that runs
+    in place of the login shell."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, login: str = "") -> None:
         self.folder = folder
         self.port = _free_port()
         self.key = folder / "client_key"
@@ -41,6 +42,11 @@ class Sshd:
             "PermitRootLogin yes\nStrictModes no\nPasswordAuthentication no\nUsePAM no\nPidFile none\n"
             "Subsystem sftp internal-sftp\nMaxStartups 100\n"
         )
+        if login:
+            (folder / "login.sh").write_text(f"#!/bin/sh\n{login}\n")
+            (folder / "login.sh").chmod(0o755)
+            with open(folder / "sshd_config", "a") as f:
+                f.write(f"ForceCommand {folder}/login.sh\n")
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 

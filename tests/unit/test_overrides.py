@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from src import seals
 from src.config import Config
 from src.overrides import (
     did_you_mean,
+    flags_first,
     leaves_of,
     quoted,
     resumed_sweep,
@@ -23,6 +25,7 @@ from src.overrides import (
     why_not_readable,
     why_not_resumable,
     with_inherited,
+    with_run_folders,
 )
 from src.text import hydra_quoted
 from tests.conftest import composed
@@ -262,3 +265,51 @@ def test_config_that_stands_for_millions_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bomb.yaml").write_text("l0: &l0 [x]\n" + "".join(levels))
     for given in (["--config-dir", str(tmp_path)], ["-cd", str(tmp_path)], [f"--config-dir={tmp_path}"]):
         assert "bomb.yaml" in (why_not_readable(given, tmp_path / "nosuch") or "")
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("resume=latest", 'resume="outputs/day/b"'),
+        ("run=nightly", 'run="outputs/day/a"'),
+        ("run=day/a", 'run="outputs/day/a"'),
+        ("run=unknown", "run=unknown"),
+        ("run=null", "run=null"),
+        ("run=outputs/day/a", "run=outputs/day/a"),
+        ("runs=[latest,nightly]", 'runs=["outputs/day/b","outputs/day/a"]'),
+        ("runs=[outputs/day/a,outputs/day/b]", "runs=[outputs/day/a,outputs/day/b]"),
+        ('runs=["a, b",c]', 'runs=["a, b",c]'),
+        ("name=latest", "name=latest"),
+    ],
+)
+def test_names_of_runs_become_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argument: str, expected: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for age, name in enumerate(("a", "b")):
+        run = tmp_path / "outputs" / "day" / name
+        run.mkdir(parents=True)
+        (run / "plan.json").touch()
+        os.utime(run / "plan.json", (1000 + age, 1000 + age))
+    (tmp_path / "outputs/day/a/run.json").write_text('{"name": "nightly"}')
+    assert with_run_folders([argument, "task=status"]) == [expected, "task=status"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("run=latest", "there is no run in outputs/ yet"),
+        ("resume=nightly", "no run of that name"),
+        ("run=a/b", "no such folder"),
+    ],
+)
+def test_missing_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argument: str, words: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert words in (why_not_resumable(with_run_folders([argument])) or "")
+
+
+@pytest.mark.parametrize("flag", ["--multirun", "-m"])
+def test_multirun_may_stand_between_overrides(flag: str) -> None:
+    given = ["budget=4k,8k", flag, "upsample=max_320"]
+    assert flags_first(given) == [flag, "budget=4k,8k", "upsample=max_320"]
+    assert flags_first(["budget=4k"]) == ["budget=4k"]

@@ -34,7 +34,8 @@ from src.timing.phases import read_starts
 from src.worker.journal import read_records
 from src.worker.protocol import Event, Exit, Item, JobHeader, Outcome, VideoOutcome
 from src.worker.records import InvalidRecord, from_file, to_line
-from src.worker.replies import events_of
+from src.worker.replies import completion_of
+from src.worker.signals import Signals
 
 PLAN = Path(__file__).parent / "planning" / "plan_v1.json"
 PIPELINE = Path(__file__).parent / "inference" / "pipeline_v1.json"
@@ -113,6 +114,10 @@ ITEM = Item("a", 0, "a boat", "a boat", "", ("frames/1.png",), 7, 20, 1, "")
 EVENTS = Event("phase", 1.0, phase="serving", load_s=1.0), Event("heartbeat", 2.0, beat=1)
 OUTCOMES = Outcome("a", "upsampled", text="A boat."), Outcome("b", "kept", reason="cut off")
 REPLY = b'data: {"choices": [{"delta": {"content": "A"}}]}\n\ndata: {"usage": {"prompt_tokens": 7}}\n\ndata: [DONE]\n\n'
+METRICS = (
+    b"vllm:num_requests_running 3\nvllm:generation_tokens_total 1e3\n"
+    b'vllm:cache_config_info{block_size="16",num_gpu_blocks="90"} 1.0\n'
+)
 INSPECTED = b"exited 0 false 0123456789abcdef /data"
 LIMITS = {
     "key": {"host": "h", "image": "", "engine": "e", "model": "m", "version": "1", "max_model_len": 9}
@@ -139,7 +144,8 @@ READERS: dict[str, Reader] = {
     "tar of a host": Reader(tar(), fetched, (UpsamplerError,)),
     "job on a host": Reader(b"1\n\n{}", lambda f: peek(Says(f.read_bytes()), "/jobs/a"), (UpsamplerError,)),
     "docker": Reader(INSPECTED, lambda f: docker.state_of(f.read_text(errors="replace")), (ValueError,)),
-    "endpoint": Reader(REPLY, lambda f: list(events_of(io.BytesIO(f.read_bytes()))), (InvalidRecord, EOFError)),
+    "endpoint": Reader(REPLY, lambda f: completion_of(f.read_bytes()), (InvalidRecord,)),
+    "metrics": Reader(METRICS, lambda f: Signals(lambda: f.read_text(errors="replace")).metrics(), ()),
 }
 
 

@@ -47,7 +47,7 @@ def test_rerun_of_a_review_is_separate(tmp_path: Path) -> None:
     assert run_folder(None, str(tmp_path), TaskName.review, f"{tmp_path}/new", True) == f"{tmp_path}/new"
 
 
-@pytest.mark.parametrize("task", ["status", "cancel", "clean", "trust", "doctor"])
+@pytest.mark.parametrize("task", ["status", "runs", "report", "cancel", "clean", "trust", "doctor"])
 def test_task_without_run_leaves_no_folder(tmp_path: Path, task: str) -> None:
     assert run_folder(None, str(tmp_path), TaskName[task], "pattern") == "outputs/.tasks"
     assert hydra_subdir(TaskName[task], str(tmp_path)) is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from src.errors import RunLocked
-from src.run_folder import RunPaths, locked
+from src.run_folder import RunPaths, discard_unused, is_locked, locked, named_run, run_folders
 
 
 def test_paths_are_distinct_and_not_created(tmp_path: Path) -> None:
@@ -56,3 +58,90 @@ def test_death_of_the_holder_frees_it(tmp_path: Path) -> None:
     holder.communicate()
     with locked(paths):
         pass
+
+
+def test_lock_can_be_asked_about(tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path / "run")
+    assert not is_locked(paths)
+    with locked(paths):
+        assert is_locked(paths)
+    assert not is_locked(paths)
+    with locked(paths):  # nothing of the question is left
+        pass
+
+
+@pytest.fixture
+def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Runs of two days, the points of a sweep, and folders that are none of them; the working folder is above."""
+    monkeypatch.chdir(tmp_path)
+    names = {"day/1": "first", "day/2": "second", "sweeps/day/3/0": "", "sweeps/day/3/1": "first", "mine": None}
+    for age, (folder, name) in enumerate(names.items()):
+        run = RunPaths(tmp_path / "outputs" / folder)
+        run.root.mkdir(parents=True)
+        run.plan.touch()
+        os.utime(run.plan, (1000 + age, 1000 + age))
+        if name is not None:
+            run.record.write_text(json.dumps({"name": name}))
+    (tmp_path / "outputs/sweeps/day/3/multirun.yaml").touch()
+    for hidden in (".cache", ".tasks/probe", "day/1/job", "sweeps/day/3/engines/4096"):
+        (tmp_path / "outputs" / hidden).mkdir(parents=True)
+        (tmp_path / "outputs" / hidden / "plan.json").touch()
+    return tmp_path / "outputs"
+
+
+def test_runs_are_found_newest_first(outputs: Path) -> None:
+    assert [str(folder) for folder in run_folders()] == [
+        f"outputs/{name}" for name in ("mine", "sweeps/day/3/1", "sweeps/day/3/0", "day/2", "day/1")
+    ]
+    assert run_folders(outputs / "nowhere") == []
+
+
+@pytest.mark.parametrize(
+    ("value", "folder"),
+    [
+        ("latest", "mine"), ("first", "sweeps/day/3/1"), ("second", "day/2"), ("third", None), ("day/1", "day/1"),
+        ("sweeps/day/3", "sweeps/day/3"),
+    ],
+)  # fmt: skip
+def test_name_stands_for_the_newest_run(outputs: Path, value: str, folder: str | None) -> None:
+    assert named_run(value) == (Path("outputs") / folder if folder else None)
+
+
+def test_last_point_is_resumed_with_its_sweep(outputs: Path) -> None:
+    (outputs / "mine" / "plan.json").unlink()
+    assert named_run("latest", resumes=True) == Path("outputs/sweeps/day/3")
+    assert named_run("latest") == Path("outputs/sweeps/day/3/1")
+
+
+@pytest.mark.parametrize(
+    ("files", "stays"),
+    [
+        ([".hydra/config.yaml", "log.jsonl", ".lock"], False),
+        (["multirun.yaml", ".ended/0.json"], False),
+        ([], False),
+        (["log.jsonl", "plan.json"], True),
+        (["notes.txt"], True),
+    ],
+)
+def test_unused_folder_is_removed_with_its_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], stays: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = Path("outputs/day/run")
+    run.mkdir(parents=True)
+    for name in files:
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).touch()
+    discard_unused(run)
+    assert run.exists() == run.parent.exists() == stays
+    assert Path("outputs").exists()
+
+
+def test_other_runs_of_the_day_stay(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / "day" / name).mkdir(parents=True)
+    discard_unused(tmp_path / "day" / "one")
+    discard_unused(tmp_path / "day" / "nowhere")
+    assert os.listdir(tmp_path / "day") == ["two"]
+    discard_unused(tmp_path / "day" / "two")
+    assert os.listdir(tmp_path / "day") == []  # it is somebody's own folder

@@ -10,7 +10,17 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.text import cell, duration, hydra_quoted, precise_duration, printable, remaining, resume_command, run_command
+from src.text import (
+    cell,
+    duration,
+    hydra_quoted,
+    precise_duration,
+    printable,
+    remaining,
+    resume_command,
+    run_command,
+    wrapped,
+)
 
 FOLDERS = [
     "outputs/2026-11-20/14-03-11", "with space", "läuft 雨 (1), x=y's $1", 'a "b"', "c\\d", "e\\", "null", "True", "2026_01", "1e5",
@@ -108,3 +118,12 @@ def test_other_cells_stay_as_they_are(value: object) -> None:
 
 def test_carriage_return_is_a_line_break_in_cells() -> None:
     assert cell("a\rb\r\nc") == "a\nb\nc"
+
+
+def test_prose_is_broken_between_words() -> None:
+    command = "    python -m src.run resume=outputs/a/very/long/path/that/is/wider/than/the/terminal"
+    text = f"error: {'many words ' * 12}\n{command}"
+    lines = wrapped(text, 60).split("\n")
+    assert lines[-1] == command  # stays whole, to be pasted
+    assert all(len(line) <= 60 for line in lines[:-1])
+    assert " ".join(" ".join(lines[:-1]).split()) == " ".join(text.split("\n")[0].split())

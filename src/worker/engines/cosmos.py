@@ -11,6 +11,7 @@ from typing import Any
 from ..lifecycle import LoadFailed
 from ..protocol import UpsampleJob
 from ..refusals import classify, counted_tokens, message_of, named_limit
+from ..window import Window
 from .engine import Answer, ItemFailed, Phase, Refused, Request
 from .vllm_server import vllm_build, vllm_environment
 
@@ -23,12 +24,12 @@ class CosmosEngine:
     """
 
     name = "cosmos"
-    concurrency = 1
 
     def __init__(self, job: UpsampleJob, folder: Path) -> None:
         self.job, self.folder = job, folder
         self.version, _ = vllm_build()
         self.fallbacks: list[str] = []
+        self.window, self.signals = Window(1, "fixed", is_fixed=True), None
         self._upsampler: Any = None
 
     def load(self, phase: Phase) -> None:

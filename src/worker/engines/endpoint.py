@@ -5,28 +5,26 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import random
-import time
 from pathlib import Path
 
-from ..chat import ChatClient
+from ..chat import ChatClient, NotConnected
 from ..lifecycle import LoadFailed
-from ..protocol import KEY_FILE_VARIABLE, EngineSettings, UpsampleJob
+from ..protocol import AUTO, KEY_FILE_VARIABLE, EngineSettings, UpsampleJob
 from ..records import InvalidRecord, from_line
 from ..replies import Models, Version
 from ..values import Secret, secret_in, secret_named
-from .engine import Answer, ItemFailed, Phase, Request, Unavailable
+from ..window import Window
+from .engine import Answer, Phase, Request, Unavailable
 
 
 class EndpointEngine:
     """An OpenAI-compatible server that already runs."""
 
     name = "endpoint"
-    BACK_OFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 
     def __init__(self, job: UpsampleJob, folder: Path) -> None:
         engine = job.engine
-        self.concurrency = engine.in_flight or 16
+        self.window = Window() if engine.in_flight == AUTO else Window(engine.in_flight, "fixed", is_fixed=True)
         self.version = "unknown"
         self.fallbacks: list[str] = []
         self.client = ChatClient(
@@ -36,6 +34,7 @@ class EndpointEngine:
             engine.request_timeout_s,
             job.temperature,
         )
+        self.signals = self.client.signals
 
     def load(self, phase: Phase) -> None:
         try:
@@ -58,16 +57,10 @@ class EndpointEngine:
             self.version = from_line(Version, self.client.get("/version")[1]).version
 
     def answer(self, request: Request) -> Answer:
-        """Ask, and ask again with growing pauses while the server is busy or away."""
-        for pause_s in (*self.BACK_OFF_S, None):
-            try:
-                return self.client.ask(request)
-            except (Unavailable, OSError, http.client.HTTPException) as e:
-                if pause_s is None:
-                    raise ItemFailed(f"the server did not answer {len(self.BACK_OFF_S) + 1} times: {e}") from e
-                asked = e.retry_after_s if isinstance(e, Unavailable) else None
-                time.sleep(asked if asked is not None else pause_s * random.uniform(0.5, 1.0))
-        raise AssertionError("unreachable")
+        try:
+            return self.client.ask(request)
+        except (OSError, http.client.HTTPException) as e:
+            raise Unavailable(str(e), refused=isinstance(e, NotConnected)) from e
 
     def close(self) -> None:
         pass

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 from ..protocol import Item
+from ..signals import Signals
+from ..window import Window
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,11 @@ class Picture:
     data: bytes = field(repr=False)
     sha256: str
     size: str
+
+    @cached_property
+    def url(self) -> bytes:
+        """The data URL."""
+        return b"data:image/png;base64," + base64.b64encode(self.data)
 
     @staticmethod
     def read(path: Path) -> Picture:
@@ -71,31 +80,40 @@ class Refused(Exception):
 
 
 class Unavailable(Exception):
-    """The server cannot answer now; it may later, after `retry_after_s` if it named a time."""
+    """The server cannot answer now; it may later, after `retry_after_s` if it named a time.
 
-    def __init__(self, message: str, retry_after_s: float | None) -> None:
+    refused: it did not take the request at all, so this was no try of the item.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None, *, refused: bool = False) -> None:
         super().__init__(message)
-        self.retry_after_s = retry_after_s
+        self.retry_after_s, self.refused = retry_after_s, refused
 
 
 Phase = Callable[..., None]  # writes a phase into events.jsonl; keywords are fields of `protocol.Event`
 
 
 class Engine(Protocol):
-    """Where answers come from. `answer` is called from `concurrency` threads at a time.
+    """Where answers come from. `answer` is called from so many threads at a time as are in flight.
 
-    fallbacks: what was given up so that it could run, in order.
+    fallbacks: what was given up so that it could run, in order. signals: what its server shows of its load, None without one.
     """
 
     name: str
     version: str
-    concurrency: int
     fallbacks: list[str]
+
+    @property
+    def signals(self) -> Signals | None: ...
+
+    @property
+    def window(self) -> Window:
+        """How many requests may be in flight, once it is loaded."""
 
     def load(self, phase: Phase) -> None:
         """Get ready to answer. Raises LoadFailed."""
 
     def answer(self, request: Request) -> Answer:
-        """Raises Refused, ItemFailed or ItemKept; anything else ends the job."""
+        """Raises Refused, Unavailable, ItemFailed or ItemKept; anything else ends the job."""
 
     def close(self) -> None: ...

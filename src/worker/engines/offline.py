@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..protocol import UpsampleJob
+from ..window import Window
 from .engine import Answer, ItemKept, Phase, Request
 
 VERSION = "2"
@@ -143,7 +144,7 @@ class OfflineEngine:
 
     def __init__(self, job: UpsampleJob, folder: Path) -> None:
         self.fallbacks: list[str] = []
-        self.concurrency = job.engine.in_flight or os.cpu_count() or 1
+        self.window, self.signals = Window(job.engine.in_flight or os.cpu_count() or 1, "fixed", is_fixed=True), None
         self.delay_s = job.engine.item_delay_s
 
     def load(self, phase: Phase) -> None:

@@ -14,12 +14,14 @@ from pathlib import Path
 from ..chat import ChatClient
 from ..lifecycle import LoadFailed
 from ..processes import end_group, failure_reason, free_port, guard_group, kill_stale_server, read_since
-from ..protocol import UpsampleJob
+from ..protocol import AUTO, UpsampleJob
 from ..refusals import classify
+from ..signals import Signals
+from ..window import Window, queue_of
 from .engine import Answer, ItemFailed, Phase, Refused, Request, Unavailable
 from .isolation import IsolationGate
 from .tiny_models import make_tiny_pixtral
-from .vllm_server import Server, next_fallback, vllm_argv, vllm_build, vllm_environment
+from .vllm_server import Server, next_fallback, vllm_argv, vllm_build, vllm_environment, vllm_options
 
 
 class VllmEngine:
@@ -31,12 +33,12 @@ class VllmEngine:
         self.job, self.folder = job, folder
         self.version, self.cpu = vllm_build()
         self.settings = Server.of(job)
-        self.concurrency = job.engine.in_flight or self.settings.max_num_seqs + 8  # a full engine has a queue
         self.fallbacks: list[str] = []
         self.restarts = 0
         self._server: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
         self._client: ChatClient | None = None
+        self.signals = Signals(lambda: self._client.metrics_page() if self._client else None)
         self._gate = IsolationGate()
         self._mutex = threading.Lock()
         self._closing = False
@@ -60,6 +62,20 @@ class VllmEngine:
                     raise LoadFailed(f"{e}{tried}") from None
                 phase("loading", fallback=self.fallbacks[-1], reason="out of memory")
 
+    @property
+    def window(self) -> Window:
+        """As many as the server has slots for and a few that wait, or fewer, where its KV cache holds less."""
+        if self.job.engine.in_flight != AUTO:
+            return Window(self.job.engine.in_flight, "fixed", is_fixed=True)
+        slots = self.settings.max_num_seqs * self.settings.model.data_parallel_size
+        metrics = None
+        with contextlib.suppress(OSError):
+            metrics = self.signals.metrics()
+        fit = metrics.kv_tokens // max(1, self.job.needed_len) if metrics else 0
+        if 0 < fit < slots:
+            return Window(fit, f"the KV cache holds {fit} of the longest requests")
+        return Window(slots + queue_of(slots), f"the server has {slots} slots", ramps=False)
+
     def _fall_back(self, error: str, *, serving: bool = False) -> bool:
         """Settle for less after an out-of-memory error; whether there was something to give up."""
         is_memory = classify(error) == "out_of_memory"
@@ -72,7 +88,7 @@ class VllmEngine:
 
     def _start(self) -> None:
         port = free_port()
-        argv = vllm_argv(self.settings, port, self.version, cpu=self.cpu)
+        argv = vllm_argv(self.settings, port, self.version, cpu=self.cpu, options=vllm_options())
         log_path = self.folder / "server.log"
         with open(log_path, "ab") as log:
             start = log.tell()
@@ -92,6 +108,7 @@ class VllmEngine:
             None,
             self.job.engine.request_timeout_s,
             self.job.temperature,
+            self.signals,
         )
         self._wait_until_healthy(self._server, self._client, log_path, start)
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import re
 import sys
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 from ..lifecycle import LoadFailed
 from ..protocol import ModelSettings, UpsampleJob
+
+STREAM_INTERVAL = "16"  # tokens an event; the first comes at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +55,11 @@ def next_fallback(server: Server, needed_len: int, *, serving: bool = False) -> 
     return next((changes for possible, changes in (ladder[::-1] if serving else ladder) if possible), None)
 
 
-def vllm_argv(server: Server, port: int, version: str, *, cpu: bool) -> tuple[str, ...]:
-    """The command that starts the server; spelled as this version of vLLM, and its build without a GPU, want it."""
+def vllm_argv(server: Server, port: int, version: str, *, cpu: bool, options: str = "") -> tuple[str, ...]:
+    """The command that starts the server; spelled as this version of vLLM, and its build without a GPU, want it.
+
+    options: a text that names those of its options that not all versions have.
+    """
     old = _number(version) < (0, 9)
     model, images = server.model, server.images
     argv = [
@@ -77,6 +84,8 @@ def vllm_argv(server: Server, port: int, version: str, *, cpu: bool) -> tuple[st
         argv += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(max(32768, server.max_model_len))]
     if _number(version) >= (0, 32):
         argv.append("--enable-per-request-metrics")  # the time that each request waited inside the engine
+    if "--stream-interval" in options:  # an event for each token would be most of what the worker has to do
+        argv += ["--stream-interval", STREAM_INTERVAL]
     for option in ("tensor_parallel_size", "data_parallel_size"):
         if (count := getattr(model, option)) > 1:
             argv += [f"--{option.replace('_', '-')}", str(count)]
@@ -94,6 +103,15 @@ def vllm_environment() -> dict[str, str]:
         "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB, for builds without a GPU
     }
     return {**wanted, **os.environ}
+
+
+def vllm_options() -> str:
+    """The source of vLLM's options, as far as this interpreter has it; imports nothing."""
+    found = importlib.util.find_spec("vllm")
+    folders = found.submodule_search_locations if found else None
+    with contextlib.suppress(OSError):
+        return "".join(Path(f, "engine", "arg_utils.py").read_text(encoding="utf-8") for f in folders or ())
+    return ""
 
 
 def vllm_build() -> tuple[str, bool]:

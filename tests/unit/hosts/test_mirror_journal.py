@@ -75,8 +75,8 @@ def test_state_is_asked_before_the_journals(mirror: RemoteFolder, job: JobPaths,
 
 def test_answer_may_have_several_lines(mirror: RemoteFolder, job: JobPaths, there: JobPaths) -> None:
     there.results.write_bytes(LINES[0])
-    polled = mirror.poll(("sh", "-c", "echo one; echo two >&2; exit 3"))
-    assert polled == Polled("one two ")
+    polled = mirror.poll(("sh", "-c", "echo two >&2; echo one; exit 3"))
+    assert polled == Polled("one two\n")
     assert job.results.read_bytes() == LINES[0]
 
 
@@ -220,5 +220,5 @@ def test_peek_leaves_the_copy_alone(mirror: RemoteFolder, job: JobPaths, there: 
 
 
 def test_answer_comes_from_either_stream(host: FakeHost) -> None:
-    assert answer_of(host, ("sh", "-c", "echo out; echo err >&2")) == "out"
+    assert answer_of(host, ("sh", "-c", "echo out; echo err >&2")) == "out\nerr\n"
     assert answer_of(host, ("sh", "-c", "echo err >&2; exit 1")) == "err\n"

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,11 +58,11 @@ def location(folder: Path, tmp_path: Path) -> Location:
 @pytest.fixture
 def process(host: FakeHost, location: Location, folder: Path) -> Iterator[ProcessRuntime]:
     yield ProcessRuntime(host, replace(LAUNCH, host=replace(LAUNCH.host, gpus="device=3,5")), location)
-    if (text := (folder / "lock").read_text() if (folder / "lock").exists() else "").strip():
-        try:
-            os.kill(int(text), signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+    for _ in range(3):  # a second one may be waiting for the lock
+        if (text := (folder / "lock").read_text() if (folder / "lock").exists() else "").strip():
+            with suppress(ProcessLookupError):
+                os.kill(int(text), signal.SIGKILL)
+            time.sleep(0.1)
 
 
 def state_of(runtime: ProcessRuntime | DockerRuntime) -> State:
@@ -324,10 +325,32 @@ def test_daemon_lost_just_before_running_is_retried(
     assert state_of(container) == RUNNING
 
 
-@pytest.mark.parametrize("answer", ["", "what?", "exited", "exited x false"])
-def test_unreadable_answer_is_a_lost_link(container: DockerRuntime, answer: str) -> None:
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "dial unix docker.sock: connect: connection refused",
+        "Cannot connect to Podman. Please verify your connection",
+    ],
+)
+def test_silent_daemon_is_a_lost_link(container: DockerRuntime, answer: str) -> None:
     with pytest.raises(LinkLost, match="Docker does not answer"):
         container.state(answer)
+
+
+@pytest.mark.parametrize("answer", ["what?", "exited", "exited x false"])
+def test_unreadable_answer_is_not_retried(container: DockerRuntime, answer: str) -> None:
+    with pytest.raises(HostError, match="cannot be read") as error:
+        container.state(answer)
+    assert not isinstance(error.value, LinkLost)
+
+
+@pytest.mark.parametrize("around", ["sudo: unable to resolve host gpu\n", "Emulate Docker CLI using podman.\n"])
+def test_words_of_a_wrapper_are_not_the_state(container: DockerRuntime, location: Location, around: str) -> None:
+    inspected = f"running 0 false {Path(location.folder).name} {location.root}\n"
+    assert container.state(around + inspected) == RUNNING
+    assert container.state(inspected + around) == RUNNING
+    assert container.state(f"{around}Error: no such container prompt-upsampler-1\n") == ABSENT
 
 
 def test_container_is_asked_to_stop_by_signal(container: DockerRuntime, daemon: FakeDocker) -> None:

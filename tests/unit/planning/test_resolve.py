@@ -52,13 +52,6 @@ def loop(folder: Path, clips: Path) -> Path:
     return folder / "loop.mp4"
 
 
-def picture(folder: Path, clips: Path) -> Path:
-    from PIL import Image
-
-    Image.new("RGB", (64, 64)).save(folder / "picture.mp4", "PNG")
-    return folder / "picture.mp4"
-
-
 BAD_CLIPS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "missing": (lambda folder, clips: folder / "nowhere.mp4", "there is no such file"),
     "below a file": (lambda folder, clips: clips / "wide.mp4" / "x.mp4", "cannot be read"),
@@ -70,9 +63,8 @@ BAD_CLIPS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "zero bytes": (zero_bytes, "is empty"),
     "cut short": (truncated, "not a readable video"),
     "noise": (random_bytes, "not a readable video"),
-    "text that names other files": (lambda folder, clips: clips / "text.mp4", "not a readable video"),
-    "playlist": (playlist, "not a readable video"),
-    "still picture": (picture, "not a readable video"),
+    "text that names other files": (lambda folder, clips: clips / "text.mp4", "is a list of clips"),
+    "playlist": (playlist, "is a playlist"),
     "sound only": (lambda folder, clips: clips / "sound.m4a", "has no video stream, only audio"),
 }
 

@@ -15,6 +15,7 @@ from pyarrow import ipc, parquet
 
 from src.errors import InputError, SpecError
 from src.prompts import arrow
+from src.prompts.fields import Reading
 from src.prompts.specs import PromptSpec, prompt_files, read_specs
 from tests.unit.prompts.conftest import peak_bytes
 
@@ -112,7 +113,9 @@ def test_columns_without_json_type_are_left_out(tmp_path: Path, form: Form) -> N
     form(table, tmp_path / "x")
     (spec,) = specs(tmp_path / "x")
     metadata = {"fps": 24, "inner": {"deep": [1.5, None]}}
-    assert spec.raw == {"prompt": "a", "score": 0.5, "tags": ["x", None], "metadata": metadata}
+    kept = {"prompt": "a", "score": 0.5, "tags": ["x", None], "metadata": metadata}
+    assert spec.raw == kept | {"clip": {"path": "a.mp4"}}
+    assert spec.video_path == "a.mp4"
     json.dumps(spec.raw, allow_nan=False)
 
 
@@ -149,7 +152,11 @@ def test_folder_of_specs_is_no_dataset(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "expected"),
     [
-        ({"caption": ["a"], "url": ["b"]}, "has no column prompt or video_path or input_video_path or visual_input; "),
+        (
+            {"label": ["a"], "url": ["b"]},
+            "has no column that names a prompt or a clip; it has label, url; columns.prompt=",
+        ),
+        ({"video": [b"a"], "prompt": ["a"]}, "column video: is binary; clips are read from paths"),
         ({"prompt": [5]}, "column prompt: is int64, not text"),
         ({"prompt": [b"a"]}, "column prompt: is binary, not text"),
         ({"prompt": [["a"]]}, "column prompt: is list<"),
@@ -269,8 +276,8 @@ def test_rows_are_streamed(tmp_path: Path, form: Form) -> None:
     peaks = []
     for count in (2000, 8000):
         form(many(count), tmp_path / "x")
-        kind = arrow.kind_of(tmp_path / "x") or ""
-        peaks.append(peak_bytes(arrow.read_rows(tmp_path / "x", kind, (), ["prompt"])))
+        kind = arrow.kind_of((tmp_path / "x").read_bytes()[:4]) or ""
+        peaks.append(peak_bytes(arrow.read_rows(tmp_path / "x", kind, (), Reading())))
     assert peaks[1] < 1.2 * peaks[0] < 10_000_000
 
 

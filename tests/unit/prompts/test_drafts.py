@@ -11,15 +11,15 @@ import pytest
 
 from src.errors import InputError
 from src.prompts.drafts import (
-    MAX_TEXT_BYTES,
     Draft,
     clips_of_folder,
     draft_of_line,
     drafts_of_clips,
     files_for,
+    unread_clips,
     write_files,
 )
-from src.prompts.specs import prompt_files, read_specs
+from src.prompts.specs import MAX_TEXT_BYTES, prompt_files, read_specs
 
 
 def clip(path: Path, text: str | bytes | None = None) -> Path:
@@ -163,3 +163,9 @@ def test_specs_of_a_list_keep_their_fields(tmp_path: Path) -> None:
     first, second = read_specs(prompt_files(str(tmp_path / "out")))
     assert (first.name, first.video, first.raw["control_overrides"]) == ("a-0001", video, item["control_overrides"])
     assert (second.name, second.prompt, second.video) == ("batch-0002", "q", None)
+
+
+def test_clips_of_other_kinds_are_named(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.flv", "c.wmv", ".d.flv", "notes.txt"):
+        (tmp_path / name).touch()
+    assert unread_clips(tmp_path) == ["b.flv", "c.wmv"]

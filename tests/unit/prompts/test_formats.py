@@ -230,26 +230,25 @@ def test_broken_last_item_is_found(write: Write) -> None:
         ("[]", "prompts.json: has no prompts"),
         ("[ \n ]", "prompts.json: has no prompts"),
         ("prompt,video_path\n", "prompts.json: has no prompts"),
-        ('[{"prompt": "a"}', "prompts.json, after item 1: is not JSON: it ends inside the list"),
-        ('[{"prompt": "a"},', "prompts.json, after item 1: is not JSON: it ends inside the list"),
-        ('[{"prompt": "a"}, {"prom', "prompts.json, item 2: is not JSON: Unterminated string"),
-        ('[{"prompt": "a"},]', "prompts.json, after item 1: is not JSON: a comma before the closing ]"),
-        ('[{"prompt": "a",}]', "prompts.json, item 1: is not JSON: "),
+        ('[{"prompt": "a"}', "prompts.json:1:17: is not JSON: it ends inside the list, after item 1"),
+        ('[{"prompt": "a"},', "prompts.json:1:18: is not JSON: it ends inside the list, after item 1"),
+        ('[{"prompt": "a"},\n {"prom', "prompts.json:2:3: is not JSON: Unterminated string starting at, in item 2\n"),
+        ('[{"prompt": "a"},]', "prompts.json:1:18: is not JSON: a comma before the closing ], after item 1"),
+        ('[{"prompt": "a",}]', "prompts.json:1:17: is not JSON: "),
         (
             '[{"prompt": "a"} {"prompt": "b"}]',
-            "prompts.json, after item 1: is not JSON: a comma or ] is missing before",
+            "prompts.json:1:18: is not JSON: a comma or ] is missing after item 1",
         ),
-        ('[{"prompt": "a"}] {}', 'prompts.json: is not JSON: text after the closing ]: "{}"'),
-        ("[{'prompt': 'a'}]", "prompts.json, item 1: is not JSON: "),
-        ('{"prompt": "a"', "prompts.json: is not JSON: "),
-        ('{"prompt": "a",\n "x": }', "prompts.json: is not JSON: Expecting value"),
+        ('[{"prompt": "a"}] {}', "prompts.json:1:18: is not JSON: text after the closing ]"),
+        ("[{'prompt': 'a'}]", "prompts.json:1:3: is not JSON: "),
+        ('{"prompt": "a"', "prompts.json:1:15: is not JSON: "),
+        ('{"prompt": "a",\n "x": }', 'prompts.json:2:7: is not JSON: Expecting value\n       "x": }\n            ^'),
         ("hello", "prompts.json: is neither JSON nor CSV with a header"),
-        ("name,text\na,b\n", "prompts.json: is neither JSON nor CSV with a header"),
-        ("prompt;video_path\na;b\n", "prompts.json: is neither JSON nor CSV with a header"),
+        ("name,label\na,b\n", "prompts.json: is neither JSON nor CSV with a header"),
         ('"just text"', "prompts.json: is neither JSON nor CSV with a header"),
         ("null", "prompts.json: is neither JSON nor CSV with a header"),
         ("prompt,video_path\na,b,c\n", "prompts.json, line 2, the whole item: has 3 values for 2 columns"),
-        ('prompt\n"open\n', "prompts.json, line 1: is not CSV: unexpected end of data"),
+        ('prompt\n"open\n', "prompts.json, line 2: is not CSV: unexpected end of data"),
         ('[{"prompt": "a", "x": NaN}]', "item 1, the whole item: has NaN, which is not a valid JSON number"),
         ('{"prompt": "a", "x": -Infinity}', "prompts.json: has -Infinity, which is not a valid JSON number"),
     ],
@@ -263,12 +262,11 @@ def test_unreadable_file_is_named_with_its_problem(write: Write, content: str, e
     "content",
     [
         '[{"prompt": "café"}]'.encode("latin-1"),
-        '[{"prompt": "a"}]'.encode("utf-16"),
         as_lines(TWO).encode() + b"\xff\n",
         as_csv(TWO).encode() + b"caf\xe9,b,c\n",
         b"\x00\x00\x00\x18ftypmp42\x00\x00\x00\x00\xff\xfe",
     ],
-    ids=["latin-1", "utf-16", "line", "csv", "video"],
+    ids=["latin-1", "line", "csv", "video"],
 )
 def test_file_in_another_encoding_is_named(write: Write, content: bytes) -> None:
     (problem,) = problems(write(content))
@@ -283,7 +281,7 @@ def test_clip_instead_of_a_list_gets_advice(write: Write) -> None:
 def test_invalid_line_does_not_hide_later_lines(write: Write) -> None:
     found = problems(write('{"prompt": "a",}\n{"prompt": "b"}\n{"prompt": 3}\n{"prompt": "c", "x": NaN}\n'))
     assert [p.split(":")[0] for p in found] == [
-        "prompts.json, line 1, the whole item",
+        "prompts.json",
         "prompts.json, line 3, prompt",
         "prompts.json, line 4, the whole item",
     ]
@@ -296,7 +294,7 @@ def test_nan_does_not_hide_later_items(write: Write) -> None:
 
 def test_wide_row_does_not_hide_later_ones(write: Write) -> None:
     found = problems(write("prompt,video_path\na,b,c\n,\nd,e\n1,2,3\n"))
-    assert [p.split(":")[0].split(", ")[1] for p in found] == ["line 2", "line 3", "line 5"]
+    assert [p.split(":")[0].split(", ")[1] for p in found] == ["line 2", "line 5"]
 
 
 @pytest.mark.parametrize("before", ["[", "", '{"prompt": "a"}\n'], ids=["list", "object", "line"])

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from src.errors import InputError, SpecError
-from src.prompts.specs import prompt_files
-from tests.unit.prompts.conftest import TEXT_FORMATS, TWO, Items, Write, problems, specs
+from src.prompts.fields import Reading
+from src.prompts.specs import prompt_files, read_specs
+from tests.unit.prompts.conftest import TEXT_FORMATS, TWO, Items, Write, as_lines, problems, specs
 
 # Paths and names
 
@@ -126,7 +127,6 @@ def test_unusual_valid_item_is_accepted(write: Write, item: dict[str, Any]) -> N
     ("item", "field", "meant"),
     [
         ({"promt": "a boat", "video_path": "a.mp4"}, "promt", "prompt"),
-        ({"Prompt": "a boat", "video_path": "a.mp4"}, "Prompt", "prompt"),
         ({"prompt": "a boat", "video_pth": "a.mp4"}, "video_pth", "video_path"),
     ],
 )
@@ -159,11 +159,10 @@ def test_problems_of_all_files_are_listed(write: Write) -> None:
         "1.json, item 1, prompt",
         "1.json, item 1, video_path",
         "1.json, item 3, prompt",
-        "1.json, after item 4",
-        "2.jsonl, line 2, the whole item",
-        "2.jsonl, line 3, name",
-        "2.jsonl, line 3, prompt",
+        "1.json:1:85",
+        "2.jsonl:2:11",
         "2.jsonl, line 4, the whole item",
+        "2.jsonl",
         "3.json",
         "5.json",
     ]
@@ -197,6 +196,130 @@ def test_foreign_text_in_messages_is_short(write: Write) -> None:
 def test_messages_have_only_printable_characters(write: Write, char: str) -> None:
     (problem,) = problems(write(json.dumps([{"name": f"a{char}b", "prompt": "a"}] * 2)))
     assert problem.isprintable()
+
+
+# Names and shapes of other tools
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"prompt": "A car", "vision_path": "a.mp4"},
+        {"Video Path": "a.mp4", "TEXT": "A car"},
+        {"video-prompt": "A car", "inputVideo": "a.mp4"},
+        {"file_name": "a.mp4", "text": "A car"},
+        {"caption": "A car", "path": "a.mp4"},
+        {"prompt_en": "A car", "video": {"path": "a.mp4"}, "prompt_path": "ignored.txt"},
+        {"videos": ["a.mp4"], "messages": [{"role": "user", "content": "<video>A car"}]},
+    ],
+)
+def test_fields_of_other_tools_are_read(write: Write, item: dict[str, Any]) -> None:
+    (spec,) = specs(write(json.dumps(item)))
+    assert (spec.prompt, spec.video_path) == ("A car", "a.mp4")
+
+
+def test_usual_names_count_before_others(write: Write) -> None:
+    item = {"caption": "b", "prompt": "a", "filename": "b.mp4", "video_path": "a.mp4", "fps": 24}
+    (spec,) = specs(write(json.dumps([item])))
+    assert (spec.prompt, spec.video_path) == ("a", "a.mp4")
+    assert spec.unused == ("caption", "filename", "fps")
+
+
+@pytest.mark.parametrize("field", ["file", "path", "filename", "media"])
+def test_common_words_name_a_clip_only_by_its_suffix(write: Write, field: str) -> None:
+    (spec,) = specs(write(json.dumps([{"prompt": "a", field: "take 3"}])))
+    assert (spec.video, spec.unused) == (None, (field,))
+
+
+def test_columns_name_unusual_fields(write: Write) -> None:
+    file = write("Shot,Words,prompt\na.mp4,A car,b\n", "list.csv")
+    (spec,) = read_specs([file], Reading(video_column="shot", prompt_column="words"))
+    assert (spec.prompt, spec.video_path, spec.unused) == ("A car", "a.mp4", ("prompt",))
+    with pytest.raises(SpecError, match=r"columns.video=Take: no item has such a field; there are Shot, Words, prompt"):
+        list(read_specs([file], Reading(video_column="Take")))
+
+
+def test_unknown_fields_are_one_problem_per_file(write: Write) -> None:
+    (problem,) = problems(write(as_lines([{"alpha": "a", "beta": n} for n in range(40)]), "p.jsonl"))
+    assert "40 items name neither a prompt nor a clip (the first: line 1)" in problem
+    assert "alpha, beta" in problem and "columns.prompt=NAME" in problem
+
+
+def test_existing_clip_in_an_unused_field_is_refused(write: Write) -> None:
+    write(b"x", "a.mp4")
+    (problem,) = problems(write('[{"prompt": "a", "my_take": "a.mp4"}]'))
+    assert "item 1, my_take: names the clip" in problem
+    for item in ({"mask_video": "a.mp4"}, {"my_take": "b.mp4"}, {"my_take": "./a.mp4", "video": "a.mp4"}):
+        assert len(specs(write(json.dumps([{"prompt": "a", **item}])))) == 1
+
+
+def test_prompt_may_be_in_a_file(write: Write) -> None:
+    write(b"\xef\xbb\xbfA train.\n", "texts/train.txt")
+    (spec,) = specs(write('{"prompt_path": "texts/train.txt", "video_path": "a.mp4"}'))
+    assert spec.prompt == "A train."
+    (problem,) = problems(write('{"prompt_path": "texts/none.txt"}'))
+    assert "prompt_path" in problem and "none.txt cannot be read" in problem
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "expected"),
+    [
+        (
+            '{"samples": {"one": {"prompt": "A"}, "two": {"prompt": "B"}}, "seed": 1}',
+            "s.json",
+            [("one", "A"), ("two", "B")],
+        ),
+        ('{"data": [{"name": "x", "caption": "A"}]}', "d.json", [("x", "A")]),
+        ('{"a.mp4": "A", "b.mp4": "B"}', "captions.json", [("a-0001", "A"), ("b-0002", "B")]),
+        (
+            "A car.\n\n  A dog, running.\n",
+            "prompts.txt",
+            [("prompts-0001", "A car."), ("prompts-0002", "A dog, running.")],
+        ),
+        ("[wide] A car.\nA dog.", "prompts.txt", [("prompts-0001", "[wide] A car."), ("prompts-0002", "A dog.")]),
+        ("name;prompt\nx;A, with a comma\n;;\n", "e.csv", [("x", "A, with a comma")]),
+        ("name\tprompt\t\nx\tA\t\n", "e.tsv", [("x", "A")]),
+        ("name\tprompt\nx\tA ü\n".encode("utf-16"), "unicode.csv", [("x", "A ü")]),
+        ("name,prompt\nx,Ein Käse\n".encode("cp1252"), "old.csv", [("x", "Ein Käse")]),
+    ],
+)
+def test_shapes_of_other_tools_are_read(write: Write, content: str | bytes, name: str, expected: list[Any]) -> None:
+    assert [(s.name, s.prompt) for s in specs(write(content, name))] == expected
+
+
+def test_request_gives_its_text(write: Write) -> None:
+    parts = [{"type": "image_url", "image_url": {"url": "data:"}}, {"type": "text", "text": "A car"}]
+    line = {
+        "custom_id": "i",
+        "method": "POST",
+        "url": "/v1",
+        "body": {"messages": [{"role": "user", "content": parts}]},
+    }
+    (spec,) = specs(write(json.dumps(line) + "\n", "openai_batch.jsonl"))
+    assert (spec.name, spec.prompt, spec.unused) == ("i", "A car", ("pictures of the request",))
+
+
+def test_workbook_is_read(tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    book.active.title = "notes"
+    sheet = book.create_sheet("prompts")
+    for row in ([None], ["Name", "Prompt", "Video", None], [7, "A car", "a.mp4", None], [None] * 4):
+        sheet.append(row)
+    book.save(tmp_path / "list.xlsx")
+    (spec,) = specs(tmp_path / "list.xlsx")
+    assert (spec.name, spec.prompt, spec.video_path, spec.where) == ("7", "A car", "a.mp4", "row 3")
+
+
+def test_bad_row_is_named_by_its_first_line(write: Write) -> None:
+    (problem,) = problems(write('name,prompt\none,"a\nb"\ntwo,"he said "x""\n', "list.csv"))
+    assert problem.startswith("list.csv, line 4: is not CSV") and "written twice" in problem
+
+
+@pytest.mark.parametrize("content", ["version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "<!DOCTYPE html>"])
+def test_file_that_is_something_else_is_named(write: Write, content: str) -> None:
+    (problem,) = problems(write(content))
+    assert "Git LFS" in problem or "a web page" in problem
 
 
 # Which files

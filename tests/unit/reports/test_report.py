@@ -6,6 +6,7 @@ import base64
 import io
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 
 from src.reports.pages import script_hash
 from src.reports.report import Report, distinct_frames, page_item, thumbnail_width, thumbnails, write_report
+from src.timing.run_facts import WindowLine
 from tests.harness.pages import Page
 from tests.harness.rows import HOSTILE, kept_row, picture, report_of, row
 
@@ -126,6 +128,13 @@ def test_command_has_its_own_box(tmp_path: Path) -> None:
     page = written(report_of(row()), tmp_path)
     assert page.text.count("python -m src.run upsample=safe_320") == 1
     assert re.search(r"<code[^>]*>python -m src\.run upsample=safe_320</code>", page.text)
+
+
+def test_window_stands_with_its_reasons(tmp_path: Path) -> None:
+    line = WindowLine("3.8 s", 68, "64 slots are full", "80 in flight")
+    page = written(replace(report_of(row()), windows=((line,),)), tmp_path)
+    assert "68: 64 slots are full" in page.text
+    assert "Requests in flight" not in written(report_of(row()), tmp_path).text
 
 
 def test_offline_run_is_labeled(tmp_path: Path) -> None:

@@ -38,10 +38,13 @@ Finished = Callable[..., tuple[Plan, list[Row]]]
 def finished(configure: Configure, clips: Path, tmp_path: Path) -> Finished:
     """A function from the text of a prompt file to a plan, and its rows where the first item was upsampled."""
 
-    def run(*overrides: str, content: str = json.dumps(ITEMS), name: str = "prompts.json") -> tuple[Plan, list[Row]]:
+    def run(
+        *overrides: str, content: str | None = json.dumps(ITEMS), name: str = "prompts.json"
+    ) -> tuple[Plan, list[Row]]:
         (tmp_path / "wide.mp4").unlink(missing_ok=True)
         (tmp_path / "wide.mp4").symlink_to(clips / "wide.mp4")
-        (tmp_path / name).write_text(content)
+        if content is not None:
+            (tmp_path / name).write_text(content)
         config = configure(*overrides)
         config.prompts = str(tmp_path / name)
         plan = resolve(config)
@@ -68,7 +71,7 @@ def test_summary_has_state_tokens_and_verdict(finished: Finished, tmp_path: Path
     plan, table = finished()
     table = [reviewed(table[0], Mark("a/b", REJECTED)), reviewed(table[1], None)]
     write_exports(plan, zip(plan.items, table, strict=True), RunPaths(tmp_path / "run"), NOW)
-    with open(tmp_path / "run" / "summary.csv", newline="", encoding="utf-8") as f:
+    with open(tmp_path / "run" / "summary.csv", newline="", encoding="utf-8-sig") as f:
         lines = list(csv.DictReader(f))
     assert [(line["name"], line["state"], line["review"]) for line in lines] == [
         ("a/b", "kept", "rejected"),
@@ -150,8 +153,66 @@ def test_update_in_place_keeps_the_format(finished: Finished, tmp_path: Path, na
     assert extra[0]["mood"] == "calm"
 
 
+def test_update_in_place_keeps_link_mode_columns(finished: Finished, tmp_path: Path) -> None:
+    content = 'name,prompt,mood,spare\na/b,"A\rboat",,\n'
+    (tmp_path / "there").mkdir(mode=0o700)
+    real, link = tmp_path / "there" / "real.csv", tmp_path / "table.csv"
+    real.touch()
+    real.chmod(0o640)
+    link.symlink_to(real)
+    plan, table = finished("output.specs=in_place", content=content, name=link.name)
+    write_exports(plan, zip(plan.items, table, strict=True), RunPaths(tmp_path / "run"), NOW)
+    assert link.is_symlink() and real.stat().st_mode & 0o777 == 0o640
+    header, row, *_ = real.read_bytes().replace(b"\r", b"/").split(b"\n")
+    assert header.startswith(b'"name","prompt","mood","spare",') and row.startswith(b'"a/b","A/boat","","",')
+
+
 def test_update_in_place_keeps_every_backup(finished: Finished, tmp_path: Path) -> None:
     for _ in range(3):
         plan, table = finished("output.specs=in_place", content=json.dumps(ITEMS))
         write_exports(plan, zip(plan.items, table, strict=True), RunPaths(tmp_path / "run"), NOW)
     assert sorted(p.name for p in tmp_path.glob("*.bak*")) == [f"prompts.json.bak{n}" for n in ("", "2", "3")]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps(ITEMS, ensure_ascii=False, indent=4).encode("utf-8-sig"),
+        json.dumps(ITEMS, ensure_ascii=False, indent="\t").replace("\n", "\r\n").encode(),
+        json.dumps(ITEMS, ensure_ascii=False, indent=2).encode("utf-16"),
+        b"[\n" + b",\n".join(json.dumps(item).encode() for item in ITEMS) + b"\n]\n",
+        b"name;prompt\r\na/b;A boat\r\n",
+        b"name\tprompt\na/b\tA boat\n",
+    ],
+    ids=["BOM and 4 spaces", "tabs and CRLF", "UTF-16", "an item a line", "; and CRLF", "tab-separated"],
+)
+def test_update_in_place_keeps_the_style(finished: Finished, tmp_path: Path, content: bytes) -> None:
+    """Byte order mark, encoding, indentation, line ends and separator: what is added looks like what was there."""
+    file = tmp_path / ("prompts.csv" if content[:1] == b"n" else "prompts.json")
+
+    def styled(data: bytes) -> tuple[object, ...]:
+        encoding = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe[": "utf-16"}.get(data[:3], "utf-8")
+        lines = data.decode(encoding).splitlines(keepends=True)
+        second = lines[1] if file.suffix == ".json" else ""
+        ends = {
+            line[len(line.rstrip("\r\n")) :] for line in (lines if second else lines[:1])
+        }  # texts have some of their own
+        separators = next((mark for mark in ";\t" if mark in lines[0]), "")
+        return encoding, second[: len(second) - len(second.lstrip())], ends, separators
+
+    finished()  # the clip is there
+    file.write_bytes(content)
+    plan, table = finished("output.specs=in_place", content=None, name=file.name)
+    write_exports(plan, zip(plan.items, table, strict=True), RunPaths(tmp_path / "run"), NOW)
+    assert file.read_bytes() != content and b"upsampled_prompt" in file.read_bytes().replace(b"\0", b"")
+    assert styled(file.read_bytes()) == styled(content)
+
+
+def test_spreadsheets_find_no_formula(finished: Finished, tmp_path: Path) -> None:
+    formula = '=HYPERLINK("http://example.com", "x")'
+    plan, table = finished(content=json.dumps([{"name": "-1+1", "prompt": formula}]))
+    write_exports(plan, zip(plan.items, table, strict=True), RunPaths(tmp_path / "run"), NOW)
+    data = (tmp_path / "run" / "summary.csv").read_bytes()
+    assert data.startswith(b"\xef\xbb\xbf")  # so that a spreadsheet reads it as UTF-8
+    [line] = csv.DictReader(data.decode("utf-8-sig").splitlines())
+    assert (line["original_prompt"], line["name"]) == (f"'{formula}", "'-1+1")

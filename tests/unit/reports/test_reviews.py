@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 
 from src.errors import InputError
-from src.reports.reviews import ACCEPTED, EDITED, REJECTED, Mark, add_marks, marks_from, open_rows, read_marks, reviewed
+from src.reports.reviews import (
+    ACCEPTED,
+    EDITED,
+    REJECTED,
+    Mark,
+    add_marks,
+    marks_from,
+    open_rows,
+    read_marks,
+    reviewed,
+)
+from src.reports.totals import Totals
 from tests.harness.rows import kept_row, row
 
 ROWS = [row("a"), row("b"), kept_row("c"), row("d")]
@@ -54,6 +65,15 @@ def test_other_rows_only_gain_a_review() -> None:
     assert reviewed(row("a"), Mark("a", ACCEPTED, at="now")) == {**row("a"), **accepted}
     assert reviewed(row("a"), None) == {**row("a"), "review": None}
     assert reviewed(kept_row("a"), Mark("a", EDITED, "x")) == {**kept_row("a"), "review": None}
+
+
+@pytest.mark.parametrize("verdict", [Mark("a", REJECTED), Mark("a", ACCEPTED), None])
+def test_rejection_is_no_failure(verdict: Mark | None) -> None:
+    totals = Totals()
+    totals.add(reviewed(row("a"), verdict))
+    assert totals.is_whole
+    totals.add(reviewed(kept_row("b"), verdict))
+    assert not totals.is_whole
 
 
 def marks(**options: object) -> list[Mark]:

@@ -20,7 +20,8 @@ from src.timing.phases import (
     Phase,
     WorkerLifetime,
 )
-from src.timing.run_facts import TokenTotals, gpu_facts, rate_text, run_facts, timeline
+from src.timing.run_facts import WINDOW_LINES, TokenTotals, gpu_facts, rate_text, run_facts, timeline, window_lines
+from src.worker.protocol import Event
 from tests.unit.timing.conftest import Clock, remote_run
 
 
@@ -69,3 +70,26 @@ def test_two_starts_add_up_without_an_estimate(plan: Plan) -> None:
     assert dict(run_facts(plan, TokenTotals(), [start], []))["Time"] == "estimated 10 s, took 20 s (+100 %)"
     both = dict(run_facts(plan, TokenTotals(), [start, start], []))
     assert both["Took"] == "40 s, in 2 starts" and "Time" not in both
+
+
+def test_window_shows_its_changes_only() -> None:
+    looks = [(1, 16, "start"), (2, 32, "throughput grows"), (12, 32, "throughput grows"), (15, 20, "16 slots are full")]
+    events = [Event("phase", 100.0, phase="loading"), Event("heartbeat", 101.0)]
+    events += [Event("window", 100.0 + s, window=size, reason=why, in_flight=16) for s, size, why in looks]
+    lines = window_lines(events)
+    assert [(line.size, line.reason) for line in lines] == [looks[0][1:], looks[1][1:], looks[3][1:]]
+    assert lines[2].at == "15 s"
+    assert window_lines(events[:2]) == ()
+
+
+def test_window_details_are_what_was_seen() -> None:
+    [line] = window_lines(
+        [Event("window", 0.0, "", "start", window=9, in_flight=9, running=8, waiting=1, kv=0.25, tokens_s=650.4)]
+    )
+    assert line.detail == "9 in flight, 8 running, 1 waiting, KV cache 25%, 650 tokens/s"
+
+
+def test_long_window_keeps_both_ends() -> None:
+    lines = window_lines(Event("window", float(n), window=n + 1) for n in range(1000))
+    assert len(lines) == WINDOW_LINES
+    assert (lines[0].size, lines[-1].size) == (1, 1000)

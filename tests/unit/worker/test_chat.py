@@ -55,9 +55,9 @@ def test_half_a_surrogate_pair_is_replaced(server: ScriptedServer, client: ChatC
 
 def test_connection_is_reused(server: ScriptedServer, client: ChatClient) -> None:
     client.ask(REQUEST)
-    connection = client._connection()
+    [connection] = client._idle
     client.ask(REQUEST)
-    assert client._connection() is connection
+    assert client._idle == [connection]
 
 
 @pytest.mark.parametrize(
@@ -96,15 +96,20 @@ def test_refusal_carries_the_counted_tokens(server: ScriptedServer, client: Chat
     assert (error.value.kind, error.value.prompt_tokens) == ("too_long", 4687)
 
 
+def test_answer_without_usage_has_no_count(server: ScriptedServer, client: ChatClient) -> None:
+    server.script = [(200, {}, stream("a boat", None))]
+    answer = client.ask(REQUEST)
+    assert (answer.text, answer.prompt_tokens) == ("a boat ", None)
+
+
 @pytest.mark.parametrize(
     ("body", "error", "message"),
     [
         (stream("half an", 7, done=False), http.client.HTTPException, "broke off"),
         (stream("half an", 7, finish="abort"), Unavailable, "aborted"),
-        (stream("a boat", None), ItemFailed, "no usage.prompt_tokens"),
         (b'data: {"error": {"message": "engine died"}}\n\n', Unavailable, "engine died"),
     ],
-    ids=["no end", "aborted", "no usage", "error"],
+    ids=["no end", "aborted", "error"],
 )
 def test_broken_stream_is_no_answer(
     server: ScriptedServer, client: ChatClient, body: bytes, error: type[Exception], message: str

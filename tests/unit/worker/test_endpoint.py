@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,13 @@ from typing import Any
 import pytest
 
 from src.worker.engines.endpoint import EndpointEngine
-from src.worker.engines.engine import ItemFailed, Refused, Request
+from src.worker.engines.engine import Refused, Request, Unavailable
 from src.worker.lifecycle import LoadFailed
 from tests.harness.records import ENGINE, JOB, item
 from tests.harness.scripted_server import Response, ScriptedServer, stream
 
 REQUEST = Request(item("a"), (), 1, 20)
 TOO_LONG: Response = (400, {}, b'{"error": {"message": "your prompt contains 4687 input tokens"}}')
-
-
-@pytest.fixture(autouse=True)
-def short_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(EndpointEngine, "BACK_OFF_S", (0.001, 0.002))
 
 
 def endpoint(server: ScriptedServer, **engine: Any) -> EndpointEngine:
@@ -40,18 +34,20 @@ def test_version_is_read_while_loading(server: ScriptedServer) -> None:
     assert engine.answer(REQUEST).text == "a long boat "
 
 
-def test_busy_server_is_asked_again_when_told(server: ScriptedServer) -> None:
-    server.script = [(429, {"Retry-After": "0.05"}, b"busy"), (503, {}, b"away")]
-    started = time.monotonic()
-    assert endpoint(server).answer(REQUEST).text == "a long boat "
-    assert time.monotonic() - started >= 0.05
-    assert len(server.asked) == 3
-
-
-def test_unavailable_server_fails_the_item_finally(server: ScriptedServer) -> None:
-    server.script = [(500, {}, b'{"error": {"message": "no"}}')] * 9
-    with pytest.raises(ItemFailed, match="3 times: HTTP 500: no"):
+@pytest.mark.parametrize(("status", "refused"), [(429, True), (503, True), (500, False)])
+def test_unavailable_server_is_told_apart(server: ScriptedServer, status: int, refused: bool) -> None:
+    server.script = [(status, {}, b'{"error": {"message": "no"}}')]
+    with pytest.raises(Unavailable, match=f"HTTP {status}: no") as error:
         endpoint(server).answer(REQUEST)
+    assert error.value.refused is refused
+
+
+def test_server_that_is_gone_refuses(server: ScriptedServer) -> None:
+    engine = endpoint(server)
+    server.close()
+    with pytest.raises(Unavailable, match="cannot be reached") as error:
+        engine.answer(REQUEST)
+    assert error.value.refused
 
 
 def test_refusal_is_not_retried(server: ScriptedServer) -> None:
@@ -62,10 +58,11 @@ def test_refusal_is_not_retried(server: ScriptedServer) -> None:
 
 
 @pytest.mark.parametrize("body", [stream("half an", 7, done=False), stream("half an", 7, finish="abort")])
-def test_broken_answer_is_asked_again(server: ScriptedServer, body: bytes) -> None:
+def test_broken_answer_may_be_asked_again(server: ScriptedServer, body: bytes) -> None:
     server.script = [(200, {}, body)]
-    assert endpoint(server).answer(REQUEST).text == "a long boat "
-    assert len(server.asked) == 2
+    with pytest.raises(Unavailable) as error:
+        endpoint(server).answer(REQUEST)
+    assert not error.value.refused
 
 
 def test_key_comes_from_environment_or_file(

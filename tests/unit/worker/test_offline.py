@@ -73,4 +73,4 @@ def test_item_without_frames_is_kept() -> None:
 
 
 def test_concurrency_is_configurable() -> None:
-    assert OfflineEngine(replace(JOB, engine=replace(JOB.engine, in_flight=7)), Path()).concurrency == 7
+    assert OfflineEngine(replace(JOB, engine=replace(JOB.engine, in_flight=7)), Path()).window.size == 7

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from typing import Any
 
@@ -10,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.worker import replies
 from src.worker.records import InvalidRecord
-from src.worker.replies import LONGEST_PAUSE_S, events_of, pause_of
+from src.worker.replies import LONGEST_PAUSE_S, completion_of, pause_of
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
@@ -20,19 +18,20 @@ JSON = st.recursive(
 )
 
 
-def stream(*events: Any, done: bool = True) -> io.BytesIO:
+def stream(*events: Any, done: bool = True) -> bytes:
     lines = [b"data: " + (e if isinstance(e, bytes) else json.dumps(e).encode()) + b"\n\n" for e in events]
-    return io.BytesIO(b"".join(lines) + (b"data: [DONE]\n\n" if done else b""))
+    return b"".join(lines) + (b"data: [DONE]\n\n" if done else b"")
 
 
 def test_what_servers_leave_out_is_no_error() -> None:
-    one, two, three = events_of(
+    completion = completion_of(
         stream(
             {"choices": [{"delta": {"role": "assistant"}}], "usage": None},
             {"choices": [{"delta": {"content": "A boat"}, "finish_reason": "stop"}], "model": "m"},
             {"choices": None, "usage": {"prompt_tokens": 7}},
         )
     )
+    one, two, three = completion.events
     assert (one.pieces, two.pieces, two.finish_reason, three.pieces) == ([], ["A boat"], "stop", [])
     assert three.usage and (three.usage.prompt_tokens, three.usage.completion_tokens) == (7, None)
 
@@ -47,21 +46,33 @@ def test_what_servers_leave_out_is_no_error() -> None:
 )  # fmt: skip
 def test_other_form_is_an_invalid_record(event: Any) -> None:
     with pytest.raises(InvalidRecord):
-        list(events_of(stream(event)))
+        completion_of(stream(event))
 
 
 @given(st.lists(JSON | st.binary(max_size=30), max_size=4), st.booleans())
 def test_any_reply_is_read_or_refused(events: list[Any], done: bool) -> None:
     try:
-        list(events_of(stream(*events, done=done)))
-    except (InvalidRecord, EOFError):
+        completion_of(stream(*events, done=done))
+    except InvalidRecord:
         pass
 
 
-def test_reply_without_end_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replies, "MOST_REPLY", 1000)
-    with pytest.raises(InvalidRecord, match="more than 1000 bytes"):
-        list(events_of(stream(*[{"choices": []}] * 100)))
+@pytest.mark.parametrize("piece", [b'"A \\"boat\\""', b'"\xff"', b'"\\x"', b"3"])
+@pytest.mark.parametrize("count", [1, 9])
+def test_length_of_a_stream_changes_nothing(piece: bytes, count: int) -> None:
+    text = b'{"choices": [{"delta": {"content": %s}}]}'
+    events = [{"choices": []}, *[text % b'"a"'] * count, text % piece, *[text % b'"b"'] * count, {"usage": {}}]
+    try:
+        completion = completion_of(stream(*events))
+    except InvalidRecord:
+        assert piece[:2] != b'"A'
+    else:
+        assert completion.text == f'{"a" * count}A "boat"{"b" * count}' and completion.is_done
+
+
+def test_torn_last_line_is_no_event() -> None:
+    completion = completion_of(stream({"choices": []}, done=False) + b'data: {"cho')
+    assert (len(completion.events), completion.is_done) == (1, False)
 
 
 @pytest.mark.parametrize(

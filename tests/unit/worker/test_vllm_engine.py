@@ -19,6 +19,8 @@ from src.worker.engines.vllm import VllmEngine, with_room
 from src.worker.engines.vllm_server import Server
 from src.worker.lifecycle import LoadFailed
 from src.worker.processes import _group_members
+from src.worker.protocol import AUTO
+from src.worker.signals import Signals
 from tests.harness.records import ENGINE, JOB, MODEL, item
 
 # Answers /health and requests. A prompt "deadly" ends it; "deadly once" only while the file `deadly` exists. For "greedy",
@@ -73,7 +75,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
     monkeypatch.chdir(tmp_path)
 
     def engine(command: Callable[[Server], tuple[str, ...] | None] = lambda server: None, **fields: Any) -> VllmEngine:
-        def argv(server: Server, port: int, version: str, *, cpu: bool) -> tuple[str, ...]:
+        def argv(server: Server, port: int, version: str, **given: object) -> tuple[str, ...]:
             return command(server) or (sys.executable, "-I", "-S", "-c", SERVER, str(port))
 
         monkeypatch.setattr(vllm, "vllm_argv", argv)
@@ -137,6 +139,18 @@ def test_missing_checkpoint_is_named(make: Callable[..., VllmEngine], phases: Ph
     engine.settings = replace(engine.settings, checkpoint="/no/such/folder")
     with pytest.raises(LoadFailed, match=r"model\.checkpoint=/no/such/folder: there is no such folder"):
         load(engine, phases)
+
+
+@pytest.mark.parametrize(
+    ("in_flight", "kv_tokens", "size"), [(AUTO, 0, 68), (AUTO, 10**6, 68), (AUTO, 18_350, 10), (7, 0, 7)]
+)
+def test_window_starts_at_what_is_known(
+    make: Callable[..., VllmEngine], in_flight: int, kv_tokens: int, size: int
+) -> None:
+    engine = make(in_flight=in_flight)
+    page = "vllm:num_requests_running 0.0\nvllm:generation_tokens_total 0.0\n"
+    engine.signals = Signals(lambda: f'{page}vllm:cache_config_info{{kv_cache_size_tokens="{kv_tokens}"}} 1.0')
+    assert engine.window.size == size
 
 
 # ----------------------------------------------------------------------------------------------------------- serving

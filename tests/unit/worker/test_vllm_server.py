@@ -38,6 +38,11 @@ def test_cpu_build_processes_prompts_whole() -> None:
     assert argv[argv.index("--max-num-batched-tokens") + 1] == "32768"
 
 
+@pytest.mark.parametrize("options", ["", "--stream-interval"])
+def test_events_are_rare_where_possible(options: str) -> None:
+    assert ("--stream-interval" in vllm_argv(SERVER, 1, "0.32.0", cpu=False, options=options)) is bool(options)
+
+
 def test_home_in_the_checkpoint_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     assert Server.of(replace(JOB, model=replace(MODEL, checkpoint="~/pixtral"))).checkpoint == "/home/me/pixtral"

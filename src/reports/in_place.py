@@ -1,0 +1,142 @@
+"""Updated prompt files in place of the old ones: output.specs=in_place.
+
+What can be kept of a file is kept: byte order mark, encoding, line ends, indentation, separator and columns.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..files import write_atomic
+from ..planning.plan import Plan, PlanItem
+from ..prompts.fields import Reading
+from ..prompts.formats import raw_items
+from ..prompts.tables import DELIMITERS, delimiter_of
+from .rows import Row
+
+Additions = Callable[[PlanItem, Row, dict[str, Any]], dict[str, Any]]
+
+
+def update(plan: Plan, table: Sequence[Row], additions: Additions) -> None:
+    """Write the additions into the files that the prompts came from; the file before is kept as NAME.bak."""
+    by_source: dict[str, dict[str, tuple[PlanItem, Row]]] = {}
+    for item, row in zip(plan.items, table, strict=True):
+        by_source.setdefault(item.source, {})[item.where or item.name] = (item, row)
+    for source, found in by_source.items():
+        file = Path(source)
+        style, updated, shape = _style_of(file), [], "list"
+        for where, shape, raw in raw_items(file):  # noqa: B007 - of the last item: all have the same
+            if item_and_row := found.get(where) or found.get(raw.get("name", "")):
+                raw |= additions(*item_and_row, raw)
+            updated.append(raw)
+        data = _as_file(updated, shape, style)
+        shutil.copy2(file, _free_backup(file))
+        write_atomic(Path(os.path.realpath(file)), data)  # a link stays one
+
+
+def _free_backup(file: Path) -> Path:
+    """NAME.bak, or NAME.bak2 and so on: an older backup is never overwritten."""
+    names = (file.with_name(f"{file.name}.bak{n if n > 1 else ''}") for n in range(1, 10_000))
+    return next(path for path in names if not os.path.lexists(path))
+
+
+@dataclass(frozen=True, slots=True)
+class _Style:
+    """How a file is written. indent: of JSON, None: on one line; a_line: one item of a list per line. columns: of
+    a table, also those without a value."""
+
+    encoding: str
+    newline: str
+    indent: str | None
+    a_line: bool
+    delimiter: str
+    columns: tuple[str, ...]
+    ends_line: bool
+
+
+def _style_of(file: Path) -> _Style:
+    data = file.read_bytes()
+    marks = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+    encoding = next((name for mark, name in marks.items() if data.startswith(mark)), "utf-8")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError:
+        encoding, text = "cp1252", data.decode("cp1252")
+    header = text.lstrip().split("\n", 1)[0].strip()
+    indent = re.match(r"\s*[\[{]\s*\n([ \t]*)(.?)", text.replace("\r\n", "\n"))
+    one_per_line = bool(
+        indent and text.lstrip()[:1] == "[" and re.search(r"^[ \t]*\{.*\}\s*,?\s*$", text, re.MULTILINE)
+    )
+    delimiter = delimiter_of(header, Reading()) or max(DELIMITERS, key=header.count)
+    return _Style(
+        encoding,
+        "\r\n" if b"\r\n" in data or b"\r\0\n" in data else "\n",
+        indent[1] if indent else None,
+        one_per_line,
+        delimiter,
+        _columns(text, delimiter),
+        text.endswith("\n"),
+    )
+
+
+def _columns(text: str, delimiter: str) -> tuple[str, ...]:
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        header: list[str] = next((row for row in rows if any(cell.strip() for cell in row)), [])
+    except csv.Error:  # of a file that is no table
+        return ()
+    return tuple(cell.strip() for cell in header if cell.strip())
+
+
+def _as_file(items: list[dict[str, Any]], shape: str, style: _Style) -> bytes:
+    """The items as a file of this shape."""
+    if shape == "csv":
+        text = _as_csv(items, style)
+    elif shape == "lines":
+        text = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
+    elif shape == "list" and style.a_line:
+        lines = ",\n".join((style.indent or "") + json.dumps(item, ensure_ascii=False) for item in items)
+        text = f"[\n{lines}\n]\n"
+    else:
+        text = json.dumps(items[0] if shape == "object" else items, ensure_ascii=False, indent=style.indent) + "\n"
+    if not style.ends_line and shape != "csv":
+        text = text.removesuffix("\n")
+    if shape != "csv":  # in CSV, line ends are also inside texts
+        text = text.replace("\n", style.newline)
+    return text.encode(style.encoding if _holds(text, style.encoding) else "utf-8-sig")
+
+
+def _holds(text: str, encoding: str) -> bool:
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _as_csv(items: list[dict[str, Any]], style: _Style) -> str:
+    out = io.StringIO()
+    columns = list(dict.fromkeys((*style.columns, *(column for item in items for column in item))))
+    # A bare carriage return ends a row for some readers: what holds one stands in quotes.
+    has_return = any("\r" in str(value) for item in items for value in item.values())
+    writer = csv.DictWriter(
+        out,
+        columns,
+        delimiter=style.delimiter,
+        lineterminator=style.newline,
+        quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL,
+    )
+    writer.writeheader()
+    for item in items:
+        writer.writerow({k: json.dumps(v, ensure_ascii=False) if isinstance(v, dict) else v for k, v in item.items()})
+    return out.getvalue()

@@ -1,0 +1,127 @@
+"""An answer as it came becomes a prompt: without reasoning, prefaces, offers and quotation marks around it all."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from .engines.engine import Answer, ItemFailed
+from .protocol import Item
+
+_FLAGS = re.IGNORECASE | re.DOTALL
+# What reasoning models write around their thoughts: Qwen, DeepSeek and Cosmos-Reason; Magistral; Kimi; gpt-oss.
+_THOUGHTS = (
+    re.compile(r"<(think|thinking|thought|reasoning|reflection)>.*?(</\1>|$)", _FLAGS),
+    re.compile(r"\[think\].*?(\[/think\]|$)", _FLAGS),
+    re.compile(r"◁think▷.*?(◁/think▷|$)", _FLAGS),
+    re.compile(r"<\|channel\|>analysis<\|message\|>.*?(<\|channel\|>final<\|message\|>|$)", _FLAGS),
+    re.compile(r"^.*?</(think|thinking|thought|reasoning)>", _FLAGS),  # the template opened it
+)
+_TAGS = re.compile(r"</?(answer|output|response)>|<\|(end|return|im_end|eot_id)\|>", re.IGNORECASE)
+_TEXT = r"(?:prompt|version|description|caption|rewrite|text)s?"
+_PREFACES = (
+    re.compile(
+        r"^(?:sure(?: thing)?|certainly|of course|absolutely|okay|ok|great|got it|understood)\b[!.,:]+\s+",
+        re.IGNORECASE,
+    ),
+    re.compile(
+        rf"^(?:here(?:'s|’s| is| are)|below is|this is|i(?:'ve|’ve| have))\b[^:\n]{{0,200}}\b{_TEXT}\b[^:\n]{{0,160}}:\s+",
+        re.IGNORECASE,
+    ),
+    re.compile(r"^(?:here(?:'s|’s| is| are)|below is)\b[^:\n]{0,200}:[ \t]*\n+", re.IGNORECASE),
+)
+_LABEL = re.compile(
+    rf"^[#*_\s]*(?:(?:final|enhanced|upsampled|revised|improved|expanded|rewritten|detailed|refined|new|your|the|video|long)\s+)*"
+    rf"(?:{_TEXT}|answer|output)[*_\s]*:[*_]*\s+",
+    re.IGNORECASE,
+)
+_OFFER = re.compile(
+    r"(?:\n\s*|(?<=[.!?\"”*])\s+)(?:please )?(?:let me know|feel free to|i hope (?:this|that|you)|hope this helps|would you like|"
+    r"do you want me|if you(?:'d|’d| would) like|if you (?:need|want)|is there anything)\b[^\n]*\s*$",
+    re.IGNORECASE,
+)
+_RULE = re.compile(r"^\s*(?:-{3,}|\*{3,}|_{3,})\s*\n|\n\s*(?:-{3,}|\*{3,}|_{3,})\s*$")
+_QUOTES = {'"': '"', "“": "”", "„": "“", "«": "»", "'": "'", "‘": "’", "`": "`", "「": "」"}
+
+
+def received(answer: Answer, item: Item, engine: str) -> tuple[Answer, tuple[str, ...]]:
+    """The answer as a prompt, and notes on what was done about it. Raises ItemFailed where its token count shows that an
+    engine of ours was not sent what was planned; an endpoint may count as its own model does."""
+    text, removed = cleaned(answer.text)
+    notes = [f"removed from the answer: {', '.join(removed)}"] if removed else []
+    counted = answer.prompt_tokens
+    if engine == "vllm" and counted is None:
+        raise ItemFailed("the server reports no usage.prompt_tokens, so the plan cannot be checked")
+    if engine == "endpoint" and counted is None:
+        notes.append("unverified: the endpoint reports no token counts")
+    elif item.predicted is not None and counted is not None and item.predicted != counted:
+        if engine != "endpoint":
+            raise ItemFailed(
+                f"the engine counted {counted} prompt tokens, the plan {item.predicted}: its input is not what was planned"
+            )
+        notes.append(f"the endpoint counted {counted} prompt tokens, the plan {item.predicted}: another model's count")
+    return replace(answer, text=text), tuple(notes)
+
+
+def cleaned(text: str) -> tuple[str, list[str]]:
+    """The prompt in an answer, and what was removed around it; JSON, as a template may ask for, stays as it is."""
+    removed: dict[str, None] = {}
+
+    def without(kind: str, pattern: re.Pattern[str], text: str, most: int = 0) -> str:
+        shorter = pattern.sub("", text, count=most).strip()
+        if shorter != text.strip():
+            removed[kind] = None
+            return shorter
+        return text
+
+    for thought in _THOUGHTS:
+        text = without("reasoning", thought, text)
+    text = without("tags", _TAGS, text)
+    before = ""
+    while text != before and not text.lstrip("`json \n").startswith(("{", "[")):
+        before = text
+        for preface in _PREFACES:
+            text = without("preface", preface, text, 1)
+        text = without("label", _LABEL, text, 1)
+        text = without("offer", _OFFER, text, 1)
+        text = without("rule", _RULE, text)
+        if (bare := _unquoted(text.strip())) != text.strip():
+            removed["quotation marks"] = None
+            text = bare
+    return text, list(removed)
+
+
+def _unquoted(text: str) -> str:
+    """A text without the marks around all of it; those around its first and its last words are not a pair."""
+    for fence in ("```", "**", "__"):
+        inner = text[len(fence) : -len(fence)]
+        if len(text) > 2 * len(fence) and text.startswith(fence) and text.endswith(fence) and fence not in inner:
+            return (re.sub(r"^\w*\n", "", inner) if fence == "```" else inner).strip()
+    close = _QUOTES.get(text[:1])
+    if close is None or len(text) < 3 or not text.endswith(close):
+        return text
+    inner = text[1:-1]
+    at = inner.find(close)
+    # The first such mark inside opens another pair where a blank stands before it; else it closes the first.
+    opens = close == text[0] and (at == 0 or not (inner[at - 1].isalnum() or inner[at - 1] in ".,!?"))
+    is_pair = at < 0 or opens
+    return inner.strip() if is_pair or (close == "'" and _is_apostrophe(inner, at)) else text
+
+
+def _is_apostrophe(text: str, at: int) -> bool:
+    return 0 < at < len(text) - 1 and text[at - 1].isalpha() and text[at + 1].isalpha()
+
+
+_CANNOT = r"(?:can(?:no|'|’)t|can not|(?:am|'m|’m) (?:not able|unable)|won(?:'|’)t|(?:must|have to) decline)"
+_REGRET = r"(?:(?:i(?:'|’)m|i am) (?:very |so |really )?sorry|sorry|i apologi[sz]e|unfortunately|my apologies)"
+_HELP = (
+    r"(?:help|assist|comply|fulfil|creat|generat|provid|describ|process|writ|see|view|access|continue|engage|do that)"
+)
+_REFUSAL = re.compile(
+    rf"^{_REGRET}\b[^.\n]{{0,80}}\bi ?{_CANNOT}|^i ?{_CANNOT}\b.{{0,30}}\b{_HELP}|^as an ai\b", re.IGNORECASE
+)
+
+
+def is_refusal(text: str) -> bool:
+    """Whether an answer declines to answer."""
+    return bool(_REFUSAL.match(text.strip()))

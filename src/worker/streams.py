@@ -1,0 +1,164 @@
+"""Streamed responses of many requests, read by one thread: a thread for each would wake up for every token.
+
+The thread looks at all connections now and then and takes what has come since, several tokens at a time; whoever sent a
+request sleeps until its response is whole. Only then is it parsed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import selectors
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+
+from .records import InvalidRecord
+from .replies import MOST_REPLY
+
+LATE = 0.02  # of the time that a response takes: as much later it may be noticed that it is whole
+LEAST_S, MOST_S = 0.002, 0.2  # between two looks
+READING = 0.1  # share of a core that reading may take before it looks less often
+PIECE = 1 << 16
+Came = Callable[[int, "float | None"], None]
+
+
+class Response:
+    """A response as it comes in. came: called with the number of events in a piece, and the seconds until the first of all
+    with the first piece; before that with 0, once the request is accepted.
+
+    Afterwards: `status`, `headers` by lower-case name, `body`, `events`, `first_s`, `error` or None.
+    """
+
+    def __init__(self, sock: socket.socket, came: Came) -> None:
+        self.sock, self._came = sock, came
+        self.started = self.last_at = time.monotonic()
+        self.status, self.headers = 0, dict[str, str]()
+        self.first_s: float | None = None
+        self.body, self.events = b"", 0
+        self.error: Exception | None = None
+        self._data = bytearray()
+        self._is_chunked = False
+        self._whole = threading.Lock()
+        self._whole.acquire()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Until it is whole; False when nothing came for `timeout_s`."""
+        while not self._whole.acquire(timeout=max(0.0, self.last_at + timeout_s - time.monotonic())):
+            if time.monotonic() > self.last_at + timeout_s:
+                return False
+        return True
+
+    def end(self, error: Exception | None) -> None:
+        self.error = error
+        self._whole.release()
+
+    def read(self) -> bool:
+        """Take what has come; whether that was all of it."""
+        try:
+            piece = self.sock.recv(PIECE)
+            while isinstance(self.sock, ssl.SSLSocket) and (more := self.sock.pending()):
+                piece += self.sock.recv(more)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return False
+        self.last_at = time.monotonic()
+        self._data += piece
+        if len(self._data) > MOST_REPLY:
+            raise InvalidRecord(f"more than {MOST_REPLY} bytes in one reply")
+        if not self.status:
+            self._read_head()
+        if self.status == 200 and (events := piece.count(b"data:")):
+            self.events += events
+            is_first, self.first_s = self.first_s is None, self.first_s or round(self.last_at - self.started, 4)
+            self._came(events, self.first_s if is_first else None)
+        return self._is_whole(closed=not piece)
+
+    def _read_head(self) -> None:
+        head, found, rest = self._data.partition(b"\r\n\r\n")
+        if not found:
+            return
+        first, *lines = head.decode("latin-1").split("\r\n")
+        self.status = int(first.split(" ", 2)[1])
+        self.headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        self._is_chunked = self.headers.get("transfer-encoding", "").lower() == "chunked"
+        self._data = rest
+        if self.status == 200:
+            self._came(0, None)
+
+    def _is_whole(self, *, closed: bool) -> bool:
+        length = None if self._is_chunked else self.headers.get("content-length")
+        if self._is_chunked:
+            if self._data.endswith(b"\r\n\r\n") and (body := _joined(self._data)) is not None:
+                self.body = body
+                return True
+        elif length is not None and len(self._data) >= int(length):
+            self.body = bytes(self._data)
+            return True
+        if closed:
+            if not self.status or self._is_chunked or length is not None:
+                raise http.client.RemoteDisconnected("the connection closed before the answer was complete")
+            self.body = bytes(self._data)
+        return closed
+
+
+def _joined(data: bytes | bytearray) -> bytes | None:
+    """The content of chunks; None while the last one is missing."""
+    parts: list[bytes | bytearray] = []
+    at = 0
+    while True:
+        end = data.find(b"\r\n", at)
+        if end < 0:
+            return None
+        size = int(data[at:end].partition(b";")[0], 16)
+        if size == 0:
+            return b"".join(parts)
+        if size < 0:
+            raise ValueError("a chunk of less than nothing")
+        parts.append(data[end + 2 : end + 2 + size])
+        at = end + 4 + size
+
+
+class Reader:
+    """The thread that reads; it starts with the first response and ends with the process."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._thread: threading.Thread | None = None
+        self._mutex = threading.Lock()
+        self._every_s = LEAST_S
+
+    def add(self, response: Response) -> None:
+        response.sock.settimeout(0)
+        with self._mutex:
+            self._selector.register(response.sock, selectors.EVENT_READ, response)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._read, daemon=True)
+                self._thread.start()
+
+    def drop(self, response: Response) -> None:
+        """Read no more of it."""
+        with self._mutex, contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(response.sock)
+
+    def _read(self) -> None:
+        while True:
+            ready = self._selector.select(1.0)
+            started = time.monotonic()
+            for key, _ in ready:
+                response: Response = key.data
+                error: Exception | None = None
+                try:
+                    is_whole = response.read()
+                except (OSError, http.client.HTTPException, InvalidRecord) as e:
+                    is_whole, error = True, e
+                except (ValueError, IndexError) as e:
+                    is_whole, error = True, http.client.HTTPException(f"not an HTTP response: {e}")
+                if is_whole:
+                    took_s = response.last_at - response.started
+                    self._every_s += 0.1 * (LATE * took_s - self._every_s)
+                    self.drop(response)
+                    response.end(error)
+            spent_s = time.monotonic() - started
+            time.sleep(min(MOST_S, max(LEAST_S, self._every_s, spent_s / READING)))

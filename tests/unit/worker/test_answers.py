@@ -1,0 +1,124 @@
+"""Answers of real models around the prompt that was asked for."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.worker.answers import cleaned, is_refusal, received
+from src.worker.engines.engine import Answer, ItemFailed
+from src.worker.protocol import Item
+
+PROMPT = 'A red car stops at a sign that says "STOP". Dust hangs in low sunlight; the camera follows.'
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"<think>\nThe user wants more. A <b> tag.\n</think>\n\n{PROMPT}",
+        f"The user wants more light.\n</think>\n{PROMPT}",
+        f"<thinking>a</thinking><answer>{PROMPT}</answer>",
+        f"[THINK]hm[/THINK]{PROMPT}",
+        f"◁think▷hm◁/think▷{PROMPT}",
+        f"<|channel|>analysis<|message|>hm<|end|><|channel|>final<|message|>{PROMPT}<|return|>",
+    ],
+)
+def test_reasoning_is_removed(answer: str) -> None:
+    assert cleaned(answer)[0] == PROMPT
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f'Sure! Here is an enhanced version of your prompt:\n\n**Enhanced prompt:** "{PROMPT}"\n\nLet me know if you like it!',
+        f"Certainly! Here's the upsampled video description: {PROMPT}",
+        f"Here is a more detailed version:\n{PROMPT}\n\nI hope this helps! Feel free to ask for changes.",
+        f"Of course, {PROMPT}",
+        f"**Prompt:** {PROMPT}",
+        f"### Enhanced Prompt:\n\n{PROMPT}",
+        f"Final answer: {PROMPT}",
+        f"---\n{PROMPT}\n---",
+        f"{PROMPT} Would you like me to adjust the tone?",
+        f"Below is a rewritten prompt based on the frames:\n\n{PROMPT}",
+    ],
+)
+def test_words_around_the_prompt_are_removed(answer: str) -> None:
+    text, removed = cleaned(answer)
+    assert text == PROMPT
+    assert removed
+
+
+@pytest.mark.parametrize(
+    "around", ['"{}"', "“{}”", "«{}»", "**{}**", "```\n{}\n```", "```text\n{}\n```", "'{}'", "`{}`"]
+)
+def test_marks_around_it_all_are_removed(around: str) -> None:
+    assert cleaned(around.format(PROMPT))[0] == PROMPT
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        PROMPT,
+        '"Stop", says the sign, and the driver answers "never"',
+        "Sure-footed goats climb a cliff.",
+        "Okay is written on a wall: large, red letters.",
+        'A note reads: "Let me know." The hand drops it.',
+        "Here is where the river bends. It is dawn.",
+        "'Tis the season: children's hats are red",
+        '{"temporal_caption": "A car"}',
+        '```json\n{"temporal_caption": "Sure! Here is a prompt: x"}\n```',
+        "[wide shot] A car.",
+        "The prompt on the terminal blinks: a green line.",
+    ],
+)
+def test_a_plain_prompt_stays_as_it_is(answer: str) -> None:
+    assert cleaned(answer) == (answer, [])
+
+
+def test_reasoning_without_an_end_leaves_nothing() -> None:
+    assert cleaned("<think>\nThe user wants")[0] == ""
+
+
+@given(st.text())
+def test_cleaning_twice_changes_nothing_more(text: str) -> None:
+    once = cleaned(text)[0]
+    assert cleaned(once)[0] == once
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "I'm sorry, but I can't help with that request.",
+        "I cannot assist with creating this prompt.",
+        "Unfortunately, I am unable to view the images.",
+        "As an AI language model, I do not have eyes.",
+        "I’m unable to describe people.",
+        "Sorry, I won't do that.",
+    ],
+)
+def test_refusals_are_recognized(answer: str) -> None:
+    assert is_refusal(answer)
+
+
+@pytest.mark.parametrize(
+    "answer", [PROMPT, "A man says: I can't help it.", "Sorry dogs sit in the rain.", "I can see a car."]
+)
+def test_prompts_are_no_refusals(answer: str) -> None:
+    assert not is_refusal(answer)
+
+
+ITEM = Item("i", 0, "p", "p", "", (), 100, 300, 0, "")
+
+
+@pytest.mark.parametrize(("counted", "note"), [(90, "counted 90"), (None, "unverified"), (100, "")])
+def test_endpoint_may_count_as_its_model_does(counted: int | None, note: str) -> None:
+    answer, notes = received(Answer("A car", "stop", counted, 5), ITEM, "endpoint")
+    assert answer.text == "A car"
+    assert (note in notes[0]) if note else not notes
+
+
+@pytest.mark.parametrize(("counted", "reason"), [(90, "counted 90 prompt tokens, the plan 100"), (None, "no usage")])
+def test_vllm_must_count_as_planned(counted: int | None, reason: str) -> None:
+    with pytest.raises(ItemFailed, match=reason):
+        received(Answer("A car", "stop", counted, 5), ITEM, "vllm")

@@ -1,0 +1,100 @@
+"""What the worker does when a server refuses: the item has its turn again, and the others wait as long as they must."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from src.worker.engines.engine import Answer, Request, Unavailable
+from src.worker.protocol import CANCELLED, OK
+from src.worker.upsample import TRIES
+from tests.harness.fake_engine import (
+    Child,
+    FakeEngine,
+    distinct_reply,
+    exit_record,
+    results,
+    serve,
+    stage,
+    wait_until,
+    write_job,
+)
+from tests.harness.records import ENGINE, JOB, item
+
+BUSY = Unavailable("HTTP 429: busy", refused=True)
+BROKEN = Unavailable("HTTP 500: no")
+
+
+def failing(times: int, error: Exception, *ids: str) -> Callable[[Request], Answer]:
+    """Answers that come after so many errors for each of these items."""
+    left = Counter(dict.fromkeys(ids, times))
+
+    def answering(request: Request) -> Answer:
+        left[request.item.id] -= 1
+        if left[request.item.id] >= 0:
+            raise error
+        return distinct_reply(request)
+
+    return answering
+
+
+def test_refused_item_is_next_and_untried(folder: Path) -> None:
+    stage(folder, [item(i) for i in "abc"])
+    engine = FakeEngine(failing(20, BUSY, "a"))
+    assert serve(folder, engine) == OK
+    assert engine.asked == [*"a" * 21, "b", "c"]
+    assert [(r["id"], r["state"], len(r["attempts"])) for r in results(folder)] == [(i, "upsampled", 1) for i in "abc"]
+
+
+def test_refused_items_end_once_side_by_side(folder: Path) -> None:
+    ids = [f"i{n}" for n in range(60)]
+    stage(folder, [item(i) for i in ids])
+    assert serve(folder, FakeEngine(failing(2, BUSY, *ids[::3]), concurrency=8)) == OK
+    assert Counter(r["id"] for r in results(folder)) == Counter(ids)
+    assert {r["state"] for r in results(folder)} == {"upsampled"}
+
+
+def test_named_delay_is_respected(folder: Path) -> None:
+    stage(folder, [item("a"), item("b")])
+    started = time.monotonic()
+    assert serve(folder, FakeEngine(failing(1, Unavailable("busy", 0.3, refused=True), "a"))) == OK
+    assert time.monotonic() - started >= 0.3
+
+
+def test_refusing_server_fails_items_after_patience(folder: Path) -> None:
+    write_job(folder, replace(JOB, engine=replace(ENGINE, request_timeout_s=0.2)))
+    stage(folder, [item("a"), item("b")])
+    started = time.monotonic()
+    assert serve(folder, FakeEngine(failing(10**6, BUSY, "a", "b"))) == OK
+    assert time.monotonic() - started >= 0.2
+    assert [r["state"] for r in results(folder)] == ["failed", "failed"]
+    assert "took no request for 0.2 s (engine.request_timeout_s): HTTP 429: busy" in results(folder)[0]["reason"]
+
+
+def test_broken_answers_come_after_the_others(folder: Path) -> None:
+    stage(folder, [item(i) for i in "abc"])
+    engine = FakeEngine(failing(10**6, BROKEN, "a"))
+    assert serve(folder, engine) == OK
+    assert Counter(engine.asked) == {"a": TRIES, "b": 1, "c": 1}
+    assert engine.asked.index("c") < TRIES
+    [failed] = [r for r in results(folder) if r["id"] == "a"]
+    assert (failed["state"], failed["reason"]) == ("failed", f"the server did not answer {TRIES} times: HTTP 500: no")
+
+
+def test_refused_items_are_left_at_sigterm(folder: Path) -> None:
+    stage(folder, [item(i) for i in "abc"])
+
+    def refuse(request: Request) -> Answer:
+        (folder / "asked").touch()
+        raise BUSY
+
+    child = Child(folder, FakeEngine(refuse, concurrency=2))
+    wait_until((folder / "asked").exists)
+    child.kill(signal.SIGTERM)
+    assert child.wait() == CANCELLED
+    assert exit_record(folder)["not_started"] == ["a", "b", "c"]
+    assert results(folder) == []

@@ -1,0 +1,102 @@
+"""Responses that come in pieces, over connections that break."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from src.worker import streams
+from src.worker.chat import ChatClient
+from src.worker.engines.engine import Request
+from src.worker.records import InvalidRecord
+from src.worker.streams import Reader, Response
+from tests.harness.records import item
+from tests.harness.scripted_server import ScriptedServer, stream
+
+EVENTS = stream("a long boat", 7)
+HEAD = b"HTTP/1.1 200 OK\r\n"
+
+
+def chunked(body: bytes, size: int) -> bytes:
+    pieces = [body[at : at + size] for at in range(0, len(body), size)]
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
+    return HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    pair = socket.socketpair()
+    yield pair
+    for end in pair:
+        end.close()
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+@pytest.mark.parametrize(
+    "sent",
+    [chunked(EVENTS, 5), chunked(EVENTS, 80), HEAD + b"Content-Length: %d\r\n\r\n%s" % (len(EVENTS), EVENTS)],
+    ids=["small chunks", "chunks", "known length"],
+)
+def test_body_is_whole_however_it_comes(ends: tuple[socket.socket, socket.socket], sent: bytes, size: int) -> None:
+    ours, theirs = ends
+    response = Response(ours, lambda events, first_s: None)
+    ours.settimeout(0)
+    is_whole = False
+    for at in range(0, len(sent), size):
+        assert not is_whole
+        theirs.sendall(sent[at : at + size])
+        is_whole = response.read()
+    assert is_whole
+    assert (response.status, response.body) == (200, EVENTS)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", HEAD, chunked(EVENTS, 9)[:-9], b"what?\r\n\r\n", HEAD + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n\r\n\r\n"],
+)
+def test_closed_connection_is_an_error(ends: tuple[socket.socket, socket.socket], sent: bytes) -> None:
+    ours, theirs = ends
+    response = Response(ours, lambda events, first_s: None)
+    Reader().add(response)
+    theirs.sendall(sent)
+    theirs.close()
+    assert response.wait(10)
+    assert isinstance(response.error, http.client.HTTPException)
+
+
+@pytest.mark.parametrize("sent", [HEAD, HEAD + b"Transfer-Encoding: chunked\r\n\r\n7000000\r\n"])
+def test_reply_without_end_is_bounded(
+    ends: tuple[socket.socket, socket.socket], sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "MOST_REPLY", 1000)
+    response = Response(ends[0], lambda events, first_s: None)
+    Reader().add(response)
+    ends[1].sendall(sent + b"x" * 1000)
+    assert response.wait(10)
+    assert isinstance(response.error, InvalidRecord)
+
+
+def test_silence_ends_at_its_time(ends: tuple[socket.socket, socket.socket]) -> None:
+    response = Response(ends[0], lambda events, first_s: None)
+    Reader().add(response)
+    assert not response.wait(0.1)
+    assert time.monotonic() - response.started >= 0.1
+
+
+def test_idle_connection_that_closed_is_replaced(server: ScriptedServer) -> None:
+    client = ChatClient(server.url, "pixtral", None, 5.0, 0.6)
+    client.ask(Request(item("a"), (), 1, 20))
+    client._idle[0].shutdown(socket.SHUT_RDWR)
+    assert client.ask(Request(item("a"), (), 1, 20)).text == "a long boat "
+
+
+@pytest.mark.parametrize("text", ['say "content": "x" \\', "a ü 😀 \n\t boat", '{"content": "no"}', "plain words"])
+def test_long_streams_keep_every_letter(server: ScriptedServer, text: str) -> None:
+    client = ChatClient(server.url, "pixtral", None, 5.0, 0.6)
+    words = " ".join([text] * 9)
+    server.script = [(200, {}, stream(words, 7))]
+    assert client.ask(Request(item("a"), (), 1, 20)).text == words + " "
