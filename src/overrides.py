@@ -98,7 +98,7 @@ def secret_among(values: Iterable[tuple[str, str]]) -> str | None:
     """What is wrong with the first of these (field, value) that holds a secret, None when none does; the secret is not
     repeated. The run folder keeps the config and the command line."""
     for field, value in values:
-        names_variable = field.endswith(("api_key_env", "password_env"))
+        names_variable = field.endswith(("api_key_env", "password_env", "url_env"))
         holds = (
             _USER_IN_URL.search(value)
             or (_SECRET.search(field) and value not in ("", "null"))
@@ -109,7 +109,8 @@ def secret_among(values: Iterable[tuple[str, str]]) -> str | None:
         if holds:
             return (
                 f"{field}: holds a secret, or what looks like one, and would be written down\n  → give the NAME of an environment "
-                "variable or a file: engine.api_key_env, engine.api_key_file, host.password_env; image.env=[NAME] takes the host's"
+                "variable or a file: engine.api_key_env, engine.api_key_file, host.password_env, notify.url_env; "
+                "image.env=[NAME] takes the host's"
             )
     return None
 

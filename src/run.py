@@ -79,14 +79,7 @@ def _run(raw: DictConfig) -> ExitCode:
     out, err = console.results_console(), console.messages_console()
     log.configure(err, root / "log.jsonl", config.console.level.value)
     try:
-        for record in (root / ".hydra" / "overrides.yaml", Path(hydra_config.sweep.dir) / SWEEP_RECORD):
-            is_new = (
-                hydra_config.output_subdir == ".hydra"
-                if record.name != SWEEP_RECORD
-                else hydra_config.mode is RunMode.MULTIRUN
-            )
-            if is_new and record.is_file():
-                seals.seal(record)
+        _seal_records(root)
         return _run_task(config, root, out, err)
     except KeyboardInterrupt:
         started = (root / "plan.json").exists()
@@ -101,6 +94,16 @@ def _run(raw: DictConfig) -> ExitCode:
         if config.console.traceback and code is ExitCode.BUG:
             err.print_exception()
         return code
+
+
+def _seal_records(root: Path) -> None:
+    """Seal the command lines that Hydra has just written down; later starts take them over."""
+    hydra_config = HydraConfig.get()
+    records = [root / ".hydra" / "overrides.yaml"] if hydra_config.output_subdir == ".hydra" else []
+    if hydra_config.mode is RunMode.MULTIRUN:
+        records.append(Path(hydra_config.sweep.dir) / SWEEP_RECORD)
+    for record in filter(Path.is_file, records):
+        seals.seal(record)
 
 
 def _run_task(config: Config, root: Path, out: Console, err: Console) -> ExitCode:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
@@ -64,10 +64,7 @@ class Sweep(Callback):
         _refuse(config, folder)
         subdir = str(OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"])  # type: ignore[index,call-overload]
         if "${" not in subdir and any("," in override or "(" in override for override in config.hydra.overrides.task):
-            message(
-                f"error: hydra.sweep.subdir={subdir}: the points of the sweep would share a folder\n  → leave it out"
-            )
-            raise SystemExit(int(ExitCode.INPUT))
+            _end(f"hydra.sweep.subdir={subdir}: the points of the sweep would share a folder\n  → leave it out")
         _records, _is_sent = folder / SWEEP_ENDS, is_elsewhere(config.hydra)
         shutil.rmtree(_records, ignore_errors=True)
         if _is_sent:
@@ -88,18 +85,22 @@ class Sweep(Callback):
 
 
 def _refuse(config: DictConfig, folder: Path) -> None:
-    """End the program, with 2, for a config that holds a secret and for a folder of somebody else.
-
-    Hydra makes a warning of every Exception here; SystemExit is none.
-    """
+    """End the program for a config that holds a secret and for a folder of somebody else."""
     own = OmegaConf.to_container(config, resolve=False)
     assert isinstance(own, dict)
     reason = secret_among(leaves_of({key: value for key, value in own.items() if key != "hydra"}))
     if not reason and folder.is_dir() and (foreign := foreign_in(folder)):
         reason = f"{folder}: holds {foreign.name}, and no run: files of others are never overwritten\n  → name another folder"
     if reason:
-        message(f"error: {reason}")
-        raise SystemExit(int(ExitCode.INPUT))
+        _end(reason)
+
+
+def _end(reason: str) -> NoReturn:
+    """End the program, with 2. Hydra makes a warning of every Exception in a callback; SystemExit is none."""
+    message(f"error: {reason}")
+    for folder in created:
+        discard_unused(Path(folder))
+    raise SystemExit(int(ExitCode.INPUT))
 
 
 def foreign_in(folder: Path) -> Path | None:

@@ -91,8 +91,10 @@ class Completion:
     is_done: bool
 
 
-# The text in an event; inside of a string its quotes would be escaped.
+_DATA = re.compile(rb"^data:(.*)", re.MULTILINE)
+# The text in an event, or what a model thinks before it; inside of a string its quotes would be escaped.
 _PIECE = re.compile(rb'"content": ?"((?:[^"\\]|\\.)*)"')
+_THOUGHT = re.compile(rb'"reasoning(?:_content)?": ?"(?:[^"\\]|\\.)*"')
 
 
 def completion_of(body: bytes) -> Completion:
@@ -100,21 +102,35 @@ def completion_of(body: bytes) -> Completion:
 
     A long stream is hundreds of events that differ in their text only: of those only that is read, as one list of strings.
     """
-    lines = [line[5:].strip() for line in body.split(b"\n") if line.startswith(b"data:")]
-    if is_done := b"[DONE]" in lines:
+    lines = [line.strip() for line in _DATA.findall(body)]
+    try:
         del lines[lines.index(b"[DONE]") :]
-    elif lines and not body.endswith(b"\n"):
-        lines.pop()  # torn
-    pieces = [found[0] for line in lines[1:-3] if len(found := _PIECE.findall(line)) == 1]
-    if len(pieces) != len(lines) - 4:  # a short one, or of another form
+        is_done = True
+    except ValueError:
+        is_done = False
+        if lines and not body.endswith((b"\n", b"}")):
+            lines.pop()  # torn
+    middle = lines[1:-3]
+    pieces = [found[0] for line in middle if len(found := _PIECE.findall(line)) == 1]
+    if len(pieces) != len(middle):
+        thoughts = (line for line in middle if not _PIECE.search(line) and _THOUGHT.search(line))
+        if len(pieces) + sum(1 for _ in thoughts) != len(middle):  # of another form
+            middle, pieces = [], []
+    if not middle:
         events = _events(lines)
         return Completion(_text(events), events, is_done)
-    first, last = _events(lines[:1]), _events(lines[-3:])
-    return Completion(_text(first) + _parsed(b'"%s"' % b"".join(pieces)) + _text(last), (*first, *last), is_done)
+    events = _events((lines[0], *lines[-3:]))
+    text = _text(events[:1]) + _parsed(b'"%s"' % b"".join(pieces)) + _text(events[1:])
+    return Completion(text, events, is_done)
 
 
 def _events(lines: Iterable[bytes]) -> tuple[ChatEvent, ...]:
-    return from_json(tuple[ChatEvent, ...], _parsed(b"[%s]" % b",".join(lines)), "events")
+    events = _parsed(b"[%s]" % b",".join(lines))
+    return from_json(tuple[ChatEvent, ...], events, "events")
+
+
+def _text(events: Iterable[ChatEvent]) -> str:
+    return "".join(piece for event in events for piece in event.pieces)
 
 
 def _parsed(data: bytes) -> Any:
@@ -122,10 +138,6 @@ def _parsed(data: bytes) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError) as e:
         raise InvalidRecord(f"not JSON ({e})") from None
-
-
-def _text(events: Iterable[ChatEvent]) -> str:
-    return "".join(piece for event in events for piece in event.pieces)
 
 
 def pause_of(retry_after: str | None) -> float | None:

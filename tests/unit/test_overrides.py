@@ -216,7 +216,7 @@ def test_override_is_split_without_quotes(argument: str, expected: tuple[str, st
     [
         "engine.base_url=http://user:sk-planted@host/v1", "'prompts=https://sk-planted@host/x'", "+engine.api_key=sk-planted",
         "engine.api_key_env=sk-planted", "host.password_env=sk-planted", "image.env=[A=1,HF_TOKEN=sk-planted]",
-        "model.extra_args=[--api-key,sk-planted]", "+host.password=sk-planted",
+        "model.extra_args=[--api-key,sk-planted]", "+host.password=sk-planted", "notify.url_env=http://h/sk-planted",
     ],
 )  # fmt: skip
 def test_secret_on_the_command_line_is_not_repeated(argument: str) -> None:
