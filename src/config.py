@@ -7,104 +7,26 @@ module that acts on a plan ever sees them. Heavy imports are forbidden here: `--
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 from omegaconf import MISSING
 
-
-class TaskName(Enum):
-    upsample = "upsample"
-    plan = "plan"
-    pipeline = "pipeline"
-    spec = "spec"
-    attach = "attach"
-    status = "status"
-    runs = "runs"
-    report = "report"
-    cancel = "cancel"
-    clean = "clean"
-    trust = "trust"
-    doctor = "doctor"
-    stage = "stage"
-    collect = "collect"
-    compare = "compare"
-    review = "review"
-    limits = "limits"
-
-
-class SizeRule(Enum):
-    fixed_width = "fixed_width"
-    native = "native"
-    category = "category"
-    best_fit = "best_fit"
-
-
-class FrameRule(Enum):
-    head = "head"
-    ends = "ends"
-    uniform = "uniform"
-
-
-class EngineName(Enum):
-    offline = "offline"
-    vllm = "vllm"
-    endpoint = "endpoint"
-    cosmos = "cosmos"
-
-
-class HostKind(Enum):
-    local = "local"
-    ssh = "ssh"
-
-
-class BadVideo(Enum):
-    keep = "keep"
-    text_only = "text_only"
-
-
-class SpecOutput(Enum):
-    beside = "beside"
-    files = "files"
-    in_place = "in_place"
-    none = "none"
-
-
-class Export(Enum):
-    parquet = "parquet"
-    dataset = "dataset"
-    openai = "openai"
-    cosmos3 = "cosmos3"
-    txt = "txt"
-
-
-class Retry(Enum):
-    none = "none"
-    failed = "failed"
-
-
-class PairBy(Enum):
-    input = "input"
-    name = "name"
-
-
-class ProgressMode(Enum):
-    auto = "auto"
-    bars = "bars"
-    lines = "lines"
-    none = "none"
-
-
-class OutputFormat(Enum):
-    text = "text"
-    json = "json"
-
-
-class LogLevel(Enum):
-    debug = "debug"
-    info = "info"
-    warning = "warning"
-    error = "error"
+from .choices import (
+    BadVideo,
+    EngineName,
+    Export,
+    FrameRule,
+    HostKind,
+    LogLevel,
+    OutputFormat,
+    PairBy,
+    ProgressMode,
+    Retry,
+    SizeRule,
+    SpecOutput,
+    TaskName,
+    Verdict,
+)
 
 
 @dataclass
@@ -350,11 +272,6 @@ class OutputConf:
     exports: list[Export] = field(
         default_factory=list
     )  # also results.parquet, dataset/, openai_batch.jsonl, cosmos3.jsonl, txt/
-
-
-class Verdict(Enum):
-    accepted = "accepted"
-    rejected = "rejected"
 
 
 @dataclass

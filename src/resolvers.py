@@ -10,7 +10,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from .config import Config, TaskName
+from .choices import TaskName
+from .config import Config
 
 # Tasks that are no runs.
 _WITHOUT_RUN = (

@@ -21,7 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from . import __version__, console, seals, sweep
-from .config import Config, ProgressMode
+from .choices import ProgressMode
+from .config import Config
 from .errors import ExitCode
 from .overrides import (
     did_you_mean,

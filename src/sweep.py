@@ -20,7 +20,8 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict, read_write
 
-from .config import Config, TaskName
+from .choices import TaskName
+from .config import Config
 from .console import message, messages_console, relative, report_error, results_console
 from .errors import ExitCode
 from .files import write_atomic

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..config import Config, HostKind, TaskName
+from ..choices import HostKind, TaskName
+from ..config import Config
 from ..errors import InputError
 from ..prompts.fields import Reading
 from ..worker.protocol import AUTO, EngineSettings, ModelSettings

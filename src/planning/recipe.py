@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ..config import Config, SizeRule, UpsampleConf
+from ..choices import SizeRule
+from ..config import Config, UpsampleConf
 from ..errors import InputError
 from ..media import geometry
 from ..media.geometry import Size

@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import Config, SizeRule
+from ..choices import SizeRule
+from ..config import Config
 from ..errors import VideoError
 from ..media.geometry import Size
 from ..media.hint import Hint, hint_times

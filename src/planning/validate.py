@@ -7,7 +7,8 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from ..config import Config, EngineName, Export, HostKind, SpecOutput
+from ..choices import EngineName, Export, HostKind, SpecOutput
+from ..config import Config
 from ..errors import InputError
 from ..media import geometry
 from ..models import pixtral

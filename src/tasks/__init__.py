@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import seals
-from ..config import Config, OutputFormat, TaskConf, TaskName
+from ..choices import OutputFormat, TaskName
+from ..config import Config, TaskConf
 from ..errors import ExitCode, HostError, InputError
 from ..files import is_safe_name
 from ..run_folder import LATEST, RunPaths

@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..config import Config, EngineName, TaskName
+from ..choices import EngineName, TaskName
+from ..config import Config
 from ..errors import ExitCode, HostError, UpsamplerError
 from ..hosts.connect import connect, root_on
 from ..hosts.host import Host, script

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import log
-from ..config import TaskName
+from ..choices import TaskName
 from ..errors import ExitCode, InputError
 from ..files import write_atomic
 from ..planning.plan import Plan

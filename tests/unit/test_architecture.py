@@ -20,16 +20,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "media": set(),
     "models": {"media"},
     "prompts": {"media"},
-    "planning": {"prompts", "models", "media", "config"},
+    "planning": {"prompts", "models", "media", "choices", "config"},
     "timing": {"planning", "media"},
     "hosts": {"planning"},
     "runs": {"hosts", "timing", "models", "planning", "media"},
-    "inference": {"runs", "hosts", "timing", "planning", "prompts", "config"},
+    "inference": {"runs", "hosts", "timing", "planning", "prompts", "choices", "config"},
     "reports": {"runs", "timing", "planning", "models", "prompts", "media"},
-    "limits": {"reports", "runs", "timing", "planning", "models", "media", "config"},
+    "limits": {"reports", "runs", "timing", "planning", "models", "media", "choices", "config"},
     "tasks": {
         *("limits", "reports", "inference", "runs", "hosts", "timing", "planning", "models", "prompts", "media"),
-        "config",
+        *("choices", "config"),
     },
     "worker": set(),
 }
@@ -37,7 +37,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 TOP: dict[str, set[str]] = {
     "errors": set(),
     "text": set(),
-    "config": set(),
+    "choices": set(),
+    "config": {"choices"},
     "sentences": {"text"},
     "log": {"sentences"},
     "cache_table": {"log"},
@@ -46,11 +47,11 @@ TOP: dict[str, set[str]] = {
     "line_file": set(),
     "run_folder": {"errors"},
     "seals": {"files"},
-    "resolvers": {"config"},
+    "resolvers": {"choices", "config"},
     "overrides": {"config", "run_folder", "seals", "text"},
     "console": FOR_ALL,
-    "sweep": {"config", "console", "limits", "overrides", "reports", "resolvers", "tasks", *FOR_ALL},
-    "run": {"config", "console", "overrides", "resolvers", "sweep", "tasks", *FOR_ALL},
+    "sweep": {"choices", "config", "console", "limits", "overrides", "reports", "resolvers", "tasks", *FOR_ALL},
+    "run": {"choices", "config", "console", "overrides", "resolvers", "sweep", "tasks", *FOR_ALL},
 }
 # The worker runs elsewhere: others import how it is spoken to, and what both sides must do alike.
 OF_WORKER = {"worker.protocol", "worker.records", "worker.journal", "worker.values"}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from src.config import TaskName
+from src.choices import TaskName
 from src.resolvers import hydra_subdir, run_folder
 
 UPSAMPLE = TaskName.upsample
