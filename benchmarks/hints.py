@@ -14,6 +14,7 @@ from src.media import geometry, sampling
 from src.media.hint import Hint
 from src.media.render import render
 from src.media.video import VideoLimits, probe
+from src.models.pixtral import MAX_SIDE_PX
 
 SIZES = ("1280x720", "1920x1080")
 SECONDS = (5, 20, 60)
@@ -104,6 +105,6 @@ def _ours(clips: list[Path], cache: Path) -> float:
 
 def _one(clip: Path, cache: Path) -> None:
     video = probe(clip, LIMITS)
-    size = geometry.fixed_width(video.size, 320)
+    size = geometry.fixed_width(video.size, 320, geometry.visible(video.size, MAX_SIDE_PX))
     times = sampling.frame_times("head", 2, 2.0, fps=video.fps, frames=video.frames, duration_s=video.duration_s)
     render(video, Hint(size.width_px, size.height_px, 2, times, "head", 2.0), cache, with_video=True)

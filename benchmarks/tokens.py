@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.measure import Row, median_s, shown
-from src.models.pixtral import image_tokens, tokenizer_file
+from src.models.tokenizer import tokenizer_file
+from tests.harness.pixtral import image_tokens
 
 REPEATS = 10_000  # of the closed form in one timing
 SIZES = ((320, 180), (896, 504), (1280, 704))

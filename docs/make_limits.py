@@ -11,6 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from docs.make_models import family, table
+from src.media.geometry import COSMOS_SIZES, Size
+from src.models.families import FAMILIES
+from src.models.family import Media
+
+TEXT_TOKENS = 2  # of "Test prompt", with every tokenizer
+# tests/e2e/test_vllm_families.py; Qwen3.5 by `vllm launch render`, which has no weights
+MEASURED = "vLLM 0.32.0 on a CPU; Qwen3.5 by its preprocessing alone"
 FOLDER = Path(__file__).resolve().parent
 DATA, PICTURE, PAGE = FOLDER / "limits.json", FOLDER / "limits.png", FOLDER / "limits.md"
 Row = dict[str, Any]
@@ -40,6 +48,21 @@ MIDDLE = """
 
 TAIL = """
 ![Sizes and budgets: accepted and refused](limits.png)
+
+## Families side by side
+
+The tables above are Pixtral's. The same two frames and text cost other [families](models.md#families) less; the last column
+says how many times less than Pixtral a Qwen3-VL takes:
+
+{families}
+Below 1080p a Qwen3-VL frame costs {least} to {most} times less than a Pixtral one. What that buys: two frames of any 720p size fit
+at 4096, where Pixtral's 16:9 frames end at 896x504, and every Cosmos size fits at 8192; or four frames where one fitted; or, with
+`frames=clip`, the whole clip. Pixtral's encoder scales anything beyond 1024 px down, Qwen's does not: a 16:9 frame of 1080p costs
+about the same in both, and Qwen sees 3.5 times as many of its pixels.
+
+The real engine counted frames of all {cosmos_sizes} Cosmos sizes as predicted, each family with its tiny model
+({measured_families}): one to three frames per prompt and varied texts, so not always
+the two frames and the text of the table.
 
 ## What a size costs on a GPU
 
@@ -143,14 +166,40 @@ def page(data: dict[str, Any]) -> str:
     )
     cosmos = [row for row in rows if row["category"]]
     own = [row for row in rows if not row["category"]]
+    ratios = [ratio(Size(*s)) for name, sizes in COSMOS_SIZES.items() if name != "1080" for s in sizes.values()]
     return (
         HEAD.format(reserve=rows[0]["output_reserved"], agreement=agreement)
         + _table(cosmos, named=True)
         + f"\n{measured}\nSizes with the same letter (a, b, …) give the encoder the same grid of patches.\n"
         + MIDDLE
         + _table(own, named=False)
-        + TAIL.format(linear=counts["linear"], measured=counts["measured"])
+        + TAIL.format(
+            linear=counts["linear"],
+            measured=counts["measured"],
+            families=_families(),
+            least=f"{min(ratios):.1f}",
+            most=f"{max(ratios):.1f}",
+            measured_families=MEASURED,
+            cosmos_sizes=sum(map(len, COSMOS_SIZES.values())),
+        )
     )
+
+
+def ratio(size: Size) -> float:
+    """How many times more a Pixtral frame of this size costs than a Qwen3-VL one."""
+    return family("pixtral").media_tokens(size, Media(1)) / family("qwen3_vl").media_tokens(size, Media(1))
+
+
+def _families() -> str:
+    """Tokens of two frames and "Test prompt" by family, for all Cosmos sizes, the cheapest first."""
+    named = {name: family(name) for name in FAMILIES}
+    sizes = [(f"{c}p", a, Size(*size)) for c, sizes in COSMOS_SIZES.items() for a, size in sizes.items()]
+    other = {name: counts.wrapper_tokens("") + TEXT_TOKENS for name, counts in named.items()}
+    rows = [["category", "aspect", "size", *named, "Pixtral / Qwen3-VL"]]
+    for category, aspect, size in sorted(sizes, key=lambda s: named["qwen3_vl"].media_tokens(s[2], Media(1))):
+        tokens = {name: counts.media_tokens(size, Media(2)) + other[name] for name, counts in named.items()}
+        rows.append([category, aspect, str(size), *map(str, tokens.values()), f"{ratio(size):.1f}"])
+    return table(rows)
 
 
 def _table(rows: list[Row], *, named: bool) -> str:

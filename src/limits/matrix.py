@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import open_atomic, write_atomic
-from ..media import geometry
 from ..media.geometry import Size
-from ..models import pixtral
-from .points import Point, agreement, disagreements, prompt_of, size_of
+from ..models.family import Family, Media
+from ..models.linear import linear_estimate
+from .points import Point, agreement, disagreements, size_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,8 +34,9 @@ def verdict(point: Point) -> str:
     return "fits" if point.fits else "refused"
 
 
-def write(points: Sequence[Point], facts: Facts, folder: Path) -> None:
-    """matrix.csv, matrix.json, matrix.png and matrix.html in this folder."""
+def write(points: Sequence[Point], facts: Facts, folder: Path, family: Family, clip_fps: float | None = None) -> None:
+    """matrix.csv, matrix.json, matrix.png and matrix.html in this folder. family: what counted the first point; clip_fps:
+    frames per second of whole clips."""
     rows = [row_of(point, facts) for point in points]
     with open_atomic(folder / "matrix.csv") as f:
         table = csv.DictWriter(f, fieldnames=list(rows[0]), lineterminator="\n")
@@ -45,13 +46,14 @@ def write(points: Sequence[Point], facts: Facts, folder: Path) -> None:
     data = {"version": VERSION, "agreement": asdict(agreed) | {"points": len(points)}, "engines": facts, "points": rows}
     write_atomic(folder / "matrix.json", json.dumps(data, indent=1) + "\n")
     write_atomic(folder / "matrix.png", _heatmap(points))
-    write_atomic(folder / "matrix.html", _page(points, facts))
+    write_atomic(folder / "matrix.html", _page(points, facts, _curve(points, family, clip_fps)))
 
 
 def row_of(point: Point, facts: Facts) -> dict[str, Any]:
     """A point as one flat row; what is unknown is None."""
     seen = point.measured
     return {
+        "model": point.model,
         "size": point.size,
         "category": point.category,
         "aspect": point.aspect,
@@ -128,10 +130,15 @@ class _Grid:
 
     def __init__(self, points: Sequence[Point]) -> None:
         self.budgets = sorted({p.max_model_len for p in points})
-        at = {(p.size, p.frames, p.max_model_len): p for p in points}
-        keys = sorted({(p.frames, p.prompt_tokens, p.linear_estimate, p.size) for p in points})
+        at = {(p.model, p.size, p.frames, p.max_model_len): p for p in points}
+        keys = sorted({(p.model, p.frames, p.prompt_tokens, p.linear_estimate, p.size) for p in points})
+        several = len({p.model for p in points}) > 1
         self.rows = [
-            _Row(size, [at.get((size, frames, budget)) for budget in self.budgets]) for frames, _, _, size in keys
+            _Row(
+                f"{model} {size}" if several else size,
+                [at.get((model, size, frames, budget)) for budget in self.budgets],
+            )
+            for model, frames, _, _, size in keys
         ]
 
 
@@ -184,22 +191,24 @@ def _draw_heatmap(axes: Axes, grid: _Grid) -> None:
         side.set_visible(False)
 
 
-def _curve(points: Sequence[Point]) -> str:
+def _curve(points: Sequence[Point], family: Family, clip_fps: float | None) -> str:
     """Tokens over pixels as SVG: the rule with its steps and its ceiling, the old estimate, the points, the budgets."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    frames, text = points[0].frames, points[0].text_tokens
+    first, media = points[0], Media(points[0].frames, clip_fps)
+    frames, other = first.frames, first.prompt_tokens - first.image_tokens
+    points = [point for point in points if point.model == first.model]
     sizes = [Size(width, width * 9 // 16) for width in range(96, 1921, 8)]
     pixels = [size.width_px * size.height_px / 1e6 for size in sizes]
     figure = Figure(figsize=(8.6, 4.4), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
-    exact = [prompt_of(size, frames, text) for size in sizes]
+    exact = [family.media_tokens(size, media) + other for size in sizes]
     axes.step(
         pixels, exact, where="post", color=_COLOURS["fits"], linewidth=1.6, label=f"the rule, 16:9, {frames} frames"
     )
-    old = [pixtral.linear_estimate(size.width_px, size.height_px, frames) for size in sizes]
+    old = [linear_estimate(size.width_px, size.height_px, frames) for size in sizes]
     axes.plot(pixels, old, color="#b36b00", linewidth=1.2, linestyle="--", label="the old estimate")
     for kind, marker in (("fits", "o"), ("refused", "s"), ("wrong", "X")):
         chosen = {p.size: p for p in points if p.frames == frames and verdict(p) == kind}.values()
@@ -211,15 +220,17 @@ def _curve(points: Sequence[Point]) -> str:
     for budget in sorted({p.max_model_len for p in points}):
         axes.axhline(budget, color="#8a8f94", linewidth=0.7)
         axes.annotate(f"{budget}", (max(pixels), budget), fontsize=8, va="bottom", ha="right", color="#4a4f54")
-    ceiling = geometry.MAX_SIDE_PX * (geometry.MAX_SIDE_PX * 9 // 16) / 1e6
-    axes.axvline(ceiling, color="#8a8f94", linewidth=0.7, linestyle=":")
-    axes.annotate(
-        "1024 px: the encoder scales\nanything larger down",
-        (ceiling, 0),
-        xytext=(4, 6),
-        textcoords="offset points",
-        fontsize=8,
-    )
+    largest = family.largest(Size(16384, 9216), media)
+    ceiling = largest.width_px * largest.height_px / 1e6
+    if ceiling < max(pixels):
+        axes.axvline(ceiling, color="#8a8f94", linewidth=0.7, linestyle=":")
+        axes.annotate(
+            f"{largest.width_px} px: the encoder scales\nanything larger down",
+            (ceiling, 0),
+            xytext=(4, 6),
+            textcoords="offset points",
+            fontsize=8,
+        )
     axes.set_ylim(0, max(max(exact) * 1.5, 1.15 * max(p.prompt_tokens for p in points)))
     axes.set_xlim(0, max(pixels))
     axes.set_xlabel("megapixels of a frame")
@@ -236,7 +247,7 @@ def _curve(points: Sequence[Point]) -> str:
 # ---------------------------------------------------------------------------------------------------------- the page
 
 
-def _page(points: Sequence[Point], facts: Facts) -> str:
+def _page(points: Sequence[Point], facts: Facts, curve: str) -> str:
     from markupsafe import Markup
 
     from ..reports.pages import page_template
@@ -251,6 +262,6 @@ def _page(points: Sequence[Point], facts: Facts) -> str:
         engines=facts,
         verdict=verdict,
         word=_word,
-        curve=Markup(_curve(points)),
+        curve=Markup(curve),
         row_of=lambda point: row_of(point, facts),
     )

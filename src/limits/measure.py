@@ -56,7 +56,9 @@ def conclude(folder: Path, config: Config, out: Console, err: Console) -> ExitCo
         points += found
         facts[group.key] = _facts(group)
     table = marked(points)
-    matrix.write(table, facts, folder)
+    first = groups[0].plan
+    clip_fps = next((item.hint.clip_fps for item in first.items if item.hint), None)
+    matrix.write(table, facts, folder, first.settings.family, clip_fps)
     matrix.show(table, folder, out)
     whole = all(point.agrees for point in table) or not any(asks_engine(group.plan) for group in groups)
     return max(code, ExitCode.OK if whole else ExitCode.INCOMPLETE)

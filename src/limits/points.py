@@ -10,16 +10,16 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from ..media import geometry
 from ..media.geometry import Size
-from ..models import pixtral
+from ..models.family import Family, Media
+from ..models.linear import linear_estimate, linear_says_safe
 from ..planning.observed_limits import ObservedLimit
 from ..planning.plan import Plan, PlanItem
 from ..worker.protocol import Outcome
 
 # Multiples of each aspect that are larger than what the encoder sees.
-_SHAPES = {"16:9": Size(2048, 1152), "9:16": Size(1152, 2048), "4:3": Size(2048, 1536), "3:4": Size(1536, 2048)}
-_SHAPES["1:1"] = Size(2048, 2048)
+_SHAPES = {"16:9": Size(8192, 4608), "9:16": Size(4608, 8192), "4:3": Size(8192, 6144), "3:4": Size(6144, 8192)}
+_SHAPES["1:1"] = Size(8192, 8192)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ class Measured:
 class Point:
     """Frames of one size under one budget.
 
-    aspect, category: of the Cosmos table, "" for a size of its own. same_as: an earlier point with the same budget
-    whose frames the encoder sees as the same grid of patches, so that both must end alike.
+    aspect, category: of the Cosmos table, "" for a size of its own. seen: the size that the encoder sees of it. same_as: an
+    earlier point with the same budget whose frames it sees in the same size, so that both must end alike.
     """
 
     id: str
@@ -59,6 +59,8 @@ class Point:
     text_tokens: int
     image_tokens: int
     prompt_tokens: int
+    model: str = ""
+    seen: str = ""
     same_as: str = ""
     measured: Measured | None = None
 
@@ -66,7 +68,7 @@ class Point:
     def linear_estimate(self) -> int:
         """Tokens of the frames by the estimate of the original investigation."""
         size = size_of(self.size)
-        return pixtral.linear_estimate(size.width_px, size.height_px, self.frames)
+        return linear_estimate(size.width_px, size.height_px, self.frames)
 
     @property
     def fits(self) -> bool:
@@ -76,7 +78,7 @@ class Point:
     @property
     def linear_fits(self) -> bool:
         """The verdict of the old estimate."""
-        return pixtral.linear_says_safe(self.linear_estimate, self.max_model_len)
+        return linear_says_safe(self.linear_estimate, self.max_model_len)
 
     @property
     def agrees(self) -> bool | None:
@@ -91,19 +93,6 @@ class Point:
         """Whether engine and old estimate give the same verdict."""
         known = self.measured and self.measured.refusal != "failed"
         return self.measured.accepted == self.linear_fits if known and self.measured else None
-
-
-def patch_grid(size: Size) -> tuple[int, int]:
-    """Columns and rows of patches of a picture in the encoder; with the number of frames, all that its tokens depend on."""
-    per_row = pixtral.image_tokens(size.width_px, size.height_px)
-    rows = _rows(size)
-    return per_row // rows - 1, rows
-
-
-def _rows(size: Size) -> int:
-    ratio = max(size.width_px, size.height_px) / geometry.MAX_SIDE_PX
-    height = max(1, round(size.height_px / ratio)) if ratio > 1 else size.height_px
-    return (height - 1) // geometry.PATCH_PX + 1
 
 
 def point_of(item: PlanItem, plan: Plan, engine_key: str, outcome: Outcome | None) -> Point:
@@ -123,6 +112,8 @@ def point_of(item: PlanItem, plan: Plan, engine_key: str, outcome: Outcome | Non
         text_tokens=item.tokens.text,
         image_tokens=item.tokens.image,
         prompt_tokens=item.tokens.prompt,
+        model=settings.model.name,
+        seen=str(settings.family.seen(item.hint.size, Media(item.hint.frames, item.hint.clip_fps))),
         measured=measured_of(outcome, settings.max_model_len) if outcome else None,
     )
 
@@ -149,7 +140,7 @@ def marked(points: Sequence[Point]) -> tuple[Point, ...]:
     first: dict[tuple[object, ...], Point] = {}
     found = []
     for point in ordered:
-        key = (point.engine_key, point.max_model_len, point.frames, point.text_tokens, patch_grid(size_of(point.size)))
+        key = (point.engine_key, point.max_model_len, point.frames, point.text_tokens, point.seen)
         twin = first.setdefault(key, point)
         found.append(replace(point, same_as="" if twin is point else twin.size))
     return tuple(found)
@@ -169,12 +160,12 @@ def _area(point: Point) -> int:
     return size.width_px * size.height_px
 
 
-def edge(aspect: str, fits: Callable[[Size], bool]) -> tuple[Size, ...]:
+def edge(aspect: str, family: Family, media: Media, fits: Callable[[Size], bool]) -> tuple[Size, ...]:
     """The largest size of an aspect that fits, and the next one up, which does not.
 
     Only one size when all fit: then the largest that the encoder sees; every larger one costs the same.
     """
-    sizes = geometry.aligned_sizes(_SHAPES[aspect])
+    sizes = family.sizes(_SHAPES[aspect], media)
     best = next((n for n, size in enumerate(sizes) if fits(size)), None)
     if best is None:
         return (sizes[-1],)
@@ -226,11 +217,6 @@ def observed_limit(points: Iterable[Point], plan: Plan, measured_at: str) -> Obs
 def disagreements(points: Iterable[Point]) -> list[Point]:
     """Points in which the engine did not act as predicted."""
     return [p for p in points if p.agrees is False]
-
-
-def prompt_of(size: Size, frames: int, text_tokens: int) -> int:
-    """Tokens of a request with `frames` pictures of this size."""
-    return pixtral.prompt_tokens(size.width_px, size.height_px, frames, text_tokens)
 
 
 # What vLLM (0.8 to 0.32) writes about memory when it starts.

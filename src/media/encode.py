@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import colour
+from .geometry import Size
 from .hint import Frame, Hint
 
 if TYPE_CHECKING:
@@ -46,6 +47,23 @@ def write_video(path: Path, frames: list[VideoFrame], hint: Hint) -> None:
             picture.pict_type = av.video.frame.PictureType.NONE
             out.mux(stream.encode(picture))
         out.mux(stream.encode(None))
+
+
+def blank_clip(size: Size, frames: int, fps: int) -> bytes:
+    """A black clip as H.264, for measuring what a clip of a shape costs."""
+    import av
+    import numpy as np
+
+    out = io.BytesIO()
+    with av.open(out, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.width, stream.height, stream.pix_fmt = size.width_px, size.height_px, "yuv420p"
+        picture = av.VideoFrame.from_ndarray(np.zeros((size.height_px, size.width_px, 3), np.uint8), format="rgb24")
+        for n in range(frames):
+            picture.pts = n
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    return out.getvalue()
 
 
 def shown(frame: VideoFrame, width: int, height: int, transfer: str = "") -> VideoFrame:

@@ -115,7 +115,7 @@ def _quick(source: _Source, rule: str, count: int, fps: Fraction, duration_s: fl
         raise _Broken("a container without time stamps of its own, or without an index")
     if has_hidden_alpha(source.stream):
         raise _Broken("transparency that another decoder has to read")
-    if rule == "head":
+    if rule in sampling.SLOTTED:
         return _quick_head(source, count, fps)
     tb, origin = _clock(source.container, source.stream)
     first, last = _first_pts(source), _last_pts(source, duration_s)
@@ -229,7 +229,7 @@ def _last_pts(source: _Source, duration_s: float) -> int:
 
 
 def _in_order(source: _Source, rule: str, count: int, fps: Fraction, duration_s: float) -> TimedFrames:
-    if rule == "head":
+    if rule in sampling.SLOTTED:
         chosen = _head_in_order(_displayed(source), fps, count)
         return [(float(time_s), frame) for time_s, _, frame in chosen]
     times = [time_s for time_s, _, _ in _displayed(source)]

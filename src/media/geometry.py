@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-
-PATCH_PX = 16  # edge of one patch of Pixtral's image encoder
-MAX_SIDE_PX = 1024  # the encoder scales larger images down to this; pixels beyond it are never seen
 
 # Width and height by resolution category and aspect. Source: NVIDIA cosmos-transfer1 (Apache-2.0),
 # cosmos_transfer1/diffusion/datasets/augmentors/control_input.py, VIDEO_RES_SIZE_INFO.
@@ -75,29 +72,29 @@ def at_height(source: Size, height_px: int) -> Size:
     return Size(_nearest_even(height_px * source.width_px, source.height_px), height_px)
 
 
-def visible(source: Size) -> Size:
-    """The largest even size of this aspect that the encoder does not scale down; as large as the source at most, but for
-    the pixel that makes a side even."""
+def even(size: Size) -> Size:
+    """The next smaller size with even sides, as H.264 needs them."""
+    return Size(max(2, size.width_px // 2 * 2), max(2, size.height_px // 2 * 2))
+
+
+def visible(source: Size, max_side_px: int) -> Size:
+    """The largest even size of this aspect with no side beyond max_side_px; as large as the source at most, but for the pixel
+    that makes a side even."""
+    limit = max_side_px // 2 * 2
     if source.width_px >= source.height_px:
-        return at_width(source, min(max(2, source.width_px // 2 * 2), MAX_SIDE_PX))
-    return at_height(source, min(max(2, source.height_px // 2 * 2), MAX_SIDE_PX))
+        return at_width(source, min(max(2, source.width_px // 2 * 2), limit))
+    return at_height(source, min(max(2, source.height_px // 2 * 2), limit))
 
 
-def fixed_width(source: Size, width_px: int) -> Size:
-    """`scale=WIDTH:-2`, but never larger than the source, and no side beyond what the encoder sees."""
-    limit = visible(source)
+def fixed_width(source: Size, width_px: int, limit: Size) -> Size:
+    """`scale=WIDTH:-2`, but never larger than `limit`, the largest size worth sending."""
     size = at_width(source, width_px)
     return size if size.width_px <= limit.width_px and size.height_px <= limit.height_px else limit
 
 
 @lru_cache(maxsize=4096)
-def aligned_sizes(source: Size) -> tuple[Size, ...]:
-    """All aspect-true even sizes that the encoder sees in full, largest area first.
-
-    Growing a size until a side reaches the next multiple of a patch costs no token, so the first of these that fits
-    a number of tokens wastes no patch: the next larger one would cost more.
-    """
-    limit = visible(source)
+def aligned_sizes(source: Size, limit: Size) -> tuple[Size, ...]:
+    """All aspect-true even sizes up to `limit`, and `limit` itself, largest area first."""
     sizes = {limit}
     sizes.update(at_width(source, width) for width in range(2, limit.width_px + 1, 2))
     sizes.update(at_height(source, height) for height in range(2, limit.height_px + 1, 2))
@@ -105,23 +102,28 @@ def aligned_sizes(source: Size) -> tuple[Size, ...]:
     return tuple(sorted(inside, key=lambda s: (s.width_px * s.height_px, s.width_px), reverse=True))
 
 
-def best_fit(source: Size, fits: Callable[[Size], bool]) -> Size | None:
-    """The largest aligned size for which `fits` holds; None when not even the smallest does."""
-    return next((size for size in aligned_sizes(source) if fits(size)), None)
+def best_fit(sizes: Sequence[Size], fits: Callable[[Size], bool]) -> Size | None:
+    """The first size, that is the largest, for which `fits` holds; None when not even the smallest does."""
+    return next((size for size in sizes if fits(size)), None)
 
 
-def step_down(source: Size, current: Size, fits: Callable[[Size], bool]) -> Size | None:
-    """The largest aligned size smaller than `current` for which `fits` holds."""
+def step_down(sizes: Sequence[Size], current: Size, fits: Callable[[Size], bool]) -> Size | None:
+    """The largest size smaller than `current` for which `fits` holds."""
     area = current.width_px * current.height_px
-    return best_fit(source, lambda size: size.width_px * size.height_px < area and fits(size))
+    return best_fit(sizes, lambda size: size.width_px * size.height_px < area and fits(size))
 
 
 def shrunk(
-    source: Size, size: Size, frames: int, min_side_px: int, fits: Callable[[Size, int], bool]
+    sizes_for: Callable[[int], Sequence[Size]],
+    size: Size,
+    frames: int,
+    min_side_px: int,
+    fits: Callable[[Size, int], bool],
 ) -> tuple[Size, int] | None:
-    """The largest size of the source's aspect below `size` that fits with as many frames as possible; None for none.
+    """The largest size below `size` that fits with as many frames as possible; None for none.
 
-    No side is made smaller than min_side_px, unless `size` is already.
+    sizes_for: the sizes for a number of frames, largest first. No side is made smaller than min_side_px, unless `size` is
+    already.
     """
     floor = min(min_side_px, size.width_px, size.height_px)
 
@@ -131,6 +133,6 @@ def shrunk(
     for count in range(frames, 0, -1):
         if count < frames and fits_above_floor(size, count):
             return size, count
-        if smaller := step_down(source, size, lambda s, count=count: fits_above_floor(s, count)):  # type: ignore[misc]
+        if smaller := step_down(sizes_for(count), size, lambda s, count=count: fits_above_floor(s, count)):  # type: ignore[misc]
             return smaller, count
     return None

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from ..worker.values import FileName
 from . import sampling
+from .geometry import Size
 from .video import Video
 
 RENDERER = "1"  # part of every cache key; incremented when the pixels of a hint change
 HINT_VIDEO = "hint.mp4"
+CLIP = "clip"  # the rule by which the hint's video is sent, not its frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,15 @@ class Hint:
     times_s: tuple[float, ...]
     rule: str
     fps: float
+
+    @property
+    def size(self) -> Size:
+        return Size(self.width_px, self.height_px)
+
+    @property
+    def clip_fps(self) -> float | None:
+        """Frames per second of a clip that is sent as a whole; None for frames."""
+        return self.fps if self.rule == CLIP else None
 
 
 def hint_times(video: Video, rule: str, count: int, fps: float) -> tuple[float, ...]:

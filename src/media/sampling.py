@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
+SLOTTED = ("head", "clip")  # rules that take a frame for each slot, from the start
+
 
 def slot(time_s: Fraction, fps: Fraction) -> int:
     """The slot that a frame at `time_s` falls into: round(time * fps), half away from zero."""
@@ -64,7 +66,7 @@ def frame_times(
 
     fps, frames, duration_s describe the clip; hint_fps is the slot rate of `head`.
     """
-    if rule == "head":
+    if rule in SLOTTED:
         return head_times(
             Fraction(fps).limit_denominator(100_000), frames, Fraction(hint_fps).limit_denominator(1000), count
         )

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..choices import HostKind, TaskName
-from ..config import Config
+from ..choices import FrameRule, HostKind, TaskName
+from ..config import Config, ModelConf
 from ..errors import InputError
+from ..models.families import with_cap, with_checkpoint
 from ..prompts.fields import Reading
 from ..worker.protocol import AUTO, EngineSettings, ModelSettings
 from ..worker.records import InvalidRecord, from_json, to_json
@@ -42,6 +43,11 @@ def image_settings(config: Config) -> ImageSettings:
     return checked(ImageSettings, "image", vars(config.image))
 
 
+def model_settings(model: ModelConf) -> ModelSettings:
+    """The model group as a plan value, with what the files of a readable checkpoint say."""
+    return with_checkpoint(checked(ModelSettings, "model", vars(model) | {"family": model.family.value}))
+
+
 def in_flight(config: Config) -> int:
     """engine.in_flight as a number. Raises ValueError when it is none."""
     given = config.engine.in_flight
@@ -57,13 +63,13 @@ def reading(config: Config) -> Reading:
 
 def plan_settings(config: Config) -> Settings:
     """What all items of a run share, with the limit that was observed of this engine."""
-    engine, model = vars(config.engine), vars(config.model)
+    engine = vars(config.engine)
     settings = Settings(
         recipe=config.upsample.name,
         engine=checked(
             EngineSettings, "engine", engine | {"name": config.engine.name.value, "in_flight": in_flight(config)}
         ),
-        model=checked(ModelSettings, "model", model),
+        model=model_settings(config.model),
         template=config.template.name,
         max_model_len=config.budget.max_model_len,
         max_output_tokens=config.budget.max_output_tokens,
@@ -89,6 +95,8 @@ def plan_settings(config: Config) -> Settings:
         exports=tuple(dict.fromkeys(export.value for export in config.output.exports)),
     )
     settings = checked(Settings, "", to_json(settings))
+    if config.frames.rule is FrameRule.clip:
+        settings = replace(settings, model=with_cap(settings.model, settings.engine, settings.cache_dir))
     if config.task.name is TaskName.limits:  # it measures them
         return settings
     known = observed_limits.read(observed_limits.limits_file(Path(config.cache_dir)))

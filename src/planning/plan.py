@@ -15,7 +15,8 @@ from itertools import chain
 from ..media.geometry import Size
 from ..media.hint import Hint, hint_key, pixels_of
 from ..media.video import Video
-from ..models import pixtral
+from ..models.family import Media
+from ..models.linear import linear_estimate
 from ..worker.values import FileName
 from .settings import Settings, digest, dumps
 
@@ -39,6 +40,7 @@ class PlanItem:
     id: hash of all that the answer depends on; items with the same id are sent once.
     text, system: the messages that the model is sent. problem: why the item cannot be served as asked, "" when it can.
     shrunk_from: "WxH" that the size rule asked for, when the budget made it smaller.
+    unverified: its tokens are estimates that nothing is checked against.
     source, where, extra: the file that the item came from, its place in it, and its fields that the program does not use
     (JSON text). note: what was read, or shown to the model, otherwise than it is.
     """
@@ -61,12 +63,13 @@ class PlanItem:
     extra: str
     where: str = ""
     note: str = ""
+    unverified: bool = False
 
     @property
     def linear_estimate(self) -> int:
         """Tokens by the estimate of the original investigation, for comparison."""
         hint = self.hint
-        return pixtral.linear_estimate(hint.width_px, hint.height_px, hint.frames) if hint else 0
+        return linear_estimate(hint.width_px, hint.height_px, hint.frames) if hint else 0
 
     @property
     def runs(self) -> bool:
@@ -80,8 +83,8 @@ class Summary:
 
     sent: distinct requests, and tokens: of their prompts and reserves together; longest_prompt, most_frames: of one of
     them. hints: the distinct ones of all items that are sent, by key. longest_with_hint: prompt tokens of any item that
-    has frames, also one that does not fit. shapes: how many items that fit have a clip of this size and so many frames.
-    planned: the first hint that fits, and text: the most text tokens, by size of the clip.
+    has frames, also one that does not fit. shapes: how many items that fit have a clip of this size and are sent so. planned:
+    the first hint that fits, and other: the most tokens beside the frames, by size of the clip. sends_clips: whole ones.
     """
 
     items: int = 0
@@ -90,6 +93,7 @@ class Summary:
     tokens: int = 0
     longest_prompt: int = 0
     most_frames: int = 0
+    sends_clips: bool = False
     longest_with_hint: int | None = None
     shrunk: int = 0
     first_shrunk: PlanItem | None = None
@@ -98,9 +102,9 @@ class Summary:
     largest_linear_estimate: int = 0
     clips: set[str] = field(default_factory=set)
     hints: dict[str, tuple[Video, Hint]] = field(default_factory=dict)
-    shapes: Counter[tuple[Size, int]] = field(default_factory=Counter)
+    shapes: Counter[tuple[Size, Media]] = field(default_factory=Counter)
     planned: dict[Size, Hint] = field(default_factory=dict)
-    text: dict[Size, int] = field(default_factory=dict)
+    other: dict[Size, int] = field(default_factory=dict)
     _seen: set[str] = field(default_factory=set)
 
     @classmethod
@@ -133,16 +137,19 @@ class Summary:
     def _add_clip(self, item: PlanItem, video: Video, sends: bool) -> None:
         size = video.size
         self.clips.add(video.sha256)
-        self.text[size] = max(self.text.get(size, 0), item.tokens.text)
+        self.other[size] = max(self.other.get(size, 0), item.tokens.prompt - item.tokens.image)
         if not item.hint:
             return
         self.longest_with_hint = max(self.longest_with_hint or 0, item.tokens.prompt)
         if item.fits:
             self.largest_linear_estimate = max(self.largest_linear_estimate, item.linear_estimate)
-            self.shapes[size, item.hint.frames] += 1
+            self.shapes[size, Media(item.hint.frames, item.hint.clip_fps)] += 1
             self.planned.setdefault(size, item.hint)
         if sends:
-            self.most_frames = max(self.most_frames, item.hint.frames)
+            if item.hint.clip_fps:
+                self.sends_clips = True
+            else:
+                self.most_frames = max(self.most_frames, item.hint.frames)
             self.hints[hint_key(video, item.hint)] = (video, item.hint)
 
     def close(self) -> None:
@@ -204,9 +211,18 @@ def item_id(
     """Identity of an item: everything that its answer depends on, and nothing else (no name, no path, no budget)."""
     pixels = pixels_of(video, hint) if video and hint else None
     s = settings
-    model = (s.model.name, s.model.checkpoint, s.model.tokenizer, s.model.dtype, s.model.load_format)
+    model: tuple[object, ...] = (
+        *(s.model.name, s.model.checkpoint, s.model.tokenizer, s.model.dtype, s.model.load_format),
+    )
+    if s.model.family != "pixtral":  # whose requests depend on no more
+        model += (s.model.family, s.model.min_pixels, s.model.max_pixels, s.model.thinking)
     sampling = (s.max_output_tokens, s.temperature, s.seed)
     return digest(prompt, text, system, pixels, problem, s.engine.name, s.engine.base_url, model, sampling)
+
+
+def smallest_max_model_len(prompt_tokens: Sequence[int], reserve: int) -> int:
+    """The smallest max_model_len that serves every one of these prompts, with `reserve` tokens kept for the answer."""
+    return max(prompt_tokens, default=1) + reserve
 
 
 def batch_numbers(batches: Iterable[Iterable[str]]) -> dict[str, int]:

@@ -81,7 +81,10 @@ def _lines(items: Sequence[PlanItem]) -> Iterator[str]:
 
 def _line(item: PlanItem) -> str:
     tokens = fields_of(item.tokens) | {"linear_estimate": item.linear_estimate}
-    return dumps(fields_of(item) | {"tokens": tokens, "extra": json.loads(item.extra)})
+    line = fields_of(item) | {"tokens": tokens, "extra": json.loads(item.extra)}
+    if not item.unverified:  # a key that few items have
+        del line["unverified"]
+    return dumps(line)
 
 
 def read_plan(path: Path) -> Plan:

@@ -11,7 +11,8 @@ from ..config import Config, UpsampleConf
 from ..errors import InputError
 from ..media import geometry
 from ..media.geometry import Size
-from ..models import pixtral
+from ..media.hint import CLIP
+from ..models.family import Family, Media
 from ..prompts.specs import PromptSpec
 
 # What NVIDIA's upsampler asks when the prompt is empty (cosmos-transfer1, auxiliary/upsampler/model/upsampler.py).
@@ -68,6 +69,7 @@ def box_of(upsample: UpsampleConf) -> Size | None:
 class Recipe:
     """How frames are chosen and sized, and what must fit."""
 
+    family: Family
     rule: SizeRule
     width_px: int
     box: Size | None
@@ -85,8 +87,9 @@ class Recipe:
     text_only_for_bad_video: bool
 
     @staticmethod
-    def of(config: Config, limit: int) -> Recipe:
+    def of(config: Config, family: Family, limit: int) -> Recipe:
         return Recipe(
+            family=family,
             rule=config.upsample.rule,
             width_px=config.upsample.width_px,
             box=box_of(config.upsample),
@@ -104,28 +107,42 @@ class Recipe:
             text_only_for_bad_video=config.video.on_bad_video.value == "text_only",
         )
 
-    def wanted(self, source: Size) -> Size:
-        """The size that the rule asks for, before the budget is considered (best_fit: the largest that the encoder sees)."""
-        size = self._by_rule(source)
-        return geometry.within(size, self.box) if self.box else size
+    def media(self, frames: int) -> Media:
+        """How so many frames are sent."""
+        return Media(frames, self.frame_fps if self.frame_rule == CLIP else None)
 
-    def _by_rule(self, source: Size) -> Size:
+    def wanted(self, source: Size, frames: int) -> Size:
+        """The size that the rule asks for, before the budget is considered (best_fit: the largest that the encoder sees)."""
+        media = self.media(frames)
+        size = self._by_rule(source, media)
+        size = geometry.within(size, self.box) if self.box else size
+        return geometry.even(size) if media.clip_fps else size
+
+    def _by_rule(self, source: Size, media: Media) -> Size:
         match self.rule:
             case SizeRule.fixed_width:
-                return geometry.fixed_width(source, self.width_px)
+                return geometry.fixed_width(source, self.width_px, self.family.largest(source, media))
             case SizeRule.native:
                 return source
             case SizeRule.category:
                 size = geometry.category_size(self.category, self.aspect or geometry.detect_aspect_ratio(source))
                 return size if self.enlarge else geometry.within(size, source)
             case SizeRule.best_fit:
-                return geometry.visible(source)
+                return self.family.largest(source, media)
 
-    @lru_cache(maxsize=65_536)  # noqa: B019 - one recipe per run; many items share a clip and a number of text tokens
-    def smaller(self, source: Size, size: Size, frames: int, text_tokens: int) -> tuple[Size, int] | None:
+    @lru_cache(maxsize=65_536)  # noqa: B019 - one recipe per run; many items share a clip and a number of other tokens
+    def smaller(self, source: Size, size: Size, frames: int, other_tokens: int) -> tuple[Size, int] | None:
         """The largest hint below `size` that fits, and its number of frames; fewer only when no size is left."""
-        return geometry.shrunk(source, size, frames, self.min_side_px, lambda s, n: self.fits(s, n, text_tokens))
+        return geometry.shrunk(
+            lambda n: self.family.sizes(source, self.media(n)),
+            size,
+            frames,
+            self.min_side_px,
+            lambda s, n: self.fits(s, n, other_tokens),
+        )
 
-    def fits(self, size: Size, frames: int, text_tokens: int) -> bool:
-        prompt = pixtral.prompt_tokens(size.width_px, size.height_px, frames, text_tokens)
-        return prompt + self.reserve <= self.max_model_len
+    def fits(self, size: Size, frames: int, other_tokens: int) -> bool:
+        """Whether such frames fit next to the tokens of text and template. False for what the engine refuses anyway."""
+        media = self.media(frames)
+        prompt = self.family.media_tokens(size, media) + other_tokens
+        return prompt + self.reserve <= self.max_model_len and not self.family.refusal(size, media)

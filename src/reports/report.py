@@ -22,10 +22,10 @@ from PIL import Image
 from ..files import open_atomic, safe_name
 from ..timing.run_facts import Bar, WindowLine
 from ..worker.protocol import STATES
-from .compare import Pair, frame_files, page_pair
+from .compare import Pair, page_pair
 from .pages import page_template
 from .reviews import ACCEPTED, EDITED, REJECTED
-from .rows import FLAGS
+from .rows import FLAGS, frame_files
 
 COMMAND = "command"  # label, in any case, of the fact that gets a box to copy from
 MAX_WIDTH_PX, MIN_WIDTH_PX = 360, 64
@@ -86,7 +86,8 @@ def write_report(report: Report, out: Path) -> None:
 def write_comparison(sides: tuple[Mapping[str, str], Mapping[str, str]], pairs: Sequence[Pair], out: Path) -> None:
     """Write the page of two runs side by side; `sides` are `compare.facts` of each, with its folder as `run`."""
     files = [
-        [frame_files(side["run"], row) for side, row in zip(sides, (p.first, p.second), strict=True)] for p in pairs
+        [frame_files(Path(side["run"]), row) for side, row in zip(sides, (p.first, p.second), strict=True)]
+        for p in pairs
     ]
     number_of, pictures = distinct_frames(file for pair in files for side in pair for file in side)
     width_px = thumbnail_width(len(pictures))

@@ -81,7 +81,8 @@ class ReportRow(Row):
     frame_files: list[str]
 
 
-FLAGS = ("asked again", "cut off", "smaller hint", "text only")
+CLIP_PICTURES = 4  # of a whole clip, in reports
+FLAGS = ("asked again", "cut off", "smaller hint", "text only", "unverified")
 
 
 class HintFolders:
@@ -151,7 +152,7 @@ def row_of(item: PlanItem, outcome: Outcome, hints: HintFolders, settings: Setti
                 "sha256": frame.sha256,
                 "bytes": frame.bytes,
                 "size": frame.size,
-                "file": f"{hint}/frame_{n}.png" if hint else None,
+                "file": f"{hint}/{HINT_VIDEO if used and used[1].clip_fps else f'frame_{n}.png'}" if hint else None,
             }
             for n, frame in enumerate(outcome.frames, start=1)
         ],
@@ -171,6 +172,8 @@ def flags_of(item: PlanItem, outcome: Outcome, used: tuple[Video, Hint] | None) 
         yield "smaller hint"
     if outcome.attempts and not outcome.frames:
         yield "text only"
+    if item.unverified:
+        yield "unverified"
 
 
 def read_rows(file: Path) -> Sequence[Row]:
@@ -199,9 +202,19 @@ class ReportRows(Iterable[ReportRow]):
             hint = item.hint if item.video else None
             if item.video and hint and row["frames"]:
                 hint = hint_sent(item.video, hint, len(row["frames"]), row["frames"][0]["size"])
-            files = [f"{self._root}/{frame['file']}" for frame in row["frames"] if frame["file"]]
+            files = frame_files(Path(self._root), row)
             source = fields_of(item.video) if item.video else None
             yield {**row, "source": source, "hint": fields_of(hint) if hint else None, "frame_files": files}
+
+
+def frame_files(root: Path, row: Row) -> list[str]:
+    """The pictures of a row as absolute paths, in order; of a clip that was sent as a whole some of its frames, evenly."""
+    files = [os.path.abspath(root / frame["file"]) for frame in row.get("frames", ()) if frame["file"]]
+    if [os.path.basename(file) for file in files] != [HINT_VIDEO] or not row["frames"][0]["file"]:
+        return files
+    frames = sorted(Path(files[0]).parent.glob("frame_*.png"), key=lambda path: int(path.stem.split("_")[1]))
+    shown = min(len(frames), CLIP_PICTURES)
+    return [str(frames[n * (len(frames) - 1) // max(shown - 1, 1)]) for n in range(shown)]
 
 
 def hint_used(item: PlanItem, outcome: Outcome) -> tuple[Video, Hint] | None:
@@ -215,5 +228,6 @@ def hint_used(item: PlanItem, outcome: Outcome) -> tuple[Video, Hint] | None:
 def hint_sent(video: Video, hint: Hint, frames: int, size: str) -> Hint:
     """A planned hint as the engine was sent it: so many frames, of this size ("WIDTHxHEIGHT")."""
     width, height = map(int, size.split("x"))
+    frames = hint.frames if hint.clip_fps else frames
     times = hint.times_s if frames == hint.frames else hint_times(video, hint.rule, frames, hint.fps)
     return replace(hint, width_px=width, height_px=height, frames=frames, times_s=times)

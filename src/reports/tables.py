@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..media import geometry
-from ..models import pixtral
-from ..planning.plan import Plan, PlanItem
+from ..models.family import Media
+from ..models.linear import linear_says_safe
+from ..planning.plan import Plan, PlanItem, smallest_max_model_len
 from ..prompts.drafts import Listed
 from ..run_folder import RunPaths
 from ..text import duration, printable
@@ -31,7 +32,7 @@ def print_plan(plan: Plan, console: Console, verbose_rows: int = MAX_ROWS) -> No
     for line in advice(plan):
         print_prose(console, printable(line))
     limit = plan.settings.max_model_len
-    if not pixtral.linear_says_safe(plan.summary.largest_linear_estimate, limit):
+    if not linear_says_safe(plan.summary.largest_linear_estimate, limit):
         print_prose(
             console,
             "! marks what the old linear estimate (w x h x frames x 0.0173, safe below 90 %) would have rejected.",
@@ -101,6 +102,8 @@ def verdict_of(item: PlanItem) -> tuple[str, str]:
     if item.problem:
         return f"from the text only: {item.problem}", "yellow"
     note = f"; {item.note}" if item.note else ""
+    if item.unverified:
+        return f"unverified: the server decides{note}", "yellow"
     if item.shrunk_from:
         return f"fits, shrunk from {item.shrunk_from}{note}", "yellow"
     return f"fits{note}", "green"
@@ -108,7 +111,7 @@ def verdict_of(item: PlanItem) -> tuple[str, str]:
 
 def _old_estimate(item: PlanItem, limit: int) -> str:
     estimate = item.linear_estimate
-    return f"{estimate}{'' if pixtral.linear_says_safe(estimate, limit) else '!'}" if item.hint else "–"
+    return f"{estimate}{'' if linear_says_safe(estimate, limit) else '!'}" if item.hint else "–"
 
 
 def advice(plan: Plan) -> list[str]:
@@ -124,6 +127,8 @@ def advice(plan: Plan) -> list[str]:
             f"The engine on {settings.host.name} was observed to refuse requests that max_model_len={settings.max_model_len} "
             f"allows: this plan limits each request to {settings.effective_len} tokens (limits.json in {settings.cache_dir})."
         )
+    if settings.family.note:
+        lines.append(settings.family.note)
     if first := sums.first_shrunk:
         lines.append(
             f"{sums.shrunk} were made smaller to fit, the first of them {first.name!r} from {first.shrunk_from}."
@@ -135,9 +140,7 @@ def advice(plan: Plan) -> list[str]:
     if larger := _larger_hint(plan):
         lines.append(f"Your budget would allow {larger}: upsample=best_fit")
     if not sums.shrunk and sums.longest_with_hint is not None:
-        need = pixtral.smallest_max_model_len(
-            [sums.longest_with_hint], settings.max_output_tokens + settings.text_margin
-        )
+        need = smallest_max_model_len([sums.longest_with_hint], settings.max_output_tokens + settings.text_margin)
         lines.append(f"The smallest budget that serves every hint of this plan: budget.max_model_len={need}")
     return lines
 
@@ -154,14 +157,14 @@ def _names(first: Sequence[str], count: int) -> str:
 def _larger_hint(plan: Plan) -> str | None:
     """The best_fit size for the most frequent shape of clip, when it is larger than what is planned."""
     s, sums = plan.settings, plan.summary
-    for (source, frames), _count in sums.shapes.most_common():
-        planned, text = sums.planned[source], sums.text[source]
-        free = (s.effective_len or s.max_model_len) - s.max_output_tokens - s.text_margin
+    for (source, media), _count in sums.shapes.most_common():
+        planned, other = sums.planned[source], sums.other[source]
+        free = (s.effective_len or s.max_model_len) - s.max_output_tokens - s.text_margin - other
 
-        def fits(size: geometry.Size, frames: int = frames, text: int = text, free: int = free) -> bool:
-            return pixtral.prompt_tokens(size.width_px, size.height_px, frames, text) <= free
+        def fits(size: geometry.Size, media: Media = media, free: int = free) -> bool:
+            return s.family.media_tokens(size, media) <= free
 
-        best = geometry.best_fit(source, fits)
+        best = geometry.best_fit(s.family.sizes(source, media), fits)
         if best and best.width_px * best.height_px > planned.width_px * planned.height_px:
             return str(best) if len(sums.shapes) == 1 else f"{best} for the clips of {source}"
     return None

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import HintError, VideoError
-from ..files import clear_asides, link_atomic, write_atomic
+from ..files import clear_asides, file_sha256, link_atomic, write_atomic
 from ..hosts.bundle import worker_bundle
 from ..hosts.job_folder import JobPaths
 from ..media import geometry
@@ -18,8 +18,10 @@ from ..media.guard import Guard
 from ..media.hint import Hint, RenderedHint, hint_key, hint_times
 from ..media.render import render
 from ..media.video import Video
-from ..models import pixtral
-from ..planning.plan import Plan, PlanItem
+from ..models.families import TOKENIZERS
+from ..models.family import Media
+from ..models.tokenizer import packed
+from ..planning.plan import Plan, PlanItem, smallest_max_model_len
 from ..planning.settings import Settings, digest
 from ..worker.protocol import PROTOCOL, Checks, Item, Outcome, UpsampleJob
 from ..worker.records import InvalidRecord, from_line, to_json, to_line
@@ -77,15 +79,23 @@ def upsample_job(plan: Plan) -> UpsampleJob:
         model=settings.model,
         max_model_len=settings.max_model_len,
         max_output_tokens=settings.max_output_tokens,
-        needed_len=pixtral.smallest_max_model_len(
-            [summary.longest_prompt] if summary.sent else [], settings.max_output_tokens
-        ),
+        needed_len=smallest_max_model_len([summary.longest_prompt] if summary.sent else [], settings.max_output_tokens),
         images=summary.most_frames or 1,
+        clips=int(summary.sends_clips),
         temperature=settings.temperature,
         checks=Checks(settings.check_cut_off, settings.check_script),
         linger_s=LINGER_S,
         items_hash=hash_of(plan.distinct_ids),
+        tokenizer=_tiny_tokenizer(settings),
     )
+
+
+def _tiny_tokenizer(settings: Settings) -> str:
+    """The tokenizer of a tiny model, where the host may lack it: mistral-common comes with every vLLM."""
+    model = settings.model
+    if settings.engine.name != "vllm" or not model.tiny_random or model.is_mistral:
+        return ""
+    return packed(TOKENIZERS[model.tiny_family or model.family])
 
 
 def seed_of(item: PlanItem, settings: Settings) -> int:
@@ -202,8 +212,9 @@ class _Renderer:
         if self._stop.asked:
             raise HintError("stopped before it was rendered")
         guard = guard_of(video, self._settings, lambda: self._stop.asked)
-        rendered = render(video, hint, self._cache, with_video=self._settings.hint_video, guard=guard)
-        return _link_frames(rendered, self._paths)
+        with_video = self._settings.hint_video or hint.clip_fps is not None
+        rendered = render(video, hint, self._cache, with_video=with_video, guard=guard)
+        return _link_frames(rendered, hint, self._paths)
 
 
 def _record(item: PlanItem, renderer: _Renderer, settings: Settings) -> tuple[Item | None, Outcome | None]:
@@ -216,7 +227,8 @@ def _record(item: PlanItem, renderer: _Renderer, settings: Settings) -> tuple[It
     except (VideoError, HintError) as e:
         if settings.on_bad_video != "text_only" or not item.prompt.strip():
             return None, Outcome(item.id, fallback_state(item.prompt), e.message)
-        predicted = pixtral.WRAPPER_TOKENS + item.tokens.text
+        family = settings.family
+        predicted = family.wrapper_tokens(item.system) + family.text_tokens(item.system, item.text, with_media=False)
         return _line(item, predicted, [], settings, note=f"from the text only: {e.message}"), None
     return _line(item, item.tokens.prompt, frames, settings), None
 
@@ -229,7 +241,7 @@ def _line(item: PlanItem, predicted: int, frames: list[str], settings: Settings,
         text=item.text,
         system=item.system,
         frames=tuple(frames),
-        predicted=predicted,
+        predicted=predicted if settings.family.verified else None,
         max_tokens=settings.max_output_tokens,
         seed=seed_of(item, settings),
         note=note,
@@ -244,7 +256,8 @@ def stage_smaller(item: PlanItem, refused: Outcome, paths: JobPaths, settings: S
     """
     if not (item.video and item.hint and refused.frames):
         return f"the engine refused the prompt, and there is no frame to shrink: {refused.reason}"
-    size, count = geometry.Size(*map(int, refused.frames[0].size.split("x"))), len(refused.frames)
+    size = geometry.Size(*map(int, refused.frames[0].size.split("x")))
+    count = item.hint.frames if item.hint.clip_fps else len(refused.frames)
     smaller = _smaller_than_refused(item, refused, size, count, settings)
     if smaller is None:
         return f"the engine refused even {count} frame{'s' if count > 1 else ''} of {size}: {refused.reason}"
@@ -253,41 +266,50 @@ def stage_smaller(item: PlanItem, refused: Outcome, paths: JobPaths, settings: S
     hint = replace(item.hint, width_px=new.width_px, height_px=new.height_px, frames=len(times), times_s=times)
     try:
         guard, cache = guard_of(item.video, settings), Path(settings.cache_dir) / "hints"
-        rendered = render(item.video, hint, cache, with_video=settings.hint_video, guard=guard)
+        with_video = settings.hint_video or hint.clip_fps is not None
+        rendered = render(item.video, hint, cache, with_video=with_video, guard=guard)
     except (VideoError, HintError) as e:
         return e.message
-    predicted = item.tokens.prompt - item.tokens.image + _image_tokens(new, hint.frames)
+    predicted = item.tokens.prompt - item.tokens.image + settings.family.media_tokens(new, _media(hint, frames))
     step = f"{count} x {size} refused by the engine"
     note = "; ".join(n for n in (refused.note, step) if n)
-    line = _line(item, predicted, _link_frames(rendered, paths), settings, refused.step + 1, note)
+    line = _line(item, predicted, _link_frames(rendered, hint, paths), settings, refused.step + 1, note)
     # Named to sort after the numbered batches, and apart from every other refusal.
     write_atomic(paths.batches / f"smaller-{item.id}-{line.step}.jsonl", to_line(line) + "\n")
     return None
 
 
-def _image_tokens(size: geometry.Size, frames: int) -> int:
-    return pixtral.image_tokens(size.width_px, size.height_px) * frames
+def _media(hint: Hint, frames: int) -> Media:
+    return Media(frames, hint.clip_fps)
 
 
 def _smaller_than_refused(
     item: PlanItem, refused: Outcome, size: geometry.Size, frames: int, settings: Settings
 ) -> tuple[geometry.Size, int] | None:
     """The hint to try after a refused one: its size and number of frames."""
-    sent = _image_tokens(size, frames)
+    hint, family = item.hint, settings.family
+    assert hint
+    sent = family.media_tokens(size, _media(hint, frames))
     text = item.tokens.prompt - item.tokens.image
     surplus = max(0, (refused.tokens.measured or 0) - text - sent)  # that the engine counts and the plan does not
     limit = refused.limit
 
     def fits(candidate: geometry.Size, count: int) -> bool:
-        image = _image_tokens(candidate, count)
+        image = family.media_tokens(candidate, _media(hint, count))
+        if hint.clip_fps and count < frames:  # a clip keeps its frames, for which its outcome has no number
+            return False
         room = limit is None or text + image + surplus + settings.max_output_tokens <= limit
         return image < sent and room
 
-    return geometry.shrunk(size, size, frames, settings.min_side_px, fits)
+    return geometry.shrunk(lambda n: family.sizes(size, _media(hint, n)), size, frames, settings.min_side_px, fits)
 
 
-def _link_frames(rendered: RenderedHint, paths: JobPaths) -> list[str]:
-    """Put the frames of a hint into the job folder, named by their content; their names there."""
+def _link_frames(rendered: RenderedHint, hint: Hint, paths: JobPaths) -> list[str]:
+    """Put the frames of a hint, or its video, into the job folder, named by their content; their names there."""
+    if hint.clip_fps and rendered.video_path:
+        name = f"frames/{file_sha256(rendered.video_path)}.mp4"
+        link_atomic(rendered.video_path, paths.root / name)
+        return [name]
     names = [f"frames/{frame.sha256}.png" for frame in rendered.frames]
     for source, name in zip(rendered.frame_paths, names, strict=True):
         link_atomic(source, paths.root / name)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..choices import EngineName, TaskName
+from ..choices import EngineName, ModelFamily, TaskName
 from ..config import Config
 from ..errors import ExitCode, HostError, UpsamplerError
 from ..hosts.connect import connect, root_on
@@ -201,6 +201,12 @@ find . -maxdepth 3 -name '*.safetensors.index.json' -exec cat {} +
 """
 
 
+def _files_of(config: Config) -> tuple[str, ...]:
+    """What the folder of a checkpoint holds beside weights."""
+    own = config.model.family in (ModelFamily.pixtral, ModelFamily.mistral)
+    return ("params.json", "tekken.json") if own else ("config.json", "tokenizer.json")
+
+
 def _checkpoint(host: Host, config: Config) -> str:
     """Files present, and all that an index names."""
     folder = config.model.checkpoint
@@ -214,9 +220,7 @@ def _checkpoint(host: Host, config: Config) -> str:
     }
     weights = {n: s for n, s in sizes.items() if n.endswith(".safetensors")}
     wanted = set(json.loads("{" + index)["weight_map"].values()) if index else set()
-    missing = (
-        [n for n in ("params.json", "tekken.json") if n not in sizes] if config.engine.name is EngineName.vllm else []
-    )
+    missing = [n for n in _files_of(config) if n not in sizes] if config.engine.name is EngineName.vllm else []
     missing += sorted(wanted - weights.keys())
     if not weights and config.model.load_format != "dummy":
         missing.append("*.safetensors")
@@ -241,6 +245,8 @@ def _gpus(host: Host, config: Config) -> str:
     share = config.model.gpu_memory_utilization * min(float(row[1]) for row in rows) * 2**20
     parts = config.model.tensor_parallel_size
     needed = (weights + KV_BYTES_PER_TOKEN * config.budget.max_model_len) / parts
+    if config.model.gpu_memory_gib:
+        needed = config.model.gpu_memory_gib * 2**30 / parts
     named = f"{len(rows)} x {rows[0][0]}, driver {rows[0][2]}"
     if len(rows) < parts * config.model.data_parallel_size:
         raise HostError(

@@ -18,9 +18,10 @@ from ..errors import ExitCode, InputError
 from ..files import write_atomic
 from ..limits.calibration_clip import calibration_clip
 from ..limits.measure import asking_all, asks_engine, conclude, measure
-from ..limits.points import edge, prompt_of, size_of
+from ..limits.points import edge, size_of
 from ..media import geometry
 from ..media.geometry import Size
+from ..models.family import Media
 from ..planning.plan import Plan
 from ..planning.plan_file import read_plan
 from ..planning.resolve import resolve
@@ -81,13 +82,17 @@ def _plan(config: Config, paths: RunPaths) -> Plan:
 
     if not config.search:
         return planned(_sizes(config))
-    [probe] = planned([(Size(16, 16), "", "")]).items  # the tokens of its text are those of all
-    recipe_room = config.budget.max_model_len - config.budget.max_output_tokens - config.budget.text_margin
+    plan = planned([(Size(16, 16), "", "")])
+    [probe] = plan.items  # the tokens of its text are those of all
+    assert probe.hint
+    family, media = plan.settings.family, Media(probe.hint.frames, probe.hint.clip_fps)
+    reserved = config.budget.max_output_tokens + config.budget.text_margin
+    room = config.budget.max_model_len - reserved - (probe.tokens.prompt - probe.tokens.image)
 
     def fits(size: Size) -> bool:
-        return prompt_of(size, config.frames.count, probe.tokens.text) <= recipe_room
+        return family.media_tokens(size, media) <= room
 
-    return planned([(size, aspect, "") for aspect in _aspects(config) for size in edge(aspect, fits)])
+    return planned([(size, aspect, "") for aspect in _aspects(config) for size in edge(aspect, family, media, fits)])
 
 
 def _sizes(config: Config) -> list[tuple[Size, str, str]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..media.hint import Hint
+from ..media.sampling import SLOTTED
 from ..media.video import Video
 from ..planning.plan import Plan
 
@@ -47,9 +48,9 @@ def work_of(plan: Plan) -> Work:
 
 
 def rendering_cost(video: Video, hint: Hint) -> int:
-    """What a hint costs to render, in decoded pixels: its frames from the key frame before each (for `head`, all up to
-    the last one), and the pixels that are written."""
-    if hint.rule == "head":
+    """What a hint costs to render, in decoded pixels: its frames from the key frame before each (for `head` and `clip`,
+    all up to the last one), and the pixels that are written."""
+    if hint.rule in SLOTTED:
         decoded_s = min(video.duration_s, (hint.frames + 1) / hint.fps)
     else:
         decoded_s = sum(min(time_s, KEY_FRAMES_APART_S / 2) for time_s in hint.times_s)

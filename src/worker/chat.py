@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import http.client
 import json
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
-from .engines.engine import Answer, ItemFailed, Refused, Request, Unavailable
+from .engines.engine import Answer, ItemFailed, Refused, Request, Unavailable, data_url, is_clip
 from .lifecycle import LoadFailed
 from .network import Connection, open_socket, proxy_headers, target
 from .records import InvalidRecord
@@ -36,17 +36,21 @@ class NotConnected(OSError):
     """No connection to the server: the request was not sent."""
 
 
-def chat_body(system: str, text: str, pngs: Sequence[bytes]) -> dict[str, Any]:
+def chat_body(system: str, text: str, pictures: Sequence[bytes]) -> dict[str, Any]:
     """The messages of a request, in the form of OpenAI's chat completions."""
-    return _messages(system, text, ["data:image/png;base64," + base64.b64encode(png).decode() for png in pngs])
+    return _messages(system, text, [_part(is_clip(data), data_url(data).decode()) for data in pictures])
 
 
-def _messages(system: str, text: str, urls: Sequence[str]) -> dict[str, Any]:
-    images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+def _messages(system: str, text: str, images: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     messages = [{"role": "user", "content": [*images, {"type": "text", "text": text}] if images else text}]
     if system:
         messages.insert(0, {"role": "system", "content": system})
     return {"messages": messages}
+
+
+def _part(clip: bool, url: str) -> dict[str, Any]:
+    kind = "video_url" if clip else "image_url"
+    return {"type": kind, kind: {"url": url}}
 
 
 class ChatClient:
@@ -59,8 +63,10 @@ class ChatClient:
         key: Secret | None,
         timeout_s: float,
         temperature: float,
+        fields: Mapping[str, Any] = MappingProxyType({}),
         signals: Signals | None = None,
     ) -> None:
+        self.fields = fields  # further ones, the same in every request
         self.base, self.model, self.timeout_s, self.temperature = urlsplit(base_url), model, timeout_s, temperature
         self.key = key
         via_proxy = proxy_headers(self.base) if self.base.scheme == "http" else {}
@@ -114,11 +120,12 @@ class ChatClient:
     def _body(self, request: Request) -> bytes:
         pictures = request.pictures
         body = {
-            **_messages(request.item.system, request.item.text, [""] * len(pictures)),
+            **_messages(request.item.system, request.item.text, [_part(p.is_clip, "") for p in pictures]),
             "model": self.model,
             "temperature": self.temperature,
             "max_tokens": request.max_tokens,
             "seed": request.seed,
+            **self.fields,
             "stream": True,  # the only way to learn when the first token came
             "stream_options": {"include_usage": True},
         }

@@ -68,7 +68,11 @@ class EngineSettings:
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """The checkpoint and how the engine loads it; field by field as in the config group `model`."""
+    """The checkpoint and how the engine loads it; field by field as in the config group `model`.
+
+    token_px, max_side_px: edge of the square of pixels that becomes one token, and longest side that is seen, where the
+    checkpoint says so; 0: those of its family. cap_source: how cap_pixels_per_frame was decided.
+    """
 
     name: str
     checkpoint: str
@@ -83,6 +87,38 @@ class ModelSettings:
     data_parallel_size: int
     prefix_caching: bool
     extra_args: tuple[str, ...]
+    family: str = "pixtral"
+    tiny_family: str = ""
+    image_pixels: tuple[int, ...] = ()
+    video_pixels: tuple[int, ...] = ()
+    min_pixels: int = 0
+    max_pixels: int = 0
+    cap_pixels_per_frame: bool | None = None
+    thinking: bool = True
+    gpu_memory_gib: float = 0.0
+    token_px: int = 0
+    max_side_px: int = 0
+    cap_source: str = ""
+
+    @property
+    def is_mistral(self) -> bool:
+        """Whether the checkpoint is in Mistral's own format."""
+        return (self.tiny_family or self.family) in ("pixtral", "mistral")
+
+    @property
+    def takes_clips(self) -> bool:
+        """Whether the server counts videos among what a prompt may hold."""
+        return (self.tiny_family or self.family).startswith("qwen")
+
+    @property
+    def has_state(self) -> bool:
+        """Whether layers keep a state from piece to piece of a prompt, for which vLLM wants to cut prompts."""
+        return (self.tiny_family or self.family) == "qwen3_5"
+
+    @property
+    def request_fields(self) -> Mapping[str, Any]:
+        """What every request says about the model beside its name."""
+        return {} if self.thinking else {"chat_template_kwargs": {"enable_thinking": False}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +133,11 @@ class Checks:
 class UpsampleJob:
     """job.json of a job that upsamples.
 
-    needed_len: the shortest context that serves all items, for an engine short of memory. images: the most that one
-    prompt has; an engine that expects more reserves memory and takes longer to start. linger_s: without `closed`, the
-    worker ends when it has had nothing to do and no controller for so long, so that a lost controller does not hold a GPU for ever.
-    items_hash: which items the job is for, "" where it was not recorded.
+    needed_len: the shortest context that serves all items, for an engine short of memory. images, clips: the most that one
+    prompt has; an engine that expects more reserves memory and takes longer to start. linger_s: without `closed`, the worker
+    ends when it has had nothing to do and no controller for so long, so that a lost controller does not hold a GPU for ever.
+    items_hash: which items the job is for, "" where it was not recorded. tokenizer: of a tiny model, for an interpreter on
+    the host that lacks its package: the file, compressed, in base64.
     """
 
     protocol: int
@@ -115,6 +152,8 @@ class UpsampleJob:
     linger_s: float
     items_hash: str = ""
     kind: str = UPSAMPLE
+    tokenizer: str = ""
+    clips: int = 0
 
 
 @dataclass(frozen=True, slots=True)

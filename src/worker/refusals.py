@@ -10,6 +10,7 @@ _SIGNS = {
         r"prompt contains \d+ input tokens",
         r"longer than the maximum model length",
         r"maximum context length is \d+",
+        r"exceeds model's maximum context length",
         r"context length is only \d+",
         r"vocab(ulary)? out of range",  # what NVIDIA's upsampler says of image tokens beyond its context; docs/limits.md
         r'"param":\s*"input_tokens"',
@@ -36,6 +37,7 @@ def counted_tokens(text: str) -> int | None:
     """The length of the prompt in tokens, where a refusal names it."""
     signs = (
         r"prompt contains (\d+) input tokens",
+        r"Input length \((\d+)\) exceeds",
         r"\(length (\d+)\)",
         r"Prompt length of (\d+)",
         r"(\d+) in the messages",
@@ -47,6 +49,7 @@ def named_limit(text: str) -> int | None:
     """The longest request in tokens that the engine accepts, where a refusal names it."""
     signs = (
         r"maximum context length is (\d+)",
+        r"maximum context length \((\d+)\)",
         r"context length is only (\d+)",
         r"maximum model length of (\d+)",
         r"maximum (?:length )?(?:is )?(\d{3,}), you sent",

@@ -66,6 +66,8 @@ class ChatEvent:
 @dataclass(frozen=True, slots=True)
 class Model:
     name: str = field(metadata={"key": "id"})
+    root: str | None = None
+    max_model_len: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,13 @@ class Models:
     """The answer of GET /models."""
 
     data: tuple[Model, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The answer of POST /tokenize."""
+
+    count: int
 
 
 @dataclass(frozen=True, slots=True)

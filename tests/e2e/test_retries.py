@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from src.models.pixtral import image_tokens
 from tests.harness.openai_server import FakeOpenAI, counted_by_frames
+from tests.harness.pixtral import image_tokens
 from tests.harness.program import plan_of, program, quoted, results_of, write_prompts
 
 

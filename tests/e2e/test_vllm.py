@@ -1,7 +1,7 @@
 """The real vLLM on the CPU with a tiny random Pixtral: its words are noise, its token counts and errors are the engine's.
 
 Needs an interpreter with vLLM, made by `launchers/vllm_env.sh DIR cpu` and named by the environment variable VLLM_PYTHON.
-One server answers as engine=endpoint, and one run with engine=vllm is killed and interrupted on its way.
+One run with engine=vllm is killed and interrupted on its way.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,56 +16,13 @@ from typing import Any
 
 import pytest
 
-from src.worker.chat import ChatClient
-from src.worker.processes import free_port
 from tests.harness.processes import command_lines, has_ended
-from tests.harness.program import ROOT, Ended, journal_ids, journal_lines, program, quoted, results_of, start, wait_for
+from tests.harness.program import Ended, journal_ids, journal_lines, program, quoted, results_of, start, wait_for
+from tests.harness.tiny_server import assert_all_answered, write_prompts
 
 PATIENCE_S = 600.0  # with a loaded machine; a quiet one needs less than a minute to load the engine
 COUNT = 104
 pytestmark = pytest.mark.vllm
-SERVE = """
-import os, sys
-from pathlib import Path
-from src.worker.engines.tiny_models import make_tiny_pixtral
-from src.worker.engines.vllm_server import Server, vllm_argv, vllm_build, vllm_environment
-from src.worker.protocol import ModelSettings
-
-model = ModelSettings(
-    name="tiny-random-pixtral", checkpoint="", tiny_random=True, tokenizer="", max_images=2, dtype="bfloat16",
-    load_format="dummy", gpu_memory_utilization=0.9, max_num_seqs=64, tensor_parallel_size=1, data_parallel_size=1,
-    prefix_caching=True, extra_args=("--enforce-eager",),
-)
-server = Server(model, str(make_tiny_pixtral(Path(sys.argv[1]))), 2, 4096, 64, 0.9)
-os.execve(sys.executable, vllm_argv(server, int(sys.argv[2]), vllm_build()[0], cpu=True), vllm_environment())
-"""
-
-
-def write_prompts(folder: Path, count: int) -> Path:
-    """A list of distinct prompts, of seven lengths, over the example clips."""
-    clips = sorted((ROOT / "examples" / "clips").iterdir())
-    items = [
-        {
-            "name": f"item-{n:03}",
-            "prompt": f"Prompt number {n} {'with more words ' * (n % 7)}",
-            "video_path": str(clips[n % 7]),
-        }
-        for n in range(count)
-    ]
-    path = folder / "prompts.json"
-    path.write_text(json.dumps(items))
-    return path
-
-
-def assert_all_answered(run: Path, count: int) -> list[dict[str, Any]]:
-    """Every item once, in order, with the tokens that the plan predicted."""
-    rows = results_of(run)
-    assert [row["name"] for row in rows] == [f"item-{n:03}" for n in range(count)]
-    assert {row["state"] for row in rows} == {"upsampled"}
-    assert all(row["tokens"]["predicted"] == row["tokens"]["measured"] for row in rows)
-    ids = journal_ids(run)
-    assert len(ids) == len(set(ids)) == count
-    return rows
 
 
 def processes_in(sessions: set[int]) -> set[int]:
@@ -177,85 +132,3 @@ def test_ctrl_c_finishes_requests_in_flight(life: Life) -> None:
     assert life.exit_record["state"] == "cancelled"
     assert life.exit_record["answered"] == life.answered_then
     assert life.answered_then + len(life.exit_record["not_started"]) == COUNT
-
-
-# --------------------------------------------------------------------------------------- one server, engine=endpoint
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, vllm_python: str) -> Iterator[str]:
-    """The override that names a vLLM server which runs already."""
-    folder = tmp_path_factory.mktemp("server")
-    port = free_port()
-    with open(folder / "log", "wb") as log:
-        command = [vllm_python, "-c", SERVE, str(folder / "model"), str(port)]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
-    client = ChatClient(f"http://127.0.0.1:{port}/v1", "", None, 5.0, 0.0)
-
-    def is_healthy() -> bool:
-        assert process.poll() is None, (folder / "log").read_text()[-3000:]
-        try:
-            return client.get("/health")[0] == 200
-        except OSError:
-            return False
-
-    wait_for(is_healthy, PATIENCE_S, 0.2)
-    yield f"engine.base_url=http://127.0.0.1:{port}/v1"
-    os.killpg(process.pid, signal.SIGTERM)
-    process.wait(timeout=60)
-
-
-def through_server(server: str, run: Path, *overrides: str) -> None:
-    end = program(
-        "engine=endpoint", server, "model=tiny_random", f"hydra.run.dir={quoted(run)}", "budget.max_output_tokens=32",
-        f"cache_dir={quoted(run.parent / 'cache')}", *overrides, timeout_s=PATIENCE_S,
-    )  # fmt: skip
-    assert end.code == 0, end.out + end.err
-
-
-def test_largest_hints_that_fit_are_accepted(server: str, tmp_path: Path) -> None:
-    prompts = write_prompts(tmp_path, 14)
-    through_server(server, tmp_path / "run", f"prompts={prompts}", "upsample=best_fit")
-    assert_all_answered(tmp_path / "run", 14)
-
-
-def test_system_message_is_counted_and_repeatable(server: str, tmp_path: Path) -> None:
-    path = write_prompts(tmp_path, 7)
-    items = json.loads(path.read_text())
-    items[3].pop("video_path")  # without images the system message is joined to the text before it is counted
-    path.write_text(json.dumps(items))
-    for name in ("one", "two"):
-        through_server(server, tmp_path / name, f"prompts={path}", "template=describe", "engine.in_flight=1")
-        assert_all_answered(tmp_path / name, 7)
-    texts = [[row["upsampled_prompt"] for row in results_of(tmp_path / name)] for name in ("one", "two")]
-    assert texts[0] == texts[1]
-
-
-def sweep_limits(folder: Path, *overrides: str) -> dict[str, dict[str, Any]]:
-    """The points of a limits sweep by size; prediction and engine agree on all of them."""
-    end = program(
-        "--multirun", "task=limits", "model=tiny_random", *overrides, f"cache_dir={quoted(folder.parent / 'cache')}",
-        f"hydra.sweep.dir={quoted(folder)}", timeout_s=PATIENCE_S,
-    )  # fmt: skip
-    assert end.code == 0, end.err
-    data = json.loads((folder / "matrix.json").read_text())
-    assert data["agreement"]["measured"] == data["agreement"]["exact"] == len(data["points"]) == 4
-    assert all(row["measured_tokens"] == row["prompt_tokens"] for row in data["points"])
-    return {row["size"]: row for row in data["points"]}
-
-
-def test_limits_of_engine_follow_token_rule(server: str, tmp_path: Path) -> None:
-    """Sizes well inside and far beyond."""
-    size = "size=320x180,640x480,1920x1056,360x203"
-    rows = sweep_limits(tmp_path / "sizes", "engine=endpoint", server, size)
-    assert rows["1920x1056"]["measured"] == "too_long"
-
-
-def test_largest_size_is_found_by_search(tmp_path: Path, vllm_python: str) -> None:
-    """And the next one up, in both directions, with an engine that is loaded once for all points."""
-    folder = tmp_path / "edges"
-    rows = sweep_limits(folder, "search=true", "aspect='16:9','9:16'", "engine=vllm", f"worker.python={vllm_python}")
-    assert rows["910x512"]["measured"] == "accepted" and rows["912x514"]["measured"] == "no_room"
-    assert "KV cache" in rows["910x512"]["memory"]
-    events = [e for f in folder.glob("engines/*/job/*/events.jsonl") for e in journal_lines(f)]
-    assert sum(e.get("phase") == "loading" for e in events) == 1

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from src.models import pixtral
+from tests.harness import pixtral
 
 
 class FakeOpenAI:

@@ -57,6 +57,16 @@ TOP: dict[str, set[str]] = {
 OF_WORKER = {"worker.protocol", "worker.records", "worker.journal", "worker.values"}
 MORE_OF_WORKER = {
     "hosts.bundle": {"worker"},  # ships it
+    "models.ask": {
+        "worker.chat",
+        "worker.engines.endpoint",
+        "worker.lifecycle",
+        "worker.network",
+        "worker.refusals",
+        "worker.replies",
+    },
+    "models.families": {"worker.byte_pairs"},
+    "models.tokenizer": {"worker.byte_pairs"},
     "reports.exports": {"worker.chat"},
     "reports.reviews": {"worker.upsample"},
     "reports.rows": {"worker.upsample"},
@@ -67,8 +77,8 @@ HOMES = {
     "hydra": {"run", "sweep", "resolvers", "overrides"},
     "omegaconf": {"run", "sweep", "resolvers", "overrides", "config"},
     "av": {"media.colour", "media.guard", "media.video", "media.frames", "media.render", "media.encode"},
-    "mistral_common": {"models.pixtral"},
-    "tiktoken": {"models.pixtral"},
+    "mistral_common": {"models.tokenizer"},
+    "tiktoken": {"models.tokenizer"},
     "jinja2": {"reports.pages", "planning.recipe"},
     "sqlite3": {"cache_table"},
     "fabric": {"hosts.ssh"},

@@ -23,6 +23,7 @@ from src.hosts.mirror import peek
 from src.hosts.transfer import fetch
 from src.inference.pipeline_file import read_pipeline
 from src.media.render import Manifest
+from src.models import ask
 from src.planning import observed_limits
 from src.planning.plan_file import read_plan
 from src.run_folder import RunPaths
@@ -145,6 +146,7 @@ READERS: dict[str, Reader] = {
     "job on a host": Reader(b"1\n\n{}", lambda f: peek(Says(f.read_bytes()), "/jobs/a"), (UpsamplerError,)),
     "docker": Reader(INSPECTED, lambda f: docker.state_of(f.read_text(errors="replace")), (ValueError,)),
     "endpoint": Reader(REPLY, lambda f: completion_of(f.read_bytes()), (InvalidRecord,)),
+    "counts of a server": Reader(b'["a", 7]\n["b", "too large"]\n', ask._kept, ()),
     "metrics": Reader(METRICS, lambda f: Signals(lambda: f.read_text(errors="replace")).metrics(), ()),
 }
 

@@ -30,9 +30,10 @@ class EndpointEngine:
         self.client = ChatClient(
             engine.base_url.rstrip("/"),
             job.model.name,
-            _key(engine) if engine.api_key_env or engine.api_key_file else None,
+            key_of(engine),
             engine.request_timeout_s,
             job.temperature,
+            job.model.request_fields,
         )
         self.signals = self.client.signals
 
@@ -66,8 +67,10 @@ class EndpointEngine:
         pass
 
 
-def _key(engine: EngineSettings) -> Secret | None:
-    """The key, from where a container has it, or from the file or the variable that the config names."""
+def key_of(engine: EngineSettings) -> Secret | None:
+    """The key, from where a container has it, or from the file or the variable that the config names; None for no key."""
+    if not (engine.api_key_env or engine.api_key_file):
+        return None
     try:
         if file := os.environ.get(KEY_FILE_VARIABLE):
             return secret_in(Path(file), "the key that was brought into the container")

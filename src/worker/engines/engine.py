@@ -15,23 +15,40 @@ from ..signals import Signals
 from ..window import Window
 
 
+def is_clip(data: bytes) -> bool:
+    """Whether data is an MP4 (ISO 14496-12); else it is a PNG."""
+    return data[4:8] == b"ftyp"
+
+
+def data_url(data: bytes) -> bytes:
+    """The data URL of a PNG or an MP4."""
+    return b"data:%s;base64,%s" % (b"video/mp4" if is_clip(data) else b"image/png", base64.b64encode(data))
+
+
 @dataclass(frozen=True)
 class Picture:
-    """A frame as it is sent; size: "WIDTHxHEIGHT"."""
+    """A frame as it is sent, or a whole clip as MP4; size: "WIDTHxHEIGHT"."""
 
     data: bytes = field(repr=False)
     sha256: str
     size: str
 
+    @property
+    def is_clip(self) -> bool:
+        return is_clip(self.data)
+
     @cached_property
     def url(self) -> bytes:
-        """The data URL."""
-        return b"data:image/png;base64," + base64.b64encode(self.data)
+        return data_url(self.data)
 
     @staticmethod
     def read(path: Path) -> Picture:
         data = path.read_bytes()
-        width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")  # of a PNG's header
+        if is_clip(data):  # written by FFmpeg: of the description of its H.264 track (VisualSampleEntry)
+            track = data.rfind(b"avc1")
+            width, height = (int.from_bytes(data[track + n : track + n + 2], "big") for n in (28, 30))
+        else:
+            width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")  # of a PNG's header
         return Picture(data, hashlib.sha256(data).hexdigest(), f"{width}x{height}")
 
 

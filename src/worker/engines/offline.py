@@ -155,6 +155,8 @@ class OfflineEngine:
             time.sleep(self.delay_s)
         if not request.pictures:
             raise ItemKept("engine=offline has no frames to measure; a prompt without a video needs a model")
+        if request.pictures[0].is_clip:
+            raise ItemKept("engine=offline measures frames, not whole clips; frames=uniform_4 sends some")
         frames = [np.asarray(Image.open(io.BytesIO(p.data)).convert("RGB")) for p in request.pictures]
         facts = describe(measure(frames))
         return Answer(after_prompt(request.item.prompt, facts), "stop", None, None)

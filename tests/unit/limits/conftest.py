@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from src.limits.points import Measured, Point, size_of
-from src.models import pixtral
+from src.models.family import Media
+from tests.harness import pixtral
 
 
 def point(size: str = "640x480", max_model_len: int = 4096, measured: Measured | None = None) -> Point:
@@ -12,7 +13,7 @@ def point(size: str = "640x480", max_model_len: int = 4096, measured: Measured |
     return Point(
         id=f"{size}-{max_model_len}", engine_key="4096-x", size=size, aspect="", category="", frames=2,
         max_model_len=max_model_len, reserve=300, text_tokens=2, image_tokens=image, prompt_tokens=image + 5,
-        measured=measured,
+        measured=measured, seen=str(pixtral.PIXTRAL.seen(wanted, Media(2))),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from src.limits import matrix
 from src.limits.points import marked
+from tests.harness.pixtral import PIXTRAL
 from tests.unit.limits.conftest import measured, point
 
 FACTS = {
@@ -25,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     right = point("320x180", measured=measured(True, 509))
     points = marked([right, point("640x480", measured=wrong), point("480x480")])
     folder = tmp_path_factory.mktemp("matrix")
-    matrix.write(points, FACTS, folder)
+    matrix.write(points, FACTS, folder, PIXTRAL)
     return folder
 
 

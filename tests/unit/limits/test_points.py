@@ -21,25 +21,17 @@ from src.limits.points import (
     measured_of,
     memory_lines,
     observed_limit,
-    patch_grid,
     point_of,
-    prompt_of,
     size_of,
 )
 from src.media import geometry
 from src.media.geometry import Size
-from src.models import pixtral
+from src.models.family import Media
 from src.planning.resolve import resolve
 from src.worker.protocol import Attempt, EngineUsed, Outcome, TokenCounts
 from tests.conftest import Configure
+from tests.harness import pixtral
 from tests.unit.limits.conftest import measured, point
-
-
-@given(width=st.integers(2, 3000), height=st.integers(2, 3000))
-def test_tokens_depend_on_the_patch_grid(width: int, height: int) -> None:
-    columns, rows = patch_grid(Size(width, height))
-    assert columns * rows + rows == pixtral.image_tokens(width, height)
-    assert max(columns, rows) <= geometry.MAX_SIDE_PX // geometry.PATCH_PX
 
 
 def test_sizes_with_equal_patches_are_marked() -> None:
@@ -87,10 +79,10 @@ def test_search_finds_both_sides_of_the_limit(aspect: str, limit: int) -> None:
     """The largest size that fits, and the next one up."""
 
     def fits(size: Size) -> bool:
-        return prompt_of(size, 2, 2) <= limit
+        return pixtral.prompt_tokens(size.width_px, size.height_px, 2, 2) <= limit
 
-    found = edge(aspect, fits)
-    sizes = geometry.aligned_sizes(_SHAPES[aspect])
+    found = edge(aspect, pixtral.PIXTRAL, Media(2), fits)
+    sizes = pixtral.PIXTRAL.sizes(_SHAPES[aspect], Media(2))
     if not any(map(fits, sizes)):
         assert found == (sizes[-1],)
     elif fits(sizes[0]):

@@ -12,6 +12,7 @@ from src.media import geometry, sampling
 from src.media.hint import Hint, RenderedHint
 from src.media.video import Video, VideoLimits
 from tests.harness.ffmpeg import ClipSet
+from tests.harness.pixtral import MAX_SIDE_PX
 
 LIMITS = VideoLimits(max_bytes=10**9, max_pixels=8192 * 8192, max_duration_s=86_400.0)
 
@@ -21,7 +22,10 @@ def planned_times(video: Video, rule: str, count: int, fps: float = 2.0) -> tupl
 
 
 def planned_hint(video: Video, *, rule: str = "head", count: int = 2, fps: float = 2.0, width_px: int = 64) -> Hint:
-    size, times = geometry.fixed_width(video.size, width_px), planned_times(video, rule, count, fps)
+    size, times = (
+        geometry.fixed_width(video.size, width_px, geometry.visible(video.size, MAX_SIDE_PX)),
+        planned_times(video, rule, count, fps),
+    )
     return Hint(size.width_px, size.height_px, len(times), times, rule, fps)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from src.media.hint import RenderedHint
 from src.media.render import render
 from src.media.video import Video, probe
-from src.models import pixtral
+from tests.harness import pixtral
 from tests.harness.ffmpeg import ClipSet, Pixels
 from tests.unit.media.conftest import LIMITS, planned_hint
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 
@@ -10,23 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from src.media import geometry
 from src.media.geometry import (
     COSMOS_SIZES,
-    MAX_SIDE_PX,
     Size,
-    aligned_sizes,
     at_height,
     at_width,
-    best_fit,
     category_size,
     detect_aspect_ratio,
-    fixed_width,
-    shrunk,
-    step_down,
-    visible,
     within,
 )
-from src.models.pixtral import prompt_tokens
+from src.models.family import Media
+from tests.harness.pixtral import MAX_SIDE_PX, PIXTRAL, prompt_tokens
 
 SIDES = st.integers(1, 5000)
 SIZES = st.builds(Size, SIDES, SIDES)
@@ -35,6 +31,35 @@ CLIPS = [
     *[Size(854, 480), Size(1000, 1000), Size(2048, 858), Size(333, 777), Size(2, 2), Size(17, 31), Size(320, 179)],
 ]
 EXTREME = [Size(2048, 64), Size(64, 2048), Size(105, 2661), Size(3129, 259), Size(4000, 40)]
+
+
+# The functions of geometry with the sizes of one family: Pixtral's.
+
+
+def visible(source: Size) -> Size:
+    return geometry.visible(source, MAX_SIDE_PX)
+
+
+def fixed_width(source: Size, width_px: int) -> Size:
+    return geometry.fixed_width(source, width_px, visible(source))
+
+
+def aligned_sizes(source: Size) -> tuple[Size, ...]:
+    return PIXTRAL.sizes(source, Media(1))
+
+
+def best_fit(source: Size, fits: Callable[[Size], bool]) -> Size | None:
+    return geometry.best_fit(aligned_sizes(source), fits)
+
+
+def step_down(source: Size, current: Size, fits: Callable[[Size], bool]) -> Size | None:
+    return geometry.step_down(aligned_sizes(source), current, fits)
+
+
+def shrunk(
+    source: Size, size: Size, frames: int, min_side_px: int, fits: Callable[[Size, int], bool]
+) -> tuple[Size, int] | None:
+    return geometry.shrunk(lambda count: aligned_sizes(source), size, frames, min_side_px, fits)
 
 
 def area(size: Size | None) -> int:

@@ -19,10 +19,15 @@ from mistral_common.tokens.tokenizers.instruct import InstructTokenizerV3
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 from PIL import Image
 
-from src.media.geometry import COSMOS_SIZES
-from src.models import pixtral
-from src.models.pixtral import CountText, image_tokens, prompt_tokens, text_counter, tokenizer_file
+from src.media.geometry import COSMOS_SIZES, Size
+from src.models import tokenizer
+from src.models.family import CountText, Media
+from src.models.linear import linear_estimate, linear_says_safe
+from src.models.tokenizer import text_counter, tokenizer_file
+from src.planning.plan import smallest_max_model_len
 from tests.conftest import TOKENIZER, small_tokenizer
+from tests.harness import pixtral
+from tests.harness.pixtral import image_tokens, prompt_tokens
 
 TEXTS = {
     "empty": "",
@@ -114,6 +119,14 @@ def test_prompt_tokens_of_extreme_sizes_equal_encoding(
 @pytest.mark.parametrize("size", [(1, 3000), (3000, 1), (2, 4096)], ids=lambda size: f"{size[0]}x{size[1]}")
 def test_side_scaled_to_nothing_counts_one_patch(reference: Reference, count: CountText, size: tuple[int, int]) -> None:
     assert prompt_tokens(*size, 1, count("a")) == reference.prompt([size], "a")
+
+
+@given(width=st.integers(1, 3000), height=st.integers(1, 3000))
+def test_tokens_depend_on_the_patch_grid(width: int, height: int) -> None:
+    seen = pixtral.PIXTRAL.seen(Size(width, height), Media(1))
+    columns, rows = seen.width_px // pixtral.PATCH_PX, seen.height_px // pixtral.PATCH_PX
+    assert columns * rows + rows == image_tokens(width, height)
+    assert max(columns, rows) <= pixtral.MAX_SIDE_PX // pixtral.PATCH_PX
 
 
 def test_image_tokens_equal_those_of_the_encoder(reference: Reference) -> None:
@@ -210,7 +223,7 @@ def test_cache_replaces_reading_the_tokenizer_file(
     def refuse(tokenizer: str) -> None:
         raise AssertionError("the tokenizer file was read")
 
-    monkeypatch.setattr(pixtral, "_read_tekken", refuse)
+    monkeypatch.setattr(tokenizer, "_read_file", refuse)
     assert text_counter(TOKENIZER, cache_dir)("Test prompt") == count("Test prompt")
 
 
@@ -227,19 +240,19 @@ def test_counting_works_without_a_cache(small: str, tmp_path: Path) -> None:
 
 
 def test_linear_estimate_is_1992_at_320x180() -> None:
-    estimate = pixtral.linear_estimate(320, 180, 2)
+    estimate = linear_estimate(320, 180, 2)
     assert estimate == 1992
     assert f"{estimate / 4096:.1%}" == "48.6%"
 
 
 @pytest.mark.parametrize(("estimate", "safe"), [(1992, True), (3686, True), (3687, False), (4096, False)])
 def test_linear_estimate_is_safe_below_90_percent(estimate: int, safe: bool) -> None:
-    assert pixtral.linear_says_safe(estimate, 4096) is safe
+    assert linear_says_safe(estimate, 4096) is safe
 
 
 def test_linear_estimate_is_far_too_high() -> None:
     sizes = [size for category in COSMOS_SIZES.values() for size in category.values()]
-    factors = [pixtral.linear_estimate(*size, 2) / (2 * image_tokens(*size)) for size in sizes]
+    factors = [linear_estimate(*size, 2) / (2 * image_tokens(*size)) for size in sizes]
     assert 4 < min(factors) < 4.5
     assert 14.5 < max(factors) < 15.5
 
@@ -248,8 +261,7 @@ def test_linear_estimate_is_wrong_half_the_time() -> None:
     sizes = [size for category in COSMOS_SIZES.values() for size in category.values()]
     cells = [(size, limit) for size in sizes for limit in (4096, 8192, 16384, 32768)]
     right = sum(
-        pixtral.linear_says_safe(pixtral.linear_estimate(*size, 2), limit)
-        == (prompt_tokens(*size, 2, 2) + 300 <= limit)
+        linear_says_safe(linear_estimate(*size, 2), limit) == (prompt_tokens(*size, 2, 2) + 300 <= limit)
         for size, limit in cells
     )
     assert (right, len(cells)) == (53, 100)
@@ -257,17 +269,21 @@ def test_linear_estimate_is_wrong_half_the_time() -> None:
 
 @pytest.mark.parametrize("prompts", [[509], [509, 3653, 12]])
 def test_smallest_max_model_len_is_tight(prompts: list[int]) -> None:
-    smallest = pixtral.smallest_max_model_len(prompts, 300)
+    smallest = smallest_max_model_len(prompts, 300)
     assert all(p + 300 <= smallest for p in prompts)
     assert not all(p + 300 <= smallest - 1 for p in prompts)
 
 
 def test_known_budgets_serve_every_shape() -> None:
-    assert pixtral.smallest_max_model_len([prompt_tokens(1024, 576, 2, 125)], 300) <= 8192
+    assert smallest_max_model_len([prompt_tokens(1024, 576, 2, 125)], 300) <= 8192
     worst = max(image_tokens(w, 1024) for w in range(1, 1025))
-    assert pixtral.smallest_max_model_len([2 * worst + pixtral.WRAPPER_TOKENS + 120], 300) <= 9216
+    assert smallest_max_model_len([2 * worst + pixtral.WRAPPER_TOKENS + 120], 300) <= 9216
 
 
 def test_tokenizer_with_separator_is_a_path(tmp_path: Path) -> None:
     assert tokenizer_file(str(tmp_path / "x.json")) == tmp_path / "x.json"
     assert tokenizer_file(TOKENIZER).is_file()
+
+
+def test_a_million_blanks_are_counted(cache_dir: Path) -> None:
+    assert text_counter(TOKENIZER, cache_dir)(f"a{' ' * 1_000_000}b") > 2

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from src.errors import InputError
-from src.models.pixtral import CountText, message_tokens, text_counter
+from src.models.family import CountText
+from src.models.tokenizer import text_counter
 from src.planning.plan import PlanItem
 from src.planning.recipe import EMPTY_PROMPT_TEXT, message_writer
 from src.planning.resolve import resolve
 from src.prompts.specs import PromptSpec, read_specs
 from tests.conftest import TOKENIZER
+from tests.harness.pixtral import message_tokens
 from tests.unit.planning.conftest import ConfigFor, only_item, over
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from src.errors import InputError, SpecError
-from src.models.pixtral import prompt_tokens
 from src.planning.resolve import resolve
 from tests.conftest import Configure
 from tests.harness.clips import make_clip
+from tests.harness.pixtral import prompt_tokens
 from tests.unit.planning.conftest import ConfigFor, only_item, over
 
 # Clips that cannot be used

@@ -58,6 +58,11 @@ WRONG = [
     ("host.workers=2", "host.gpus=all names no devices for several workers to share"),
     ("checks.script=greek", "checks.script=greek: must be latin or empty"),
     ("model.tokenizer=none.json", "model.tokenizer=none.json: no such file"),
+    ("model.family=ask", "model.family=ask: needs a running server"),
+    ("model.image_pixels=[2,1]", "model.image_pixels=[2, 1]: must be two areas"),
+    ("model.max_pixels=100", "family pixtral has no such limits"),
+    ("model.min_pixels=-1", "min_pixels and max_pixels must be areas"),
+    ("frames.rule=clip", "frames.rule=clip: family pixtral takes no clips; qwen2_5_vl, qwen3_vl, qwen3_5 do"),
 ]
 
 
@@ -129,3 +134,19 @@ def test_tables_are_never_updated_in_place(configure: Configure, tmp_path: Path)
     with pytest.raises(InputError, match="is Parquet, which cannot be updated in place"):
         resolve(config)
     assert (tmp_path / "x.parquet").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (("frames=clip", "frames.count=769"), "frames.count=769: must be 2 to 768"),
+        (("frames=clip", "frames.count=1"), "frames.count=1: must be 2 to 768"),
+        (("frames=clip", "engine.name=cosmos"), "frames.rule=clip: engine=cosmos takes frames only"),
+        (("frames=clip", "model.max_pixels=65536"), "model.min_pixels and max_pixels are for images"),
+        (("engine.name=cosmos",), "engine=cosmos serves family pixtral only"),
+    ],
+)
+def test_wrong_combination_is_rejected(configure: Configure, overrides: tuple[str, ...], problem: str) -> None:
+    with pytest.raises(InputError) as caught:
+        check_config(configure("model=qwen3_vl_8b", *overrides, exact=True))
+    assert problem in str(caught.value)

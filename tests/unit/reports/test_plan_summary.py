@@ -59,6 +59,13 @@ def test_text_only_items_are_told_apart(configure: Configure, tmp_path: Path) ->
     assert lines[-1].split()[:4] == ["1", "items", "with", "no"]
 
 
+def test_unverified_items_are_marked(configure: Configure, clips: Path, tmp_path: Path) -> None:
+    plan = planned(configure, tmp_path, [item("one", clips / "wide.mp4")], "model.family=unverified")
+    groups_of(plan, tmp_path)
+    [row] = csv.DictReader((tmp_path / "plan.csv").open(encoding="utf-8-sig"))
+    assert row["verdict"] == "unverified"
+
+
 def test_many_reasons_are_counted(configure: Configure, tmp_path: Path) -> None:
     files = []
     for n in range(MAX_REASONS + 2):

@@ -9,10 +9,20 @@ from typing import Any
 
 import pytest
 
-from src.media.hint import hint_name
+from src.media.hint import HINT_VIDEO, hint_name
 from src.planning.plan import Plan
 from src.planning.resolve import resolve
-from src.reports.rows import FLAGS, HintFolders, ReportRows, flags_of, hint_used, read_rows, result_rows
+from src.reports.rows import (
+    FLAGS,
+    HintFolders,
+    ReportRows,
+    RowFrame,
+    flags_of,
+    frame_files,
+    hint_used,
+    read_rows,
+    result_rows,
+)  # fmt: skip
 from src.run_folder import RunPaths
 from src.worker.protocol import KEPT, UPSAMPLED, Attempt, EngineUsed, Outcome, Seconds, SentFrame, TokenCounts
 from tests.conftest import Configure
@@ -129,3 +139,26 @@ def test_rows_are_read_back_equal(plan: Plan, tmp_path: Path) -> None:
     rows = list(result_rows(plan, {}, HintFolders(RunPaths(tmp_path / "run")), "stopped"))
     (tmp_path / "results.json").write_text(json.dumps(rows))
     assert read_rows(tmp_path / "results.json") == rows
+
+
+def test_unverified_items_are_flagged(plan: Plan) -> None:
+    item = replace(plan.items[0], unverified=True)
+    assert "unverified" in flags_of(item, Outcome(item.id, UPSAMPLED), None)
+
+
+def test_clip_sent_keeps_its_frames(plan: Plan) -> None:
+    item = plan.items[0]
+    assert item.hint
+    clip = replace(item, hint=replace(item.hint, rule="clip", frames=9))
+    used = hint_used(clip, Outcome(item.id, UPSAMPLED, frames=(SentFrame("", 1, "64x36"),)))
+    assert used and (used[1].frames, used[1].width_px, used[1].clip_fps) == (9, 64, item.hint.fps)
+
+
+def test_clip_is_shown_by_some_of_its_frames(plan: Plan, tmp_path: Path) -> None:
+    row = next(result_rows(plan, {}, HintFolders(RunPaths(tmp_path)), ""))
+    for n in range(1, 11):
+        (tmp_path / f"frame_{n}.png").touch()
+    clip: RowFrame = {"sha256": "", "bytes": 1, "size": "64x36", "file": HINT_VIDEO}
+    files = frame_files(tmp_path, {**row, "frames": [clip]})
+    assert [Path(file).name for file in files] == ["frame_1.png", "frame_4.png", "frame_7.png", "frame_10.png"]
+    assert frame_files(tmp_path, {**row, "frames": [RowFrame(sha256="", bytes=1, size="64x36", file=None)]}) == []

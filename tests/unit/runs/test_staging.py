@@ -264,3 +264,53 @@ def test_smallest_hint_cannot_shrink(paths: RunPaths, clips: Path, make_plan: Ma
     outcome = replace(refused(item), frames=(SentFrame("0" * 64, 1, "16x16"),))
     reason = stage_smaller(item, outcome, JobPaths(paths.jobs / "a"), plan.settings)
     assert reason is not None and reason.startswith("the engine refused even 1 frame of 16x16")
+
+
+# ------------------------------------------------------------------------------------------------- whole clips, families
+
+
+def stage_plan(plan: Plan, job: JobPaths, cache: Path) -> list[Item]:
+    open_job(job, upsample_job(plan))
+    for _ in stage(plan, set(plan.distinct_ids), job, cache, Stop()):
+        pass
+    return staged_items(job)
+
+
+def test_clip_is_staged_as_one_video(make_plan: MakePlan, clips: Path, tmp_path: Path) -> None:
+    plan = make_plan(takes(clips, 1), "model=qwen3_vl_8b", "frames=clip", "hints.video=false")
+    job = JobPaths(tmp_path / "job")
+    [item] = stage_plan(plan, job, tmp_path / "hints")
+    [name] = item.frames
+    assert name.endswith(".mp4") and (job.root / name).is_file() and item.predicted == plan.items[0].tokens.prompt
+    record = upsample_job(plan)
+    assert (record.images, record.clips) == (1, 1)
+
+
+def test_refused_clip_comes_again_smaller_and_whole(make_plan: MakePlan, clips: Path, tmp_path: Path) -> None:
+    prompts = {"hd": ("A boat", clips / "hd.mp4")}
+    plan = make_plan(prompts, "model=qwen3_vl_8b", "frames=clip", "frames.fps=4", "upsample=native")
+    item, job = plan.items[0], JobPaths(tmp_path / "job")
+    stage_plan(plan, job, tmp_path / "hints")
+    refused = Outcome(
+        item.id, "refused", "too long", frames=(SentFrame("", 1, "1280x720"),), limit=1500, refusal="too_long",
+        tokens=TokenCounts(item.tokens.prompt, item.tokens.prompt),
+    )  # fmt: skip
+    assert stage_smaller(item, refused, job, plan.settings) is None
+    [again] = read_records(next(job.batches.glob("smaller-*.jsonl")), Item)
+    assert again.step == 1 and again.predicted and again.predicted + plan.settings.max_output_tokens <= 1500
+    assert len(again.frames) == 1 and again.frames[0].endswith(".mp4")
+
+
+def test_unverified_item_predicts_nothing(make_plan: MakePlan, clips: Path, tmp_path: Path) -> None:
+    plan = make_plan(takes(clips, 1), "model.family=unverified")
+    [item] = stage_plan(plan, JobPaths(tmp_path / "job"), tmp_path / "hints")
+    assert item.predicted is None
+
+
+def test_tiny_model_brings_its_tokenizer(make_plan: MakePlan) -> None:
+    prompts = {"a": ("A boat", None)}
+    tiny = make_plan(prompts, "model=tiny_qwen3_vl", "engine=vllm")
+    assert upsample_job(tiny).tokenizer
+    for overrides in (("model=tiny_mistral_small", "engine=vllm"), ("model=tiny_qwen3_vl",)):
+        plan = make_plan(prompts, *overrides)
+        assert not upsample_job(plan).tokenizer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -116,6 +118,12 @@ def test_endpoint_may_count_as_its_model_does(counted: int | None, note: str) ->
     answer, notes = received(Answer("A car", "stop", counted, 5), ITEM, "endpoint")
     assert answer.text == "A car"
     assert (note in notes[0]) if note else not notes
+
+
+@pytest.mark.parametrize(("engine", "counted"), [("vllm", 90), ("vllm", None), ("endpoint", 90)])
+def test_no_prediction_takes_any_count(engine: str, counted: int | None) -> None:
+    _, notes = received(Answer("A car", "stop", counted, 5), replace(ITEM, predicted=None), engine)
+    assert not notes
 
 
 @pytest.mark.parametrize(("counted", "reason"), [(90, "counted 90 prompt tokens, the plan 100"), (None, "no usage")])

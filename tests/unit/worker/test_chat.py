@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
+from pathlib import Path
 
 import pytest
 
-from src.worker.chat import ChatClient
+from src.media.encode import blank_clip
+from src.media.geometry import Size
+from src.worker.chat import ChatClient, chat_body
 from src.worker.engines.engine import ItemFailed, Picture, Refused, Request, Unavailable
 from src.worker.lifecycle import LoadFailed
 from tests.harness.records import item
@@ -28,6 +31,18 @@ def test_images_precede_the_text(server: ScriptedServer, client: ChatClient) -> 
     assert [m["role"] for m in body["messages"]] == ["system", "user"]
     assert [c["type"] for c in body["messages"][1]["content"]] == ["image_url", "image_url", "text"]
     assert (body["model"], body["seed"], body["max_tokens"], body["temperature"]) == ("pixtral", 99, 20, 0.6)
+
+
+def test_clip_is_sent_as_a_video(server: ScriptedServer, client: ChatClient, tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(blank_clip(Size(96, 54), 4, 2))
+    picture = Picture.read(tmp_path / "clip.mp4")
+    assert picture.is_clip and picture.size == "96x54"
+    [message] = chat_body("", "Describe it.", [picture.data])["messages"]
+    part, text = message["content"]
+    assert part["type"] == "video_url" and part["video_url"]["url"].startswith("data:video/mp4;base64,")
+    assert text == {"type": "text", "text": "Describe it."}
+    client.ask(Request(item("a", text="Describe it."), (picture,), 1, 20))
+    assert server.asked[0]["messages"] == [message]
 
 
 def test_text_alone_is_a_plain_message(server: ScriptedServer, client: ChatClient) -> None:

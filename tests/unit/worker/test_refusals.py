@@ -14,11 +14,15 @@ TOO_LONG = (
 )
 
 
+INPUT_LENGTH = "Input length (9307) exceeds model's maximum context length (4096)."  # vLLM 0.32, of Qwen's models
+
+
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
         ("... your prompt contains 4687 input tokens ...", "too_long"),
         (TOO_LONG, "too_long"),
+        (INPUT_LENGTH, "too_long"),
         ("Prompt length of 4687 is longer than the maximum model length of 4096.", "too_long"),
         ("the model's context length is only 4096 tokens", "too_long"),
         ("ValueError: Token id 131073: vocab out of range", "too_long"),
@@ -40,6 +44,7 @@ def test_error_text_is_classified(text: str, kind: str | None) -> None:
     [
         ("your prompt contains 4687 input tokens", 4687),
         (TOO_LONG, 4685),
+        (INPUT_LENGTH, 9307),
         ("Prompt length of 4687 is longer than the maximum", 4687),
         ("you requested 4700 tokens (4400 in the messages, 300 in the completion)", 4400),
         ("too long", None),
@@ -53,6 +58,7 @@ def test_counted_tokens_are_found(text: str, count: int | None) -> None:
     ("text", "limit"),
     [
         (TOO_LONG, 4096),
+        (INPUT_LENGTH, 4096),
         ("This model's maximum context length is 4096 tokens", 4096),
         ("the context length is only 2048", 2048),
         ("maximum is 4096, you sent 5000", 4096),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,32 @@ def test_command_is_the_known_one() -> None:
     )  # fmt: skip
 
 
+def arguments_of(**model: Any) -> list[str]:
+    clips = model.pop("clips", 0)
+    server = replace(SERVER, model=replace(MODEL, **model), clips=clips)
+    return list(vllm_argv(server, 1, "0.32.0", cpu=False))
+
+
+def test_other_families_load_their_own_format() -> None:
+    argv = arguments_of(family="qwen3_vl", clips=1)
+    assert "--tokenizer-mode" not in argv and argv[argv.index("--load-format") + 1] == "auto"
+    assert argv[argv.index("--limit-mm-per-prompt") + 1] == '{"image": 2, "video": 1}'
+    assert "--mm-processor-kwargs" not in argv
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "told"),
+    [
+        ("qwen2_5_vl", {"max_pixels": 65536}, '{"max_pixels": 65536}'),
+        ("qwen3_vl", {"min_pixels": 1, "max_pixels": 9}, '{"size": {"shortest_edge": 1, "longest_edge": 9}}'),
+        ("qwen3_5", {"cap_pixels_per_frame": False, "clips": 1}, '{"cap_pixels_per_frame": false}'),
+    ],
+)
+def test_processor_is_told_what_was_planned(family: str, fields: dict[str, Any], told: str) -> None:
+    argv = arguments_of(family=family, **fields)
+    assert argv[argv.index("--mm-processor-kwargs") + 1] == told
+
+
 def test_old_version_gets_its_own_spelling() -> None:
     argv = vllm_argv(SERVER, 1, "0.8.1", cpu=False)
     assert argv[argv.index("--limit-mm-per-prompt") + 1] == "image=2"
@@ -36,6 +63,8 @@ def test_cpu_build_processes_prompts_whole() -> None:
     argv = vllm_argv(SERVER, 1, "0.32.0", cpu=True)
     assert "--no-enable-chunked-prefill" in argv
     assert argv[argv.index("--max-num-batched-tokens") + 1] == "32768"
+    hybrid = replace(SERVER, model=replace(MODEL, family="qwen3_5"))
+    assert "--no-enable-chunked-prefill" not in vllm_argv(hybrid, 1, "0.32.0", cpu=True)
 
 
 @pytest.mark.parametrize("options", ["", "--stream-interval"])

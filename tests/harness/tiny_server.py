@@ -1,0 +1,120 @@
+"""A real vLLM server with a tiny random model of a family, as engine=endpoint meets one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+from src.config import Config
+from src.models.families import TOKENIZERS
+from src.models.tokenizer import packed
+from src.planning.configure import model_settings
+from src.worker.chat import ChatClient, chat_body
+from src.worker.processes import free_port
+from src.worker.protocol import ModelSettings
+from src.worker.records import to_json
+from tests.harness.program import ROOT, journal_ids, results_of, wait_for
+from tests.harness.records import JOB
+
+PATIENCE_S = 900.0  # with a loaded machine; a quiet one needs about a minute to load the engine
+SERVE = """
+import os, sys
+from pathlib import Path
+from src.worker.engines.tiny_models import make_tiny_model
+from src.worker.engines.vllm_server import Server, vllm_argv, vllm_build, vllm_environment
+from src.worker.protocol import UpsampleJob
+from src.worker.records import from_line
+
+folder = Path(sys.argv[1])
+job = from_line(UpsampleJob, (folder / "job.json").read_bytes())
+server = Server(job.model, str(make_tiny_model(job, folder / "model")), job.images, job.max_model_len, 64, 0.9, job.clips)
+os.execve(sys.executable, vllm_argv(server, int(sys.argv[2]), vllm_build()[0], cpu=True), vllm_environment())
+"""
+
+
+@dataclass(frozen=True)
+class TinyServer:
+    """Where it listens, and what it serves."""
+
+    url: str
+    model: ModelSettings
+
+    def tokens(self, system: str, text: str, media: list[bytes]) -> int | None:
+        """Tokens of a request as the server counts them (`/tokenize`); None where it refuses the request."""
+        body = {"model": self.model.name, **chat_body(system, text, media), **self.model.request_fields}
+        request = Request(
+            f"{self.url.removesuffix('/v1')}/tokenize", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urlopen(request, timeout=120) as response:
+                return int(json.loads(response.read())["count"])
+        except OSError:
+            return None
+
+
+@contextmanager
+def tiny_server(python: str, config: Config, folder: Path, max_model_len: int = 4096) -> Iterator[TinyServer]:
+    """Serve the config's tiny model from an interpreter that has vLLM; at most 4 images or a clip per prompt."""
+    model = model_settings(config.model)
+    ranks = "" if model.is_mistral else packed(TOKENIZERS[model.family])
+    job = replace(
+        JOB, model=model, max_model_len=max_model_len, images=4, clips=int(not model.is_mistral), tokenizer=ranks
+    )
+    (folder / "job.json").write_text(json.dumps(to_json(job)))
+    port = free_port()
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen(
+            [python, "-c", SERVE, str(folder), str(port)], cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+        )
+    url = f"http://127.0.0.1:{port}/v1"
+    client = ChatClient(url, "", None, 5.0, 0.0)
+
+    def is_healthy() -> bool:
+        assert process.poll() is None, (folder / "log").read_text()[-3000:]
+        try:
+            return client.get("/health")[0] == 200
+        except OSError:
+            return False
+
+    try:
+        wait_for(is_healthy, PATIENCE_S, 0.2)
+        yield TinyServer(url, model)
+    finally:
+        with suppress(ProcessLookupError):  # it did not start
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=60)
+
+
+def write_prompts(folder: Path, count: int) -> Path:
+    """A list of distinct prompts, of seven lengths, over the example clips."""
+    clips = sorted((ROOT / "examples" / "clips").iterdir())
+    items = [
+        {
+            "name": f"item-{n:03}",
+            "prompt": f"Prompt number {n} {'with more words ' * (n % 7)}",
+            "video_path": str(clips[n % 7]),
+        }
+        for n in range(count)
+    ]
+    path = folder / "prompts.json"
+    path.write_text(json.dumps(items))
+    return path
+
+
+def assert_all_answered(run: Path, count: int) -> list[dict[str, Any]]:
+    """Every item once, in order, with the tokens that the plan predicted."""
+    rows = results_of(run)
+    assert [row["name"] for row in rows] == [f"item-{n:03}" for n in range(count)]
+    assert {row["state"] for row in rows} == {"upsampled"}
+    assert all(row["tokens"]["predicted"] == row["tokens"]["measured"] for row in rows)
+    ids = journal_ids(run)
+    assert len(ids) == len(set(ids)) == count
+    return rows
