@@ -57,11 +57,13 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class RenderedHint:
-    """A cache entry: its folder, its frames in order, and the hint video if one was asked for."""
+    """A cache entry: its folder, its frames in order, and the hint video if one was asked for. note: what is odd about the
+    frames of the clip."""
 
     folder: Path
     frames: tuple[Frame, ...]
     video: str | None
+    note: str = ""
 
     @property
     def frame_paths(self) -> tuple[Path, ...]:

@@ -37,6 +37,7 @@ class Manifest:
     frames: tuple[Frame, ...]
     video: FileName | None
     video_bytes: int = 0
+    note: str = ""
 
 
 def render(video: Video, hint: Hint, cache: Path, *, with_video: bool, guard: Guard | None = None) -> RenderedHint:
@@ -74,11 +75,15 @@ def _render(video: Video, hint: Hint, folder: Path, guard: Guard, *, with_video:
     aside = aside_of(folder)
     aside.mkdir(parents=True)
     try:
-        if len(sizes := {(frame.width, frame.height) for _, frame in taken}) > 1:
-            log.get().warning("size_changes_within_clip", clip=video.path, sizes=sorted(f"{w}x{h}" for w, h in sizes))
+        sizes = list(dict.fromkeys(f"{frame.width}x{frame.height}" for _, frame in taken))
+        note = (
+            f"the clip changes its size, {' to '.join(sizes)}: each frame is scaled to the hint's" if sizes[1:] else ""
+        )
+        if note:
+            log.get().warning("size_changes_within_clip", clip=video.path, sizes=sizes)
         small = [(t, shown(frame, hint.width_px, hint.height_px, video.transfer)) for t, frame in taken]
         frames = tuple(write_png(aside, n, t, picture) for n, (t, picture) in enumerate(small, start=1))
-        made = RenderedHint(folder, frames, HINT_VIDEO if with_video else None)
+        made = RenderedHint(folder, frames, HINT_VIDEO if with_video else None, note)
         if with_video:
             write_video(aside / HINT_VIDEO, [picture for _, picture in small], hint)
         _write_manifest(aside, made)
@@ -103,7 +108,7 @@ def _complete(entry: RenderedHint, video: Video, hint: Hint, guard: Guard) -> Re
 
 def _write_manifest(folder: Path, entry: RenderedHint) -> None:
     video_bytes = (folder / entry.video).stat().st_size if entry.video else 0
-    manifest = Manifest(entry.frames, entry.video, video_bytes)
+    manifest = Manifest(entry.frames, entry.video, video_bytes, entry.note)
     # Not flushed to disk, which would take longer than the frames: an entry torn by a crash is detected and rendered again.
     aside = aside_of(folder / "hint.json")
     aside.write_text(to_line(manifest))
@@ -131,7 +136,7 @@ def _load(folder: Path) -> RenderedHint | None:
     """The entry in a folder; None when it is absent, incomplete or damaged."""
     try:
         manifest = from_file(Manifest, folder / "hint.json")
-        entry = RenderedHint(folder, manifest.frames, manifest.video)
+        entry = RenderedHint(folder, manifest.frames, manifest.video, manifest.note)
         if entry.video_path and entry.video_path.stat().st_size != manifest.video_bytes:
             return None
         whole = (file_sha256(path) == frame.sha256 for path, frame in zip(entry.frame_paths, entry.frames, strict=True))

@@ -173,7 +173,7 @@ class _Renderer:
         self._paths, self._cache, self._settings, self._stop = paths, cache, settings, stop
         workers = settings.render_workers or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="render")
-        self._frames: dict[str, Future[list[str]]] = {}
+        self._frames: dict[str, Future[tuple[list[str], str]]] = {}
 
     def __enter__(self) -> _Renderer:
         return self
@@ -197,24 +197,21 @@ class _Renderer:
                 return None
             wait([future for batch in batches for future in self._in_work(batch)], return_when=FIRST_COMPLETED)
 
-    def _in_work(self, batch: Batch) -> list[Future[list[str]]]:
+    def _in_work(self, batch: Batch) -> list[Future[tuple[list[str], str]]]:
         keys = (hint_key(item.video, item.hint) for item in batch[1] if item.video and item.hint)
         return [future for key in keys if (future := self._frames.get(key)) and not future.done()]
 
-    def frames(self, item: PlanItem) -> list[str]:
-        """The names of an item's frames in the job folder. Raises VideoError or HintError where there are none."""
-        if not (item.video and item.hint):
-            return []
-        self.start(item)
-        return self._frames[hint_key(item.video, item.hint)].result()
+    def frames(self, video: Video, hint: Hint) -> tuple[list[str], str]:
+        """The names of a hint's frames in the job folder, and its note. Raises VideoError or HintError where there are none."""
+        return self._frames[hint_key(video, hint)].result()
 
-    def _render(self, video: Video, hint: Hint) -> list[str]:
+    def _render(self, video: Video, hint: Hint) -> tuple[list[str], str]:
         if self._stop.asked:
             raise HintError("stopped before it was rendered")
         guard = guard_of(video, self._settings, lambda: self._stop.asked)
         with_video = self._settings.hint_video or hint.clip_fps is not None
         rendered = render(video, hint, self._cache, with_video=with_video, guard=guard)
-        return _link_frames(rendered, hint, self._paths)
+        return _link_frames(rendered, hint, self._paths), rendered.note
 
 
 def _record(item: PlanItem, renderer: _Renderer, settings: Settings) -> tuple[Item | None, Outcome | None]:
@@ -223,14 +220,15 @@ def _record(item: PlanItem, renderer: _Renderer, settings: Settings) -> tuple[It
     if not (item.video and item.hint):
         return _line(item, item.tokens.prompt, [], settings, note=note), None
     try:
-        frames = renderer.frames(item)
+        renderer.start(item)
+        frames, note = renderer.frames(item.video, item.hint)
     except (VideoError, HintError) as e:
         if settings.on_bad_video != "text_only" or not item.prompt.strip():
             return None, Outcome(item.id, fallback_state(item.prompt), e.message)
         family = settings.family
         predicted = family.wrapper_tokens(item.system) + family.text_tokens(item.system, item.text, with_media=False)
         return _line(item, predicted, [], settings, note=f"from the text only: {e.message}"), None
-    return _line(item, item.tokens.prompt, frames, settings), None
+    return _line(item, item.tokens.prompt, frames, settings, note=note), None
 
 
 def _line(item: PlanItem, predicted: int, frames: list[str], settings: Settings, step: int = 0, note: str = "") -> Item:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from src.runs import staging
 from src.runs.staging import Stop, hash_of, job_folder, job_id, jobs_for, seed_of, stage, stage_smaller, upsample_job
 from src.worker.journal import read_records
 from src.worker.protocol import Item, Outcome, SentFrame, TokenCounts
+from tests.harness.ffmpeg import H264, ffmpeg, moving
 from tests.harness.records import write_lines
 from tests.unit.runs.conftest import MakePlan, takes
 
@@ -314,3 +316,20 @@ def test_tiny_model_brings_its_tokenizer(make_plan: MakePlan) -> None:
     for overrides in (("model=tiny_mistral_small", "engine=vllm"), ("model=tiny_qwen3_vl",)):
         plan = make_plan(prompts, *overrides)
         assert not upsample_job(plan).tokenizer
+
+
+def test_clip_that_changes_its_size_is_noted(paths: RunPaths, tmp_path: Path, make_plan: MakePlan) -> None:
+    parts = [tmp_path / f"{n}.ts" for n in range(2)]
+    for n, (part, size) in enumerate(zip(parts, ("96x72", "128x72"), strict=True)):
+        ffmpeg(*moving(size, seconds=1.0), *H264, "-output_ts_offset", str(n), part)
+    clip = tmp_path / "clip.ts"
+    clip.write_bytes(b"".join(part.read_bytes() for part in parts))
+    plan, job = (
+        make_plan({"a": ("A boat.", clip), "b": ("A car.", clip)}, "frames.rule=ends"),
+        JobPaths(paths.jobs / "a"),
+    )
+    for _ in range(2):  # rendered, and from the cache
+        stage_all(plan, job)
+        notes = {item.note for item in staged_items(job)}
+        assert notes == {"the clip changes its size, 96x72 to 128x72: each frame is scaled to the hint's"}
+        shutil.rmtree(job.root)
