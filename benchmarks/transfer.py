@@ -84,13 +84,14 @@ def _compare(
     host.run(("true",))  # connected before the clock starts; rsync opens a connection of its own each time
     remote = f"ssh -p {port} -i {server.key} -o UserKnownHostsFile={known} -o LogLevel=ERROR"
     there, back = folder / "there", folder / "back"
+    sizes = {name: file.stat().st_size for name, file in files.items()}
 
     def rsync(source: str, target: str) -> None:
         subprocess.run(["rsync", "-a", "-e", remote, source, target], check=True)
 
     try:
         ours_up = _seconds(lambda: transfer.send(host, files, str(there), "bench"), there)
-        ours_down = _seconds(lambda: transfer.fetch(host, str(here), files, back), back)
+        ours_down = _seconds(lambda: transfer.fetch(host, str(here), sizes, back), back)
     finally:
         host.close()
     theirs_up = _seconds(lambda: rsync(f"{here}/", f"root@127.0.0.1:{there}/"), there)

@@ -7,115 +7,27 @@ module that acts on a plan ever sees them. Heavy imports are forbidden here: `--
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 from omegaconf import MISSING
 
-
-class TaskName(Enum):
-    upsample = "upsample"
-    plan = "plan"
-    pipeline = "pipeline"
-    spec = "spec"
-    attach = "attach"
-    status = "status"
-    runs = "runs"
-    report = "report"
-    cancel = "cancel"
-    clean = "clean"
-    trust = "trust"
-    doctor = "doctor"
-    stage = "stage"
-    collect = "collect"
-    compare = "compare"
-    review = "review"
-    limits = "limits"
-
-
-class SizeRule(Enum):
-    fixed_width = "fixed_width"
-    native = "native"
-    category = "category"
-    best_fit = "best_fit"
-
-
-class FrameRule(Enum):
-    head = "head"
-    ends = "ends"
-    uniform = "uniform"
-    clip = "clip"
-
-
-class ModelFamily(Enum):
-    pixtral = "pixtral"
-    mistral = "mistral"
-    qwen2_5_vl = "qwen2_5_vl"
-    qwen3_vl = "qwen3_vl"
-    qwen3_5 = "qwen3_5"
-    ask = "ask"
-    unverified = "unverified"
-
-
-class EngineName(Enum):
-    offline = "offline"
-    vllm = "vllm"
-    endpoint = "endpoint"
-    cosmos = "cosmos"
-
-
-class HostKind(Enum):
-    local = "local"
-    ssh = "ssh"
-
-
-class BadVideo(Enum):
-    keep = "keep"
-    text_only = "text_only"
-
-
-class SpecOutput(Enum):
-    beside = "beside"
-    files = "files"
-    in_place = "in_place"
-    none = "none"
-
-
-class Export(Enum):
-    parquet = "parquet"
-    dataset = "dataset"
-    openai = "openai"
-    cosmos3 = "cosmos3"
-    txt = "txt"
-
-
-class Retry(Enum):
-    none = "none"
-    failed = "failed"
-
-
-class PairBy(Enum):
-    input = "input"
-    name = "name"
-
-
-class ProgressMode(Enum):
-    auto = "auto"
-    bars = "bars"
-    lines = "lines"
-    none = "none"
-
-
-class OutputFormat(Enum):
-    text = "text"
-    json = "json"
-
-
-class LogLevel(Enum):
-    debug = "debug"
-    info = "info"
-    warning = "warning"
-    error = "error"
+from .choices import (
+    BadVideo,
+    EngineName,
+    Export,
+    FrameRule,
+    HostKind,
+    LogLevel,
+    ModelFamily,
+    OutputFormat,
+    PairBy,
+    ProgressMode,
+    Retry,
+    SizeRule,
+    SpecOutput,
+    TaskName,
+    Verdict,
+)
 
 
 @dataclass
@@ -343,6 +255,7 @@ class VideoConf:
     max_bytes: int = 20_000_000_000  # larger files are refused unread
     max_pixels: int = 8192 * 8192  # larger pictures are refused (Pillow warns at 89 megapixels)
     max_duration_s: float = 86_400.0  # longer clips are refused
+    max_render_s: float = 600.0  # a clip whose frames take longer to read is given up
 
 
 @dataclass
@@ -371,11 +284,6 @@ class OutputConf:
     exports: list[Export] = field(
         default_factory=list
     )  # also results.parquet, dataset/, openai_batch.jsonl, cosmos3.jsonl, txt/
-
-
-class Verdict(Enum):
-    accepted = "accepted"
-    rejected = "rejected"
 
 
 @dataclass

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import ExitCode, HostError, UpsamplerError
 from .text import printable, resume_command, wrapped
@@ -35,16 +35,30 @@ def flush() -> None:
 
 def results_console() -> Console:
     """Where tables go: as wide as the terminal, and wide enough for every verdict where there is no terminal."""
-    from rich.console import Console
+    wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return _console(soft_wrap=False, width=160 if wide else None)
 
-    class Quiet(Console):
+
+def messages_console() -> Console:
+    """Where progress and messages go."""
+    return _console(stderr=True)
+
+
+def _console(**options: Any) -> Console:
+    """A console on which no text is markup, an emoji or an escape code: names, prompts and what hosts say are printed on it."""
+    from rich.console import Console
+    from rich.text import Text
+
+    class Plain(Console):
+        def render_str(self, text: str, **given: Any) -> Text:
+            return super().render_str(printable(text), **given)
+
         def on_broken_pipe(self) -> None:
             """Whoever reads has seen enough, as `| head` does; the run goes on."""
             self.quiet = True
             flush()
 
-    wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Quiet(soft_wrap=False, width=160 if wide else None)
+    return Plain(markup=False, emoji=False, highlight=False, **options)
 
 
 def report_error(error: Exception, folder: Path) -> ExitCode:

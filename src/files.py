@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+_PIECE = 4 << 20
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # Names that Windows keeps for devices; specs travel between machines.
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
-def file_sha256(path: Path) -> str:
+def file_sha256(path: Path, each: Callable[[], object] = lambda: None) -> str:
+    """SHA-256 of a file. each: called with every piece, so that a large file can be given up."""
+    hashed = hashlib.sha256()
     with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+        while piece := f.read(_PIECE):
+            each()
+            hashed.update(piece)
+    return hashed.hexdigest()
 
 
 def is_safe_name(name: str) -> bool:
@@ -34,6 +41,22 @@ def safe_name(name: str) -> str:
     kept = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-._")[:40]
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:10]
     return f"{kept}-{digest}" if kept else f"item-{digest}"
+
+
+def aside_of(path: Path) -> Path:
+    """Where a file or folder is made before it is renamed; its name tells which process makes it."""
+    return path.with_name(f".{path.name}.part-{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def clear_asides(*folders: Path) -> None:
+    """Remove what processes of this machine were making in these folders when they were killed."""
+    for path in (
+        found for folder in folders for found in folder.glob(f".*.part-{glob.escape(os.uname().nodename)}-*-*")
+    ):
+        maker = path.name.rsplit("-", 2)[1]
+        if maker.isdecimal() and not Path("/proc", maker).exists() and Path("/proc/self").exists():
+            shutil.rmtree(path, ignore_errors=True)
+            path.unlink(missing_ok=True)
 
 
 def link_atomic(source: Path, target: Path) -> None:
@@ -54,13 +77,15 @@ def link_atomic(source: Path, target: Path) -> None:
 def open_atomic(path: Path, *, errors: str = "strict") -> Iterator[IO[str]]:
     """A text file to write into, which stands at `path` when the block ends well, and nowhere when it does not.
 
-    It is written aside, flushed to disk and renamed; a missing folder is made. errors: what to do about characters
-    that UTF-8 has no bytes for, as in `open`.
+    It is written aside, flushed to disk and renamed, with the mode of the file before; a missing folder is made. errors:
+    what to do about characters that UTF-8 has no bytes for, as in `open`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part-{secrets.token_hex(4)}")
+    aside = aside_of(path)
     try:
         with open(aside, "w", encoding="utf-8", errors=errors, newline="") as f:
+            with suppress(FileNotFoundError):
+                shutil.copymode(path, aside)
             yield f
             f.flush()
             os.fsync(f.fileno())
@@ -84,7 +109,7 @@ def folder_atomic(path: Path) -> Iterator[Path]:
     """A folder to write into, which stands at `path`, in place of what stood there, when the block ends well, and nowhere
     when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part-{secrets.token_hex(4)}")
+    aside = aside_of(path)
     old = path.with_name(f"{aside.name}.old")
     aside.mkdir()
     try:

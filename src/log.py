@@ -6,6 +6,7 @@ import json
 import sys
 import traceback
 from collections.abc import MutableMapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -33,8 +34,9 @@ class _Tee:
         level = event.pop("level")
         if self.file:
             line = {"time": event["timestamp"], "level": level, **{k: v for k, v in event.items() if k != "timestamp"}}
-            self.file.write(json.dumps(line | ({"traceback": trace} if trace else {}), default=str) + "\n")
-            self.file.flush()
+            with suppress(OSError):  # a full disk is said on the console, by whoever needs the space
+                self.file.write(json.dumps(line | ({"traceback": trace} if trace else {}), default=str) + "\n")
+                self.file.flush()
         if LEVELS.get(level, 20) >= self.least:
             in_file = not self.console.is_terminal
             self.console.print(

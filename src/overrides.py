@@ -7,13 +7,14 @@ import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import cast, get_type_hints
+from typing import Any, cast, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
+from . import seals
 from .config import Config
 from .run_folder import LATEST, OUTPUTS, SWEEP_RECORD, named_run
-from .text import hydra_quoted
+from .text import PROGRAM, hydra_quoted
 
 
 def unknown_fields(raw: DictConfig, kind: type, prefix: str = "") -> list[str]:
@@ -60,7 +61,11 @@ def why_not_resumable(arguments: list[str]) -> str | None:
     """Why a folder cannot be resumed, None when it can: checked before Hydra creates the folder that resume= names."""
     for argument in arguments:
         key, value = split_override(argument)
-        if key not in ("resume", "run") or value in ("", "null") or (Path(value) / "plan.json").is_file():
+        if key not in ("resume", "run") or value in ("", "null"):
+            continue
+        if Path(value).is_dir() and (link := link_in(Path(value))):
+            return f"{key}={value}: {link} is a link, and a run folder has none; remove it"
+        if (Path(value) / "plan.json").is_file():
             continue
         if value == LATEST:
             return f"{key}={value}: there is no run in {OUTPUTS}/ yet"
@@ -72,19 +77,114 @@ def why_not_resumable(arguments: list[str]) -> str | None:
     return None
 
 
+def link_in(folder: Path) -> Path | None:
+    """A link in a run folder, where none is made: what it leads to would be written instead."""
+    entries = [
+        *folder.glob("*"),
+        *folder.glob(".*"),
+        *folder.glob("job/*"),
+        *folder.glob("inference/*"),
+        *folder.glob("*/*/*"),
+    ]
+    return next((entry for entry in entries if entry.is_symlink()), None)
+
+
+_USER_IN_URL = re.compile(r"://[^/?#\s'\"]*@")
+_SECRET = re.compile(r"(?:^|[._-])(?:api_?key|key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
+_ENTRY = re.compile(r"(?:^|[\[,\s'\"])([A-Za-z_]\w*)=[^,\]\s]")
+
+
+def secret_among(values: Iterable[tuple[str, str]]) -> str | None:
+    """What is wrong with the first of these (field, value) that holds a secret, None when none does; the secret is not
+    repeated. The run folder keeps the config and the command line."""
+    for field, value in values:
+        names_variable = field.endswith(("api_key_env", "password_env", "url_env"))
+        holds = (
+            _USER_IN_URL.search(value)
+            or (_SECRET.search(field) and value not in ("", "null"))
+            or (names_variable and not re.fullmatch(r"(?:[A-Za-z_]\w*)?", value) and value != "null")
+            or (field == "image.env" and any(_SECRET.search(name) for name in _ENTRY.findall(value)))
+            or (field == "model.extra_args" and "--api-key" in value)
+        )
+        if holds:
+            return (
+                f"{field}: holds a secret, or what looks like one, and would be written down\n  → give the NAME of an environment "
+                "variable or a file: engine.api_key_env, engine.api_key_file, host.password_env, notify.url_env; "
+                "image.env=[NAME] takes the host's"
+            )
+    return None
+
+
+def leaves_of(node: object, path: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted field, value as text) of a composed config; a list is one value."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from leaves_of(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, "" if node is None else ", ".join(map(str, node)) if isinstance(node, list) else str(node)
+
+
+_ALIAS = re.compile(r"(?m)(?:^|[:,\[-])\s*\*\w")
+_MOST_ALIASES = (
+    20  # in a file; with two dozen, each naming the one before it twice, a file stands for millions of values
+)
+
+
+def why_not_readable(arguments: list[str], conf: Path) -> str | None:
+    """Why the config files cannot be read, None when they can: YAML would not end with some."""
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    own = [b if a in _CONFIG_DIR else a.partition("=")[2] for a, b in pairs if a.partition("=")[0] in _CONFIG_DIR]
+    for file in (found for folder in (conf, *map(Path, own)) for found in folder.rglob("*.yaml")):
+        if len(_ALIAS.findall(file.read_text(encoding="utf-8", errors="replace"))) > _MOST_ALIASES:
+            return f"{file}: has more than {_MOST_ALIASES} YAML aliases\n  → write the values out"
+    return None
+
+
+_CONFIG_DIR = ("--config-dir", "-cd", "--config-path", "-cp")
+
+
+def _loaded(record: Path) -> Any:
+    """A YAML file that Hydra wrote. ValueError for one with an alias, of which it writes none: a few of them make a giant."""
+    text = record.read_text(encoding="utf-8", errors="replace")
+    if _ALIAS.search(text):
+        raise ValueError(f"{record}: has a YAML alias, so Hydra did not write it\n  → start a new run")
+    return OmegaConf.create(text)
+
+
+# Fields that name programs, machines, the places of secrets or of files that are written; options of a group are one's own.
+_OF_PROGRAMS = re.compile(
+    r"(?:worker|host|image|inference|hydra|spec|notify)\.|engine\.(?:base_url|api_key)|model\.(?:checkpoint|extra)|"
+    r"output\.specs|cache_dir"
+)
+
+
+def _names_programs(override: str) -> bool:
+    return bool(_OF_PROGRAMS.match(split_override(override)[0]))
+
+
+def _foreign_overrides(record: Path, command: list[str]) -> str:
+    return (
+        f"{record}: was changed, or comes from somebody else, and names what would be used or run\n"
+        f"  → where you trust it, start it by its own overrides:\n    {PROGRAM} {shlex.join(command)}"
+    )
+
+
 def resumed_sweep(arguments: list[str]) -> list[str]:
     """For resume= with the folder of a sweep: the command line that started it, in the same folder; points that ended are
-    not run again. Other command lines as they are."""
+    not run again. Other command lines as they are. ValueError for a sweep of somebody else."""
     given = dict(split_override(argument) for argument in arguments)
     folder = given.get("resume", "")
     record = Path(folder) / SWEEP_RECORD
     if not folder or (Path(folder) / "plan.json").is_file() or not record.is_file():
         return arguments
-    started = OmegaConf.load(record).hydra.overrides
+    started = _loaded(record).hydra.overrides
     saved = [str(o) for o in (*started.hydra, *started.task)]
     kept = [o for o in saved if split_override(o)[0] not in (*given, "hydra.mode", "hydra.sweep.dir")]
     new = [argument for argument in arguments if split_override(argument)[0] != "resume"]
-    return ["--multirun", *kept, *new, f"hydra.sweep.dir={hydra_quoted(folder)}"]
+    command = ["--multirun", *kept, *new, f"hydra.sweep.dir={hydra_quoted(folder)}"]
+    if any(map(_names_programs, kept)) and not seals.holds(record):
+        raise ValueError(_foreign_overrides(record, command))
+    return command
 
 
 def flags_first(arguments: list[str]) -> list[str]:
@@ -138,19 +238,23 @@ _OF_THE_RUN_ITSELF = ("task", "prompts", "run", "runs", "resume", "reuse", "log"
 def with_inherited(arguments: list[str]) -> list[str]:
     """The command line of task=review review.rerun=true, with the overrides of that run before those given now.
 
-    What is asked again is asked as before, except for what this command line changes.
+    What is asked again is asked as before, except for what this command line changes. ValueError for a run of somebody else.
     """
     given = dict(split_override(argument) for argument in arguments)
     if given.get("review.rerun", "").lower() != "true" or not given.get("run"):
         return arguments
+    record = Path(given["run"]) / ".hydra" / "overrides.yaml"
     try:
-        old = [str(o) for o in OmegaConf.load(Path(given["run"]) / ".hydra" / "overrides.yaml")]
+        old = [str(o) for o in _loaded(record)]
     except FileNotFoundError:
         return arguments
-    kept = (
+    kept = [
         o for o in old if (key := split_override(o)[0]) not in (*given, *_OF_THE_RUN_ITSELF) and key[:7] != "review."
-    )
-    return [*arguments, *kept]
+    ]
+    command = [*arguments, *kept]
+    if any(map(_names_programs, kept)) and not seals.holds(record):
+        raise ValueError(_foreign_overrides(record, command))
+    return command
 
 
 def did_you_mean(error: str) -> str:

@@ -10,7 +10,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from .config import Config, TaskName
+from .choices import TaskName
+from .config import Config
 
 # Tasks that are no runs.
 _WITHOUT_RUN = (
@@ -47,11 +48,12 @@ def is_new(folder: str) -> bool:
     return os.path.abspath(folder) in map(os.path.abspath, created) or HydraConfig.get().mode is RunMode.MULTIRUN
 
 
-def hydra_subdir(resume: str | None, run: str | None, task: TaskName, separate: bool = False) -> str | None:
-    """Where Hydra keeps its record; a resumed run must not overwrite the record of the first start."""
+def hydra_subdir(task: TaskName, folder: str) -> str | None:
+    """Where Hydra keeps its record in a run folder; a later start does not overwrite the record of the first."""
     if task in _WITHOUT_RUN:
         return None
-    return f".hydra/resumed-{datetime.now():%Y%m%d-%H%M%S}" if (resume or run) and not separate else ".hydra"
+    is_first = not os.path.lexists(os.path.join(folder, ".hydra"))
+    return ".hydra" if is_first else f".hydra/resumed-{datetime.now():%Y%m%d-%H%M%S-%f}"
 
 
 def register() -> None:

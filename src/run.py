@@ -20,8 +20,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from . import __version__, console, sweep
-from .config import Config, ProgressMode
+from . import __version__, console, seals, sweep
+from .choices import ProgressMode
+from .config import Config
 from .errors import ExitCode
 from .overrides import (
     did_you_mean,
@@ -29,17 +30,23 @@ from .overrides import (
     new_folders,
     quoted,
     resumed_sweep,
+    secret_among,
+    split_override,
     unknown_fields,
+    why_not_readable,
     why_not_resumable,
     with_inherited,
     with_run_folders,
 )
 from .resolvers import created, is_new
-from .run_folder import discard_unused
+from .run_folder import SWEEP_RECORD, discard_unused
 from .text import resume_command
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+CONF = Path(__file__).parents[1] / "conf"
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
@@ -57,8 +64,6 @@ def _job(raw: DictConfig) -> None:
 
 def _run(raw: DictConfig) -> ExitCode:
     """Errors end here, as a message and an exit code."""
-    from rich.console import Console
-
     from . import log
 
     config = cast(Config, OmegaConf.to_object(raw))
@@ -72,9 +77,10 @@ def _run(raw: DictConfig) -> ExitCode:
     root = Path(hydra_config.runtime.output_dir)
     if hydra_config.mode is RunMode.MULTIRUN and config.console.level.value in ("debug", "info"):
         console.message(f"── point {hydra_config.job.num}: {' '.join(hydra_config.overrides.task)}")
-    out, err = console.results_console(), Console(stderr=True)
+    out, err = console.results_console(), console.messages_console()
     log.configure(err, root / "log.jsonl", config.console.level.value)
     try:
+        _seal_records(root)
         return _run_task(config, root, out, err)
     except KeyboardInterrupt:
         started = (root / "plan.json").exists()
@@ -89,6 +95,16 @@ def _run(raw: DictConfig) -> ExitCode:
         if config.console.traceback and code is ExitCode.BUG:
             err.print_exception()
         return code
+
+
+def _seal_records(root: Path) -> None:
+    """Seal the command lines that Hydra has just written down; later starts take them over."""
+    hydra_config = HydraConfig.get()
+    records = [root / ".hydra" / "overrides.yaml"] if hydra_config.output_subdir == ".hydra" else []
+    if hydra_config.mode is RunMode.MULTIRUN:
+        records.append(Path(hydra_config.sweep.dir) / SWEEP_RECORD)
+    for record in filter(Path.is_file, records):
+        seals.seal(record)
 
 
 def _run_task(config: Config, root: Path, out: Console, err: Console) -> ExitCode:
@@ -111,13 +127,18 @@ def main() -> None:
         print(f"prompt upsampler {__version__}")
         sys.exit(0)
     try:
-        arguments = with_run_folders(sys.argv[1:])
-        if reason := why_not_resumable(arguments):
+        given = with_run_folders(sys.argv[1:])
+        reason = secret_among(map(split_override, given)) or why_not_resumable(given) or why_not_readable(given, CONF)
+        if reason is None:
+            try:
+                sys.argv[1:] = resumed_sweep(with_inherited(quoted(flags_first(given))))
+            except ValueError as e:
+                reason = str(e)
+        if reason:
             console.message(f"error: {reason}")
             sweep.codes.append(ExitCode.INPUT)
         else:
-            created.extend(new_folders(arguments))
-            sys.argv[1:] = resumed_sweep(with_inherited(quoted(flags_first(arguments))))
+            created.extend(new_folders(given))
             _job()
     except KeyboardInterrupt:
         if folder := sweep.sent_from():

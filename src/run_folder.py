@@ -190,12 +190,15 @@ def is_held(lock: Path) -> bool:
     import fcntl
 
     try:
-        with open(lock) as f:
-            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fd = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
         return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    finally:
+        os.close(fd)
     return False
 
 
@@ -230,7 +233,7 @@ def named_run(value: str, *, resumes: bool = False) -> Path | None:
 
 
 # What the folder of a run, or of a sweep, has before anything was started in it.
-_OF_THE_START = {".hydra", "log.jsonl", ".lock", SWEEP_RECORD, SWEEP_ENDS}
+_OF_THE_START = {".hydra", "log.jsonl", ".lock", SWEEP_RECORD, f".{SWEEP_RECORD}.seal", SWEEP_ENDS}
 
 
 def discard_unused(folder: Path) -> None:

@@ -13,19 +13,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict, read_write
 
-from .config import Config, TaskName
-from .console import message, relative, report_error, results_console
+from .choices import TaskName
+from .config import Config
+from .console import message, messages_console, relative, report_error, results_console
 from .errors import ExitCode
 from .files import write_atomic
+from .overrides import leaves_of, secret_among
 from .resolvers import created, register
-from .run_folder import SWEEP_ENDS, discard_unused
+from .run_folder import SWEEP_ENDS, SWEEP_RECORD, discard_unused
 from .text import resume_command
 
 if TYPE_CHECKING:
@@ -52,10 +54,18 @@ class Ended:
 class Sweep(Callback):
     """What Hydra calls around a sweep, in the process that started it."""
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Before Hydra writes into the run folder."""
+        _refuse(config, Path(OmegaConf.select(config, "hydra.run.dir")))
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Forget the records of an earlier sweep in the same folder, and say where the points log when that is elsewhere."""
         global _records, _is_sent
         folder = Path(config.hydra.sweep.dir)
+        _refuse(config, folder)
+        subdir = str(OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"])  # type: ignore[index,call-overload]
+        if "${" not in subdir and any("," in override or "(" in override for override in config.hydra.overrides.task):
+            _end(f"hydra.sweep.subdir={subdir}: the points of the sweep would share a folder\n  → leave it out")
         _records, _is_sent = folder / SWEEP_ENDS, is_elsewhere(config.hydra)
         shutil.rmtree(_records, ignore_errors=True)
         if _is_sent:
@@ -73,6 +83,32 @@ class Sweep(Callback):
         codes.append(_concluded(config, _tabulate))
         if config.task.name is TaskName.upsample and len(finished := _comparable()) == 2:
             codes.append(_concluded(config, partial(_compare, finished)))
+
+
+def _refuse(config: DictConfig, folder: Path) -> None:
+    """End the program for a config that holds a secret and for a folder of somebody else."""
+    own = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(own, dict)
+    reason = secret_among(leaves_of({key: value for key, value in own.items() if key != "hydra"}))
+    if not reason and folder.is_dir() and (foreign := foreign_in(folder)):
+        reason = f"{folder}: holds {foreign.name}, and no run: files of others are never overwritten\n  → name another folder"
+    if reason:
+        _end(reason)
+
+
+def _end(reason: str) -> NoReturn:
+    """End the program, with 2. Hydra makes a warning of every Exception in a callback; SystemExit is none."""
+    message(f"error: {reason}")
+    for folder in created:
+        discard_unused(Path(folder))
+    raise SystemExit(int(ExitCode.INPUT))
+
+
+def foreign_in(folder: Path) -> Path | None:
+    """A file in a folder that no run of this program was started in; None where one was, and where there is none."""
+    if any((folder / name).exists() for name in ("plan.json", "log.jsonl", SWEEP_RECORD)):
+        return None
+    return next((entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")), None)
 
 
 Conclusion = Callable[["Path", Config, "Console", "Console"], ExitCode]  # folder of the sweep, its config, out, err
@@ -119,8 +155,6 @@ def _comparable() -> list[Path]:
 
 def _concluded(raw: DictConfig, conclude: Conclusion) -> ExitCode:
     """What is done once all points have ended."""
-    from rich.console import Console
-
     from . import log
 
     own = copy.deepcopy(raw)
@@ -128,7 +162,7 @@ def _concluded(raw: DictConfig, conclude: Conclusion) -> ExitCode:
         del own["hydra"]
     config = cast(Config, OmegaConf.to_object(own))
     folder = relative(Path(raw.hydra.sweep.dir))
-    out, err = results_console(), Console(stderr=True)
+    out, err = results_console(), messages_console()
     log.configure(err, folder / "log.jsonl", config.console.level.value)
     try:
         return conclude(folder, config, out, err)

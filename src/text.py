@@ -6,7 +6,6 @@ import re
 import shlex
 import textwrap
 from pathlib import Path
-from typing import Any
 
 PROGRAM = f"python -m {__package__}.run"
 
@@ -16,9 +15,14 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else f"\\u{ord(c):04x}" for c in text)
 
 
-def inert(cell: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula (CWE-1236): a text that starts like one starts with an apostrophe."""
-    return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
+def cell(value: object) -> object:
+    """A value for a spreadsheet: a text that it would run as a formula gets an apostrophe before it (OWASP, CSV Injection),
+    and a bare carriage return, which ends a row for some readers, is a line break."""
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r\n", "\n").replace("\r", "\n")
+    is_number = re.fullmatch(r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?", text)
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) and not is_number else text
 
 
 def wrapped(text: str, width: int) -> str:

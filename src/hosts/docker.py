@@ -10,18 +10,26 @@ import sys
 
 from ..planning import gpus
 from ..planning.settings import HostSettings, ImageSettings
+from ..worker.protocol import ENVIRONMENT_FILE_VARIABLE, KEY_FILE_VARIABLE
 from .job_folder import RUNNING, State, ended
 from .launch import Launch
 
 LABEL = "prompt-upsampler"
+SECRETS, KEY_FILE = "/run/secrets/prompt-upsampler-environment", "/run/secrets/prompt-upsampler-key"  # in the container
 WORKSPACE = "/workspace"  # where image.repository is mounted, as NVIDIA's containers expect it
 STOP_PATIENCE_S = 20  # beyond the grace time of the worker, before Docker kills it
-INSPECT_FORMAT = "{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}}"
+# Last the job and the root, which may hold blanks; a container that is not ours has no such labels.
+INSPECT_FORMAT = (
+    "{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}} "
+    '{{index .Config.Labels "prompt-upsampler.job"}} {{index .Config.Labels "prompt-upsampler.root"}}'
+)
 
 
 _RUNNING = ("running", "paused", "restarting", "removing", "stopping")
 _WAITING = ("created", "configured", "initialized")  # the last two: podman's
-_STATE = re.compile(rf"\b({'|'.join((*_RUNNING, *_WAITING, 'exited', 'stopped', 'dead'))})\s+(-?\d+)\s+(true|false)\b")
+_STATE = re.compile(
+    rf"\b({'|'.join((*_RUNNING, *_WAITING, 'exited', 'stopped', 'dead'))})\s+(-?\d+)\s+(true|false)\b(.*)"
+)
 
 
 def state_of(inspected: str) -> State:
@@ -36,16 +44,31 @@ def state_of(inspected: str) -> State:
     return ended(int(found[2]), oom_killed=found[3] == "true")
 
 
+def is_foreign(inspected: str, job: str, root: str) -> bool:
+    """Whether the container that was inspected is not that of this job folder, though it has its name."""
+    found = _STATE.search(inspected)
+    return found is None or found[4].strip() != f"{_job_of(job)} {root}"
+
+
 def container_name(job: str) -> str:
     """The name of the container of a job folder on its host; it is the lock too: one folder, one container."""
-    return f"{LABEL}-{job.rstrip('/').rsplit('/', 1)[-1]}-{hashlib.sha256(job.encode()).hexdigest()[:8]}"
+    return f"{LABEL}-{_job_of(job)}-{hashlib.sha256(job.encode()).hexdigest()[:8]}"
 
 
-def run_argv(launch: Launch, job: str, root: str, user: str) -> tuple[str, ...]:
+def _job_of(folder: str) -> str:
+    return folder.rstrip("/").rsplit("/", 1)[-1]
+
+
+def secrets_file(job: str, root: str) -> str:
+    """Where a container's secret variables are on the host, until it is started."""
+    return f"{root}/secrets/{container_name(job)}"
+
+
+def run_argv(launch: Launch, job: str, root: str, user: str, key_file: str = "") -> tuple[str, ...]:
     """The `docker run` that starts the worker of a job, detached.
 
     job: the job folder on the host, root: the folder of all jobs there, user: "uid:gid" that owns both. Folders are
-    mounted at their own paths, so that job.json means the same inside and outside.
+    mounted at their own paths, so that job.json means the same inside and outside. key_file: launch.secret_file there.
     """
     host, image = launch.host, launch.image
     cache = f"{root}/cache"
@@ -54,10 +77,14 @@ def run_argv(launch: Launch, job: str, root: str, user: str) -> tuple[str, ...]:
         mounts.append(_mount(launch.checkpoint, read_only=True))
     if image.repository:
         mounts.append(_mount(image.repository, WORKSPACE, read_only=True))
+    if launch.secrets:
+        mounts.append(_mount(secrets_file(job, root), SECRETS, read_only=True))
+    if key_file:
+        mounts.append(_mount(key_file, KEY_FILE, read_only=True))
     return (
         *host.docker, "run", "--detach", "--init",
         "--name", container_name(job),
-        "--label", f"{LABEL}.job={job.rstrip('/').rsplit('/', 1)[-1]}",
+        "--label", f"{LABEL}.job={_job_of(job)}",
         "--label", f"{LABEL}.run={launch.run_id}",
         "--label", f"{LABEL}.root={root}",
         "--network", image.network or ("host" if launch.needs_network else "none"),
@@ -96,8 +123,12 @@ def environment(cache: str, launch: Launch) -> list[tuple[str, str]]:
     ]
     if launch.image.repository:
         made.append(("PYTHONPATH", WORKSPACE))
+    if launch.secrets:
+        made.append((ENVIRONMENT_FILE_VARIABLE, SECRETS))
+    if launch.secret_file:
+        made.append((KEY_FILE_VARIABLE, KEY_FILE))
     own = [(name, value) for name, _, value in (entry.partition("=") for entry in launch.image.env)]
-    return made + own + ([(launch.secret_env, "")] if launch.secret_env else [])
+    return made + [(name, value) for name, value in own if value or name not in launch.secrets]
 
 
 def pull_argv(host: HostSettings, image: ImageSettings) -> tuple[str, ...]:

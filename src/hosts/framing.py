@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 # `read` takes no byte more than its line, so that the rest of the input is the command's own.
 LOGIN_COMMAND = 'exec /bin/sh -c \'IFS= read -r line; eval "$(printf %b "$line")"\''
 
+MOST_BEFORE = 1 << 20  # bytes that a login shell may print before a stream
+
 
 class Unframed(Exception):
     """What was printed in place of a reply."""
@@ -58,4 +60,6 @@ class Frame:
                 yield head.partition(self._start)[2]
                 yield from pieces
                 return
+            if len(head) > MOST_BEFORE:
+                break
         raise Unframed(head.decode("utf-8", "replace").strip())

@@ -14,6 +14,8 @@ from typing import Protocol
 
 from ..errors import HostError, LinkLost
 
+MOST_OUTPUT = 32 << 20  # bytes that a command may print on each stream
+
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
@@ -35,7 +37,10 @@ class Host(Protocol):
     name: str
 
     def run(self, argv: Sequence[str], feed: Iterable[bytes] = (), *, timeout_s: float = 120.0) -> CommandResult:
-        """Run a command to its end; `feed` goes to its standard input. timeout_s: how long it may print nothing."""
+        """Run a command to its end; `feed` goes to its standard input. timeout_s: how long it may print nothing.
+
+        Raises HostError when it prints more than MOST_OUTPUT bytes.
+        """
         ...
 
     def stream(self, argv: Sequence[str], *, timeout_s: float = 120.0) -> Iterator[bytes]:
@@ -64,6 +69,9 @@ class LocalHost:
         reader.start()
         try:
             out = _read(process.stdout)
+            if len(out) > MOST_OUTPUT:
+                process.kill()
+                raise printed_too_much(self.name, argv)
             feeder.join()
             reader.join()
             code = process.wait()
@@ -111,7 +119,15 @@ def _feed(process: subprocess.Popen[bytes], feed: Iterable[bytes]) -> None:
 
 
 def _read(stream: object) -> bytes:
-    return stream.read()  # type: ignore[attr-defined, no-any-return]
+    """One byte more than there may be, where there are as many; who writes more is ended by its deadline at the latest."""
+    return stream.read(MOST_OUTPUT + 1)  # type: ignore[attr-defined, no-any-return]
+
+
+def printed_too_much(host: str, argv: Sequence[str]) -> HostError:
+    return HostError(
+        f"{host}: {argv[0]} printed more than {MOST_OUTPUT >> 20} MiB",
+        hint="commands there must print nothing of their own: does .bashrc print something without a terminal?",
+    )
 
 
 def expanded(path: str, home: str) -> str:

@@ -6,7 +6,7 @@ It puts together a host, a mirror of the job's folder and a runtime of its worke
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TypeVar
 
@@ -123,8 +123,8 @@ class HostJob:
         if not self.launch.host.keep_job:
             self.mirror.remove()
 
-    def fetch(self, names: Collection[str]) -> None:
-        self._retrying(lambda: self.mirror.fetch(names))
+    def fetch(self, sizes: Mapping[str, int]) -> None:
+        self._retrying(lambda: self.mirror.fetch(sizes))
 
     def fetch_logs(self) -> None:
         self.mirror.fetch_logs()

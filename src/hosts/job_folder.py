@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..errors import HostError
+from .. import log
 from ..files import write_atomic
+from ..run_folder import is_held
 from ..worker.journal import read_records
 from ..worker.protocol import (
     CANCELLED,
@@ -22,7 +24,7 @@ from ..worker.protocol import (
     Staged,
     UpsampleJob,
 )
-from ..worker.records import InvalidRecord, from_line, to_json, to_line
+from ..worker.records import InvalidRecord, from_file, to_json, to_line
 from .bundle import WORKER, worker_bundle
 
 Ending = Literal["done", "cancelled", "timeout", "oom", "load_failed", "locked", "failed"]
@@ -124,6 +126,11 @@ class JobPaths:
         return self.root / "lock"
 
     @property
+    def is_held(self) -> bool:
+        """Whether a worker that works in this very folder lives."""
+        return is_held(self.lock)
+
+    @property
     def cancelled(self) -> Path:
         """Marks a job whose worker was asked to end."""
         return self.root / "cancelled"
@@ -150,15 +157,17 @@ class JobPaths:
     def exit_record(self) -> Exit | None:
         """How the last worker ended, by its own record; None while one works, and after one that was killed."""
         try:
-            return from_line(Exit, self.exit.read_bytes())
+            return from_file(Exit, self.exit)
         except FileNotFoundError:
             return None
         except InvalidRecord as e:
-            raise HostError(f"{self.exit}: {e}", hint="remove the file, then resume the run") from None
+            log.get().warning("exit_record_damaged", reason=str(e), note="how the worker ended is not known")
+            os.replace(self.exit, self.exit.with_name("exit.json.damaged"))
+            return None
 
     def header(self) -> JobHeader:
         """The part of its job.json that every job has."""
-        return from_line(JobHeader, self.job.read_bytes())
+        return from_file(JobHeader, self.job)
 
     def staged(self) -> set[str]:
         """Ids of all items that the worker has been given."""
@@ -173,13 +182,23 @@ def state_by_exit_record(job: JobPaths) -> State:
 
 
 def open_job(paths: JobPaths, record: UpsampleJob | InferJob) -> None:
-    """Create a job folder that a worker can start in; batches are added later. An existing one stays as it is."""
+    """Create a job folder that a worker can start in; batches are added later. What is there stays."""
     for folder in (paths.batches, paths.frames):
         folder.mkdir(parents=True, exist_ok=True)
-    if not paths.worker.exists():
-        write_atomic(paths.worker, worker_bundle())
-    if not paths.job.exists():
-        write_atomic(paths.job, to_line(to_json(record)) + "\n")
+    put_program(paths, record)
+
+
+def put_program(paths: JobPaths, record: UpsampleJob | InferJob) -> None:
+    """Write what is run: job.json, and the worker where none runs. What a folder of somebody else has in place of these is
+    not run."""
+    if not paths.is_held:
+        _put(paths.worker, worker_bundle())
+    _put(paths.job, f"{to_line(to_json(record))}\n".encode())
+
+
+def _put(path: Path, data: bytes) -> None:
+    if not path.exists() or path.read_bytes() != data:
+        write_atomic(path, data)
 
 
 def open_jobs(folder: Path) -> list[JobPaths]:

@@ -6,7 +6,7 @@ that it is the same for the controller that started the job, for one that resume
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Protocol
 
 from ..planning.plan import Plan
@@ -56,8 +56,8 @@ class JobHandle(Protocol):
     def was_cancelled(self) -> bool:
         """Whether the worker's end was asked for, by this controller or another one."""
 
-    def fetch(self, names: Collection[str]) -> None:
-        """Bring files that the job made, by their names in its folder, into the local job folder."""
+    def fetch(self, sizes: Mapping[str, int]) -> None:
+        """Bring files that the job made, by their names in its folder and their sizes, into the local job folder."""
 
     def fetch_logs(self) -> None:
         """Bring what the worker and the engine printed into the local job folder."""

@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 
 from ..planning.settings import HostSettings, ImageSettings, Settings
+from ..worker.values import is_secret_name
 from .bundle import WORKER
 
 
@@ -14,8 +15,8 @@ class Launch:
     """How a job's worker is started.
 
     python: the interpreter, for a plain process. checkpoint: a folder that a container mounts read-only, "" for none.
-    needs_network: whether the worker asks a server elsewhere. secret_env: a variable that it gets from the host's own
-    environment, "" for none. run_id: a label for people.
+    needs_network: whether the worker asks a server elsewhere. secret_env, secret_file: a variable of the host's own environment
+    that it gets, and a file there that it reads; "" for none. run_id: a label for people.
     """
 
     host: HostSettings
@@ -26,6 +27,13 @@ class Launch:
     run_id: str
     needs_network: bool = False
     secret_env: str = ""
+    secret_file: str = ""
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The variables that reach a container in a file, for its environment can be read by others."""
+        named = (entry for entry in self.image.env if "=" not in entry and is_secret_name(entry))
+        return tuple(dict.fromkeys((*((self.secret_env,) if self.secret_env else ()), *named)))
 
     @staticmethod
     def of(settings: Settings, run_id: str) -> Launch:
@@ -42,6 +50,7 @@ class Launch:
             run_id=run_id,
             needs_network=engine.name == "endpoint",
             secret_env=engine.api_key_env,
+            secret_file=engine.api_key_file,
         )
 
     def command(self, folder: str) -> tuple[str, ...]:

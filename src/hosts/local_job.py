@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Collection
+from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 
 from ..errors import HostError
 from ..interrupts import interrupts_deferred
 from ..planning import gpus
-from ..run_folder import is_held
 from ..worker.journal import read_records
 from ..worker.protocol import REFUSED, Ended, Event
 from ..worker.records import InvalidRecord
@@ -53,12 +53,12 @@ class LocalJob:
                 )
             except OSError as e:
                 raise HostError(f"the worker cannot be started: {self.argv[0]}: {e.strerror}") from e
-        while self._child.poll() is None and not self._is_held():
+        while self._child.poll() is None and not self.job.is_held:
             time.sleep(0.01)
 
     def poll(self) -> State:
         """Running while a worker holds the lock, also one that another controller started."""
-        if self._is_held():
+        if self.job.is_held:
             self.job.renew_lease()
             return RUNNING
         if self._child and self._child.poll() is None:  # it released the lock and is about to end
@@ -73,25 +73,25 @@ class LocalJob:
             raise HostError(str(e), hint="the worker's output is damaged") from None
         return JobStatus(self.poll(), len(answered), phases[-1] if phases else "")
 
-    def _is_held(self) -> bool:
-        return is_held(self.job.lock)
-
     def ask_to_stop(self) -> None:
         self.job.cancelled.touch()
         if self._child and self._child.poll() is None:  # also one that does not hold the job yet
             self._child.terminate()
-        elif self._is_held():
-            os.kill(int(self.job.lock.read_text()), signal.SIGTERM)
+        elif self.job.is_held:
+            for pid in workers_in(self.job):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
 
     def kill(self) -> None:
-        if self._is_held():
-            with suppress(ProcessLookupError):
-                os.killpg(int(self.job.lock.read_text()), signal.SIGKILL)  # it leads a session of its own
+        if self.job.is_held:
+            for pid in workers_in(self.job):
+                with suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)  # it leads a session of its own
 
     def was_cancelled(self) -> bool:
         return self.job.cancelled.exists()
 
-    def fetch(self, names: Collection[str]) -> None: ...
+    def fetch(self, sizes: Mapping[str, int]) -> None: ...
 
     def fetch_logs(self) -> None: ...
 
@@ -100,3 +100,15 @@ class LocalJob:
     def finish(self) -> None: ...
 
     def close(self) -> None: ...
+
+
+def workers_in(job: JobPaths) -> list[int]:
+    """The processes that were started as workers of this job: by their command lines, for the number in a lock file may be
+    that of any process by now."""
+    program = os.fsencode(job.worker.resolve())
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if program in (entry / "cmdline").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+    return found

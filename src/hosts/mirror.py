@@ -7,7 +7,7 @@ What is staged here is sent there; journals arrive as a byte-exact beginning of 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +25,12 @@ from .job_folder import JobPaths
 LIMIT = 4 << 20  # bytes of each journal that one poll brings at most
 
 # Scripts get their values as arguments. $1 is the job's folder.
+# Frames are removed only where .prompt-upsampler says that frames/ is ours: it was empty, or all in it was named as ours are.
 _MAKE = """
 set -e
 umask 022
 mkdir -p "$1/batches" "$1/frames" "$2/frames" "$2/cache/home"
+[ -e "$2/.prompt-upsampler" ] || ls -A "$2/frames" | grep -qvxE '[0-9a-f]{64}[.][a-z0-9]+' || : > "$2/.prompt-upsampler"
 cd "$1" && ls batches
 """
 _SPACE = """
@@ -83,9 +85,13 @@ REMOVE = """
 set -e
 cd "$2/jobs"
 case "$1" in "$2/jobs/"*/*|"$2/jobs/"|*..*) exit 64;; "$2/jobs/"*) ;; *) exit 64;; esac
+[ ! -e "$1" ] || [ -e "$1/frames" ] || exit 64
 [ ! -e "$1" ] || mv -- "$1" "$2/jobs/.removed-${1##*/}.$$"
 rm -rf -- "$2/jobs/.removed-"*
-find "$2/frames" -type f -links 1 -mtime +7 -delete
+if [ -e "$2/.prompt-upsampler" ]; then
+  find "$2/frames" -maxdepth 1 -type f -name '[0-9a-f]*.*' -links 1 -mtime +7 | grep -E '/[0-9a-f]{64}[.][a-z0-9]+$' |
+    tr '\\n' '\\0' | xargs -0 -r rm -f --
+fi
 """
 
 
@@ -143,7 +149,7 @@ class SharedFolder:
     def bring_exit_record(self) -> bool:
         return self.job.exit.exists()
 
-    def fetch(self, names: Collection[str]) -> None: ...
+    def fetch(self, sizes: Mapping[str, int]) -> None: ...
 
     def fetch_logs(self) -> None: ...
 
@@ -265,9 +271,9 @@ class RemoteFolder:
             write_atomic(self.job.exit, record)
         return bool(record)
 
-    def fetch(self, names: Collection[str]) -> None:
-        if names:
-            transfer.fetch(self.host, self.folder, names, self.job.root)
+    def fetch(self, sizes: Mapping[str, int]) -> None:
+        if sizes:
+            transfer.fetch(self.host, self.folder, sizes, self.job.root)
 
     def fetch_logs(self) -> None:
         """Bring what the worker and the engine printed, the last 2 MiB of each."""
@@ -277,7 +283,7 @@ class RemoteFolder:
                 path.write_bytes(printed)
 
     def remove(self) -> None:
-        """Remove the folder there, and frames that no job has used for a week."""
+        """Remove the folder there, and our frames that no job has used for a week."""
         self._checked(script(REMOVE, self.folder, self.location.root), "the job's folder cannot be removed")
 
     def _checked(self, argv: Sequence[str], what: str) -> bytes:

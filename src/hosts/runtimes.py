@@ -25,8 +25,26 @@ started=$!
 n=0
 while [ $n -lt 100 ] && kill -0 $started 2>/dev/null && flock -n lock true; do sleep 0.1; n=$((n + 1)); done
 """
-_STOP = 'cd "$1" && [ -e lock ] && { flock -n lock true || kill -TERM "$(cat lock)"; }'
-_KILL = 'cd "$1" && [ -e lock ] && { flock -n lock true || kill -KILL -- "-$(cat lock)"; }'
+# The number in the lock is that of its worker only where that process was started as one.
+_STOP = """
+cd "$1" && [ -e lock ] || exit 1
+flock -n lock true && exit 0
+grep -lszxF -- "$1/worker.pyz" /proc/[0-9]*/cmdline | cut -d/ -f3 | xargs -r kill -TERM
+"""
+_KILL = """
+cd "$1" && [ -e lock ] || exit 1
+flock -n lock true && exit 0
+grep -lszxF -- "$1/worker.pyz" /proc/[0-9]*/cmdline | cut -d/ -f3 | sed 's/^/-/' | xargs -r kill -KILL --
+"""
+# Variables come from the environment of the host and are seen in no command line.
+_SECRETS = """
+umask 077
+if [ -n "$2" ]; then
+  mkdir -p "$(dirname "$1")" && env -0 | grep -zE "$2" > "$1"
+  [ $? -le 1 ] || exit 1
+fi
+case $3 in "") ;; "~/"*) realpath -e -- "$HOME/${3#??}" ;; *) realpath -e -- "$3" ;; esac
+"""
 _PROCESS = '[ -e "$1/lock" ] || { echo absent; exit; }; flock -n "$1/lock" true && echo ended || echo running'
 
 
@@ -91,11 +109,20 @@ class DockerRuntime:
         return docker.inspect_argv(self.launch.host, self.container)
 
     def state(self, answer: str) -> State:
-        """What cannot be read is no lost link, which would be tried again and again."""
         try:
-            return docker.state_of(answer)
+            state = docker.state_of(answer)
         except ValueError:
-            said = answer.strip()[-300:]
+            return self._without_state(answer)
+        if docker.is_foreign(answer, self.location.folder, self.location.root):
+            raise HostError(
+                f"{self.host.name}: there is a container {self.container} that this program did not make",
+                hint=f"look at it with docker inspect {self.container}; rename or remove it, then resume",
+            )
+        return state
+
+    def _without_state(self, answer: str) -> State:
+        """What cannot be read is no lost link, which would be tried again and again."""
+        said = answer.strip()[-300:]
         if docker.is_absent(answer):
             return ABSENT
         if docker.is_away(answer) or not said:
@@ -113,12 +140,27 @@ class DockerRuntime:
         place = self.location
         clear = script('rm -f "$1/exit.json" "$1/cancelled"', place.folder)
         checked(self.host.run(clear), self.host, "the job cannot be started again")
-        argv = docker.run_argv(self.launch, place.folder, place.root, place.user)
-        done = self._docker(*argv[len(self.launch.host.docker) :])
+        key_file = self._secrets_put()
+        argv = docker.run_argv(self.launch, place.folder, place.root, place.user, key_file)
+        try:
+            done = self._docker(*argv[len(self.launch.host.docker) :])
+        finally:  # a container that runs has it mounted
+            if self.launch.secrets:
+                self.host.run(("rm", "-f", docker.secrets_file(place.folder, place.root)))
         if done.code and not docker.is_taken(done.message):
             self._docker("rm", "--force", self.container)  # docker run leaves one that it could not start
             hint = _hint(done.message)
             raise HostError(f"{self.host.name}: the container cannot be started: {done.message}", hint=hint)
+
+    def _secrets_put(self) -> str:
+        """Write the secret variables where the container gets them from; the key file as an absolute path, "" for none."""
+        launch, place = self.launch, self.location
+        if not (launch.secrets or launch.secret_file):
+            return ""
+        wanted = f"^({'|'.join(launch.secrets)})=" if launch.secrets else ""
+        name = docker.secrets_file(place.folder, place.root)
+        put = script(_SECRETS, name, wanted, launch.secret_file)
+        return checked(self.host.run(put), self.host, "the key cannot be brought into the container").decode().strip()
 
     def ask_to_stop(self) -> None:
         self._docker("kill", "--signal", "TERM", self.container)

@@ -26,7 +26,7 @@ from ..errors import AuthError, HostError, LinkLost, UnknownHostKey
 from ..planning.settings import HostSettings
 from ..text import PROGRAM
 from .framing import LOGIN_COMMAND, Frame, Unframed
-from .host import CommandResult
+from .host import MOST_OUTPUT, CommandResult, printed_too_much
 from .known_hosts import KnownHosts, RefuseUnknownKeys, UnknownKey, check_key_file, fingerprint
 from .ssh_config import resolved
 
@@ -63,8 +63,8 @@ class SshHost:
             failed: list[Exception] = []
             feeder = threading.Thread(target=self._feed, args=(channel, frame.feed(feed), failed), daemon=True)
             feeder.start()
-            out = b"".join(self._read(channel, channel.recv, timeout_s))
-            err = b"".join(self._read(channel, channel.recv_stderr, timeout_s))
+            out = self._bounded(self._read(channel, channel.recv, timeout_s), argv)
+            err = self._bounded(self._read(channel, channel.recv_stderr, timeout_s), argv)
             code = self._exit_code(channel, timeout_s)
             feeder.join(TICK_S)
             if failed and code == 0:
@@ -79,7 +79,7 @@ class SshHost:
             self._feed(channel, frame.feed(()), [])
             with self._told_apart():
                 yield from frame.stream(self._read(channel, channel.recv, timeout_s))
-            err = b"".join(self._read(channel, channel.recv_stderr, timeout_s))
+            err = self._bounded(self._read(channel, channel.recv_stderr, timeout_s), argv)
             if code := self._exit_code(channel, timeout_s):
                 raise HostError(f"{self.name}: {argv[0]} ended with {code}: {CommandResult(code, b'', err).message}")
 
@@ -134,6 +134,14 @@ class SshHost:
                 return
             received = time.monotonic()
             yield piece
+
+    def _bounded(self, pieces: Iterator[bytes], argv: Sequence[str]) -> bytes:
+        held, size = [], 0
+        for piece in pieces:
+            held.append(piece)
+            if (size := size + len(piece)) > MOST_OUTPUT:
+                raise printed_too_much(self.name, argv)
+        return b"".join(held)
 
     def _exit_code(self, channel: paramiko.Channel, timeout_s: float) -> int:
         deadline = time.monotonic() + timeout_s
@@ -258,7 +266,7 @@ class SshHost:
 
     def _key_files(self, connection: Connection) -> list[Path]:
         theirs = str(connection.ssh_config.get("userknownhostsfile", "~/.ssh/known_hosts")).split()
-        return [Path(f).expanduser() for f in (*theirs, "/etc/ssh/ssh_known_hosts", self.settings.known_hosts)]
+        return [Path(os.path.expanduser(f)) for f in (*theirs, "/etc/ssh/ssh_known_hosts", self.settings.known_hosts)]
 
     def __enter__(self) -> SshHost:
         return self

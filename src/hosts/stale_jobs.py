@@ -15,7 +15,7 @@ from .mirror import REMOVE
 _JOBS = """
 cd "$1/jobs" 2>/dev/null || exit 0
 for job in *; do
-  [ -f "$job/job.json" ] || [ -d "$job" ] || continue
+  [ -d "$job/batches" ] && [ -d "$job/frames" ] || continue
   answered=$(cat "$job/results.jsonl" 2>/dev/null | wc -l)
   state=ended
   [ -e "$job/lock" ] && ! flock -n "$job/lock" true && state=running

@@ -11,10 +11,11 @@ import io
 import os
 import tarfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from ..errors import HostError
+from ..worker.values import inside, shown
 from .host import Host, checked, script
 
 LARGE = 8 << 20  # files from this size on go one by one and are continued in their middle
@@ -103,24 +104,35 @@ def _send_large(host: Host, name: str, path: Path, size: int, folder: str, incom
 
 
 def fetch(
-    host: Host, folder: str, names: Iterable[str], target: Path, *, on_bytes: OnBytes = lambda count: None
+    host: Host, folder: str, sizes: Mapping[str, int], target: Path, *, on_bytes: OnBytes = lambda count: None
 ) -> None:
-    """Bring files from a folder on the host; each appears whole in `target`. Raises HostError, LinkLost."""
-    wanted = tuple(names)
+    """Bring files of these names and sizes from a folder on the host; each appears whole in `target`, and none outside it.
+
+    Raises HostError, LinkLost.
+    """
+    wanted = dict(sizes)
     source = _Reader(host.stream(("tar", "-C", folder, "-cf", "-", "--", *wanted)), on_bytes)
-    with tarfile.open(fileobj=source, mode="r|", bufsize=PIECE) as archive:
-        for member in archive:
-            if not member.isfile() or member.name not in wanted:
-                raise HostError(f"{host.name}: sent {member.name!r}, which was not requested")
-            path = target / member.name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside = path.with_name(f".{path.name}.part")
-            content = archive.extractfile(member)
-            assert content is not None
-            with open(aside, "wb") as f:
-                while piece := content.read(PIECE):
-                    f.write(piece)
-            os.replace(aside, path)
+    try:
+        with tarfile.open(fileobj=source, mode="r|", bufsize=PIECE) as archive:
+            for member in archive:
+                if not member.isfile() or member.size != wanted.pop(member.name, None):
+                    raise HostError(
+                        f"{host.name}: sent {shown(member.name)} of {member.size} bytes, which was not requested"
+                    )
+                try:
+                    path = inside(target, member.name)
+                except ValueError as e:
+                    raise HostError(f"{host.name}: {e}") from None
+                path.parent.mkdir(parents=True, exist_ok=True)
+                aside = path.with_name(f".{path.name}.part")
+                content = archive.extractfile(member)
+                assert content is not None
+                with open(aside, "wb") as f:
+                    while piece := content.read(PIECE):
+                        f.write(piece)
+                os.replace(aside, path)
+    except tarfile.TarError as e:
+        raise HostError(f"{host.name}: {folder}: what tar sent cannot be read: {e}") from e
     source.drain()
 
 

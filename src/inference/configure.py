@@ -13,8 +13,9 @@ from ..config import Config
 from ..errors import InputError
 from ..hosts.docker import WORKSPACE
 from ..planning import gpus
-from ..planning.configure import host_settings, image_settings
+from ..planning.configure import checked, host_settings, image_settings
 from ..planning.settings import Settings
+from ..worker.records import to_json
 from .settings import CONTROLS, FLAGS, RESERVED_ARGS, SPEC_ARGUMENTS, InferenceSettings, wrong_argument, wrong_weight
 
 
@@ -54,7 +55,7 @@ def inference_settings(config: Config, run: Settings | None) -> InferenceSetting
     )
     if wrong := [*_wrong_controls(chosen.controls), *_wrong_arguments(settings, arguments), *_wrong_place(settings)]:
         raise InputError("the config cannot be used for inference:\n" + "\n".join(f"  - {w}" for w in wrong))
-    return settings
+    return checked(InferenceSettings, "inference", to_json(settings))
 
 
 def _wrong_controls(controls: dict[str, Any]) -> list[str]:

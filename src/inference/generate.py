@@ -9,13 +9,14 @@ import hashlib
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from .. import log, text
 from ..errors import HostError
 from ..files import file_sha256, link_atomic, write_atomic
 from ..hosts.bundle import worker_bundle
-from ..hosts.job_folder import JobPaths, open_job, open_jobs
+from ..hosts.job_folder import JobPaths, open_job, open_jobs, put_program
 from ..hosts.job_handle import JobHandle, handle_for
 from ..hosts.launch import Launch
 from ..planning.plan import Plan
@@ -24,8 +25,9 @@ from ..run_folder import RunPaths
 from ..runs.supervisor import Labels, Supervisor, supervise
 from ..timing.progress import Progress, Quiet
 from ..worker.journal import read_records
-from ..worker.protocol import DONE, VideoOutcome
-from ..worker.records import to_json, to_line
+from ..worker.protocol import DONE, InferJob, VideoOutcome
+from ..worker.records import from_file, to_json, to_line
+from ..worker.values import inside
 from .items import InferenceItem
 from .job import infer_item, infer_job, launch_of, specs_of
 from .pipeline_file import read_pipeline
@@ -57,7 +59,7 @@ def generate(
     asked = {item.id: item for item in wanted if item.id}
     slugs = _slugs(wanted)
     while missing := {item_id: item for item_id, item in asked.items() if item_id not in ended}:
-        folder = _unfinished(paths, missing.keys()) or _stage(tuple(missing.values()), inference, paths)
+        folder = _unfinished(paths, missing.keys(), inference) or _stage(tuple(missing.values()), inference, paths)
         _run_job(_Videos(folder, launch_of(inference, plan.run_id), slugs, ended, paths), len(asked), progress)
     progress.step("videos", len(ended), len(asked))
 
@@ -94,10 +96,14 @@ def open_handles(paths: RunPaths) -> list[tuple[JobPaths, JobHandle]]:
     return [(job, handle_for(launch, job)) for job in jobs]
 
 
-def _unfinished(paths: RunPaths, missing: Iterable[str]) -> JobPaths | None:
-    """A job that was started and has something of what is missing."""
+def _unfinished(paths: RunPaths, missing: Iterable[str], inference: InferenceSettings) -> JobPaths | None:
+    """A job that was started and has something of what is missing; its command is this run's."""
     ids = set(missing)
-    return next((job for job in open_jobs(paths.inference) if ids & job.staged()), None)
+    job = next((job for job in open_jobs(paths.inference) if ids & job.staged()), None)
+    if job:
+        old, own = from_file(InferJob, job.job), infer_job((), inference)
+        put_program(job, replace(old, argv=own.argv, cwd=own.cwd, env=own.env))
+    return job
 
 
 def _stage(missing: Sequence[InferenceItem], inference: InferenceSettings, paths: RunPaths) -> JobPaths:
@@ -188,7 +194,9 @@ class _Videos:
 
     def take(self, outcomes: Sequence[VideoOutcome], handle: JobHandle, progress: Progress) -> None:
         """Bring the videos of new outcomes here, check them, and give them their names."""
-        new = [outcome for outcome in outcomes if outcome.id not in self.taken]
+        new = [outcome for outcome in outcomes if outcome.id in self.asked and outcome.id not in self.taken]
+        if foreign := {outcome.id for outcome in outcomes} - self.asked:
+            log.get().warning("foreign_results_ignored", job=self.folder.root.name, ids=", ".join(sorted(foreign)[:3]))
         for outcome in new:
             if outcome.state == DONE and outcome.id in self.slugs:
                 self._place(outcome, handle)
@@ -203,9 +211,12 @@ class _Videos:
         slugs = self.slugs[made.id]
         if _is_here(made, slugs, self.paths):
             return
-        source = self.folder.root / made.file
+        try:
+            source = inside(self.folder.root, made.file)
+        except ValueError as e:
+            raise HostError(f"{handle.name}: {self.folder.results}, file: {e}") from None
         if not _is_same(source, made):
-            handle.fetch([made.file])
+            handle.fetch({made.file: made.bytes})
         if not _is_same(source, made):
             raise HostError(
                 f"{handle.name}: {made.file} is not the video that was made",

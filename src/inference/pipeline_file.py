@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from .. import seals
 from ..errors import InputError
 from ..files import write_atomic
 from ..run_folder import RunPaths
@@ -30,6 +31,7 @@ def settings_from_json(data: Mapping[str, Any]) -> InferenceSettings:
 def save_pipeline(upsampling: bool, inference: InferenceSettings, paths: RunPaths) -> None:
     record = {"version": VERSION, "upsample": upsampling, "inference": settings_json(inference)}
     write_atomic(paths.pipeline, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
+    seals.seal(paths.pipeline)
 
 
 def read_pipeline(paths: RunPaths) -> tuple[bool, InferenceSettings]:

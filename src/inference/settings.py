@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 
 from ..planning.settings import HostSettings, ImageSettings
+from ..worker.values import Word
 
 CONTROLS = ("vis", "seg", "edge", "depth", "keypoint", "upscale", "hdmap", "lidar")
 STRENGTHS = ("very_low", "low", "medium", "high", "very_high")
@@ -37,12 +38,12 @@ class InferenceSettings:
     controls: str
     arguments: str
     flags: tuple[str, ...]
-    checkpoint_dir: str
+    checkpoint_dir: Word
     num_gpus: int
-    repository: str
-    script: str
-    torchrun: str
-    python: str
+    repository: Word
+    script: Word
+    torchrun: Word
+    python: Word
     extra_args: tuple[str, ...]
     require_upsampled: bool
     max_attempts: int

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import log
-from ..config import Config, EngineName
+from ..choices import EngineName
+from ..config import Config
 from ..errors import ExitCode, InputError, UpsamplerError
 from ..planning import observed_limits, partition
 from ..planning.plan import Plan, batch_numbers, item_id

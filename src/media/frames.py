@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import VideoError
 from . import sampling
+from .guard import Guard
 from .video import has_hidden_alpha, open_video, video_stream
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
+_INT_MAX = (1 << 31) - 1
+_MOST_HELD = 1 << 30  # bytes of packets between two key frames that are held in memory
 TimedFrames = list[tuple[float, "VideoFrame"]]
 
 # Decoders that can skip single frames that no other frame refers to; others get every packet.
@@ -34,14 +37,17 @@ class _Broken(Exception):
     """The packets do not contain what was looked for."""
 
 
-def read_frames(path: Path, rule: str, count: int, fps: float, duration_s: float) -> TimedFrames:
+def read_frames(
+    path: Path, rule: str, count: int, fps: float, duration_s: float, guard: Guard | None = None
+) -> TimedFrames:
     """The frames that a rule takes from a clip, with their times in seconds from its start, in order.
 
     rule: head, ends or uniform; fps: slots per second for head. At most `count` frames; fewer when the clip has fewer.
-    Raises VideoError when the clip ends or breaks before the frames are reached.
+    Raises VideoError when the clip ends or breaks before the frames are reached, or needs more than `guard` allows.
     """
     import av
 
+    guard = guard or Guard(str(path))
     rate = Fraction(fps).limit_denominator(1000)
     for read in (_quick, _in_order):
         try:
@@ -50,10 +56,49 @@ def read_frames(path: Path, rule: str, count: int, fps: float, duration_s: float
                 # Two clips on two cores are faster than one clip on two threads, and skipping frames one by one
                 # needs the decoder to work in step with the packets.
                 stream.codec_context.thread_count = 1
-                return read(container, stream, rule, count, rate, duration_s)
+                # A frame that the decoder would make up in part is an error; one far too large is not even allocated.
+                stream.codec_context.options = {
+                    "err_detect": "explode",
+                    "max_pixels": str(min(4 * guard.max_pixels, _INT_MAX)),
+                }
+                return read(_Source(container, stream, guard), rule, count, rate, duration_s)
         except (av.error.FFmpegError, _Broken) as e:
             wrong: Exception = e
     raise VideoError(f"{path}: decoding stopped: {wrong}", hint="the file is damaged: encode it again") from wrong
+
+
+class _Source:
+    """The packets and frames of one stream, under a guard."""
+
+    def __init__(self, container: InputContainer, stream: VideoStream, guard: Guard) -> None:
+        self.container, self.stream, self.guard = container, stream, guard
+
+    def packets(self) -> Iterator[av.Packet[VideoStream]]:
+        return self.guard.over(self.container.demux(self.stream))
+
+    def held(self, packet: av.Packet[VideoStream], held: list[av.Packet[VideoStream]], size: int) -> int:
+        """Keep a packet; the bytes that are kept by then."""
+        held.append(packet)
+        if size + packet.size > _MOST_HELD:
+            raise _Broken("too much between two key frames to hold")
+        return size + packet.size
+
+    def displayed(self) -> Iterator[VideoFrame]:
+        return self.guard.frames(self._decoded())
+
+    def _decoded(self) -> Iterator[VideoFrame]:
+        """All frames, with their transparency: of VP8 and VP9 only libvpx reads it, FFmpeg's own decoders leave it out."""
+        import av
+
+        if not has_hidden_alpha(self.stream):
+            yield from self.container.decode(self.stream)
+            return
+        name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}[self.stream.codec_context.name]
+        codec = av.CodecContext.create(name, "r")
+        assert isinstance(codec, av.VideoCodecContext)
+        codec.options = self.stream.codec_context.options
+        for packet in self.packets():
+            yield from codec.decode(packet if packet.size else None)
 
 
 def _clock(container: InputContainer, stream: VideoStream) -> tuple[Fraction, Fraction]:
@@ -65,36 +110,35 @@ def _clock(container: InputContainer, stream: VideoStream) -> tuple[Fraction, Fr
 # ---------------------------------------------------------------------------------------------------------- the quick way
 
 
-def _quick(
-    container: InputContainer, stream: VideoStream, rule: str, count: int, fps: Fraction, duration_s: float
-) -> TimedFrames:
-    if not {"mp4", "matroska"} & set(container.format.name.split(",")):
+def _quick(source: _Source, rule: str, count: int, fps: Fraction, duration_s: float) -> TimedFrames:
+    if not {"mp4", "matroska"} & set(source.container.format.name.split(",")):
         raise _Broken("a container without time stamps of its own, or without an index")
-    if has_hidden_alpha(stream):
+    if has_hidden_alpha(source.stream):
         raise _Broken("transparency that another decoder has to read")
     if rule in sampling.SLOTTED:
-        return _quick_head(container, stream, count, fps)
-    tb, origin = _clock(container, stream)
-    first, last = _first_pts(container, stream), _last_pts(container, stream, duration_s)
+        return _quick_head(source, count, fps)
+    tb, origin = _clock(source.container, source.stream)
+    first, last = _first_pts(source), _last_pts(source, duration_s)
     if rule == "ends":
         targets = [first + round(Fraction((last - first) * k, max(count - 1, 1))) for k in range(count)]
     else:
         targets = [round((Fraction(t) + origin) / tb) for t in sampling.uniform_times(duration_s, count, count)]
-    frames = [_frame_at(container, stream, min(max(t, first), last)) for t in targets]
+    frames = [_frame_at(source, min(max(t, first), last)) for t in targets]
     return [(float((frame.pts or 0) * tb - origin), frame) for frame in frames]
 
 
-def _quick_head(container: InputContainer, stream: VideoStream, count: int, fps: Fraction) -> TimedFrames:
-    tb, origin = _clock(container, stream)
+def _quick_head(source: _Source, count: int, fps: Fraction) -> TimedFrames:
+    tb, origin = _clock(source.container, source.stream)
     beyond_s = Fraction(count + 1) / fps
-    packets, ended = [], True
+    packets: list[av.Packet[VideoStream]] = []
+    ended, size = True, 0
     first_s: Fraction | None = None
-    for packet in container.demux(stream):
+    for packet in source.packets():
         if not packet.size:
             continue
         if packet.pts is None:
             raise _Broken("packets without time stamps")
-        packets.append(packet)
+        size = source.held(packet, packets, size)
         if not packet.is_discard:
             first_s = packet.pts * tb if first_s is None else min(first_s, packet.pts * tb)
         # Later packets have a later pts than this dts: nothing after it can fall into a wanted slot.
@@ -107,46 +151,54 @@ def _quick_head(container: InputContainer, stream: VideoStream, count: int, fps:
     times = [(p.pts or 0) * tb - origin for p in displayed]
     end_s = times[-1] + (displayed[-1].duration or 0) * tb if ended else times[-1] + beyond_s
     wanted = [displayed[i].pts or 0 for i in sampling.head_choice(times, end_s, fps, count)]
-    decoded = _decode(stream.codec_context, packets, set(wanted))
+    decoded = _decode(source, packets, set(wanted))
     return [(float(pts * tb - origin), decoded[pts]) for pts in wanted]
 
 
-def _frame_at(container: InputContainer, stream: VideoStream, target: int) -> VideoFrame:
+def _frame_at(source: _Source, target: int) -> VideoFrame:
     """The frame displayed at time stamp `target`: the last one that is not later."""
-    tb = stream.time_base or Fraction(1, 1000)
+    tb = source.stream.time_base or Fraction(1, 1000)
     for back_s in _SEEK_BACK_S:
-        container.seek(target - round(back_s / tb), stream=stream, backward=True)
-        stream.codec_context.flush_buffers()
-        packets = []
-        for packet in container.demux(stream):
+        source.container.seek(target - round(back_s / tb), stream=source.stream, backward=True)
+        source.stream.codec_context.flush_buffers()
+        packets: list[av.Packet[VideoStream]] = []
+        size = 0
+        for packet in source.packets():
             if packet.size:
                 if packet.pts is None or packet.is_discard:
                     raise _Broken("time stamps or an edit list that need every packet")
-                packets.append(packet)
+                size = source.held(packet, packets, size)
                 if packet.dts is not None and packet.dts > target:
                     break
         before = [p.pts or 0 for p in packets if (p.pts or 0) <= target]
         if before:
             wanted = max(before)
             try:
-                return _decode(stream.codec_context, packets, {wanted})[wanted]
+                return _decode(source, packets, {wanted})[wanted]
             except _Broken:
                 continue
     raise _Broken(f"no frame at {float(target * tb):.3f} s")
 
 
-def _decode(
-    codec: av.VideoCodecContext, packets: Sequence[av.Packet[VideoStream]], wanted: set[int]
-) -> dict[int, VideoFrame]:
+def _decode(source: _Source, packets: Sequence[av.Packet[VideoStream]], wanted: set[int]) -> dict[int, VideoFrame]:
     """Decode only what the wanted frames need: themselves, and the frames that others refer to."""
+    import av
+
     found: dict[int, VideoFrame] = {}
+    codec = source.stream.codec_context
     can_skip = codec.name in _CAN_SKIP
     # Nothing after the last wanted packet in decoding order is needed by any of them: the decoder is drained there.
     last = max((n for n, packet in enumerate(packets) if packet.pts in wanted), default=-1)
-    for packet in (*packets[: last + 1], None):
+    for packet in source.guard.over((*packets[: last + 1], None)):
         if packet is not None:
             codec.skip_frame = "NONREF" if can_skip and packet.pts not in wanted else "DEFAULT"
-        for frame in codec.decode(packet):
+        try:
+            decoded = codec.decode(packet)
+        except av.error.FFmpegError as e:
+            if packet is not None and (packet.pts or 0) < (packets[0].pts or 0):
+                continue  # of an open group of pictures: displayed before its key frame, and made from the group before
+            raise _Broken(str(e)) from e
+        for frame in source.guard.frames(decoded):
             if frame.pts in wanted and not frame.is_corrupt:
                 found[frame.pts] = frame
         if len(found) == len(wanted):
@@ -154,8 +206,8 @@ def _decode(
     raise _Broken(f"{len(wanted) - len(found)} of {len(wanted)} frames could not be decoded")
 
 
-def _first_pts(container: InputContainer, stream: VideoStream) -> int:
-    for packet in container.demux(stream):
+def _first_pts(source: _Source) -> int:
+    for packet in source.packets():
         if packet.size:
             if packet.pts is None or packet.is_discard:
                 raise _Broken("time stamps or an edit list that need every packet")
@@ -163,11 +215,11 @@ def _first_pts(container: InputContainer, stream: VideoStream) -> int:
     raise _Broken("no frame to display")
 
 
-def _last_pts(container: InputContainer, stream: VideoStream, duration_s: float) -> int:
+def _last_pts(source: _Source, duration_s: float) -> int:
     """Time stamp of the last frame, found among the packets after the last key frame."""
-    tb, origin = _clock(container, stream)
-    container.seek(round((Fraction(duration_s) + origin) / tb), stream=stream, backward=True)
-    last = max((p.pts for p in container.demux(stream) if p.pts is not None), default=None)
+    tb, origin = _clock(source.container, source.stream)
+    source.container.seek(round((Fraction(duration_s) + origin) / tb), stream=source.stream, backward=True)
+    last = max((p.pts for p in source.packets() if p.pts is not None), default=None)
     if last is None:
         raise _Broken("no packet near the end of the clip")
     return last
@@ -176,13 +228,11 @@ def _last_pts(container: InputContainer, stream: VideoStream, duration_s: float)
 # ------------------------------------------------------------------------------------------------------------- in order
 
 
-def _in_order(
-    container: InputContainer, stream: VideoStream, rule: str, count: int, fps: Fraction, duration_s: float
-) -> TimedFrames:
+def _in_order(source: _Source, rule: str, count: int, fps: Fraction, duration_s: float) -> TimedFrames:
     if rule in sampling.SLOTTED:
-        chosen = _head_in_order(_displayed(container, stream), fps, count)
+        chosen = _head_in_order(_displayed(source), fps, count)
         return [(float(time_s), frame) for time_s, _, frame in chosen]
-    times = [time_s for time_s, _, _ in _displayed(container, stream)]
+    times = [time_s for time_s, _, _ in _displayed(source)]
     if not times:
         raise _Broken("no frame could be decoded")
     if rule == "ends":
@@ -191,22 +241,22 @@ def _in_order(
     else:
         targets = [Fraction(t) for t in sampling.uniform_times(duration_s, count, count)]
     wanted = [max((n for n, t in enumerate(times) if t <= target), default=0) for target in targets]
-    container.seek(0)
-    stream.codec_context.flush_buffers()
-    found = {n: (t, frame) for n, (t, _, frame) in enumerate(_displayed(container, stream)) if n in wanted}
+    source.container.seek(0)
+    source.stream.codec_context.flush_buffers()
+    found = {n: (t, frame) for n, (t, _, frame) in enumerate(_displayed(source)) if n in wanted}
     return [(float(found[n][0]), found[n][1]) for n in wanted]
 
 
-def _displayed(container: InputContainer, stream: VideoStream) -> Iterator[tuple[Fraction, Fraction, VideoFrame]]:
+def _displayed(source: _Source) -> Iterator[tuple[Fraction, Fraction, VideoFrame]]:
     """(time, end, frame) of all frames as ffmpeg displays them, one at a time.
 
     The presentation time stamp counts, unless it has gone backwards more often than the decoding time stamp; then
     that one does (libavcodec/decode.c, guess_correct_pts, which PyAV does not expose).
     """
-    tb, origin = _clock(container, stream)
+    tb, origin = _clock(source.container, source.stream)
     last_pts, last_dts = -(1 << 63), -(1 << 63)
     faulty_pts = faulty_dts = 0
-    for frame in _decoded(container, stream):
+    for frame in source.displayed():
         if frame.dts is not None:
             faulty_dts, last_dts = faulty_dts + (frame.dts <= last_dts), frame.dts
         if frame.pts is not None:
@@ -216,19 +266,6 @@ def _displayed(container: InputContainer, stream: VideoStream) -> Iterator[tuple
         if stamp is not None:
             time_s = stamp * tb - origin
             yield time_s, time_s + (frame.duration or 0) * tb, frame
-
-
-def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    """All frames, with their transparency: of VP8 and VP9 only libvpx reads it, FFmpeg's own decoders leave it out."""
-    import av
-
-    if not has_hidden_alpha(stream):
-        yield from container.decode(stream)
-        return
-    codec = av.CodecContext.create({"vp8": "libvpx", "vp9": "libvpx-vp9"}[stream.codec_context.name], "r")
-    assert isinstance(codec, av.VideoCodecContext)
-    for packet in container.demux(stream):
-        yield from codec.decode(packet if packet.size else None)
 
 
 def _head_in_order(

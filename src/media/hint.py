@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from ..worker.values import FileName
 from . import sampling
 from .geometry import Size
 from .video import Video
@@ -48,8 +49,8 @@ def hint_times(video: Video, rule: str, count: int, fps: float) -> tuple[float, 
 class Frame:
     """One rendered frame: a PNG file and what is in it."""
 
-    file: str
-    sha256: str
+    file: FileName
+    sha256: FileName
     bytes: int
     time_s: float
 

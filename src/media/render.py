@@ -7,19 +7,22 @@ and renamed, so it is complete or absent.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import secrets
 import shutil
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import log
 from ..errors import HintError, HostError
+from ..files import aside_of, file_sha256
+from ..worker.records import InvalidRecord, from_file, to_line
+from ..worker.values import FileName
 from .encode import shown, write_png, write_video
 from .frames import read_frames
+from .guard import Guard
 from .hint import HINT_VIDEO, Frame, Hint, RenderedHint, hint_key
 from .video import Video, content_hash
 
@@ -27,38 +30,49 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
 
-def render(video: Video, hint: Hint, cache: Path, *, with_video: bool) -> RenderedHint:
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """hint.json of a cache entry. video_bytes: its size, 0 for none."""
+
+    frames: tuple[Frame, ...]
+    video: FileName | None
+    video_bytes: int = 0
+    note: str = ""
+
+
+def render(video: Video, hint: Hint, cache: Path, *, with_video: bool, guard: Guard | None = None) -> RenderedHint:
     """The hint of a clip, from the cache or rendered now.
 
-    Raises VideoError when the clip cannot be decoded, HintError when it does not decode as planned.
+    Raises VideoError when the clip cannot be decoded within what `guard` allows, HintError when it does not decode as planned.
     """
+    guard = guard or Guard(video.path)
     folder = cache / hint_key(video, hint)
     try:
-        entry = _load(folder) or _render(video, hint, folder, with_video=with_video)
-        return entry if entry.video or not with_video else _complete(entry, video, hint)
+        entry = _load(folder) or _render(video, hint, folder, guard, with_video=with_video)
+        return entry if entry.video or not with_video else _complete(entry, video, hint, guard)
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):  # not the clip's fault
             raise HostError(f"{folder}: {e.strerror}", hint="free some space for the hints, or set cache_dir") from e
         raise HintError(f"{video.path}: the hint cannot be written to {folder}: {e.strerror or e}") from e
 
 
-def _read(video: Video, hint: Hint) -> list[tuple[float, VideoFrame]]:
+def _read(video: Video, hint: Hint, guard: Guard) -> list[tuple[float, VideoFrame]]:
     """The planned frames of the planned file, or an error."""
     path = Path(video.path)
-    taken = read_frames(path, hint.rule, hint.frames, hint.fps, video.duration_s)
+    taken = read_frames(path, hint.rule, hint.frames, hint.fps, video.duration_s, guard)
     if len(taken) != hint.frames:
         raise HintError(
             f"{video.path}: has {len(taken)} frames where its header promises {hint.frames}",
             hint="the file is damaged or of variable frame rate: encode it again, or ask for fewer frames",
         )
-    if content_hash(path) != video.sha256:
+    if content_hash(path, guard) != video.sha256:
         raise HintError(f"{video.path}: the file has changed since it was planned", hint="start a new run")
     return taken
 
 
-def _render(video: Video, hint: Hint, folder: Path, *, with_video: bool) -> RenderedHint:
-    taken = _read(video, hint)
-    aside = folder.with_name(f".{folder.name}.part-{secrets.token_hex(4)}")
+def _render(video: Video, hint: Hint, folder: Path, guard: Guard, *, with_video: bool) -> RenderedHint:
+    taken = _read(video, hint, guard)
+    aside = aside_of(folder)
     aside.mkdir(parents=True)
     try:
         sizes = list(dict.fromkeys(f"{frame.width}x{frame.height}" for _, frame in taken))
@@ -78,11 +92,11 @@ def _render(video: Video, hint: Hint, folder: Path, *, with_video: bool) -> Rend
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _complete(entry: RenderedHint, video: Video, hint: Hint) -> RenderedHint:
+def _complete(entry: RenderedHint, video: Video, hint: Hint, guard: Guard) -> RenderedHint:
     """Add the video to an entry that an earlier run made without it; its frames stay where others may be reading them."""
     aside = entry.folder / f".{HINT_VIDEO}.part-{secrets.token_hex(4)}.mp4"
     try:
-        small = [shown(frame, hint.width_px, hint.height_px, video.transfer) for _, frame in _read(video, hint)]
+        small = [shown(frame, hint.width_px, hint.height_px, video.transfer) for _, frame in _read(video, hint, guard)]
         write_video(aside, small, hint)
         os.replace(aside, entry.folder / HINT_VIDEO)
     finally:
@@ -94,11 +108,10 @@ def _complete(entry: RenderedHint, video: Video, hint: Hint) -> RenderedHint:
 
 def _write_manifest(folder: Path, entry: RenderedHint) -> None:
     video_bytes = (folder / entry.video).stat().st_size if entry.video else 0
-    manifest = {"frames": [asdict(f) for f in entry.frames], "video": entry.video, "video_bytes": video_bytes}
-    manifest |= {"note": entry.note} if entry.note else {}
+    manifest = Manifest(entry.frames, entry.video, video_bytes, entry.note)
     # Not flushed to disk, which would take longer than the frames: an entry torn by a crash is detected and rendered again.
-    aside = folder / f".hint.json.part-{secrets.token_hex(4)}"
-    aside.write_text(json.dumps(manifest))
+    aside = aside_of(folder / "hint.json")
+    aside.write_text(to_line(manifest))
     os.replace(aside, folder / "hint.json")
 
 
@@ -120,15 +133,13 @@ def _move_in(aside: Path, made: RenderedHint) -> RenderedHint:
 
 
 def _load(folder: Path) -> RenderedHint | None:
-    """The entry in a folder; None when it is absent or incomplete."""
+    """The entry in a folder; None when it is absent, incomplete or damaged."""
     try:
-        manifest = json.loads((folder / "hint.json").read_text())
-        entry = RenderedHint(
-            folder, tuple(Frame(**f) for f in manifest["frames"]), manifest["video"], manifest.get("note", "")
-        )
-        sizes = [(path, frame.bytes) for path, frame in zip(entry.frame_paths, entry.frames, strict=True)]
-        if entry.video_path:
-            sizes.append((entry.video_path, manifest["video_bytes"]))
-        return entry if all(path.stat().st_size == size for path, size in sizes) else None
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        manifest = from_file(Manifest, folder / "hint.json")
+        entry = RenderedHint(folder, manifest.frames, manifest.video, manifest.note)
+        if entry.video_path and entry.video_path.stat().st_size != manifest.video_bytes:
+            return None
+        whole = (file_sha256(path) == frame.sha256 for path, frame in zip(entry.frame_paths, entry.frames, strict=True))
+        return entry if entry.frames and all(whole) else None
+    except (FileNotFoundError, InvalidRecord):
         return None

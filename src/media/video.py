@@ -6,10 +6,9 @@ import difflib
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from ..files import file_sha256
 from . import kinds
 from .colour import HDR, has_alpha
 from .geometry import Size
+from .guard import Guard
 from .headers import matroska_length, mov_rotation, riff_length
 
 if TYPE_CHECKING:
@@ -60,14 +60,16 @@ class VideoLimits:
     max_bytes: int
     max_pixels: int
     max_duration_s: float
+    max_render_s: float = float("inf")  # for the time that reading it takes, not its own
 
 
-def probe(path: Path, limits: VideoLimits) -> Video:
-    """Read the header of a clip.
+def probe(path: Path, limits: VideoLimits, is_stopped: Callable[[], bool] = lambda: False) -> Video:
+    """Read the header of a clip. is_stopped: whether the program was asked to end, which raises HintError.
 
     Raises VideoError naming the file and what is wrong with it.
     """
     bytes_on_disk = _check_file(path, limits)
+    guard = Guard(str(path), limits.max_render_s, limits.max_pixels, is_stopped)
     with open_video(path) as container:
         stream = video_stream(container, path)
         if stream.codec_context is None:
@@ -83,12 +85,12 @@ def probe(path: Path, limits: VideoLimits) -> Video:
                 f"{path}: the header has no valid frame rate", hint="encode it again with a constant frame rate"
             )
         _check_complete(container, stream, path, bytes_on_disk)
-        frames, duration_s = _length(container, stream, fps)
+        frames, duration_s = _length(container, stream, fps, guard)
         if frames <= 0:
             raise VideoError(f"{path}: the video has no frames", hint="the file is empty or damaged: encode it again")
         sar = stream.sample_aspect_ratio or Fraction(1)
         display = (round(width * sar), height) if sar >= 1 else (width, round(height / sar))
-        if _rotation(container, stream, path) % 180 == 90:
+        if _rotation(container, stream, path, guard) % 180 == 90:
             display = display[::-1]
         codec, transfer = stream.codec_context.name, HDR.get(stream.codec_context.color_trc, "")
         note = "; ".join(_notes(container, stream, transfer))
@@ -104,7 +106,7 @@ def probe(path: Path, limits: VideoLimits) -> Video:
         )
     return Video(
         str(path),
-        content_hash(path),
+        content_hash(path, guard),
         *display,
         float(fps),
         frames,
@@ -178,15 +180,19 @@ def _head(path: Path) -> bytes:
         return f.read(512)
 
 
-def content_hash(path: Path) -> str:
+_KEPT_HASHES = 65_536
+_hashes: dict[tuple[Path, int, int], str] = {}
+
+
+def content_hash(path: Path, guard: Guard | None = None) -> str:
     """SHA-256 of a file; read once per process, unless its size or modification time has changed."""
     info = os.stat(path)
-    return _hash(path, info.st_size, info.st_mtime_ns)
-
-
-@lru_cache(maxsize=65_536)
-def _hash(path: Path, _size: int, _changed_ns: int) -> str:
-    return file_sha256(path)
+    key = (path, info.st_size, info.st_mtime_ns)
+    if (known := _hashes.get(key)) is None:
+        if len(_hashes) >= _KEPT_HASHES:
+            _hashes.clear()
+        known = _hashes[key] = file_sha256(path, (guard or Guard(str(path))).check)
+    return known
 
 
 def open_video(path: Path) -> InputContainer:
@@ -238,7 +244,7 @@ def _frame_rate(stream: VideoStream) -> Fraction | None:
     return fps if fps and 0.01 <= fps <= 10_000 else None
 
 
-def _length(container: InputContainer, stream: VideoStream, fps: Fraction) -> tuple[int, float]:
+def _length(container: InputContainer, stream: VideoStream, fps: Fraction, guard: Guard) -> tuple[int, float]:
     """Displayed frames, and duration in seconds, from the header; counted in the packets where it has neither."""
     import av
 
@@ -254,7 +260,7 @@ def _length(container: InputContainer, stream: VideoStream, fps: Fraction) -> tu
         if first is None:
             return 0, duration_s
         if not duration_s:  # a recording that was never finished: count its packets
-            times = [p.pts * tb for p in container.demux(stream) if p.pts is not None]
+            times = [p.pts * tb for p in guard.over(container.demux(stream)) if p.pts is not None]
             return len(times) + 1, float(max(times, default=Fraction(0)) + 1 / fps)
     except av.error.FFmpegError:
         return 0, duration_s
@@ -285,7 +291,7 @@ def _check_complete(container: InputContainer, stream: VideoStream, path: Path, 
         )
 
 
-def _rotation(container: InputContainer, stream: VideoStream, path: Path) -> int:
+def _rotation(container: InputContainer, stream: VideoStream, path: Path, guard: Guard) -> int:
     """Degrees by which the picture is turned for display.
 
     In MP4 it is in the track header; PyAV has it on decoded frames only, so for Matroska, where it is rare, and for a
@@ -299,6 +305,6 @@ def _rotation(container: InputContainer, stream: VideoStream, path: Path) -> int
         return 0
     try:
         container.seek(0)
-        return next((frame.rotation for frame in container.decode(stream)), 0)
+        return next((frame.rotation for frame in guard.frames(container.decode(stream))), 0)
     except av.error.FFmpegError:
         return 0  # whether it can be decoded is found out when its frames are read

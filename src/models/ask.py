@@ -12,6 +12,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +28,9 @@ from ..worker.engines.endpoint import key_of
 from ..worker.lifecycle import LoadFailed
 from ..worker.network import Connection
 from ..worker.protocol import EngineSettings, ModelSettings
+from ..worker.records import InvalidRecord, from_json
 from ..worker.refusals import message_of
+from ..worker.replies import MOST_REPLY, Models, Tokens
 from .family import Media
 
 PROBE = "x"  # the text beside pictures that are measured
@@ -121,8 +124,7 @@ def server_count(model: ModelSettings, engine: EngineSettings, cache_dir: Path) 
     def opened() -> tuple[_Server, Path, dict[str, int | str]]:
         server = _Server(model, engine)
         file = cache_dir / "asked" / f"{server.identity()}.jsonl"
-        lines = file.read_text().splitlines() if file.is_file() else []
-        return server, file, dict(json.loads(line) for line in lines if line.endswith("]"))  # the last may be torn
+        return server, file, _kept(file)
 
     def count(system: str, text: str, size: Size, media: Media) -> int | str:
         server, file, known = opened()
@@ -138,6 +140,17 @@ def server_count(model: ModelSettings, engine: EngineSettings, cache_dir: Path) 
     return count
 
 
+def _kept(file: Path) -> dict[str, int | str]:
+    """The counts in a file of the cache, but for lines that are torn or damaged."""
+    found: dict[str, int | str] = {}
+    for line in file.read_text(errors="replace").splitlines() if file.is_file() else ():
+        with suppress(ValueError, RecursionError):
+            match json.loads(line):
+                case [str(key), int() | str() as count]:
+                    found[key] = count
+    return found
+
+
 def count_clip(model: ModelSettings, engine: EngineSettings, size: Size, frames: int, fps: int) -> int | str:
     """What the server counts for a clip of a shape beside PROBE."""
     return _Server(model, engine).tokens(chat_body("", PROBE, [blank_clip(size, frames, fps)]))
@@ -150,15 +163,18 @@ class _Server:
         self.model, self.base = model, urlsplit(engine.base_url.rstrip("/"))
         try:
             key = key_of(engine)
-        except (LoadFailed, OSError) as e:
+        except LoadFailed as e:
             raise InputError(f"engine: the key cannot be read: {e}") from e
-        self.headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        self.key = key
 
     def identity(self) -> str:
         """Stands for the server and what it serves: a cache of its counts is not used for another."""
         _, models = self._call("GET", f"{self.base.path}/models")
         _, version = self._call("GET", f"{self.base.path.removesuffix('/v1')}/version")
-        served = [(m.get("id"), m.get("root"), m.get("max_model_len")) for m in models.get("data", [])]
+        try:
+            served = [(m.name, m.root, m.max_model_len) for m in from_json(Models, models).data or ()]
+        except InvalidRecord as e:
+            raise InputError(f"{self.base.geturl()}: GET /models gives no list of models: {e}") from None
         made_of = (self.base.geturl(), self.model.name, served, version, self.model.request_fields)
         return hashlib.sha256(json.dumps(made_of, default=str).encode()).hexdigest()[:16]
 
@@ -166,8 +182,9 @@ class _Server:
         """Tokens of a request by `/tokenize`, which runs the whole preprocessing; the reason where the server refuses it."""
         body = {"model": self.model.name, **messages, **self.model.request_fields}
         status, found = self._call("POST", f"{self.base.path.removesuffix('/v1')}/tokenize", body)
-        if status == 200 and isinstance(found.get("count"), int):
-            return int(found["count"])
+        if status == 200:
+            with suppress(InvalidRecord):
+                return from_json(Tokens, found).count
         if status in (400, 413, 422):
             return message_of(json.dumps(found))
         raise InputError(
@@ -177,10 +194,13 @@ class _Server:
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
         connection = Connection(self.base, TIMEOUT_S)
+        headers = {"Content-Type": "application/json"}
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key.reveal()}"
         try:
-            connection.request(method, path, json.dumps(body) if body is not None else None, self.headers)
+            connection.request(method, path, json.dumps(body) if body is not None else None, headers)
             response = connection.getresponse()
-            data = response.read()
+            data = response.read(MOST_REPLY).decode("utf-8", "replace")
         except (OSError, http.client.HTTPException) as e:
             raise InputError(
                 f"{self.base.geturl()} cannot be reached from here: {e}",
@@ -189,9 +209,9 @@ class _Server:
         finally:
             connection.close()
         try:
-            found = json.loads(data)
-        except ValueError:
-            found = data.decode("utf-8", "replace")
+            found = json.loads(text := self.key.masked(data) if self.key else data)
+        except (ValueError, RecursionError):
+            found = text
         return response.status, found if isinstance(found, dict) else {"message": found}
 
 

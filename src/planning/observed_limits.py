@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..files import write_atomic
+from ..worker.records import InvalidRecord, from_file
 from .settings import Settings
 
 
@@ -51,14 +52,11 @@ def key_of(settings: Settings) -> str:
 def read(file: Path) -> dict[str, ObservedLimit]:
     """All entries. Raises InputError when the file holds something else."""
     try:
-        entries = json.loads(file.read_text())
-        return {key: ObservedLimit(**entry) for key, entry in entries.items()}
+        return from_file(dict[str, ObservedLimit], file)
     except FileNotFoundError:
         return {}
-    except (ValueError, TypeError, AttributeError) as e:
-        raise InputError(
-            f"{file}: not a valid file of observed limits ({e})", hint="remove it, then measure again"
-        ) from e
+    except InvalidRecord as e:
+        raise InputError(f"{e}: not a valid file of observed limits", hint="remove it, then measure again") from e
 
 
 def remember(file: Path, key: str, new: ObservedLimit) -> ObservedLimit:

@@ -17,6 +17,7 @@ from ..media.hint import Hint, hint_key, pixels_of
 from ..media.video import Video
 from ..models.family import Media
 from ..models.linear import linear_estimate
+from ..worker.values import FileName
 from .settings import Settings, digest, dumps
 
 NAMES = 3  # of items that cannot be served, in a summary
@@ -44,9 +45,9 @@ class PlanItem:
     (JSON text). note: what was read, or shown to the model, otherwise than it is.
     """
 
-    id: str
+    id: FileName
     name: str
-    slug: str
+    slug: FileName
     prompt: str
     text: str
     system: str

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ..config import Config, SizeRule, UpsampleConf
+from ..choices import SizeRule
+from ..config import Config, UpsampleConf
 from ..errors import InputError
 from ..media import geometry
 from ..media.geometry import Size
@@ -28,8 +29,9 @@ def message_writer(system: str, user: str) -> Messages:
     if not system and user.strip() == "{{ prompt }}":
         return lambda spec: ("", _prompt_or_question(spec))
     import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    environment = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     hint = "templates are jinja2, with the variables prompt and name"
     try:
         templates = [environment.from_string(source) for source in (system, user)]

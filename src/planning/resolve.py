@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import Config, SizeRule
+from ..choices import SizeRule
+from ..config import Config
 from ..errors import VideoError
 from ..media.geometry import Size
 from ..media.hint import Hint, hint_times
@@ -79,11 +81,12 @@ def _clips_of(files: list[Path], config: Config, how: Reading) -> set[Path]:
 
 def probe_all(paths: Collection[Path], config: Config, on_probe: OnProgress) -> dict[Path, Video | VideoError]:
     """Each clip that is not known from an earlier plan probed once, in parallel; for one that cannot be used, its error."""
-    limits = VideoLimits(config.video.max_bytes, config.video.max_pixels, config.video.max_duration_s)
+    video, ended = config.video, threading.Event()
+    limits = VideoLimits(video.max_bytes, video.max_pixels, video.max_duration_s, video.max_render_s)
 
     def one(path: Path) -> Video | VideoError:
         try:
-            return probe(path, limits)
+            return probe(path, limits, ended.is_set)
         except VideoError as e:
             return e
 
@@ -92,11 +95,12 @@ def probe_all(paths: Collection[Path], config: Config, on_probe: OnProgress) -> 
     ordered, known = sorted(path for path in paths if path not in found), len(found)
     pool = ThreadPoolExecutor(min(len(ordered), os.cpu_count() or 1) or 1)
     try:
-        for path, video in zip(ordered, pool.map(one, ordered), strict=True):
-            found[path] = video
+        for path, clip in zip(ordered, pool.map(one, ordered), strict=True):
+            found[path] = clip
             on_probe(len(found), known + len(ordered))
     finally:
-        pool.shutdown(cancel_futures=True)  # after Ctrl-C too
+        ended.set()  # after Ctrl-C, the clips in work are given up
+        pool.shutdown(cancel_futures=True)
     cache.put(found[path] for path in ordered)
     return found
 

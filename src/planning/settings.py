@@ -10,6 +10,7 @@ from typing import Any
 from ..models.families import family_of
 from ..models.family import Family
 from ..worker.protocol import EngineSettings, ModelSettings
+from ..worker.values import Environment, HostName, ImageName, UserName, Variable, Word
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +19,14 @@ class HostSettings:
 
     name: str
     kind: str
-    address: str
-    user: str
+    address: HostName
+    user: UserName
     port: int
     key_file: str
-    password_env: str
+    password_env: Variable
     known_hosts: str
-    root: str
-    docker: tuple[str, ...]
+    root: Word
+    docker: tuple[Word, ...]
     gpus: str
     patience_s: float
     keep_job: bool
@@ -39,15 +40,15 @@ class ImageSettings:
     """The container around the worker; field by field as in the config group `image`. reference "": none."""
 
     name: str
-    reference: str
-    python: str
+    reference: ImageName
+    python: Word
     pull: bool
-    network: str
-    shm_size: str
-    user: str
-    mounts: tuple[str, ...]
-    env: tuple[str, ...]
-    repository: str = ""
+    network: Word
+    shm_size: Word
+    user: Word
+    mounts: tuple[Word, ...]
+    env: tuple[Environment, ...]
+    repository: Word = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class Settings:
     seed: int
     check_cut_off: bool
     check_script: str
-    python: str
+    python: Word
     host: HostSettings
     image: ImageSettings
     reuse: bool
@@ -83,6 +84,8 @@ class Settings:
     effective_len: int = 0
     exports: tuple[str, ...] = ()
     min_side_px: int = 0
+    max_render_s: float = 600.0
+    max_pixels: int = 8192 * 8192
 
     @property
     def family(self) -> Family:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Collection
 from pathlib import Path
 
-from ..config import Config, EngineName, Export, FrameRule, ModelFamily, SpecOutput
+from ..choices import EngineName, Export, FrameRule, HostKind, ModelFamily, SpecOutput
+from ..config import Config
 from ..errors import InputError
 from ..media import geometry
 from ..models.families import CLIP_FAMILIES, TOKENIZERS
 from ..models.tokenizer import tokenizer_file
 from ..prompts import arrow
+from ..worker.values import secret_named
 from . import gpus
 from .recipe import box_of
 
@@ -67,6 +70,7 @@ def check_config(config: Config) -> None:
     if config.engine.name is EngineName.cosmos and config.model.family is not ModelFamily.pixtral:
         wrong.append(f"model.family={config.model.family.value}: engine=cosmos serves family pixtral only")
     wrong += _wrong_host_or_image(config)
+    wrong += _wrong_key(config)
     if config.engine.in_flight != "auto" and not _is_count(config.engine.in_flight):
         wrong.append(f"engine.in_flight={config.engine.in_flight}: must be auto, or a number up to {MAX_IN_FLIGHT}")
     if config.checks.script not in ("", "latin"):
@@ -80,6 +84,22 @@ def check_config(config: Config) -> None:
         wrong.append("model.family=ask: needs a running server: engine=endpoint engine.base_url=http://HOST:PORT/v1")
     if wrong:
         raise InputError("the config cannot be used:\n" + "\n".join(f"  - {w}" for w in wrong))
+
+
+def _wrong_key(config: Config) -> list[str]:
+    """What is wrong with a key on this machine that is there; whether it is there shows when a worker needs it."""
+    engine = config.engine
+    try:
+        has_one = (
+            os.path.exists(os.path.expanduser(engine.api_key_file))
+            if engine.api_key_file
+            else engine.api_key_env in os.environ
+        )
+        if engine.name is EngineName.endpoint and config.host.kind is HostKind.local and has_one:
+            secret_named(engine.api_key_env, engine.api_key_file)
+    except ValueError as e:
+        return [str(e)]
+    return []
 
 
 def _wrong_clip(config: Config) -> list[str]:
@@ -181,6 +201,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "video.max_bytes": (1, 1e18),
     "video.max_pixels": (1, 1e18),
     "video.max_duration_s": (0, math.inf),
+    "video.max_render_s": (1, 1e7),
 }
 
 

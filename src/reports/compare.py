@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..planning.plan_file import read_plan
 from ..planning.settings import Settings
 from ..run_folder import RunPaths
+from ..text import cell
 from ..worker.protocol import STATES
 from .rows import Row, read_rows
 
@@ -139,5 +140,5 @@ def as_csv(pairs: Sequence[Pair]) -> str:
         for n, row in enumerate((pair.first, pair.second), start=1):
             values: dict[str, object] = {**row, **row["tokens"], "words": len((row["upsampled_prompt"] or "").split())}
             line |= {f"{kind}_{n}": values[kind] for kind in kinds}
-        writer.writerow(line)
+        writer.writerow({column: cell(value) for column, value in line.items()})
     return out.getvalue()

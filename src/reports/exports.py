@@ -14,9 +14,10 @@ from ..files import folder_atomic, open_atomic
 from ..media import geometry
 from ..media.render import render
 from ..planning.plan import Plan, PlanItem
+from ..planning.settings import Settings
 from ..prompts.specs import UniqueNames
 from ..run_folder import RunPaths
-from ..runs.staging import seed_of
+from ..runs.staging import guard_of, seed_of
 from ..worker.chat import chat_body
 from ..worker.protocol import UPSAMPLED
 from .arrow import write_folder, write_parquet
@@ -88,7 +89,7 @@ def _openai_lines(plan: Plan, table: Sequence[Row]) -> Iterator[Line | str]:
             continue
         written.add(item.id)
         try:
-            pictures = _pictures(item, row, Path(s.cache_dir) / "hints")
+            pictures = _pictures(item, row, s)
         except _LeftOut as e:
             yield f"{item.name}: {e}"
             continue
@@ -105,7 +106,7 @@ def _openai_lines(plan: Plan, table: Sequence[Row]) -> Iterator[Line | str]:
         yield {"custom_id": item.id, "method": "POST", "url": "/v1/chat/completions", "body": body}
 
 
-def _pictures(item: PlanItem, row: Row, cache: Path) -> list[bytes]:
+def _pictures(item: PlanItem, row: Row, settings: Settings) -> list[bytes]:
     """The frames, or the clip, that the engine was sent, or would be: from the cache, or rendered again."""
     if not item.runs:
         raise _LeftOut(item.problem)
@@ -114,8 +115,9 @@ def _pictures(item: PlanItem, row: Row, cache: Path) -> list[bytes]:
     hint = item.hint
     if row["frames"]:
         hint = hint_sent(item.video, hint, len(row["frames"]), row["frames"][0]["size"])
+    guard, cache = guard_of(item.video, settings), Path(settings.cache_dir) / "hints"
     try:
-        rendered = render(item.video, hint, cache, with_video=hint.clip_fps is not None)
+        rendered = render(item.video, hint, cache, with_video=hint.clip_fps is not None, guard=guard)
         paths = (rendered.video_path,) if hint.clip_fps and rendered.video_path else rendered.frame_paths
         return [path.read_bytes() for path in paths]
     except (VideoError, HintError, OSError) as e:

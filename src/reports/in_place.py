@@ -9,6 +9,7 @@ import codecs
 import csv
 import io
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -40,24 +41,26 @@ def update(plan: Plan, table: Sequence[Row], additions: Additions) -> None:
             updated.append(raw)
         data = _as_file(updated, shape, style)
         shutil.copy2(file, _free_backup(file))
-        write_atomic(file, data)
+        write_atomic(Path(os.path.realpath(file)), data)  # a link stays one
 
 
 def _free_backup(file: Path) -> Path:
     """NAME.bak, or NAME.bak2 and so on: an older backup is never overwritten."""
     names = (file.with_name(f"{file.name}.bak{n if n > 1 else ''}") for n in range(1, 10_000))
-    return next(path for path in names if not path.exists())
+    return next(path for path in names if not os.path.lexists(path))
 
 
 @dataclass(frozen=True, slots=True)
 class _Style:
-    """How a file is written. indent: of JSON, None: on one line; a_line: one item of a list per line."""
+    """How a file is written. indent: of JSON, None: on one line; a_line: one item of a list per line. columns: of
+    a table, also those without a value."""
 
     encoding: str
     newline: str
     indent: str | None
     a_line: bool
     delimiter: str
+    columns: tuple[str, ...]
     ends_line: bool
 
 
@@ -74,14 +77,25 @@ def _style_of(file: Path) -> _Style:
     one_per_line = bool(
         indent and text.lstrip()[:1] == "[" and re.search(r"^[ \t]*\{.*\}\s*,?\s*$", text, re.MULTILINE)
     )
+    delimiter = delimiter_of(header, Reading()) or max(DELIMITERS, key=header.count)
     return _Style(
         encoding,
         "\r\n" if b"\r\n" in data or b"\r\0\n" in data else "\n",
         indent[1] if indent else None,
         one_per_line,
-        delimiter_of(header, Reading()) or max(DELIMITERS, key=header.count),
+        delimiter,
+        _columns(text, delimiter),
         text.endswith("\n"),
     )
+
+
+def _columns(text: str, delimiter: str) -> tuple[str, ...]:
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        header: list[str] = next((row for row in rows if any(cell.strip() for cell in row)), [])
+    except csv.Error:  # of a file that is no table
+        return ()
+    return tuple(cell.strip() for cell in header if cell.strip())
 
 
 def _as_file(items: list[dict[str, Any]], shape: str, style: _Style) -> bytes:
@@ -112,8 +126,16 @@ def _holds(text: str, encoding: str) -> bool:
 
 def _as_csv(items: list[dict[str, Any]], style: _Style) -> str:
     out = io.StringIO()
-    columns = list(dict.fromkeys(column for item in items for column in item))
-    writer = csv.DictWriter(out, columns, delimiter=style.delimiter, lineterminator=style.newline)
+    columns = list(dict.fromkeys((*style.columns, *(column for item in items for column in item))))
+    # A bare carriage return ends a row for some readers: what holds one stands in quotes.
+    has_return = any("\r" in str(value) for item in items for value in item.values())
+    writer = csv.DictWriter(
+        out,
+        columns,
+        delimiter=style.delimiter,
+        lineterminator=style.newline,
+        quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL,
+    )
     writer.writeheader()
     for item in items:
         writer.writerow({k: json.dumps(v, ensure_ascii=False) if isinstance(v, dict) else v for k, v in item.items()})

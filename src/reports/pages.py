@@ -8,14 +8,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import FileSystemLoader, StrictUndefined, Template
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
 
 def page_template(name: str) -> Template:
     """A template from templates/; every value is escaped, and a missing one is an error."""
     loader = FileSystemLoader(Path(__file__).parent / "templates")
-    env = Environment(autoescape=True, loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    env = ImmutableSandboxedEnvironment(
+        autoescape=True, loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     env.filters |= {"script_json": script_json, "script_hash": script_hash}
     return env.get_template(name)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..files import open_atomic
 from ..planning.plan import Plan, PlanItem
-from ..text import inert, printable
+from ..text import cell, printable
 
 MAX_REASONS = 10
 
@@ -56,7 +56,7 @@ def tabulated(plan: Plan, file: Path) -> Groups:
         troubled, fine = csv.writer(f, lineterminator="\n"), csv.writer(others, lineterminator="\n")
         troubled.writerow(COLUMNS)
         for item in plan.items:
-            (troubled if item.problem else fine).writerow(inert(printable(str(cell))) for cell in _cells(item))
+            (troubled if item.problem else fine).writerow(cell(printable(str(value))) for value in _cells(item))
             if item.problem:
                 kind = _kind(item)
                 # Reasons that differ in nothing but their numbers are one.

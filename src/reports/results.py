@@ -20,7 +20,7 @@ from ..planning.settings import Settings, dumps, fields_of
 from ..prompts.fields import VIDEO_FIELDS
 from ..prompts.paths import find_file
 from ..run_folder import RunPaths
-from ..text import inert
+from ..text import cell
 from . import in_place
 from .rows import HintFolders, Row, read_rows
 
@@ -108,8 +108,8 @@ def _summary_writer(out: IO[str]) -> Callable[[Row], None]:
 
     def write(row: Row) -> None:
         review = row.get("review")
-        cells = {**row, **row["tokens"], "review": review["verdict"] if review else ""}
-        writer.writerow({column: inert(cells[column]) for column in columns})
+        line = {**row, **row["tokens"], "review": review["verdict"] if review else ""}
+        writer.writerow({column: cell(line[column]) for column in columns})
 
     return write
 

@@ -14,7 +14,7 @@ from ..files import open_atomic
 from ..run_folder import RunPaths
 from ..runs.run_record import RunRecord, read_record
 from ..runs.run_state import RunState, state_of
-from ..text import duration, inert, printable
+from ..text import cell, duration, printable
 from ..worker.protocol import STATES
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def print_rows(rows: Sequence[Row], folder: Path, out: Console) -> None:
             row.time,
             os.path.relpath(row.report, folder) if row.report else "–",
         )
-        table.add_row(*(Text(printable(cell)) for cell in cells))
+        table.add_row(*(Text(printable(text)) for text in cells))
     out.print(table)
 
 
@@ -114,15 +114,14 @@ def write_table(rows: Sequence[Row], file: Path) -> None:
         for row in rows:
             record, states = row.record, row.state.states if row.state else {}
             known = (record.items, record.tokens, record.seconds, record.cost) if record else ("",) * 4
-            writer.writerow(
-                [
-                    *(row.point.number, *(inert(row.overrides.get(name, "")) for name in names)),
-                    *(int(row.point.code), row.state.word if row.state else row.words),
-                    *(states.get(state, 0) for state in STATES),
-                    *("" if value is None else value for value in known),
-                    row.point.folder,
-                ]
-            )
+            values = [
+                *(row.point.number, *(row.overrides.get(name, "") for name in names)),
+                *(int(row.point.code), row.state.word if row.state else row.words),
+                *(states.get(state, 0) for state in STATES),
+                *("" if value is None else value for value in known),
+                str(row.point.folder),
+            ]
+            writer.writerow(map(cell, values))
 
 
 def write_page(rows: Sequence[Row], file: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..cache_table import CacheTable
-from ..worker.protocol import Outcome
+from ..worker.protocol import UPSAMPLED, Outcome
 from ..worker.records import InvalidRecord, from_line
 
 
@@ -22,8 +22,10 @@ class AnswerCache:
 
     def find(self, ids: Iterable[str]) -> Iterator[Outcome]:
         """The answers that are there, of those asked for."""
-        for _, line in self._table.find(ids):
+        for item_id, line in self._table.find(ids):
             try:
-                yield from_line(Outcome, line)
+                outcome = from_line(Outcome, line)
+                if outcome.id == item_id and outcome.state == UPSAMPLED:
+                    yield outcome
             except InvalidRecord as e:
                 self._table.warn(e)

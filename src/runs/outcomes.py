@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from sys import intern
 
+from .. import log
 from ..errors import InputError
 from ..interrupts import interrupts_deferred
 from ..line_file import LineFile
@@ -93,9 +94,13 @@ class Outcomes(Mapping[str, Outcome]):
 
 
 class RunJournal:
-    """Every item of a run that ended, in order of ending. Each id is in it once, or again after `reopen`; the last counts."""
+    """Every item of a run that ended, in order of ending. Each id is in it once, or again after `reopen`; the last counts.
 
-    def __init__(self, path: Path) -> None:
+    ids: of the items of the run, None for any.
+    """
+
+    def __init__(self, path: Path, ids: Container[str] | None = None) -> None:
+        self._ids = ids
         self._journal = Journal(path)
         self.outcomes = Outcomes(path)
         self._new: list[str] = []
@@ -105,10 +110,18 @@ class RunJournal:
         for item_id in ids:
             self.outcomes.forget(item_id)
 
+    def asked_for(self, outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+        """Those outcomes that are of this run; a host may name others, which is said."""
+        for outcome in outcomes:
+            if self._ids is None or outcome.id in self._ids:
+                yield outcome
+            else:
+                log.get().warning("foreign_result_ignored", id=outcome.id, note="nobody asked for it")
+
     def add(self, outcomes: Iterable[Outcome]) -> list[str]:
         """Write outcomes down, with one flush to disk for all; the ids of those whose items had not ended before."""
         new: dict[str, Outcome] = {}
-        for outcome in outcomes:
+        for outcome in self.asked_for(outcomes):
             if outcome.id not in self.outcomes:
                 new.setdefault(outcome.id, outcome)
         if new:

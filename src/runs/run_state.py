@@ -11,7 +11,7 @@ from typing import Literal
 
 from ..errors import ExitCode, InputError
 from ..hosts.job_folder import open_jobs
-from ..run_folder import RunPaths, is_held, is_locked
+from ..run_folder import RunPaths, is_locked
 from ..worker.journal import read_records
 from ..worker.protocol import DONE, FAILED, KEPT, REFUSED, UPSAMPLED, Ended
 from ..worker.records import InvalidRecord
@@ -59,7 +59,7 @@ class RunState:
 def state_of(paths: RunPaths, record: RunRecord) -> RunState:
     """How a run stands: its videos, where it makes some and has all its prompts. Raises InputError for a damaged journal."""
     jobs = (*open_jobs(paths.jobs), *open_jobs(paths.inference))
-    is_busy = is_locked(paths) or any(is_held(job.lock) for job in jobs)
+    is_busy = is_locked(paths) or any(job.is_held for job in jobs)
     if paths.points.exists() and any((folder / "matrix.json").exists() for folder in (paths.root, paths.root.parent)):
         return RunState("complete", record.items, record.items, {})
     if sum(record.states.values()) == record.items and not is_busy:

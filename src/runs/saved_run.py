@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from .. import seals
 from ..errors import InputError
 from ..files import open_atomic
 from ..hosts.job_folder import JobPaths
@@ -47,6 +48,7 @@ def save_plan(plan: Plan, paths: RunPaths, name: str = "") -> None:
     """Write plan.json, and run.json for the list of runs."""
     with open_atomic(paths.plan) as f:
         write_plan(plan, f)
+    seals.seal(paths.plan)
     record_plan(plan, paths, name)
 
 

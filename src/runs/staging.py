@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Container, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
 from ..errors import HintError, VideoError
-from ..files import file_sha256, link_atomic, write_atomic
+from ..files import clear_asides, file_sha256, link_atomic, write_atomic
 from ..hosts.bundle import worker_bundle
 from ..hosts.job_folder import JobPaths
 from ..media import geometry
+from ..media.guard import Guard
 from ..media.hint import Hint, RenderedHint, hint_key, hint_times
 from ..media.render import render
 from ..media.video import Video
@@ -27,6 +28,8 @@ from ..worker.records import InvalidRecord, from_line, to_json, to_line
 from ..worker.upsample import fallback_state
 
 LINGER_S = 60.0
+AHEAD = 4  # batches whose frames are in work at a time, beside the one that is staged
+Batch = tuple[int, list[PlanItem]]  # its number, and what of it is to be staged
 
 
 def job_id(plan: Plan, before: int = 0) -> str:
@@ -109,10 +112,11 @@ def stage(
     Clips are rendered in parallel and each hint once, however many items share it.
     """
     settings = plan.settings
+    clear_asides(cache, paths.run_folder, paths.root, paths.batches)
     staged = paths.staged()  # by an earlier start; their frames are in the job folder
     yield len(missing & staged), []
     with _Renderer(paths, cache, settings, stop) as renderer:
-        for number, batch in _one_ahead(_batches(plan, missing, staged), renderer.start):
+        for number, batch in _as_ready(_batches(plan, missing, staged), renderer):
             records, lost = [], []
             for item in batch:
                 record, outcome = _record(item, renderer, settings)
@@ -127,26 +131,31 @@ def stage(
             yield len(batch), lost
 
 
-def _batches(plan: Plan, missing: Container[str], staged: Container[str]) -> Iterator[tuple[int, list[PlanItem]]]:
+def _batches(plan: Plan, missing: Container[str], staged: Container[str]) -> Iterator[Batch]:
     """What of each batch is to be staged, with its number; batches of which nothing is are left out."""
     for number, batch in enumerate(plan.batches):
         if todo := [plan.find(i) for i in batch if i in missing and i not in staged]:
             yield number, todo
 
 
-def _one_ahead(
-    batches: Iterable[tuple[int, list[PlanItem]]], start: Callable[[PlanItem], None]
-) -> Iterator[tuple[int, list[PlanItem]]]:
-    """The batches, each with its items and those of the next one started."""
-    before: tuple[int, list[PlanItem]] | None = None
+def _as_ready(batches: Iterable[Batch], renderer: _Renderer) -> Iterator[Batch]:
+    """The batches in the order in which their frames are there: those after it do not wait for a slow clip."""
+    waiting: list[Batch] = []
     for batch in batches:
         for item in batch[1]:
-            start(item)
-        if before:
-            yield before
-        before = batch
-    if before:
-        yield before
+            renderer.start(item)
+        waiting.append(batch)
+        while len(waiting) > 1 and (ready := renderer.ready(waiting, wait_for_one=len(waiting) > AHEAD)):
+            waiting.remove(ready)
+            yield ready
+    while ready := renderer.ready(waiting, wait_for_one=bool(waiting)):
+        waiting.remove(ready)
+        yield ready
+
+
+def guard_of(video: Video, settings: Settings, is_stopped: Callable[[], bool] = lambda: False) -> Guard:
+    """The guard of a clip that is rendered for a run."""
+    return Guard(video.path, settings.max_render_s, settings.max_pixels, is_stopped)
 
 
 class Stop:
@@ -178,6 +187,20 @@ class _Renderer:
                 self._frames.pop(next(iter(self._frames)))
             self._frames[hint_key(item.video, item.hint)] = self._pool.submit(self._render, item.video, item.hint)
 
+    def ready(self, batches: Sequence[Batch], *, wait_for_one: bool) -> Batch | None:
+        """The first of these batches whose hints are all rendered, or cannot be; None for none."""
+        while True:
+            for batch in batches:
+                if not self._in_work(batch):
+                    return batch
+            if not wait_for_one:
+                return None
+            wait([future for batch in batches for future in self._in_work(batch)], return_when=FIRST_COMPLETED)
+
+    def _in_work(self, batch: Batch) -> list[Future[tuple[list[str], str]]]:
+        keys = (hint_key(item.video, item.hint) for item in batch[1] if item.video and item.hint)
+        return [future for key in keys if (future := self._frames.get(key)) and not future.done()]
+
     def frames(self, video: Video, hint: Hint) -> tuple[list[str], str]:
         """The names of a hint's frames in the job folder, and its note. Raises VideoError or HintError where there are none."""
         return self._frames[hint_key(video, hint)].result()
@@ -185,8 +208,9 @@ class _Renderer:
     def _render(self, video: Video, hint: Hint) -> tuple[list[str], str]:
         if self._stop.asked:
             raise HintError("stopped before it was rendered")
+        guard = guard_of(video, self._settings, lambda: self._stop.asked)
         with_video = self._settings.hint_video or hint.clip_fps is not None
-        rendered = render(video, hint, self._cache, with_video=with_video)
+        rendered = render(video, hint, self._cache, with_video=with_video, guard=guard)
         return _link_frames(rendered, hint, self._paths), rendered.note
 
 
@@ -239,8 +263,9 @@ def stage_smaller(item: PlanItem, refused: Outcome, paths: JobPaths, settings: S
     times = hint_times(item.video, item.hint.rule, frames, item.hint.fps)
     hint = replace(item.hint, width_px=new.width_px, height_px=new.height_px, frames=len(times), times_s=times)
     try:
+        guard, cache = guard_of(item.video, settings), Path(settings.cache_dir) / "hints"
         with_video = settings.hint_video or hint.clip_fps is not None
-        rendered = render(item.video, hint, Path(settings.cache_dir) / "hints", with_video=with_video)
+        rendered = render(item.video, hint, cache, with_video=with_video, guard=guard)
     except (VideoError, HintError) as e:
         return e.message
     predicted = item.tokens.prompt - item.tokens.image + settings.family.media_tokens(new, _media(hint, frames))

@@ -57,7 +57,7 @@ def execute(
     when the engine cannot be loaded, HostError when a worker keeps dying; what ended before is in the journal. On
     KeyboardInterrupt the workers finish what they have in flight, that is written down, and the interrupt is raised again.
     """
-    journal = RunJournal(paths.journal)
+    journal = RunJournal(paths.journal, plan.distinct_ids)
     try:
         journal.add(never_sent(item) for item in plan.never_sent())
         for folder in sorted(paths.jobs.glob("*/")):
@@ -189,7 +189,7 @@ class _Answers:
 
     def take(self, outcomes: Iterable[Outcome], handle: JobHandle, progress: Progress) -> None:
         ended, again = [], False
-        for outcome in outcomes:
+        for outcome in self.journal.asked_for(outcomes):
             if outcome.state == REFUSED and outcome.id not in self.journal.outcomes:
                 final = _stage_again(outcome, self.plan, self.folder)
                 again = again or final is None

@@ -12,10 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import Config, OutputFormat, TaskConf, TaskName
-from ..errors import ExitCode, InputError
+from .. import seals
+from ..choices import OutputFormat, TaskName
+from ..config import Config, TaskConf
+from ..errors import ExitCode, HostError, InputError
 from ..files import is_safe_name
 from ..run_folder import LATEST, RunPaths
+from ..worker.records import InvalidRecord
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,8 +62,30 @@ WITH_JSON = (TaskName.status, TaskName.plan, TaskName.runs, TaskName.doctor)
 
 def run_invocation(invocation: Invocation) -> ExitCode:
     """Run the task that the config names. With resume= and no task, the folder decides which one that is."""
-    name = invocation.config.task.name
-    _check(invocation.config, invocation.in_sweep)
+    config = invocation.config
+    name = config.task.name
+    _check(config, invocation.in_sweep)
+    try:
+        if folder := config.resume or config.run:
+            refuse_foreign_run(RunPaths(Path(folder)), config)
+        return _run(invocation, name)
+    except InvalidRecord as e:
+        raise HostError(str(e), hint="the file is damaged: remove it, then resume the run") from None
+
+
+def refuse_foreign_run(paths: RunPaths, config: Config) -> None:
+    """Raises InputError for a run folder of somebody else that names what this command line does not."""
+    from ..inference.pipeline_file import read_pipeline
+    from ..planning import trust
+    from ..planning.plan_file import read_plan
+
+    if paths.plan.exists() and not seals.holds(paths.plan):
+        trust.refuse_foreign(paths.plan, read_plan(paths.plan).settings, config, trust.OF_A_PLAN)
+    if paths.pipeline.exists() and not (seals.holds(paths.pipeline) or config.pipeline.again):
+        trust.refuse_foreign(paths.pipeline, read_pipeline(paths)[1], config, trust.OF_INFERENCE)
+
+
+def _run(invocation: Invocation, name: TaskName) -> ExitCode:
     if invocation.config.resume and name in (TaskName.upsample, TaskName.attach):
         return resume(invocation, invocation.config.resume)
     return run_task(invocation, name)

@@ -25,7 +25,8 @@ def run(invocation: Invocation) -> ExitCode:
     if not job.job.is_file():
         raise InputError(f"job={config.job}: there is no job.json", hint="name the folder that task=stage created")
     with locked(paths):
-        plan, journal = read_plan(paths.plan), RunJournal(paths.journal)
+        plan = read_plan(paths.plan)
+        journal = RunJournal(paths.journal, plan.distinct_ids)
         try:
             if not job.staged() <= plan.distinct_ids:
                 raise InputError(f"job={config.job}: is not a job of {paths.root}", hint="name the run of task=stage")

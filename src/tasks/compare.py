@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config import PairBy
+from ..choices import PairBy
 from ..errors import ExitCode, InputError
 from ..files import write_atomic
 from ..reports.compare import Finished, Pair, as_csv, facts, pairs_of, read_run

@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..config import Config, EngineName, ModelFamily, TaskName
+from ..choices import EngineName, ModelFamily, TaskName
+from ..config import Config
 from ..errors import ExitCode, HostError, UpsamplerError
 from ..hosts.connect import connect, root_on
 from ..hosts.host import Host, script
@@ -67,7 +68,8 @@ def _print(name: str, error: UpsamplerError | None, result: str, invocation: Inv
     if invocation.wants_json:
         return
     out = invocation.out
-    out.print(f"{'[red]✗' if error else '[green]✓'}[/] {name:<13}", end="")
+    out.print("✗ " if error else "✓ ", end="", style="red" if error else "green")
+    out.print(f"{name:<13}", end="")
     invocation.print(str(error or result))
     if error and name in NEEDED:
         out.print(NEEDED[name], style="dim")

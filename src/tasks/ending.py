@@ -10,7 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .. import __version__, log
-from ..config import NotifyConf, TaskName
+from ..choices import TaskName
+from ..config import NotifyConf
 from ..errors import ExitCode, InputError, RunLocked, UpsamplerError, exit_code_of
 from ..runs.run_record import read_record, record_more
 from ..runs.run_state import state_of

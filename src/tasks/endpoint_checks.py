@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 from ..config import Config
 from ..errors import AuthError, HostError, InputError, LinkLost
 from ..hosts.host import Host
+from ..worker.records import InvalidRecord, from_line
 
 Check = tuple[str, Callable[[], str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the server says of its models: `no_key` or `error`, or `status`, `has_key` and `models`."""
+
+    no_key: str = ""
+    error: str = ""
+    status: int = 0
+    has_key: bool = False
+    models: tuple[str, ...] = ()
 
 
 def output_of(host: Host, argv: tuple[str, ...], what: str, hint: str = "") -> str:
@@ -31,7 +42,7 @@ def endpoint_checks(host: Host, config: Config) -> Iterator[Check]:
     """Three checks of one request."""
 
     @cache
-    def ask() -> dict[str, Any]:
+    def ask() -> Facts:
         return _ask(host, config)
 
     yield "address", lambda: _address(host, config, ask())
@@ -47,7 +58,10 @@ def end(**facts):
     print(json.dumps(facts))
     sys.exit()
 try:
-    key = open(os.path.expanduser(file)).read().strip() if file else os.environ.get(variable, "") if variable else ""
+    file = os.path.expanduser(file)
+    if file and os.stat(file).st_mode & 0o077:
+        end(no_key=f"{file} (engine.api_key_file) can be read by others; chmod 600 it")
+    key = open(file).read(65536).strip() if file else os.environ.get(variable, "") if variable else ""
 except OSError as e:
     end(no_key=f"{file} (engine.api_key_file) cannot be read: {e.strerror}")
 if variable and not file and not key:
@@ -56,7 +70,8 @@ headers = {"Authorization": "Bearer " + key} if key else {}
 try:
     request = urllib.request.Request(url.rstrip("/") + "/models", headers=headers)
     with urllib.request.urlopen(request, timeout=20) as reply:
-        end(status=reply.status, has_key=bool(key), models=[str(m.get("id")) for m in json.load(reply).get("data", [])])
+        models = json.loads(reply.read(1 << 24)).get("data", [])
+        end(status=reply.status, has_key=bool(key), models=[str(m.get("id")) for m in models])
 except urllib.error.HTTPError as e:
     end(status=e.code, has_key=bool(key), models=[])
 except (OSError, ValueError, AttributeError, TypeError) as e:
@@ -64,40 +79,38 @@ except (OSError, ValueError, AttributeError, TypeError) as e:
 """
 
 
-def _ask(host: Host, config: Config) -> dict[str, Any]:
-    """What the server says of its models: `no_key` or `error`, or `status`, `has_key` and `models`."""
+def _ask(host: Host, config: Config) -> Facts:
     if not config.engine.base_url:
         raise InputError("engine.base_url is not set", hint="name the server, as in http://localhost:8000/v1")
     engine, python = config.engine, config.worker.python
     argv = (python, "-c", _MODELS, engine.base_url, engine.api_key_env, engine.api_key_file)
     answer = output_of(host, argv, f"{python} cannot be run", "worker.python names the interpreter of the worker")
     try:
-        facts: dict[str, Any] = json.loads(answer.splitlines()[-1])
-    except (ValueError, IndexError):
+        return from_line(Facts, answer.splitlines()[-1])
+    except (InvalidRecord, IndexError):
         raise HostError(f"{python} printed {answer[:100]!r} in place of JSON", hint="is it Python 3?") from None
-    return facts
 
 
-def _address(host: Host, config: Config, facts: dict[str, Any]) -> str:
+def _address(host: Host, config: Config, facts: Facts) -> str:
     url = config.engine.base_url
-    if "error" in facts:
+    if facts.error:
         hint = "is the server running, and is engine.base_url its address as seen from there, including /v1?"
-        raise HostError(f"{url} cannot be reached from {host.name}: {facts['error']}", hint=hint)
-    return f"{url} is not asked without its key" if "no_key" in facts else f"{url} answers"
+        raise HostError(f"{url} cannot be reached from {host.name}: {facts.error}", hint=hint)
+    return f"{url} is not asked without its key" if facts.no_key else f"{url} answers"
 
 
-def _key(facts: dict[str, Any]) -> str:
+def _key(facts: Facts) -> str:
     hint = "engine.api_key_env names a variable, engine.api_key_file a file, where the worker runs"
-    if "no_key" in facts:
-        raise AuthError(facts["no_key"], hint=hint)
-    if facts.get("status") in (401, 403):
-        raise AuthError(f"the server refuses {'the key' if facts['has_key'] else 'requests without a key'}", hint=hint)
-    return "is accepted" if facts["has_key"] else "none is set, and none is needed"
+    if facts.no_key:
+        raise AuthError(facts.no_key, hint=hint)
+    if facts.status in (401, 403):
+        raise AuthError(f"the server refuses {'the key' if facts.has_key else 'requests without a key'}", hint=hint)
+    return "is accepted" if facts.has_key else "none is set, and none is needed"
 
 
-def _model(config: Config, facts: dict[str, Any]) -> str:
-    name, served = config.model.name, facts.get("models") or []
-    if facts.get("status") != 200 or not served:
+def _model(config: Config, facts: Facts) -> str:
+    name, served = config.model.name, facts.models
+    if facts.status != 200 or not served:
         return f"{name}: whether the server has it is not known; probe=true sends a prompt"
     if name not in served:
         raise HostError(f"the server serves {', '.join(served)}, not {name}", hint=f"model.name={served[0]}")

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from ..config import ChecksConf, Config, SizeRule, SpecOutput, UpsampleConf
+from ..choices import SizeRule, SpecOutput
+from ..config import ChecksConf, Config, UpsampleConf
 from ..errors import ExitCode, InputError
 from ..files import write_atomic
 from ..limits.calibration_clip import calibration_clip

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import log
-from ..config import TaskName
+from ..choices import TaskName
 from ..errors import ExitCode, InputError
 from ..files import write_atomic
 from ..hosts.job_folder import open_jobs

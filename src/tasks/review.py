@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import log
-from ..config import TaskName
+from ..choices import TaskName
 from ..errors import ExitCode, InputError
 from ..files import write_atomic
 from ..planning.plan import Plan
@@ -130,7 +130,7 @@ def _answers(rows: Sequence[rows.Row], run: RunPaths, invocation: Invocation, as
         out.rule(f"{n} of {len(rows)}  {printable(row['name'])}", align="left", style="dim")
         clip = run.root / row["preprocessed_video"] if row["preprocessed_video"] else row["video_path"]
         for label, text in (("clip", clip), ("before", row["original_prompt"]), ("after", row["upsampled_prompt"])):
-            out.print(f"[dim]{label:<8}[/]", end="")
+            out.print(f"{label:<8}", end="", style="dim")
             out.print(printable(str(text or "–")), markup=False, highlight=False, soft_wrap=True)
         while True:
             try:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import log
-from ..config import Config, TaskName
+from ..choices import TaskName
+from ..config import Config
 from ..errors import ExitCode, InputError, SpecError, VideoError
 from ..planning.configure import reading
 from ..planning.resolve import probe_all

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from .. import log
-from ..config import Retry, TaskName
+from ..choices import Retry, TaskName
 from ..errors import Detached, EngineError, ExitCode, HostError
 from ..files import write_atomic
 from ..planning.plan import Plan

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..files import write_atomic
+from ..worker.records import InvalidRecord, from_json
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -27,8 +29,11 @@ def history_file(cache_dir: str) -> Path:
 def recall(file: Path, key: str, kind: type[Measured]) -> tuple[Measured, ...]:
     """The runs under a key; entries of another form are ignored."""
     names = {f.name for f in fields(kind)}
-    known = _read(file).get(key, [])
-    return tuple(kind(**run) for run in known if isinstance(run, dict) and run.keys() == names)
+    found = []
+    for run in _read(file).get(key, []):
+        with suppress(InvalidRecord):
+            found += [from_json(kind, run)] if isinstance(run, dict) and run.keys() == names else []
+    return tuple(found)
 
 
 def remember(file: Path, key: str, run: Measured) -> None:
@@ -41,6 +46,6 @@ def remember(file: Path, key: str, run: Measured) -> None:
 def _read(file: Path) -> dict[str, list[Any]]:
     try:
         known = json.loads(file.read_text(encoding="utf-8")).items()
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return {}
     return {key: runs for key, runs in known if isinstance(runs, list)}

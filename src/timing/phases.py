@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..files import write_atomic
 from ..worker.protocol import Event
+from ..worker.records import InvalidRecord, from_file
 from .progress import Progress
 
 STARTING, HINTS, SENDING, LOADING = "worker starts", "hints", "sending", "loading"
@@ -127,15 +128,18 @@ class Stopwatch:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Starts:
+    """timings.json."""
+
+    starts: tuple[Measured, ...]
+
+
 def read_starts(path: Path) -> tuple[Measured, ...]:
     """All starts of a run, in order; none when the file is absent or of another form."""
     try:
-        starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
-        return tuple(
-            Measured(**{**start, "phases": {name: Phase(**phase) for name, phase in start["phases"].items()}})
-            for start in starts
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return from_file(_Starts, path).starts
+    except (OSError, InvalidRecord):
         return ()
 
 

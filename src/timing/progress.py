@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from .. import log
-from ..text import remaining
+from ..text import printable, remaining
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -125,14 +125,14 @@ class Bars(Quiet):
 
         self.bars = RichProgress(
             SpinnerColumn(),
-            TextColumn("{task.description:<16}"),
+            TextColumn("{task.description:<16}", markup=False),
             BarColumn(bar_width=32),
             MofNCompleteColumn(),
             Rate(),
             TimeElapsedColumn(),
-            TextColumn("left"),
+            TextColumn("left", markup=False),
             Remaining(compact=True),
-            TextColumn("{task.fields[note]}", style="dim"),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
             console=console,
             transient=True,
         )
@@ -145,7 +145,7 @@ class Bars(Quiet):
     def step(self, stage: str, done: int, total: int, note: str = "") -> None:
         if stage not in self.tasks:
             self.tasks[stage] = int(self.bars.add_task(stage, total=total, note=""))
-        self.bars.update(self.tasks[stage], completed=done, total=total, note=note or self.note)  # type: ignore[arg-type]
+        self.bars.update(self.tasks[stage], completed=done, total=total, note=printable(note or self.note))  # type: ignore[arg-type]
 
 
 @contextmanager

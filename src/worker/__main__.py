@@ -5,11 +5,12 @@ Started again in the same folder, it does only what has no result yet; a second 
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 from . import lifecycle
-from .protocol import PROTOCOL, JobHeader
+from .protocol import ENVIRONMENT_FILE_VARIABLE, PROTOCOL, JobHeader
 from .records import InvalidRecord, from_line
 
 
@@ -35,6 +36,9 @@ def main(argv: list[str]) -> int:
     if len(argv) != 2:
         print(__doc__, file=sys.stderr)
         return 2
+    if file := os.environ.pop(ENVIRONMENT_FILE_VARIABLE, ""):  # what `docker inspect` must not show
+        given = (entry.partition(b"=") for entry in Path(file).read_bytes().split(b"\0") if entry)
+        os.environb.update({name: value for name, _, value in given})
     return lifecycle.run(Path(argv[1]), prepare)
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,19 +14,20 @@ from urllib.parse import urlsplit
 from .engines.engine import Answer, ItemFailed, Refused, Request, Unavailable, data_url, is_clip
 from .lifecycle import LoadFailed
 from .network import Connection, open_socket, proxy_headers, target
+from .records import InvalidRecord
 from .refusals import classify, counted_tokens, message_of, named_limit
+from .replies import MOST_REPLY, Usage, completion_of, pause_of
 from .signals import Signals
 from .streams import Reader, Response
+from .values import Secret
 
 METRICS_TIMEOUT_S = 2.0
 _URL, _NO_URL = (
     b'{"url": "%s"}',
     b'{"url": ""}',
 )  # in a JSON text only an empty URL, for quotes inside of strings are escaped
+_JSON = {"Content-Type": "application/json"}
 NOT_TAKEN = (429, 502, 503, 504)  # of a server that is full or away, or of a proxy before it
-
-# The text in an event; inside of a string its quotes would be escaped.
-_PIECE = re.compile(rb'"content": ?"((?:[^"\\]|\\.)*)"')
 
 # ----------------------------------------------------------------------------------------------------------- engines
 
@@ -60,7 +60,7 @@ class ChatClient:
         self,
         base_url: str,
         model: str,
-        key: str | None,
+        key: Secret | None,
         timeout_s: float,
         temperature: float,
         fields: Mapping[str, Any] = MappingProxyType({}),
@@ -68,9 +68,9 @@ class ChatClient:
     ) -> None:
         self.fields = fields  # further ones, the same in every request
         self.base, self.model, self.timeout_s, self.temperature = urlsplit(base_url), model, timeout_s, temperature
-        self.headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        self.key = key
         via_proxy = proxy_headers(self.base) if self.base.scheme == "http" else {}
-        lines = (f"{name}: {value}\r\n" for name, value in {**self.headers, **via_proxy}.items())
+        lines = (f"{name}: {value}\r\n" for name, value in {**_JSON, **via_proxy}.items())
         path = target(self.base, f"{self.base.path}/chat/completions")
         self._head = f"POST {path} HTTP/1.1\r\nHost: {self.base.netloc}\r\n{''.join(lines)}"
         self.signals = signals or Signals(self.metrics_page)
@@ -83,10 +83,13 @@ class ChatClient:
         Raises Refused when the prompt is too long, ItemFailed when the server rejects it for good, Unavailable when it
         may work later, and OSError or HTTPException when the connection breaks.
         """
-        response = self._post(self._body(request))
-        if response.status != 200:
-            raise self._refusal(response.status, response.headers.get("retry-after"), response.body)
-        answer = _read_stream(response)
+        try:
+            response = self._post(self._body(request))
+            if response.status != 200:
+                raise self._refusal(response.status, response.headers.get("retry-after"), response.body)
+            answer = _read_stream(response, self.masked)
+        except InvalidRecord as e:
+            raise ItemFailed(f"the server sent something else than an answer: {self.masked(str(e))}") from e
         seconds = response.last_at - response.started
         self.signals.answered(answer.prompt_tokens or 0, answer.output_tokens or 0, response.events, seconds)
         return answer
@@ -95,9 +98,16 @@ class ChatClient:
         """A response to GET, over a connection of its own."""
         connection = Connection(self.base, timeout_s or self.timeout_s)
         with contextlib.closing(connection):
-            connection.request("GET", path, headers=self.headers)
+            connection.request("GET", path, headers=_JSON | self._authorization())
             response = connection.getresponse()
-            return response.status, response.read()
+            return response.status, response.read(MOST_REPLY)
+
+    def _authorization(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key.reveal()}"} if self.key else {}
+
+    def masked(self, text: str) -> str:
+        """What a server says, without the key that it may repeat."""
+        return self.key.masked(text) if self.key else text
 
     def metrics_page(self) -> str | None:
         """/metrics of the server; None where it has none. Raises OSError when it does not answer."""
@@ -127,7 +137,8 @@ class ChatClient:
 
     def _post(self, body: bytes) -> Response:
         """Send a body and wait for the response; once more, where the server had closed a connection that was idle."""
-        data = f"{self._head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+        key = "".join(f"{name}: {value}\r\n" for name, value in self._authorization().items())
+        data = f"{self._head}{key}Content-Length: {len(body)}\r\n\r\n".encode() + body
         while True:
             try:
                 connection, is_new = self._idle.pop(), False
@@ -137,7 +148,7 @@ class ChatClient:
             self.signals.sent(len(body))
             try:
                 self._exchange(response, data)
-            except (OSError, http.client.HTTPException) as e:
+            except (OSError, http.client.HTTPException, InvalidRecord) as e:
                 self._reader.drop(response)
                 connection.close()
                 if is_new or response.status or isinstance(e, TimeoutError):
@@ -166,9 +177,8 @@ class ChatClient:
         except OSError as e:
             raise NotConnected(f"{self.base.geturl()} cannot be reached: {e}") from e
 
-    @staticmethod
-    def _refusal(status: int, retry_after: str | None, body: bytes) -> Exception:
-        text = body.decode("utf-8", "replace")
+    def _refusal(self, status: int, retry_after: str | None, body: bytes) -> Exception:
+        text = self.masked(body.decode("utf-8", "replace"))
         kind = classify(text)
         if kind == "too_long":
             return Refused(message_of(text), "too_long", counted_tokens(text), named_limit(text))
@@ -176,54 +186,27 @@ class ChatClient:
             return ItemFailed(f"{message_of(text)}: tokenizer and checkpoint do not match; check model.tokenizer")
         if status in (408, 409, 425, 429) or status >= 500:
             message = f"HTTP {status}: {message_of(text)}"
-            return Unavailable(message, _seconds(retry_after), refused=status in NOT_TAKEN)
+            return Unavailable(message, pause_of(retry_after), refused=status in NOT_TAKEN)
         if status in (401, 403):
             return LoadFailed(f"the server refused the key (HTTP {status}): {message_of(text)}")
         return ItemFailed(f"the server refused the request (HTTP {status}): {message_of(text)}")
 
 
-def _read_stream(response: Response) -> Answer:
-    """The answer from server-sent events, up to [DONE]; raises HTTPException when the stream broke off before it."""
-    lines = [line[5:].strip() for line in response.body.split(b"\n") if line.startswith(b"data:")]
-    is_done = b"[DONE]" in lines
-    events, text = _read_events(lines[: lines.index(b"[DONE]")] if is_done else lines)
-    if events and "error" in events[-1]:
-        raise Unavailable(message_of(json.dumps(events[-1])))
-    if not is_done:
+def _read_stream(response: Response, masked: Callable[[str], str]) -> Answer:
+    """The answer from server-sent events, up to [DONE]; raises HTTPException when the stream broke off before it, InvalidRecord
+    for a reply of another form."""
+    reply = completion_of(response.body)
+    if reply.events and (error := reply.events[-1].error) is not None:
+        raise Unavailable(masked(message_of(json.dumps({"error": error}))))
+    if not reply.is_done:
         raise http.client.HTTPException("the stream broke off")
-    usage: dict[str, Any] = {}
-    finish, queue_s = "", None
-    for event in events:
-        usage = event.get("usage") or usage
-        if (queued_ms := (event.get("metrics") or {}).get("queue_time_ms")) is not None:
-            queue_s = round(queued_ms / 1000, 4)
-        for choice in event.get("choices", ()):
-            finish = choice.get("finish_reason") or finish
+    usage, finish, queue_s = Usage(), "", None
+    for event in reply.events:
+        usage = event.usage or usage
+        if event.metrics and event.metrics.queue_time_ms is not None:
+            queue_s = round(event.metrics.queue_time_ms / 1000, 4)
+        finish = event.finish_reason or finish
     if finish == "abort":  # from a server that is being stopped, for an answer it did not finish
         raise Unavailable("the server aborted the request")
-    text = text.encode("utf-8", "replace").decode()  # half a surrogate pair is no text
-    counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    return Answer(text, finish, *counts, response.first_s, queue_s)
-
-
-def _read_events(lines: list[bytes]) -> tuple[list[dict[str, Any]], str]:
-    """The events that hold more than a piece of text, and the text of all. A long stream is hundreds of events that differ
-    in their text only: of those only that is read, as one list of strings."""
-    pieces = [found[0] for line in lines[1:-3] if len(found := _PIECE.findall(line)) == 1]
-    if len(pieces) != len(lines) - 4:  # a short one, or of another form
-        events = json.loads(b"[%s]" % b",".join(lines))
-        return events, _text(events)
-    first, last = json.loads(lines[0]), json.loads(b"[%s]" % b",".join(lines[-3:]))
-    return [first, *last], _text([first]) + json.loads(b'"%s"' % b"".join(pieces)) + _text(last)
-
-
-def _text(events: list[dict[str, Any]]) -> str:
-    choices = (choice for event in events for choice in event.get("choices", ()))
-    return "".join(choice.get("delta", {}).get("content") or "" for choice in choices)
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    try:
-        return max(0.0, float(retry_after)) if retry_after else None
-    except ValueError:
-        return None  # an HTTP date: the usual back-off is used
+    text = reply.text.encode("utf-8", "replace").decode()  # half a surrogate pair is no text
+    return Answer(text, finish, usage.prompt_tokens, usage.completion_tokens, response.first_s, queue_s)

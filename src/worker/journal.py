@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from .records import InvalidRecord, from_line, to_json, to_line
+from .records import MAX_LINE, InvalidRecord, from_line, to_json, to_line
 
 T = TypeVar("T")
 
@@ -69,10 +69,10 @@ def read_records(path: Path, kind: type[T]) -> Iterator[T]:
     except FileNotFoundError:
         return
     with f:
-        for number, line in enumerate(f, start=1):
-            if line.endswith(b"\n"):
+        for number, line in enumerate(iter(lambda: f.readline(MAX_LINE + 1), b""), start=1):
+            if line.endswith(b"\n") or len(line) > MAX_LINE:
                 try:
-                    record = from_line(kind, line)
+                    record = from_line(kind, line, MAX_LINE)
                 except InvalidRecord as e:
                     raise InvalidRecord(f"{path}, line {number}: {e}") from None
                 yield record

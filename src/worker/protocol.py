@@ -19,11 +19,17 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from .values import FileName, PixelSize, Relative, Url, Variable, one_of
 
 PROTOCOL = 1
 HEARTBEAT_S = 2.0
 UPSAMPLE, INFER = "upsample", "infer"  # kinds of job
+
+# Files in a container, named by variables: with the key of engine=endpoint; with secret variables, NAME=VALUE, each ended by NUL.
+KEY_FILE_VARIABLE = "PROMPT_UPSAMPLER_KEY_FILE"
+ENVIRONMENT_FILE_VARIABLE = "PROMPT_UPSAMPLER_ENVIRONMENT_FILE"
 
 # How an item ends. REFUSED is not final: the controller sends the item again, smaller.
 UPSAMPLED, KEPT, FAILED, REFUSED = "upsampled", "kept", "failed", "refused"
@@ -50,8 +56,8 @@ class EngineSettings:
     max_attempts: int
     in_flight: int
     item_delay_s: float
-    base_url: str
-    api_key_env: str
+    base_url: Url
+    api_key_env: Variable
     api_key_file: str
     start_timeout_s: float
     request_timeout_s: float
@@ -193,12 +199,12 @@ class Item:
     step: 0 at first; an item that the engine refused comes again, smaller, with the next step.
     """
 
-    id: str
+    id: FileName
     step: int
     prompt: str
     text: str
     system: str
-    frames: tuple[str, ...]
+    frames: tuple[Relative, ...]
     predicted: int | None
     max_tokens: int
     seed: int
@@ -216,20 +222,20 @@ class InferItem:
     """One video to make. group: number of its controlnet spec; controls: what it overrides there, in NVIDIA's form; frames:
     the files below the job folder that it names."""
 
-    id: str
+    id: FileName
     group: int
     prompt: str
-    video: str
+    video: Relative
     controls: Mapping[str, Mapping[str, Any]]
-    frames: tuple[str, ...] = ()
+    frames: tuple[Relative, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Staged:
     """What every line of a batch file has."""
 
-    id: str
-    frames: tuple[str, ...] = ()
+    id: FileName
+    frames: tuple[Relative, ...] = ()
 
 
 # --------------------------------------------------------------------------------------------------------- outcomes
@@ -268,7 +274,7 @@ class SentFrame:
 
     sha256: str
     bytes: int
-    size: str
+    size: PixelSize
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,8 +296,8 @@ class Outcome:
     input_hash: of the item.
     """
 
-    id: str
-    state: str
+    id: FileName
+    state: Annotated[str, one_of(UPSAMPLED, KEPT, FAILED, REFUSED)]
     reason: str = ""
     text: str | None = None
     note: str = ""
@@ -307,17 +313,21 @@ class Outcome:
     step: int = 0
     input_hash: str = field(default="", metadata={"key": "shown"})
 
+    def wrong(self) -> str:
+        """Asked by the reader, once all fields are."""
+        return "text: is empty" if self.state == UPSAMPLED and not (self.text or "").strip() else ""
+
 
 @dataclass(frozen=True, slots=True)
 class VideoOutcome:
     """How one item of inference ended: `done`, with the video's name in the job folder, its hash and size, or `failed`."""
 
-    id: str
-    state: str
+    id: FileName
+    state: Annotated[str, one_of(DONE, FAILED)]
     reason: str
     seconds: float | None
     attempts: int
-    file: str = ""
+    file: Relative = ""
     sha256: str = ""
     bytes: int = 0
 

@@ -1,7 +1,8 @@
 """JSON to frozen dataclasses and back: the one door through which records of another process come in.
 
 A dataclass is its own schema. A key that the class does not have is ignored, for a newer program may add some; a key that
-is missing takes the field's default. Anything else that does not fit is an `InvalidRecord`, which names the field.
+is missing takes the field's default. Anything else that does not fit is an `InvalidRecord`, which names the field, and the file
+and line where they are known. `Annotated[str, check]` (see `values`) is a text that its check accepts.
 """
 
 from __future__ import annotations
@@ -13,10 +14,15 @@ import types
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 Read = Callable[[Any, str], Any]
+
+MAX_BYTES = 64 << 20  # of a file that is one record
+MAX_LINE = 4 << 20  # of a line in a file of many
+MAX_DEPTH = 100  # of what has no type of its own
 
 
 class InvalidRecord(ValueError):
@@ -29,8 +35,10 @@ def from_json(kind: type[T], data: Any, where: str = "") -> T:
     return value
 
 
-def from_line(kind: type[T], line: bytes | str) -> T:
-    """A dataclass of this kind from one line of JSON."""
+def from_line(kind: type[T], line: bytes | str, most: int = MAX_BYTES) -> T:
+    """A dataclass of this kind from one line of JSON, of `most` bytes at most."""
+    if len(line) > most:
+        raise InvalidRecord(f"longer than {most} bytes")
     try:
         data = json.loads(line)
     except (ValueError, RecursionError) as e:
@@ -40,6 +48,15 @@ def from_line(kind: type[T], line: bytes | str) -> T:
 
 _ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 _PLAIN = {str, int, float, bool, type(None)}
+
+
+def from_file(kind: type[T], path: Path) -> T:
+    """A dataclass of this kind from a file that is one record. Raises OSError, InvalidRecord with the file and the field."""
+    try:
+        with open(path, "rb") as f:
+            return from_line(kind, f.read(MAX_BYTES + 1))
+    except InvalidRecord as e:
+        raise InvalidRecord(f"{path}: {e}") from None
 
 
 def to_json(value: Any) -> Any:
@@ -74,10 +91,12 @@ def _keys(kind: Any) -> tuple[tuple[str, str, object], ...]:
 def _reader(kind: Any) -> Read:
     """The function that reads one type; made once a type."""
     if kind is Any:
-        return lambda data, where: data
+        return _read_any
     if is_dataclass(kind):
         return _read_object(kind)
     origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _read_checked(_reader(arguments[0]), arguments[1])
     if origin in (Union, types.UnionType):
         [inner] = [a for a in arguments if a is not type(None)]
         read = _reader(inner)
@@ -90,7 +109,7 @@ def _reader(kind: Any) -> Read:
 
 
 def _read_object(kind: Any) -> Read:
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     wanted = [
         (
             f.name,
@@ -101,6 +120,7 @@ def _read_object(kind: Any) -> Read:
         )
         for f in fields(kind)
     ]
+    whole = getattr(kind, "wrong", lambda value: "")  # what the fields together must be
 
     def read(data: Any, where: str) -> Any:
         if type(data) is kind:  # read already
@@ -114,7 +134,10 @@ def _read_object(kind: Any) -> Read:
                 given[name] = value if type(value) is plain else reader(value, f"{where}.{key}" if where else key)
             elif required:
                 raise InvalidRecord(f"{where}.{key}: missing" if where else f"{key}: missing")
-        return kind(**given)
+        value = kind(**given)
+        if wrong := whole(value):
+            raise InvalidRecord(f"{where}.{wrong}" if where else wrong)
+        return value
 
     return read
 
@@ -135,6 +158,24 @@ def _read_map(read: Read) -> Read:
         return {key: read(value, f"{where}.{key}") for key, value in data.items()}
 
     return read_all
+
+
+def _read_checked(read: Read, check: Callable[[Any], str]) -> Read:
+    def read_one(data: Any, where: str) -> Any:
+        value = read(data, where)
+        if wrong := check(value):
+            raise InvalidRecord(f"{where}: {wrong}")
+        return value
+
+    return read_one
+
+
+def _read_any(data: Any, where: str, depth: int = 0) -> Any:
+    if depth > MAX_DEPTH:
+        raise InvalidRecord(f"{where}: nested more than {MAX_DEPTH} deep")
+    for value in data.values() if isinstance(data, dict) else data if isinstance(data, list) else ():
+        _read_any(value, where, depth + 1)
+    return data
 
 
 def _read_scalar(kind: Any) -> Read:

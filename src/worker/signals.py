@@ -163,7 +163,10 @@ class Signals:
     def metrics(self) -> Metrics | None:
         """What /metrics shows now; None where there is none. Raises OSError when it does not answer."""
         text = self._page() if self._page else None
-        metrics = read_metrics(text) if text is not None else None
+        try:
+            metrics = read_metrics(text) if text is not None else None
+        except (ValueError, OverflowError):  # something else than the numbers of a known server
+            metrics = None
         if metrics is None:
             self._page = None
         return metrics

@@ -15,6 +15,9 @@ import threading
 import time
 from collections.abc import Callable
 
+from .records import InvalidRecord
+from .replies import MOST_REPLY
+
 LATE = 0.02  # of the time that a response takes: as much later it may be noticed that it is whole
 LEAST_S, MOST_S = 0.002, 0.2  # between two looks
 READING = 0.1  # share of a core that reading may take before it looks less often
@@ -62,6 +65,8 @@ class Response:
             return False
         self.last_at = time.monotonic()
         self._data += piece
+        if len(self._data) > MOST_REPLY:
+            raise InvalidRecord(f"more than {MOST_REPLY} bytes in one reply")
         if not self.status:
             self._read_head()
         if self.status == 200 and (events := piece.count(b"data:")):
@@ -109,6 +114,8 @@ def _joined(data: bytes | bytearray) -> bytes | None:
         size = int(data[at:end].partition(b";")[0], 16)
         if size == 0:
             return b"".join(parts)
+        if size < 0:
+            raise ValueError("a chunk of less than nothing")
         parts.append(data[end + 2 : end + 2 + size])
         at = end + 4 + size
 
@@ -144,7 +151,7 @@ class Reader:
                 error: Exception | None = None
                 try:
                     is_whole = response.read()
-                except (OSError, http.client.HTTPException) as e:
+                except (OSError, http.client.HTTPException, InvalidRecord) as e:
                     is_whole, error = True, e
                 except (ValueError, IndexError) as e:
                     is_whole, error = True, http.client.HTTPException(f"not an HTTP response: {e}")

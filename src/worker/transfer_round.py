@@ -83,8 +83,8 @@ class Round:
         """
         try:
             ids: list[str] = json.loads((self.folder / "ids.json").read_text())
-        except FileNotFoundError:
-            return  # killed before the call
+        except (FileNotFoundError, ValueError):
+            return  # killed before the call, or while it was written
         for n, item_id in enumerate(ids):
             folder = self._folder_of(n)
             if item_id in self.runner.ended or not folder.is_dir():

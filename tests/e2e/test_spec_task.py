@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from src.config import Export, SpecOutput
+from src.choices import Export, SpecOutput
 from src.errors import UpsamplerError
 from src.run_folder import RunPaths
 from src.tasks import Invocation, upsample

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from src.hosts.host import CommandResult
 
@@ -56,7 +57,9 @@ class FakeDocker:
         container = self.containers[name]
         match words[0]:
             case "inspect":
-                return _done(f"{container.status} {container.exit_code} {str(container.oom_killed).lower()}")
+                labels = [container.labels.get(f"prompt-upsampler.{key}", "<no value>") for key in ("job", "root")]
+                state = (container.status, str(container.exit_code), str(container.oom_killed).lower())
+                return _done(" ".join((*state, *labels)))
             case "start":
                 return self._start(container)
             case "rm":
@@ -76,7 +79,8 @@ class FakeDocker:
             return CommandResult(
                 125, b"", f'docker: Conflict. The container name "/{name}" is already in use by "1f".'.encode()
             )
-        container = self.containers[name] = Container("created", argv=words)
+        labels = dict(value.split("=", 1) for option, value in pairwise(words) if option == "--label")
+        container = self.containers[name] = Container("created", argv=words, labels=labels)
         return self._start(container)
 
     def _start(self, container: Container) -> CommandResult:

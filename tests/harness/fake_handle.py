@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +75,7 @@ class FakeHandle:
     def was_cancelled(self) -> bool:
         return self.cancelled
 
-    def fetch(self, names: Collection[str]) -> None:
+    def fetch(self, sizes: Mapping[str, int]) -> None:
         raise NotImplementedError
 
     def fetch_logs(self) -> None:

@@ -14,22 +14,22 @@ ROOT = Path(__file__).resolve().parents[2]
 SRC = ROOT / "src"
 
 # Modules that every package may import: they import none of the others.
-FOR_ALL = {"cache_table", "errors", "files", "interrupts", "line_file", "text", "log", "run_folder"}
+FOR_ALL = {"cache_table", "errors", "files", "interrupts", "line_file", "text", "log", "run_folder", "seals"}
 # Package: packages that it may import. What acts on a plan never sees the config.
 MAY_IMPORT: dict[str, set[str]] = {
     "media": set(),
     "models": {"media"},
     "prompts": {"media"},
-    "planning": {"prompts", "models", "media", "config"},
+    "planning": {"prompts", "models", "media", "choices", "config"},
     "timing": {"planning", "media"},
     "hosts": {"planning"},
     "runs": {"hosts", "timing", "models", "planning", "media"},
-    "inference": {"runs", "hosts", "timing", "planning", "prompts", "config"},
+    "inference": {"runs", "hosts", "timing", "planning", "prompts", "choices", "config"},
     "reports": {"runs", "timing", "planning", "models", "prompts", "media"},
-    "limits": {"reports", "runs", "timing", "planning", "models", "media", "config"},
+    "limits": {"reports", "runs", "timing", "planning", "models", "media", "choices", "config"},
     "tasks": {
         *("limits", "reports", "inference", "runs", "hosts", "timing", "planning", "models", "prompts", "media"),
-        "config",
+        *("choices", "config"),
     },
     "worker": set(),
 }
@@ -37,7 +37,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 TOP: dict[str, set[str]] = {
     "errors": set(),
     "text": set(),
-    "config": set(),
+    "choices": set(),
+    "config": {"choices"},
     "sentences": {"text"},
     "log": {"sentences"},
     "cache_table": {"log"},
@@ -45,17 +46,25 @@ TOP: dict[str, set[str]] = {
     "interrupts": set(),
     "line_file": set(),
     "run_folder": {"errors"},
-    "resolvers": {"config"},
-    "overrides": {"config", "run_folder", "text"},
+    "seals": {"files"},
+    "resolvers": {"choices", "config"},
+    "overrides": {"config", "run_folder", "seals", "text"},
     "console": FOR_ALL,
-    "sweep": {"config", "console", "limits", "reports", "resolvers", "tasks", *FOR_ALL},
-    "run": {"config", "console", "overrides", "resolvers", "sweep", "tasks", *FOR_ALL},
+    "sweep": {"choices", "config", "console", "limits", "overrides", "reports", "resolvers", "tasks", *FOR_ALL},
+    "run": {"choices", "config", "console", "overrides", "resolvers", "sweep", "tasks", *FOR_ALL},
 }
 # The worker runs elsewhere: others import how it is spoken to, and what both sides must do alike.
-OF_WORKER = {"worker.protocol", "worker.records", "worker.journal"}
+OF_WORKER = {"worker.protocol", "worker.records", "worker.journal", "worker.values"}
 MORE_OF_WORKER = {
     "hosts.bundle": {"worker"},  # ships it
-    "models.ask": {"worker.chat", "worker.engines.endpoint", "worker.lifecycle", "worker.network", "worker.refusals"},
+    "models.ask": {
+        "worker.chat",
+        "worker.engines.endpoint",
+        "worker.lifecycle",
+        "worker.network",
+        "worker.refusals",
+        "worker.replies",
+    },
     "models.families": {"worker.byte_pairs"},
     "models.tokenizer": {"worker.byte_pairs"},
     "reports.exports": {"worker.chat"},
@@ -67,7 +76,7 @@ MORE_OF_WORKER = {
 HOMES = {
     "hydra": {"run", "sweep", "resolvers", "overrides"},
     "omegaconf": {"run", "sweep", "resolvers", "overrides", "config"},
-    "av": {"media.colour", "media.video", "media.frames", "media.render", "media.encode"},
+    "av": {"media.colour", "media.guard", "media.video", "media.frames", "media.render", "media.encode"},
     "mistral_common": {"models.tokenizer"},
     "tiktoken": {"models.tokenizer"},
     "jinja2": {"reports.pages", "planning.recipe"},

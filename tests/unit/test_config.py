@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src import config as schema
+from src import choices
 from src.config import Config
 from tests.conftest import ROOT, composed
 
@@ -142,7 +142,7 @@ def test_defaults_are_the_documented_ones() -> None:
 
 
 def test_enum_values_are_their_names() -> None:
-    enums = [v for v in vars(schema).values() if isinstance(v, type) and issubclass(v, Enum) and v is not Enum]
+    enums = [v for v in vars(choices).values() if isinstance(v, type) and issubclass(v, Enum) and v is not Enum]
     assert len(enums) >= 8
     for enum in enums:
         assert all(member.name == member.value for member in enum)

@@ -69,3 +69,17 @@ def test_paths_below_the_folder_are_relative(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     assert console.relative(tmp_path / "outputs" / "x") == Path("outputs/x")
     assert console.relative(Path("/elsewhere")) == Path("/elsewhere")
+
+
+def test_text_of_others_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.table import Table
+
+    out = console.results_console()
+    table = Table("[/] head")
+    table.add_row("[red]\x1b[2J :smile: [/opt/x.py:12]")
+    out.print(table)
+    out.print("[/] oops", "\x1b]0;title\x07")
+    out.rule("[/] rule")
+    said = capsys.readouterr().out
+    assert "\x1b" not in said
+    assert all(text in said for text in ("[/] head", "[red]", ":smile:", "[/opt/x.py:12]", "[/] oops", "[/] rule"))

@@ -12,7 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.files import file_sha256, folder_atomic, is_safe_name, link_atomic, open_atomic, safe_name, write_atomic
+from src.files import (
+    aside_of,
+    clear_asides,
+    file_sha256,
+    folder_atomic,
+    is_safe_name,
+    link_atomic,
+    open_atomic,
+    safe_name,
+    write_atomic,
+)
 
 HOSTILE = {
     "parent": "..",
@@ -218,3 +228,21 @@ def test_link_leaves_an_existing_file(tmp_path: Path) -> None:
 def test_file_hash_is_sha256(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"content")
     assert file_sha256(tmp_path / "file") == hashlib.sha256(b"content").hexdigest()
+
+
+def test_only_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
+    file, own = tmp_path / "hint.json", aside_of(tmp_path / "hint.json")
+    dead = own.with_name(own.name.replace(f"-{os.getpid()}-", "-999999999-"))
+    elsewhere = own.with_name(f".hint.json.part-another-host-{os.getpid()}-00000000")
+    for path in (file, own, elsewhere):
+        path.touch()
+    dead.mkdir()
+    clear_asides(tmp_path, tmp_path / "nosuch")
+    assert sorted(tmp_path.iterdir()) == sorted([file, own, elsewhere])
+
+
+def test_written_file_keeps_its_mode(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.json"
+    file.touch(mode=0o600)
+    write_atomic(file, "[]")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600

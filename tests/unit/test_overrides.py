@@ -9,15 +9,20 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
+from src import seals
 from src.config import Config
 from src.overrides import (
     did_you_mean,
     flags_first,
+    leaves_of,
     quoted,
     resumed_sweep,
+    secret_among,
     split_override,
     unknown_fields,
+    why_not_readable,
     why_not_resumable,
     with_inherited,
     with_run_folders,
@@ -204,6 +209,62 @@ def test_similar_names_are_suggested(override: str, advice: str) -> None:
 )
 def test_override_is_split_without_quotes(argument: str, expected: tuple[str, str]) -> None:
     assert split_override(argument) == expected
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "engine.base_url=http://user:sk-planted@host/v1", "'prompts=https://sk-planted@host/x'", "+engine.api_key=sk-planted",
+        "engine.api_key_env=sk-planted", "host.password_env=sk-planted", "image.env=[A=1,HF_TOKEN=sk-planted]",
+        "model.extra_args=[--api-key,sk-planted]", "+host.password=sk-planted", "notify.url_env=http://h/sk-planted",
+    ],
+)  # fmt: skip
+def test_secret_on_the_command_line_is_not_repeated(argument: str) -> None:
+    reason = secret_among([split_override(argument)])
+    assert reason and "sk-planted" not in reason
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["engine.base_url=http://host:8000/v1", "engine.api_key_env=MY_KEY", "engine.api_key_file=~/k", "image.env=[HF_TOKEN]",
+     "image.env=[HF_TOKEN,HF_HUB_OFFLINE=1]", "prompts=a@b.json", "budget.max_output_tokens=7", "model.tokenizer=x"],
+)  # fmt: skip
+def test_command_line_without_a_secret_passes(argument: str) -> None:
+    assert secret_among([split_override(argument)]) is None
+
+
+def test_defaults_hold_no_secret() -> None:
+    assert secret_among(leaves_of(OmegaConf.to_container(composed()))) is None
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "specs", "job/a/worker.pyz"])
+def test_run_folder_with_a_link_is_refused(run: Path, name: str) -> None:
+    (run / name).parent.mkdir(parents=True, exist_ok=True)
+    (run / name).symlink_to("/tmp/elsewhere")
+    assert name in (why_not_resumable([f"resume={run}"]) or "")
+
+
+@pytest.mark.parametrize("named", ["worker.python=/tmp/x", "host.docker=[/tmp/x]", "hydra.callbacks.x=y"])
+def test_foreign_sweep_runs_nothing_it_names(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    record = sweep / "multirun.yaml"
+    record.write_text(record.read_text().replace("task=plan", named))
+    with pytest.raises(ValueError, match="somebody else") as error:
+        resumed_sweep([f"resume={sweep}"])
+    assert named in str(error.value)
+    seals.seal(record)
+    assert named in resumed_sweep([f"resume={sweep}"])
+
+
+def test_config_that_stands_for_millions_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "few.yaml").write_text("a: &a [1]\nb: *a\nc: '* not one'\n")
+    assert why_not_readable([f"--config-dir={tmp_path}"], tmp_path / "nosuch") is None
+    levels = (f"l{n}: &l{n} [*l{n - 1}, *l{n - 1}]\n" for n in range(1, 30))
+    (tmp_path / "bomb.yaml").write_text("l0: &l0 [x]\n" + "".join(levels))
+    for given in (["--config-dir", str(tmp_path)], ["-cd", str(tmp_path)], [f"--config-dir={tmp_path}"]):
+        assert "bomb.yaml" in (why_not_readable(given, tmp_path / "nosuch") or "")
 
 
 @pytest.mark.parametrize(

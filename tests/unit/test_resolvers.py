@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from src.config import TaskName
+from src.choices import TaskName
 from src.resolvers import hydra_subdir, run_folder
 
 UPSAMPLE = TaskName.upsample
@@ -37,18 +37,17 @@ def test_resumed_run_keeps_its_folder(tmp_path: Path) -> None:
     assert run_folder(None, str(tmp_path), TaskName.review, "pattern") == str(tmp_path)
 
 
-def test_resumed_run_keeps_its_first_record() -> None:
-    assert hydra_subdir(None, None, UPSAMPLE) == ".hydra"
-    assert (hydra_subdir("outputs/x", None, UPSAMPLE) or "").startswith(".hydra/resumed-")
-    assert (hydra_subdir(None, "outputs/x", TaskName.attach) or "").startswith(".hydra/resumed-")
+def test_later_start_keeps_the_first_record(tmp_path: Path) -> None:
+    assert hydra_subdir(UPSAMPLE, str(tmp_path)) == ".hydra"
+    (tmp_path / ".hydra").mkdir()
+    assert (hydra_subdir(UPSAMPLE, str(tmp_path)) or "").startswith(".hydra/resumed-")
 
 
 def test_rerun_of_a_review_is_separate(tmp_path: Path) -> None:
     assert run_folder(None, str(tmp_path), TaskName.review, f"{tmp_path}/new", True) == f"{tmp_path}/new"
-    assert hydra_subdir(None, str(tmp_path), TaskName.review, True) == ".hydra"
 
 
 @pytest.mark.parametrize("task", ["status", "runs", "report", "cancel", "clean", "trust", "doctor"])
 def test_task_without_run_leaves_no_folder(tmp_path: Path, task: str) -> None:
     assert run_folder(None, str(tmp_path), TaskName[task], "pattern") == "outputs/.tasks"
-    assert hydra_subdir(None, str(tmp_path), TaskName[task]) is None
+    assert hydra_subdir(TaskName[task], str(tmp_path)) is None

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.text import (
+    cell,
     duration,
     hydra_quoted,
     precise_duration,
@@ -103,6 +104,20 @@ def test_precise_duration_has_measured_digits(seconds: float, text: str) -> None
 @pytest.mark.parametrize(("seconds", "text"), [(4.4, "4s"), (89.0, "89s"), (120.0, "2min"), (7200.0, "2.0h")])
 def test_remaining_time_is_one_word(seconds: float, text: str) -> None:
     assert remaining(seconds) == text
+
+
+@pytest.mark.parametrize("text", ["=1+1", "@SUM(1)", "+cmd", "-x", "  =1", "\t=1"])
+def test_formula_becomes_text_for_a_spreadsheet(text: str) -> None:
+    assert cell(text) == f"'{text}"
+
+
+@pytest.mark.parametrize("value", ["a boat", "-3", "+1.5e3", 7, None, "a=b", ""])
+def test_other_cells_stay_as_they_are(value: object) -> None:
+    assert cell(value) == value
+
+
+def test_carriage_return_is_a_line_break_in_cells() -> None:
+    assert cell("a\rb\r\nc") == "a\nb\nc"
 
 
 def test_prose_is_broken_between_words() -> None:

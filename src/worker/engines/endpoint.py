@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import json
 import os
 from pathlib import Path
 
 from ..chat import ChatClient, NotConnected
 from ..lifecycle import LoadFailed
-from ..protocol import AUTO, EngineSettings, UpsampleJob
+from ..protocol import AUTO, KEY_FILE_VARIABLE, EngineSettings, UpsampleJob
+from ..records import InvalidRecord, from_line
+from ..replies import Models, Version
+from ..values import Secret, secret_in, secret_named
 from ..window import Window
 from .engine import Answer, Phase, Request, Unavailable
 
@@ -43,11 +45,17 @@ class EndpointEngine:
         if status in (401, 403):
             raise LoadFailed(f"{self.client.base.geturl()} refused the key (HTTP {status})")
         if status == 200:
-            names = [str(m.get("id")) for m in json.loads(body).get("data", [])]
+            try:
+                names = [model.name for model in from_line(Models, body).data or ()]
+            except InvalidRecord:
+                raise LoadFailed(
+                    f"{self.client.base.geturl()} is no OpenAI-compatible server: GET /models gives no list of models; "
+                    "check engine.base_url"
+                ) from None
             if names and self.client.model not in names:
                 raise LoadFailed(f"the server serves {', '.join(names)}, not {self.client.model}: set model.name")
-        with contextlib.suppress(OSError, http.client.HTTPException, ValueError, AttributeError):
-            self.version = str(json.loads(self.client.get("/version")[1]).get("version", "unknown"))
+        with contextlib.suppress(OSError, http.client.HTTPException, InvalidRecord):
+            self.version = from_line(Version, self.client.get("/version")[1]).version
 
     def answer(self, request: Request) -> Answer:
         try:
@@ -59,13 +67,13 @@ class EndpointEngine:
         pass
 
 
-def key_of(engine: EngineSettings) -> str | None:
-    """The key, from the file or the variable that the config names; it is never written anywhere."""
-    if engine.api_key_file:
-        return Path(engine.api_key_file).expanduser().read_text().strip()
-    if engine.api_key_env:
-        key = os.environ.get(engine.api_key_env)
-        if not key:
-            raise LoadFailed(f"the environment variable {engine.api_key_env} (engine.api_key_env) is not set")
-        return key
-    return None
+def key_of(engine: EngineSettings) -> Secret | None:
+    """The key, from where a container has it, or from the file or the variable that the config names; None for no key."""
+    if not (engine.api_key_env or engine.api_key_file):
+        return None
+    try:
+        if file := os.environ.get(KEY_FILE_VARIABLE):
+            return secret_in(Path(file), "the key that was brought into the container")
+        return secret_named(engine.api_key_env, engine.api_key_file)
+    except ValueError as e:
+        raise LoadFailed(str(e)) from None

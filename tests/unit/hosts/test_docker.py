@@ -9,9 +9,10 @@ from itertools import pairwise
 import pytest
 
 from src.hosts import docker
-from src.hosts.docker import environment, is_absent, is_away, run_argv, state_of
+from src.hosts.docker import is_absent, is_away, run_argv, state_of
 from src.hosts.job_folder import RUNNING, State
 from src.hosts.launch import Launch
+from src.worker.protocol import ENVIRONMENT_FILE_VARIABLE, KEY_FILE_VARIABLE
 from tests.harness.fake_docker import AWAY
 from tests.harness.fake_host import HOST, LAUNCH
 
@@ -121,12 +122,19 @@ def test_repository_is_the_workspace() -> None:
     assert after(argv(GPU_BOX), "--workdir") == []
 
 
-def test_key_is_named_but_never_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_come_in_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "very secret")
-    launch = replace(GPU_BOX, secret_env="MY_KEY")
-    assert environment("/data/cache", launch)[-1] == ("MY_KEY", "")
-    assert after(argv(launch), "--env")[-1] == "MY_KEY"
-    assert "very secret" not in " ".join(argv(launch))
+    launch = replace(with_image(GPU_BOX, env=("HF_TOKEN", "HTTPS_PROXY")), secret_env="MY_KEY", secret_file="~/key")
+    assert launch.secrets == ("MY_KEY", "HF_TOKEN")
+    made = run_argv(launch, "/data/jobs/0123456789abcdef", "/data", "1000:100", "/home/me/key")
+    given = {entry.partition("=")[0]: entry.partition("=")[2] for entry in after(made, "--env")}
+    assert not {"MY_KEY", "HF_TOKEN"} & given.keys() and "HTTPS_PROXY" in given
+    sources = {given[ENVIRONMENT_FILE_VARIABLE]: "/data/secrets/", given[KEY_FILE_VARIABLE]: "/home/me/key"}
+    mounts = after(made, "--mount")
+    assert all(
+        any(f"source={s}" in m and f"target={t}" in m and "readonly" in m for m in mounts) for t, s in sources.items()
+    )
+    assert "very secret" not in " ".join(made)
 
 
 @pytest.mark.parametrize("path", ["/a,b", '/a"b', '/a","b', "/a b'c", "/$(id)", "/läuft 雨"])
@@ -223,7 +231,7 @@ def test_other_commands_are_the_known_ones() -> None:
     host = replace(HOST, docker=("docker", "-H", "unix:///s.sock"))
     assert docker.inspect_argv(host, "prompt-upsampler-0123456789abcdef") == (
         "docker", "-H", "unix:///s.sock", "inspect", "--type", "container",
-        "--format", "{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}}", "prompt-upsampler-0123456789abcdef",
+        "--format", docker.INSPECT_FORMAT, "prompt-upsampler-0123456789abcdef",
     )  # fmt: skip
     assert docker.list_argv(host, "/data up") == (
         "docker", "-H", "unix:///s.sock", "ps", "--all", "--no-trunc",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import fcntl
 from pathlib import Path
 
 import pytest
 
-from src.errors import HostError
 from src.hosts.bundle import worker_bundle
 from src.hosts.job_folder import ABSENT, RUNNING, JobPaths, State, ended, open_job, open_jobs, state_by_exit_record
 from src.worker.protocol import Exit, InferJob
@@ -50,12 +49,14 @@ def test_exit_record_is_none_until_written(job: JobPaths) -> None:
     ("text", "field"),
     [("", "not JSON"), ('{"state": "done"}', "code: missing"), ('{"code": "0", "state": ""}', "code: ")],
 )
-def test_damaged_exit_record_names_the_file(job: JobPaths, text: str, field: str) -> None:
+def test_damaged_exit_record_is_set_aside(
+    job: JobPaths, text: str, field: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     job.exit.write_text(text)
-    with pytest.raises(HostError, match=field) as error:
-        job.exit_record()
-    assert error.value.message.startswith(f"{job.exit}: ")
-    assert "remove the file" in error.value.hint
+    job.lock.touch()
+    assert state_by_exit_record(job) == State("ended", "failed")
+    assert f"{job.exit}: {field}" in capsys.readouterr().out
+    assert job.exit.with_name("exit.json.damaged").read_text() == text
 
 
 @pytest.mark.parametrize(
@@ -83,10 +84,15 @@ def test_opened_job_can_be_started(job: JobPaths) -> None:
     assert not job.header().infers
 
 
-def test_opening_again_changes_nothing(job: JobPaths) -> None:
-    job.worker.write_bytes(b"of another version")
-    open_job(job, replace(JOB, linger_s=1.0))
-    assert job.worker.read_bytes() == b"of another version"
+@pytest.mark.parametrize("is_held", [True, False])
+def test_only_our_own_program_is_started(job: JobPaths, is_held: bool) -> None:
+    job.worker.write_bytes(b"of somebody else")
+    job.job.write_text("{}")
+    with open(job.lock, "w") as lock:
+        if is_held:  # what a worker runs is not changed under it
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        open_job(job, JOB)
+    assert (job.worker.read_bytes() == worker_bundle()) != is_held
     assert from_line(type(JOB), job.job.read_bytes()) == JOB
 
 

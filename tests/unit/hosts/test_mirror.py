@@ -294,8 +294,8 @@ def test_only_job_folders_are_removed(host: FakeHost, mirror: RemoteFolder, loca
 def test_files_are_fetched_by_name(mirror: RemoteFolder, job: JobPaths, there: JobPaths) -> None:
     (there.root / "videos").mkdir()
     (there.root / "videos" / "a.mp4").write_bytes(b"a video")
-    mirror.fetch(())
-    mirror.fetch(["videos/a.mp4"])
+    mirror.fetch({})
+    mirror.fetch({"videos/a.mp4": 7})
     assert (job.root / "videos" / "a.mp4").read_bytes() == b"a video"
 
 
@@ -317,7 +317,7 @@ def test_shared_folder_is_used_in_place(host: FakeHost, job: JobPaths, settings:
     commands: Callable[[], int] = lambda: len(host.commands)  # noqa: E731
     before = commands()
     shared.push()
-    shared.fetch(["a"])
+    shared.fetch({"a": 1})
     shared.fetch_logs()
     shared.remove()
     assert commands() == before and job.root.is_dir()

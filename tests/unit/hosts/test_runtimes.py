@@ -189,8 +189,40 @@ def test_running_container_is_left_alone(container: DockerRuntime, box: FakeHost
     assert box.count("run") == 1
 
 
+def test_secret_variables_reach_a_container_in_a_file(
+    host: FakeHost, location: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-planted")
+    key = tmp_path / "key"
+    key.touch()
+    daemon = FakeDocker(IMAGE)
+    seen: list[bytes] = []
+    file = Path(docker_module.secrets_file(location.folder, location.root))
+    daemon.on_start = lambda made: seen.append(file.read_bytes())
+    launch = replace(DOCKED, secret_env="MY_KEY", secret_file=str(key))
+    DockerRuntime(FakeHost(daemon), launch, location).start()
+    [made] = daemon.containers.values()
+    assert seen == [b"MY_KEY=sk-planted\0"] and not file.exists()
+    assert "sk-planted" not in " ".join(made.argv) and any(f"source={key}" in word for word in made.argv)
+
+
+def own(runtime: DockerRuntime, status: str, exit_code: int = 0) -> Container:
+    """A container with the labels of this job."""
+    job, root = runtime.location.folder.rsplit("/", 1)[-1], runtime.location.root
+    return Container(status, exit_code, labels={"prompt-upsampler.job": job, "prompt-upsampler.root": root})
+
+
+def test_foreign_container_is_never_followed(container: DockerRuntime, daemon: FakeDocker) -> None:
+    daemon.containers[container.container] = Container("running")
+    with pytest.raises(HostError, match="did not make"):
+        state_of(container)
+    with pytest.raises(HostError, match="did not make"):
+        container.start()
+    assert daemon.containers[container.container].status == "running"
+
+
 def test_created_container_is_started(container: DockerRuntime, daemon: FakeDocker) -> None:
-    daemon.containers[container.container] = made = Container("created")
+    daemon.containers[container.container] = made = own(container, "created")
     assert state_of(container) == State("waiting")
     container.start()
     assert daemon.containers[container.container] is made
@@ -198,7 +230,7 @@ def test_created_container_is_started(container: DockerRuntime, daemon: FakeDock
 
 
 def test_unstartable_container_is_replaced(container: DockerRuntime, box: FakeHost, daemon: FakeDocker) -> None:
-    daemon.containers[container.container] = broken = Container("created")
+    daemon.containers[container.container] = broken = own(container, "created")
     daemon.run_error = "no-such-program: executable file not found"
     box.fail("rm", Fault(meanwhile=lambda: setattr(daemon, "run_error", "")))
     container.start()
@@ -208,14 +240,14 @@ def test_unstartable_container_is_replaced(container: DockerRuntime, box: FakeHo
 
 @pytest.mark.parametrize("code", [0, 1])
 def test_ended_container_is_replaced(container: DockerRuntime, daemon: FakeDocker, code: int) -> None:
-    daemon.containers[container.container] = Container("exited", code)
+    daemon.containers[container.container] = own(container, "exited", code)
     container.start()
     assert state_of(container) == RUNNING
 
 
 def test_lost_name_race_is_no_error(container: DockerRuntime, box: FakeHost, daemon: FakeDocker) -> None:
     def start_another() -> None:
-        daemon.containers[container.container] = Container("running")
+        daemon.containers[container.container] = own(container, "running")
 
     box.fail("run", Fault(meanwhile=start_another))
     container.start()
@@ -227,7 +259,7 @@ def test_lost_name_race_is_no_error(container: DockerRuntime, box: FakeHost, dae
 def test_container_removed_by_another_is_replaced(
     container: DockerRuntime, box: FakeHost, daemon: FakeDocker, message: str
 ) -> None:
-    daemon.containers[container.container] = Container("exited", 1)
+    daemon.containers[container.container] = own(container, "exited", 1)
 
     def remove_it() -> None:
         daemon.containers.clear()
@@ -239,14 +271,14 @@ def test_container_removed_by_another_is_replaced(
 
 
 def test_container_restarted_by_another_is_kept(container: DockerRuntime, box: FakeHost, daemon: FakeDocker) -> None:
-    daemon.containers[container.container] = restarted = Container("exited", 1)
+    daemon.containers[container.container] = restarted = own(container, "exited", 1)
     box.fail("rm", Fault(meanwhile=lambda: setattr(restarted, "status", "running")))
     container.start()
     assert daemon.containers == {container.container: restarted}
 
 
 def test_unremovable_container_is_reported(container: DockerRuntime, box: FakeHost, daemon: FakeDocker) -> None:
-    daemon.containers[container.container] = Container("exited", 1)
+    daemon.containers[container.container] = own(container, "exited", 1)
     box.fail("rm", prints("", 1, b"driver failed to remove root filesystem"))
     with pytest.raises(HostError, match="cannot be removed: driver failed"):
         container.start()
@@ -314,9 +346,10 @@ def test_unreadable_answer_is_not_retried(container: DockerRuntime, answer: str)
 
 
 @pytest.mark.parametrize("around", ["sudo: unable to resolve host gpu\n", "Emulate Docker CLI using podman.\n"])
-def test_words_of_a_wrapper_are_not_the_state(container: DockerRuntime, around: str) -> None:
-    assert container.state(f"{around}running 0 false\n") == RUNNING
-    assert container.state(f"running 0 false\n{around}") == RUNNING
+def test_words_of_a_wrapper_are_not_the_state(container: DockerRuntime, location: Location, around: str) -> None:
+    inspected = f"running 0 false {Path(location.folder).name} {location.root}\n"
+    assert container.state(around + inspected) == RUNNING
+    assert container.state(inspected + around) == RUNNING
     assert container.state(f"{around}Error: no such container prompt-upsampler-1\n") == ABSENT
 
 

@@ -37,7 +37,8 @@ def box(daemon: FakeDocker) -> FakeHost:
 
 def make_job(root: Path, name: str, results: int = 0) -> Path:
     folder = root / "jobs" / name
-    folder.mkdir(parents=True)
+    for part in ("batches", "frames"):
+        (folder / part).mkdir(parents=True)
     (root / "frames").mkdir(exist_ok=True)
     (folder / "job.json").write_text("{}")
     (folder / "results.jsonl").write_text("{}\n" * results)

@@ -78,7 +78,7 @@ def test_files_arrive_as_they_are(tmp_path: Path, there: Path) -> None:
 def test_fetched_files_are_as_sent(tmp_path: Path, there: Path) -> None:
     files = make_files(tmp_path, SIZES)
     send(LocalHost(), files, str(there), "key")
-    fetch(LocalHost(), str(there), files, tmp_path / "back")
+    fetch(LocalHost(), str(there), {name: file.stat().st_size for name, file in files.items()}, tmp_path / "back")
     assert contents(tmp_path / "back") == {name: path.read_bytes() for name, path in files.items()}
 
 
@@ -135,7 +135,7 @@ def test_sent_bytes_are_counted(tmp_path: Path, there: Path) -> None:
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="nosuch"):
-        fetch(LocalHost(), str(tmp_path), ["nosuch"], tmp_path / "back")
+        fetch(LocalHost(), str(tmp_path), {"nosuch": 1}, tmp_path / "back")
 
 
 def test_unrequested_file_is_refused(tmp_path: Path) -> None:
@@ -145,6 +145,6 @@ def test_unrequested_file_is_refused(tmp_path: Path) -> None:
         def stream(self, argv: Sequence[str], *, timeout_s: float = 120.0) -> Iterator[bytes]:
             return super().stream((*argv, "b"), timeout_s=timeout_s)
 
-    with pytest.raises(HostError, match="'b'"):
-        fetch(Disobedient(), str(files["a"].parent), ["a"], tmp_path / "back")
+    with pytest.raises(HostError, match='"b"'):
+        fetch(Disobedient(), str(files["a"].parent), {"a": files["a"].stat().st_size}, tmp_path / "back")
     assert not (tmp_path / "back" / "b").exists()

@@ -283,3 +283,7 @@ def test_known_budgets_serve_every_shape() -> None:
 def test_tokenizer_with_separator_is_a_path(tmp_path: Path) -> None:
     assert tokenizer_file(str(tmp_path / "x.json")) == tmp_path / "x.json"
     assert tokenizer_file(TOKENIZER).is_file()
+
+
+def test_a_million_blanks_are_counted(cache_dir: Path) -> None:
+    assert text_counter(TOKENIZER, cache_dir)(f"a{' ' * 1_000_000}b") > 2

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from src.config import TaskName
+from src.choices import TaskName
 from src.errors import InputError
 from src.planning import observed_limits
 from src.planning.configure import host_settings, image_settings, plan_settings

@@ -153,6 +153,20 @@ def test_update_in_place_keeps_the_format(finished: Finished, tmp_path: Path, na
     assert extra[0]["mood"] == "calm"
 
 
+def test_update_in_place_keeps_link_mode_columns(finished: Finished, tmp_path: Path) -> None:
+    content = 'name,prompt,mood,spare\na/b,"A\rboat",,\n'
+    (tmp_path / "there").mkdir(mode=0o700)
+    real, link = tmp_path / "there" / "real.csv", tmp_path / "table.csv"
+    real.touch()
+    real.chmod(0o640)
+    link.symlink_to(real)
+    plan, table = finished("output.specs=in_place", content=content, name=link.name)
+    write_exports(plan, zip(plan.items, table, strict=True), RunPaths(tmp_path / "run"), NOW)
+    assert link.is_symlink() and real.stat().st_mode & 0o777 == 0o640
+    header, row, *_ = real.read_bytes().replace(b"\r", b"/").split(b"\n")
+    assert header.startswith(b'"name","prompt","mood","spare",') and row.startswith(b'"a/b","A/boat","","",')
+
+
 def test_update_in_place_keeps_every_backup(finished: Finished, tmp_path: Path) -> None:
     for _ in range(3):
         plan, table = finished("output.specs=in_place", content=json.dumps(ITEMS))

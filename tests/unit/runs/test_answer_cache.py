@@ -46,18 +46,35 @@ def test_first_answer_stays(tmp_path: Path) -> None:
     assert list(cache.find(["a"])) == [ANSWER]
 
 
-@pytest.mark.parametrize("damage", ["rubbish", "folder"])
-def test_unusable_cache_is_only_reported(tmp_path: Path, warnings: list[dict[str, str]], damage: str) -> None:
+def test_damaged_cache_is_set_aside(tmp_path: Path, warnings: list[dict[str, str]]) -> None:
+    (tmp_path / "answers.sqlite").write_bytes(b"no database" * 1000)
+    cache = AnswerCache(tmp_path)
+    cache.put([kept(ANSWER)])
+    assert list(cache.find(["a"])) == [ANSWER]
+    assert [w["event"] for w in warnings] == ["answer_cache_unusable"]
+    assert (tmp_path / "answers.sqlite.damaged").exists()
+
+
+def test_unusable_cache_is_only_reported(tmp_path: Path, warnings: list[dict[str, str]]) -> None:
     file = tmp_path / "answers.sqlite"
-    if damage == "rubbish":
-        file.write_bytes(b"no database" * 1000)
-    else:
-        file.mkdir()
+    file.mkdir()
     cache = AnswerCache(tmp_path)
     cache.put([kept(ANSWER)])
     assert list(cache.find(["a"])) == []
     assert [w["event"] for w in warnings] == ["answer_cache_unusable"] * 2
     assert warnings[0]["file"] == str(file)
+
+
+def test_changed_letter_is_noticed_and_replaced(tmp_path: Path, warnings: list[dict[str, str]]) -> None:
+    cache = AnswerCache(tmp_path)
+    cache.put([kept(ANSWER)])
+    with sqlite3.connect(tmp_path / "answers.sqlite") as db:
+        db.execute("UPDATE answers SET outcome = replace(outcome, 'long', 'lOng')")
+    db.close()
+    assert list(cache.find(["a"])) == []
+    assert "a: is not what was kept" in warnings[0]["reason"]
+    cache.put([kept(ANSWER)])
+    assert list(cache.find(["a"])) == [ANSWER]
 
 
 def test_damaged_answer_is_only_reported(tmp_path: Path, warnings: list[dict[str, str]]) -> None:

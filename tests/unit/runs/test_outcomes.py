@@ -25,7 +25,7 @@ def path(paths: RunPaths) -> Path:
 def test_item_ends_once(path: Path) -> None:
     journal = RunJournal(path)
     assert journal.add([Outcome("a", KEPT)]) and journal.add([Outcome("b", KEPT)])
-    assert not journal.add([Outcome("a", UPSAMPLED)])
+    assert not journal.add([Outcome("a", UPSAMPLED, text="A boat.")])
     journal.close()
     assert ids_in(path) == ["a", "b"]
     assert Outcomes(path)["a"].state == KEPT
@@ -46,7 +46,7 @@ def test_reopened_item_may_end_again(path: Path) -> None:
     journal.add([Outcome("a", KEPT)])
     journal.reopen(["a", "unknown"])
     assert journal.outcomes == {} and Outcomes(path)["a"].state == KEPT
-    assert journal.add([Outcome("a", UPSAMPLED)])
+    assert journal.add([Outcome("a", UPSAMPLED, text="A boat.")])
     journal.close()
     assert ids_in(path) == ["a", "a"]
     assert Outcomes(path)["a"].state == UPSAMPLED
@@ -54,7 +54,7 @@ def test_reopened_item_may_end_again(path: Path) -> None:
 
 def test_only_new_answers_are_worth_keeping(path: Path) -> None:
     before = RunJournal(path)
-    before.add([Outcome("old", UPSAMPLED)])
+    before.add([Outcome("old", UPSAMPLED, text="A boat.")])
     before.close()
     journal, new = RunJournal(path), Outcome("new", UPSAMPLED, text="A long boat. 雨")
     journal.add([Outcome("k", KEPT), new, Outcome("f", FAILED)])
@@ -87,3 +87,10 @@ def test_damaged_line_is_named(path: Path) -> None:
     with pytest.raises(InputError, match=r"journal\.jsonl, line 2: state: missing") as error:
         Outcomes(path)
     assert "remove that line" in error.value.hint
+
+
+def test_outcome_that_nobody_asked_for_is_left_out(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    journal = RunJournal(path, {"a", "b"})
+    assert journal.add([Outcome("deadbeef", KEPT), Outcome("a", KEPT)]) == ["a"]
+    journal.close()
+    assert ids_in(path) == ["a"] and "deadbeef" in capsys.readouterr().out

@@ -81,7 +81,7 @@ def test_answers_of_an_ended_worker_are_taken(folder: JobPaths) -> None:
 
 
 def test_unfinished_line_waits_for_its_rest(folder: JobPaths) -> None:
-    whole = b'{"id":"a","state":"upsampled"}\n'
+    whole = b'{"id":"a","state":"kept"}\n'
 
     def write(data: bytes) -> Callable[[], object]:
         return lambda: folder.results.write_bytes(data)

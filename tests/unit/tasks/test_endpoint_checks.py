@@ -63,11 +63,15 @@ def test_other_answers_are_explained(
 
 def test_key_comes_from_its_file(configure: Configure, server: ScriptedServer, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("secret\n")
+    (tmp_path / "key").chmod(0o600)
     server.models = (200, {}, json.dumps({"data": [{"id": "pixtral"}]}).encode())
     given = (f"engine.base_url={server.url}", "model.name=pixtral")
     assert checked(configure, *given, f"engine.api_key_file={tmp_path}/key")["key"] == "is accepted"
     missing = checked(configure, *given, f"engine.api_key_file={tmp_path}/nowhere")["key"]
     assert isinstance(missing, AuthError) and "cannot be read: No such file" in missing.message
+    (tmp_path / "key").chmod(0o644)
+    loose = checked(configure, *given, f"engine.api_key_file={tmp_path}/key")["key"]
+    assert isinstance(loose, AuthError) and "chmod 600" in loose.message
 
 
 def test_missing_variable_is_named(configure: Configure, server: ScriptedServer) -> None:

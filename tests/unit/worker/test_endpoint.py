@@ -71,6 +71,7 @@ def test_key_comes_from_environment_or_file(
     monkeypatch.setenv("MY_KEY", "s3cret")
     endpoint(server, api_key_env="MY_KEY").answer(REQUEST)
     (tmp_path / "key").write_text("fromfile\n")
+    (tmp_path / "key").chmod(0o600)
     endpoint(server, api_key_file=str(tmp_path / "key")).answer(REQUEST)
     assert server.keys == ["Bearer s3cret", "Bearer fromfile"]
 

@@ -6,7 +6,7 @@ import json
 import types
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import given, settings
@@ -32,6 +32,8 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
+# Texts that pass one check or another.
+TEXTS = ("", "a", "frames/a.png", "320x180", "upsampled", "kept", "done", "failed", "http://localhost:8000/v1", "NAME")
 SCALARS: dict[Any, st.SearchStrategy[Any]] = {
     str: st.text(max_size=9),
     int: st.integers(),
@@ -44,11 +46,14 @@ SCALARS: dict[Any, st.SearchStrategy[Any]] = {
 def values_of(kind: Any) -> st.SearchStrategy[Any]:
     """All values of a type of the protocol."""
     if isinstance(kind, type) and is_dataclass(kind):
-        hints = get_type_hints(kind)
+        hints = get_type_hints(kind, include_extras=True)
         parts = {f.name: values_of(hints[f.name]) for f in fields(kind)}
-        strategy: st.SearchStrategy[Any] = st.builds(kind, **parts)
+        whole = getattr(kind, "wrong", lambda value: "")
+        strategy: st.SearchStrategy[Any] = st.builds(kind, **parts).filter(lambda value: not whole(value))
         return strategy
     origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return (st.sampled_from(TEXTS) | st.text(max_size=9)).filter(lambda text: not arguments[1](text))
     if origin in (Union, types.UnionType):
         return st.one_of([st.none() if a is type(None) else values_of(a) for a in arguments])
     if origin is tuple:
@@ -62,7 +67,7 @@ def as_json(value: object) -> Any:
     return json.loads(to_line(value))
 
 
-OUTCOME = as_json(Outcome("a", "upsampled", attempts=(Attempt(1, 20), Attempt(2, 20))))
+OUTCOME = as_json(Outcome("a", "upsampled", text="A boat.", attempts=(Attempt(1, 20), Attempt(2, 20))))
 ITEM = as_json(Item("a", 0, "a boat", "a boat", "", ("frames/1.png",), 7, 20, 1, ""))
 
 

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from src.worker import streams
 from src.worker.chat import ChatClient
 from src.worker.engines.engine import Request
+from src.worker.records import InvalidRecord
 from src.worker.streams import Reader, Response
 from tests.harness.records import item
 from tests.harness.scripted_server import ScriptedServer, stream
@@ -52,7 +54,10 @@ def test_body_is_whole_however_it_comes(ends: tuple[socket.socket, socket.socket
     assert (response.status, response.body) == (200, EVENTS)
 
 
-@pytest.mark.parametrize("sent", [b"", HEAD, chunked(EVENTS, 9)[:-9], b"what?\r\n\r\n"])
+@pytest.mark.parametrize(
+    "sent",
+    [b"", HEAD, chunked(EVENTS, 9)[:-9], b"what?\r\n\r\n", HEAD + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n\r\n\r\n"],
+)
 def test_closed_connection_is_an_error(ends: tuple[socket.socket, socket.socket], sent: bytes) -> None:
     ours, theirs = ends
     response = Response(ours, lambda events, first_s: None)
@@ -61,6 +66,18 @@ def test_closed_connection_is_an_error(ends: tuple[socket.socket, socket.socket]
     theirs.close()
     assert response.wait(10)
     assert isinstance(response.error, http.client.HTTPException)
+
+
+@pytest.mark.parametrize("sent", [HEAD, HEAD + b"Transfer-Encoding: chunked\r\n\r\n7000000\r\n"])
+def test_reply_without_end_is_bounded(
+    ends: tuple[socket.socket, socket.socket], sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "MOST_REPLY", 1000)
+    response = Response(ends[0], lambda events, first_s: None)
+    Reader().add(response)
+    ends[1].sendall(sent + b"x" * 1000)
+    assert response.wait(10)
+    assert isinstance(response.error, InvalidRecord)
 
 
 def test_silence_ends_at_its_time(ends: tuple[socket.socket, socket.socket]) -> None:

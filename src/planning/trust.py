@@ -1,0 +1,57 @@
+"""Whether a run folder may say what is started: its own user's may, somebody else's only what the command line says too."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from ..config import Config
+from ..errors import InputError
+
+_HOST = ("kind", "address", "user", "port", "key_file", "password_env", "known_hosts", "root", "docker")
+_IMAGE = ("network", "user", "repository", "mounts", "env")
+_ENGINE = ("base_url", "api_key_env", "api_key_file")
+_SHARED = tuple(f"{group}.{name}" for group, names in (("host", _HOST), ("image", _IMAGE)) for name in names)
+# Config field -> field of the saved settings: what names a program, a machine, where a secret is, or where is written.
+OF_A_PLAN = {
+    name: name for name in (*_SHARED, "image.reference", "image.python", "model.checkpoint", "model.extra_args")
+} | {
+    **{f"engine.{name}": f"engine.{name}" for name in _ENGINE},
+    "worker.python": "python",
+    "output.specs": "spec_output",
+    "cache_dir": "cache_dir",
+}
+_INFERENCE = ("torchrun", "script", "repository", "checkpoint_dir", "extra_args", "python")
+OF_INFERENCE = {name: name for name in _SHARED} | {
+    **{f"inference.{name}": name for name in _INFERENCE},
+    "inference.image": "image.reference",
+}
+# What the inference settings have where their own field is empty; see `inference.configure`.
+_INSTEAD = {"inference.image": ("image.reference",), "inference.python": ("image.python", "worker.python")}
+
+
+def refuse_foreign(file: Path, saved: Any, config: Config, names: Mapping[str, str]) -> None:
+    """Raises InputError where a file whose seal does not hold names something else than this command line does."""
+    if differing := list(_differing(saved, config, names)):
+        raise InputError(
+            f"{file}: was changed, or comes from somebody else, and names what would be used or run:\n"
+            + "\n".join(f"  - {name}={value}" for name, value in differing),
+            hint="where you trust that, say the same on this command line",
+        )
+
+
+def _differing(saved: Any, config: Config, names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for name, path in names.items():
+        there = _at(saved, path)
+        here = {_at(config, other) for other in (name, *_INSTEAD.get(name, ()))}
+        if there not in here | {"", (), sys.executable}:
+            yield name, f"[{','.join(there)}]" if isinstance(there, tuple) else str(there)
+
+
+def _at(value: Any, path: str) -> Any:
+    for part in path.split("."):
+        value = getattr(value, part)
+    return tuple(value) if isinstance(value, list) else value.value if isinstance(value, Enum) else value

@@ -1,0 +1,59 @@
+"""Seals: that a file of a run folder is as this program wrote it for this user.
+
+A run folder may come from somebody else, and names programs, machines and folders. What is started by such a file is trusted
+where its seal holds: a keyed hash of its bytes in a file beside it, with a key that only this user has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+from .files import write_atomic
+
+KEY_FILE = "~/.config/prompt-upsampler/seal.key"
+_KEY_BYTES = 32
+
+
+def seal(file: Path) -> None:
+    """Seal a file as it is now; without a home to keep the key in, it stays without one."""
+    if key := _key():
+        write_atomic(_seal_of(file), _hash(file, key) + "\n")
+
+
+def holds(file: Path) -> bool:
+    """Whether a file is what was sealed, with this user's key."""
+    try:
+        written = _seal_of(file).read_bytes()[:200]
+        return bool(key := _key()) and secrets.compare_digest(written.strip(), _hash(file, key).encode())
+    except OSError:
+        return False
+
+
+def _seal_of(file: Path) -> Path:
+    return file.with_name(f".{file.name}.seal")
+
+
+def _hash(file: Path, key: bytes) -> str:
+    with open(file, "rb") as f:
+        return hashlib.file_digest(f, lambda: hashlib.blake2b(file.name.encode(), key=key)).hexdigest()
+
+
+def _key() -> bytes:
+    """This user's key, made when there is none yet; b"" where it can be neither read nor kept."""
+    path = Path(KEY_FILE).expanduser()
+    with suppress(OSError, RuntimeError):
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+            os.close(os.open(aside, os.O_CREAT | os.O_EXCL, 0o600))
+            aside.write_bytes(secrets.token_bytes(_KEY_BYTES))
+            with suppress(FileExistsError):  # another process was faster
+                os.link(aside, path)
+            aside.unlink()
+        key = path.read_bytes()
+        return key if len(key) == _KEY_BYTES and not path.stat().st_mode & 0o077 else b""
+    return b""
