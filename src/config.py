@@ -118,7 +118,8 @@ class EngineConf:
     api_key_env: str = ""  # endpoint only: NAME of the environment variable that holds the key
     api_key_file: str = ""  # endpoint only: file that holds the key
     start_timeout_s: float = 1800.0  # vllm only: patience until the server is healthy
-    request_timeout_s: float = 600.0  # patience for one answer
+    request_timeout_s: float = 600.0  # patience for one answer, from its request to its last word
+    patience_s: float = 600.0  # patience with a server that takes no requests; then the items stay open
     grace_s: float = 30.0  # patience for answers in flight when asked to stop
     time_limit_s: float = 0.0  # a worker stops after this time and can be resumed; 0: no limit
     offload: bool = False  # cosmos only: NVIDIA's offloading, which reloads the model for every prompt

@@ -72,6 +72,11 @@ def configure(console: Console, log_file: Path | None, level: str) -> None:
     )
 
 
+def left_out(what: str) -> None:
+    """Say that a damaged line, named by its file, is left out."""
+    get().warning("line_left_out", line=what)
+
+
 def get() -> Any:
     """The logger; configured by `configure`, usable before it."""
     return structlog.get_logger()

@@ -40,8 +40,10 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "job_located": ("The job's folder is {folder} on {host}.",),
     "job_not_cleaned_up": ("Job {job} is done, but could not be cleaned up: {reason}.",),
     "job_started": ("Job {job} is started: {items} items", ", engine {engine}", ", inference on {inference}", "."),
+    "journal_mended": ("{lines} damaged lines of the journal are in {file} now; their items have not ended.",),
     "left_out": ("{files}: left out; {note}.",),
     "left_out_of_export": ("{items} items are left out of {file}, the first of them: {first}.",),
+    "line_left_out": ("{line}; it is left out.",),
     "link_lost": ("The link to {host} is lost: {reason}. Next try in {again_in}.",),
     "not_measured": ("max_model_len={max_model_len} could not be measured: {reason}",),
     "not_notified": ("No message could be posted to {host}: {reason}.",),
@@ -62,6 +64,8 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "videos_taken_over": ("{videos} videos are there already.",),
     "waiting_for_requests_in_flight": ("Job {job} finishes its requests in flight.",),
     "worker_restarted": ("The worker of job {job} ended and is restarted: {ended}.",),
+    "server_busy": ("The server answers nothing at the moment: {reason}.",),
+    "worker_quiet": ("The worker of job {job} gave no sign of life for {silent}; it is replaced after {patience}.",),
     "worker_silent": ("The worker of job {job} gave no sign of life for {silent}: {note}.",),
 }
 _PROGRESS = ("{stage}: {done}", ", {rate}", ", {eta} left", ", {phase}", " ({so_far})")

@@ -18,6 +18,7 @@ from ..worker.protocol import (
     LOCKED,
     OK,
     TIMEOUT,
+    UNAVAILABLE,
     Exit,
     InferJob,
     JobHeader,
@@ -27,9 +28,10 @@ from ..worker.protocol import (
 from ..worker.records import InvalidRecord, from_file, to_json, to_line
 from .bundle import WORKER, worker_bundle
 
-Ending = Literal["done", "cancelled", "timeout", "oom", "load_failed", "locked", "failed"]
+Ending = Literal["done", "cancelled", "timeout", "oom", "load_failed", "unavailable", "locked", "failed"]
 ENDINGS: dict[int | None, Ending] = {
-    OK: "done", LOAD_FAILED: "load_failed", LOCKED: "locked", TIMEOUT: "timeout", CANCELLED: "cancelled",
+    OK: "done", LOAD_FAILED: "load_failed", UNAVAILABLE: "unavailable", LOCKED: "locked", TIMEOUT: "timeout",
+    CANCELLED: "cancelled",
     130: "cancelled",  # 128 + SIGINT
 }  # fmt: skip
 
@@ -171,7 +173,7 @@ class JobPaths:
 
     def staged(self) -> set[str]:
         """Ids of all items that the worker has been given."""
-        return {item.id for batch in self.batches.glob("*.jsonl") for item in read_records(batch, Staged)}
+        return {i.id for batch in self.batches.glob("*.jsonl") for i in read_records(batch, Staged, log.left_out)}
 
 
 def state_by_exit_record(job: JobPaths) -> State:

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from .. import log
 from ..errors import HostError
 from ..interrupts import interrupts_deferred
 from ..planning import gpus
 from ..worker.journal import read_records
 from ..worker.protocol import REFUSED, Ended, Event
-from ..worker.records import InvalidRecord
 from .job_folder import RUNNING, JobPaths, JobStatus, State, state_by_exit_record
 from .launch import Launch
 
@@ -66,11 +66,8 @@ class LocalJob:
         return state_by_exit_record(self.job)
 
     def peek(self) -> JobStatus:
-        try:
-            answered = {r.id for r in read_records(self.job.results, Ended) if r.state != REFUSED}
-            phases = [e.phase for e in read_records(self.job.events, Event) if e.event == "phase"]
-        except InvalidRecord as e:
-            raise HostError(str(e), hint="the worker's output is damaged") from None
+        answered = {r.id for r in read_records(self.job.results, Ended, log.left_out) if r.state != REFUSED}
+        phases = [e.phase for e in read_records(self.job.events, Event, log.left_out) if e.event == "phase"]
         return JobStatus(self.poll(), len(answered), phases[-1] if phases else "")
 
     def ask_to_stop(self) -> None:

@@ -7,12 +7,13 @@ What is staged here is sent there; journals arrive as a byte-exact beginning of 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import log
 from ..errors import HostError
-from ..files import write_atomic
+from ..files import file_sha256, write_atomic
 from ..planning.settings import HostSettings, digest
 from ..worker.journal import read_records
 from ..worker.protocol import Event, Exit, Staged
@@ -31,7 +32,8 @@ set -e
 umask 022
 mkdir -p "$1/batches" "$1/frames" "$2/frames" "$2/cache/home"
 [ -e "$2/.prompt-upsampler" ] || ls -A "$2/frames" | grep -qvxE '[0-9a-f]{64}[.][a-z0-9]+' || : > "$2/.prompt-upsampler"
-cd "$1" && ls batches
+cd "$1"
+sha256sum job.json worker.pyz batches/*.jsonl 2>/dev/null || true
 """
 _SPACE = """
 set -e
@@ -170,12 +172,20 @@ class RemoteFolder:
     def create(self) -> None:
         """Create what is missing of the folder, and check that its journal is the one that is known here."""
         names = self._checked(script(_MAKE, self.folder, self.location.root), "the job's folder cannot be created")
-        self._pushed = set(names.decode().split())
+        self._pushed = {file.name for file in self._local(names.decode())}
         self._check_journal()
         has_events = self.host.run(script('[ -e "$1/events.jsonl" ]', self.folder)).code == 0
         if not has_events and self.job.events.exists():  # a new folder in place of one that was cleaned up
             os.truncate(self.job.events, 0)
             self._events_at = 0
+
+    def _local(self, sums: str) -> Iterator[Path]:
+        """The files here that the host has as they are, by what sha256sum says of those there."""
+        for line in sums.splitlines():
+            sha256, _, name = line.partition("  ")
+            file = self.job.root / name
+            if file.exists() and file_sha256(file) == sha256:
+                yield file
 
     def _check_journal(self) -> None:
         """The local journal must be the beginning of the host's; a host that lost it gets it back."""
@@ -202,7 +212,9 @@ class RemoteFolder:
         closing = {"closed": self.job.closed} if self.job.closed.exists() and "closed" not in self._pushed else {}
         if not (base or batches or closing):
             return
-        frames = {Path(f).name for batch in batches for item in read_records(batch, Staged) for f in item.frames}
+        frames = {
+            Path(f).name for batch in batches for item in read_records(batch, Staged, log.left_out) for f in item.frames
+        }
         if missing := self._link(frames):
             files = {name: self.job.frames / name for name in missing}
             transfer.send(self.host, files, f"{self.location.root}/frames", self._key, on_bytes=self._count)

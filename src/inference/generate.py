@@ -85,7 +85,7 @@ def _slugs(wanted: Sequence[InferenceItem]) -> dict[str, list[str]]:
 def _made_before(paths: RunPaths) -> Iterable[VideoOutcome]:
     """The videos that jobs of this run wrote down, as far as that is known here."""
     for file in sorted(paths.inference.glob("*/results.jsonl")):
-        yield from (outcome for outcome in read_records(file, VideoOutcome) if outcome.state == DONE)
+        yield from (outcome for outcome in read_records(file, VideoOutcome, log.left_out) if outcome.state == DONE)
 
 
 def open_handles(paths: RunPaths) -> list[tuple[JobPaths, JobHandle]]:
@@ -176,6 +176,10 @@ class _Videos:
         self.started_with = {"items": str(len(self.asked)), "inference": launch.host.name}
 
     @property
+    def is_staged(self) -> bool:
+        return True
+
+    @property
     def is_done(self) -> bool:
         return self.asked <= self.taken.keys()
 
@@ -205,7 +209,7 @@ class _Videos:
             progress.took("videos", time.monotonic(), len(new))
 
     def take_rest(self, handle: JobHandle) -> None:
-        self.take(list(read_records(self.folder.results, VideoOutcome)), handle, Quiet())
+        self.take(list(read_records(self.folder.results, VideoOutcome, log.left_out)), handle, Quiet())
 
     def _place(self, made: VideoOutcome, handle: JobHandle) -> None:
         slugs = self.slugs[made.id]

@@ -185,6 +185,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "engine.item_delay_s": (0, 3600),
     "engine.start_timeout_s": (1, 1e6),
     "engine.request_timeout_s": (1, 1e6),
+    "engine.patience_s": (0, 1e7),
     "engine.grace_s": (0, 1e6),
     "engine.time_limit_s": (0, 1e7),
     "host.port": (0, 65_535),

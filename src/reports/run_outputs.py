@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -49,7 +50,7 @@ def workers_of(paths: RunPaths) -> tuple[WorkerLifetime, ...]:
     return tuple(
         life
         for events in sorted(paths.jobs.glob("*/events.jsonl"))
-        for life in worker_lifetimes(read_records(events, Event))
+        for life in worker_lifetimes(read_records(events, Event, log.left_out))
     )
 
 
@@ -63,14 +64,14 @@ class Written:
 
 
 def written_before(plan: Plan, paths: RunPaths, also: Iterable[str] = ()) -> Written | None:
-    """The outputs of a run as they are, where none is missing or older than what they are made of; else None."""
+    """The outputs of a run as they are, where all are as they were written, and since what they are made of; else None."""
     wanted = [exports.path_of(name, paths) for name in dict.fromkeys((*plan.settings.exports, *also))]
-    specs = {"beside": [paths.specs_list], "files": [paths.specs]}.get(plan.settings.spec_output, [])
-    report = [paths.report] if plan.settings.report else []
-    outputs = [paths.results, paths.summary, paths.batch, *specs, *report, *wanted]
+    outputs, known = _outputs(plan, paths, wanted), read_record(paths).outputs
     sources = [path for path in (paths.plan, paths.journal, paths.review) if path.exists()]
     try:
-        if min(_changed_ns(path) for path in outputs) < max(_changed_ns(path) for path in sources):
+        if any(_stamp_of(path) != known.get(path.name) for path in outputs):
+            return None
+        if min(_stamp_of(path)[1] for path in outputs) < max(_stamp_of(path)[1] for path in sources):
             return None
         table, totals = read_rows(paths.results), Totals()
         for row in table:
@@ -80,13 +81,28 @@ def written_before(plan: Plan, paths: RunPaths, also: Iterable[str] = ()) -> Wri
     return Written(table, totals, wanted)
 
 
-def _changed_ns(path: Path) -> int:
-    return path.stat().st_mtime_ns
+def _outputs(plan: Plan, paths: RunPaths, exported: Iterable[Path]) -> list[Path]:
+    specs = {"beside": [paths.specs_list], "files": [paths.specs]}.get(plan.settings.spec_output, [])
+    report = [paths.report] if plan.settings.report else []
+    return [paths.results, paths.summary, paths.batch, *specs, *report, *exported]
+
+
+def _stamp_of(path: Path) -> tuple[int, ...]:
+    """Bytes and time of the last change, in ns, of a file, or of all in a folder together: enough to see that somebody else
+    has changed it."""
+    found = (
+        [path.stat(), *(entry.stat() for entry in os.scandir(path) if entry.is_file())]
+        if path.is_dir()
+        else [path.stat()]
+    )
+    return sum(stat.st_size for stat in found), max(stat.st_mtime_ns for stat in found)
 
 
 def windows_of(paths: RunPaths) -> tuple[tuple[WindowLine, ...], ...]:
     """How many requests each worker of a run had in flight, where it found that out itself."""
-    traces = (window_lines(read_records(events, Event)) for events in sorted(paths.jobs.glob("*/events.jsonl")))
+    traces = (
+        window_lines(read_records(events, Event, log.left_out)) for events in sorted(paths.jobs.glob("*/events.jsonl"))
+    )
     return tuple(trace for trace in traces if trace)
 
 
@@ -126,19 +142,25 @@ def write_results(
             windows_of(paths),
         )
         write_report(report, paths.report)
-    _record_end(plan, totals, outcomes, paths, starts)
+    _record_end(plan, totals, outcomes, paths, starts, exported)
     return Written(table, totals, exported)
 
 
 def _record_end(
-    plan: Plan, totals: Totals, outcomes: Mapping[str, Outcome], paths: RunPaths, starts: tuple[Measured, ...]
+    plan: Plan,
+    totals: Totals,
+    outcomes: Mapping[str, Outcome],
+    paths: RunPaths,
+    starts: tuple[Measured, ...],
+    exported: Iterable[Path],
 ) -> None:
     """For the list of runs: how the items ended, once all have, and what that took."""
     if all(item_id in outcomes for item_id in plan.ids):
         tokens = totals.tokens.measured + totals.output_tokens
         seconds, cost = sum(start.seconds for start in starts), cost_of(plan, workers_of(paths))
         states = {state: count for state, count in totals.ended.items() if count}
-        record_more(paths, states=states, tokens=tokens or None, seconds=round(seconds, 3), cost=cost)
+        outputs = {path.name: _stamp_of(path) for path in _outputs(plan, paths, exported) if path.exists()}
+        record_more(paths, states=states, tokens=tokens or None, seconds=round(seconds, 3), cost=cost, outputs=outputs)
 
 
 def _when(plan: Plan, outcomes: Mapping[str, Outcome], ended: datetime) -> tuple[str, str]:

@@ -9,23 +9,27 @@ from pathlib import Path
 from sys import intern
 
 from .. import log
-from ..errors import InputError
+from ..errors import HostError
+from ..files import open_atomic
 from ..interrupts import interrupts_deferred
 from ..line_file import LineFile
 from ..worker.journal import Journal
 from ..worker.protocol import UPSAMPLED, Outcome
 from ..worker.records import InvalidRecord, from_line
 
+MOST_NAMED = 20  # damaged lines that are named one by one
+
 
 class Outcomes(Mapping[str, Outcome]):
     """The outcomes in a run's journal by item id, read when they are asked for. states: how many there are of each state.
 
-    Raises InputError for a line that is not an outcome. A torn last line is left out.
+    damaged: the lines that are not outcomes, by their bytes; they and a torn last line are left out.
     """
 
     def __init__(self, journal: Path) -> None:
         self.path = journal
         self.states: Counter[str] = Counter()
+        self.damaged: list[bytes] = []
         self._number: dict[str, int] = {}  # of the line of each id; the last one counts
         self._state_of_line: list[str] = []
         self._lines: LineFile[Outcome] | None = None  # until there is a file
@@ -38,17 +42,23 @@ class Outcomes(Mapping[str, Outcome]):
             for number, line in enumerate(f):
                 if line.endswith(b"\n"):
                     starts.append(starts[-1] + len(line))
-                    self._know(self._parse(number, line), number)
+                    try:
+                        self._know(from_line(Outcome, line), number)
+                    except InvalidRecord as e:
+                        self._leave_out(f"{self.path}, line {number + 1}: {e}", line)
         self._lines = LineFile(self.path, starts, self._parse)
+
+    def _leave_out(self, what: str, line: bytes) -> None:
+        self._state_of_line.append("")
+        self.damaged.append(line)
+        if len(self.damaged) <= MOST_NAMED:
+            log.left_out(what)
 
     def _parse(self, number: int, line: bytes) -> Outcome:
         try:
             return from_line(Outcome, line)
-        except InvalidRecord as e:
-            raise InputError(
-                f"{self.path}, line {number + 1}: {e}",
-                hint="remove that line; its item is then taken from its job, or asked again",
-            ) from None
+        except InvalidRecord as e:  # since it was indexed
+            raise HostError(f"{self.path}, line {number + 1}: {e}", hint="resume the run") from None
 
     def _know(self, outcome: Outcome, number: int) -> None:
         self.forget(outcome.id)
@@ -93,6 +103,21 @@ class Outcomes(Mapping[str, Outcome]):
         return len(self._number)
 
 
+def _mended(path: Path) -> Outcomes:
+    """The outcomes of a journal, from which damaged lines are moved into a file beside it: their items have not ended."""
+    outcomes = Outcomes(path)
+    if not outcomes.damaged:
+        return outcomes
+    aside = path.with_name(f"{path.name}.damaged")
+    with open(aside, "ab") as f:
+        f.writelines(outcomes.damaged)
+    with open_atomic(path) as f, open(path, "rb") as lines:
+        damaged = set(outcomes.damaged)
+        f.writelines(line.decode() for line in lines if line.endswith(b"\n") and line not in damaged)
+    log.get().warning("journal_mended", lines=len(outcomes.damaged), file=str(aside))
+    return Outcomes(path)
+
+
 class RunJournal:
     """Every item of a run that ended, in order of ending. Each id is in it once, or again after `reopen`; the last counts.
 
@@ -101,8 +126,8 @@ class RunJournal:
 
     def __init__(self, path: Path, ids: Container[str] | None = None) -> None:
         self._ids = ids
+        self.outcomes = _mended(path)
         self._journal = Journal(path)
-        self.outcomes = Outcomes(path)
         self._new: list[str] = []
 
     def reopen(self, ids: Iterable[str]) -> None:

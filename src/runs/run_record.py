@@ -24,7 +24,8 @@ class RunRecord:
 
     is_away: its jobs survive the controller. planned_tokens: of all prompts. states: how the items ended, empty until all
     have. tokens (of prompts and answers, as the engine counted them), seconds, cost: of all its starts together, as far as
-    they are known. failure: why its last start did not end well, if an error ended it.
+    they are known. failure: why its last start did not end well, if an error ended it. outputs: what was written at its end,
+    by name in its folder, with its bytes and the time of its change.
     """
 
     name: str
@@ -42,6 +43,7 @@ class RunRecord:
     seconds: float | None = None
     cost: float | None = None
     failure: str = ""
+    outputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     version: int = VERSION
 
     @property

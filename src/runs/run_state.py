@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ..errors import ExitCode, InputError
+from .. import log
+from ..errors import ExitCode
 from ..hosts.job_folder import open_jobs
 from ..run_folder import RunPaths, is_locked
 from ..worker.journal import read_records
 from ..worker.protocol import DONE, FAILED, KEPT, REFUSED, UPSAMPLED, Ended
-from ..worker.records import InvalidRecord
 from .run_record import RunRecord
 
 Word = Literal["planned", "running", "detached", "answered", "interrupted", "complete"]
@@ -92,10 +92,7 @@ def _with_videos(state: RunState, paths: RunPaths) -> RunState:
 
 def ended_ids(journal: Path) -> dict[str, str]:
     """The items that ended by a journal, of a run or of a job, by id, with their states."""
-    try:
-        return {ended.id: ended.state for ended in read_records(journal, Ended) if ended.state != REFUSED}
-    except InvalidRecord as e:
-        raise InputError(str(e), hint="remove that line; its item is then taken from its job, or asked again") from None
+    return {ended.id: ended.state for ended in read_records(journal, Ended, log.left_out) if ended.state != REFUSED}
 
 
 def written_ids(paths: RunPaths) -> dict[str, str]:

@@ -24,8 +24,10 @@ from ..worker.protocol import Event
 from ..worker.records import InvalidRecord, from_line
 
 MAX_DEATHS = 3  # without a result between them
+MOST_DAMAGED = 100  # lines of one file that are left out before its host is given up
 SECOND_CTRL_C_S = 3.0
 MAX_SILENCE_STEP_S = 5.0
+QUIET_S = 30.0  # without a heartbeat until that is said
 MAX_POLL_S = 0.5  # of a job that takes long: what came is written down at once, with one flush to disk
 
 T = TypeVar("T")
@@ -57,6 +59,10 @@ class JobDriver(Protocol):
     @property
     def is_done(self) -> bool:
         """Whether all that is wanted of it has ended."""
+
+    @property
+    def is_staged(self) -> bool:
+        """Whether its worker has been given everything."""
 
     @property
     def ended(self) -> int:
@@ -120,7 +126,8 @@ class Supervisor:
         self._phase = ""  # that the worker named last
         self._outcomes, self._events = Tail(job.folder.results, job.outcome), Tail(job.folder.events, Event)
         self._deaths, self._ended_at_death = 0, -1
-        self._polled_at, self._silent_s, self._kills = time.monotonic(), 0.0, 0
+        self._suspects, self._suspects_at_death = 0, 0  # items of which one may kill the worker
+        self._polled_at, self._silent_s, self._kills, self._is_quiet = time.monotonic(), 0.0, 0, False
 
     @property
     def handle(self) -> JobHandle:
@@ -155,7 +162,7 @@ class Supervisor:
                 self._end_if_silent()
             else:
                 self._raise_if_final(state)
-                if state.ending != "done":  # done: it ended because it had nothing to do, while hints were slow
+                if state.ending != "done" or job.is_staged:  # else it had nothing to do, while hints were slow
                     self._recover(state)
                 handle.start()
             yield handle.poll_s
@@ -177,10 +184,13 @@ class Supervisor:
         state = self.handle.poll()
         self._count_silence()
         for event in self._events.new():
-            self._silent_s = 0.0
+            self._silent_s, self._is_quiet = 0.0, False
             if event.event == "phase":
                 self._phase = event.phase
+                self._suspects = event.items if event.phase == "isolating" else 0
                 progress.phase(self._phase)
+            elif event.event == "busy":
+                log.get().warning("server_busy", reason=event.reason)
             self.last_line = event.log_line or self.last_line
         self.job.take(list(self._outcomes.new()), self.handle, progress)
         return state
@@ -194,7 +204,14 @@ class Supervisor:
     def _end_if_silent(self) -> None:
         """A worker that is frozen, or hangs with its GPU or disk, is ended; what it had in flight is asked again."""
         patience_s = self.handle.silent_s
-        if not patience_s or self._silent_s < patience_s:
+        if not patience_s or self._silent_s < min(patience_s, QUIET_S):
+            return
+        if self._silent_s < patience_s:
+            if not self._is_quiet:
+                log.get().warning(
+                    "worker_quiet", job=self.name, silent=f"{self._silent_s:.0f}s", patience=f"{patience_s:.0f}s"
+                )
+            self._is_quiet = True
             return
         if self._kills > MAX_DEATHS:
             raise HostError(
@@ -207,8 +224,9 @@ class Supervisor:
     def _recover(self, state: State) -> None:
         """A worker ended before its work did: log why, create its folder again if that is gone, or give up."""
         labels, self._kills = self.job.labels, 0
-        self._deaths = self._deaths + 1 if self.job.ended == self._ended_at_death else 1
-        self._ended_at_death = self.job.ended
+        is_narrowed = 0 < self._suspects < (self._suspects_at_death or self._suspects + 1)
+        self._deaths = self._deaths + 1 if self.job.ended == self._ended_at_death and not is_narrowed else 1
+        self._ended_at_death, self._suspects_at_death, self._suspects = self.job.ended, self._suspects, 0
         if self._deaths > MAX_DEATHS:
             reason = failure_reason(self.folder, state)
             raise HostError(f"{labels.worker} ended {self._deaths} times without {labels.result}: {reason}")
@@ -230,6 +248,8 @@ class Supervisor:
                 f"{labels.cannot_load}: {failure_reason(self.folder, state)}",
                 hint=f"see {self.job.load_log}" if has_log else "",
             )
+        if state.ending == "unavailable":
+            raise HostError(failure_reason(self.folder, state), hint=f"once it does, {resume}")
         if state.ending == "timeout":
             raise HostError(f"{labels.worker} reached {labels.time_limit}", hint=resume)
         if state.ending == "cancelled" and self.handle.was_cancelled():
@@ -280,7 +300,7 @@ class Tail(Generic[T]):
     """The whole lines that were added to a journal since the last call."""
 
     def __init__(self, path: Path, kind: type[T]) -> None:
-        self.path, self.kind, self.at = path, kind, 0
+        self.path, self.kind, self.at, self._damaged = path, kind, 0, 0
 
     def restart_if_shorter(self) -> None:
         """After a journal may have been emptied, and before it can have grown beyond this position."""
@@ -288,7 +308,7 @@ class Tail(Generic[T]):
             self.at = 0
 
     def new(self) -> Iterator[T]:
-        """Raises HostError for a line that is not a record of this kind."""
+        """A line that is not a record of this kind is left out, which is said. Raises HostError for too many of them."""
         self.restart_if_shorter()
         try:
             f = open(self.path, "rb")
@@ -299,14 +319,19 @@ class Tail(Generic[T]):
             for line in f:
                 if not line.endswith(b"\n"):
                     return
+                start, self.at = self.at, self.at + len(line)
                 try:
                     record = from_line(self.kind, line)
                 except InvalidRecord as e:
-                    raise HostError(
-                        f"{self.path}, byte {self.at}: {e}", hint="the worker's output is damaged"
-                    ) from None
-                self.at += len(line)
-                yield record
+                    self._leave_out(f"{self.path}, byte {start}: {e}")
+                else:
+                    yield record
+
+    def _leave_out(self, what: str) -> None:
+        self._damaged += 1
+        if self._damaged > MOST_DAMAGED:
+            raise HostError(f"{what}; so are {MOST_DAMAGED} lines before it", hint="the worker's output is damaged")
+        log.left_out(what)
 
 
 def failure_reason(job: JobPaths, state: State) -> str:
@@ -314,7 +339,7 @@ def failure_reason(job: JobPaths, state: State) -> str:
     if state.ending == "oom":
         return "killed because the container's memory was used up"
     if end := job.exit_record():
-        return end.reason or end.state
+        return end.reason or (f"it says that it is {end.state}" if end.state == "done" else end.state)
     lines = job.log.read_text(errors="replace").splitlines() if job.log.exists() else []
     code = f" (exit code {state.exit_code})" if state.exit_code is not None else ""
     return f"killed{code}: {lines[-1]}" if lines else f"killed (no output){code}"

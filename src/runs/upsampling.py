@@ -169,6 +169,10 @@ class _Answers:
         return not self.missing
 
     @property
+    def is_staged(self) -> bool:
+        return self.staged >= self.asked
+
+    @property
     def ended(self) -> int:
         return self.asked - len(self.missing)
 

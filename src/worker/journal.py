@@ -6,11 +6,11 @@ import errno
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from .records import MAX_LINE, InvalidRecord, from_line, to_json, to_line
+from .records import MAX_LINE, InvalidRecord, from_line, to_checked_line, to_json
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ class Journal:
 
     def append(self, *records: object) -> list[int]:
         """Write records and wait until they are on disk, all of them or none; how many bytes the line of each has."""
-        lines = [f"{to_line(record)}\n".encode("ascii") for record in records]
+        lines = [to_checked_line(record) for record in records]
         data = b"".join(lines)
         with self._mutex:
             written = os.write(self._fd, data)
@@ -59,10 +59,11 @@ def whole_length(path: Path) -> int:
     return 0
 
 
-def read_records(path: Path, kind: type[T]) -> Iterator[T]:
+def read_records(path: Path, kind: type[T], on_damage: Callable[[str], None] | None = None) -> Iterator[T]:
     """Committed records of a journal, in order; none when the file is not there. A torn last line is left out.
 
-    Raises InvalidRecord, which names file and line, for a line that is not one of this kind.
+    on_damage: told of a line that is not a record of this kind, by file, line and field, which is then left out; without it,
+    such a line is an InvalidRecord.
     """
     try:
         f = open(path, "rb")
@@ -74,8 +75,12 @@ def read_records(path: Path, kind: type[T]) -> Iterator[T]:
                 try:
                     record = from_line(kind, line, MAX_LINE)
                 except InvalidRecord as e:
-                    raise InvalidRecord(f"{path}, line {number}: {e}") from None
-                yield record
+                    said = f"{path}, line {number}: {e}"
+                    if on_damage is None:
+                        raise InvalidRecord(said) from None
+                    on_damage(said)
+                else:
+                    yield record
 
 
 def sync_folder(folder: Path) -> None:

@@ -82,8 +82,17 @@ class JobLog:
         """Write down how many requests may be in flight, and why."""
         self.events.append(Event("window", round(time.time(), 3), **facts))
 
+    def busy(self, reason: str) -> None:
+        """Write down why the engine answers nothing at the moment."""
+        self.events.append(Event("busy", round(time.time(), 3), reason=reason))
+
     def heartbeat(self, **facts: Any) -> None:
         self.events.append(Event("heartbeat", round(time.time(), 3), **facts))
+
+
+def set_aside(what: str) -> None:
+    """A damaged line is left out; worker.log names it."""
+    print(f"left out: {what}", file=sys.stderr, flush=True)
 
 
 class Work(Protocol):

@@ -11,6 +11,7 @@ Both ends read and write these types with `records`, so a job folder means the s
     events.jsonl        OUT `Event`: phases and a heartbeat
     exit.json           OUT `Exit`; written last, by rename
     lock                held while a worker lives
+    in_flight           which items are asked now; see `suspects`
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ DONE = "done"  # an item of inference that has its video
 
 AUTO = 0  # engine.in_flight: the worker finds out how many
 
-# Exit codes. LOCKED: another worker holds the folder.
-OK, BUG, LOAD_FAILED, LOCKED, TIMEOUT, CANCELLED = 0, 1, 7, 75, 124, 143
+# Exit codes. LOCKED: another worker holds the folder; UNAVAILABLE: the engine took no request for engine.patience_s.
+OK, BUG, LOAD_FAILED, UNAVAILABLE, LOCKED, TIMEOUT, CANCELLED = 0, 1, 7, 69, 75, 124, 143
 
 
 # ------------------------------------------------------------------------------------------------------------- jobs
@@ -64,6 +65,7 @@ class EngineSettings:
     grace_s: float
     time_limit_s: float
     offload: bool
+    patience_s: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,7 +347,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A line of events.jsonl: a `phase` that began, a `heartbeat`, or the `window`.
+    """A line of events.jsonl: a `phase` that began, a `heartbeat`, the `window`, or `busy`: why the engine answers nothing now.
 
     window: how many requests may be in flight, for this reason; running, waiting: requests that the server shows, kv: share
     of its KV cache in use, tokens_s: since the last such line.

@@ -11,6 +11,7 @@ import json
 import math
 import sys
 import types
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
@@ -23,6 +24,7 @@ Read = Callable[[Any, str], Any]
 MAX_BYTES = 64 << 20  # of a file that is one record
 MAX_LINE = 4 << 20  # of a line in a file of many
 MAX_DEPTH = 100  # of what has no type of its own
+_CHECK, _CHECK_BYTES = b',"crc":"', 18  # last in a line that has one: the CRC-32 of the line without it
 
 
 class InvalidRecord(ValueError):
@@ -39,6 +41,7 @@ def from_line(kind: type[T], line: bytes | str, most: int = MAX_BYTES) -> T:
     """A dataclass of this kind from one line of JSON, of `most` bytes at most."""
     if len(line) > most:
         raise InvalidRecord(f"longer than {most} bytes")
+    _verify(line.encode() if isinstance(line, str) else line)
     try:
         data = json.loads(line)
     except (ValueError, RecursionError) as e:
@@ -79,6 +82,19 @@ def to_json(value: Any) -> Any:
 def to_line(value: Any) -> str:
     """One line of ASCII JSON, without its newline."""
     return _ENCODER.encode(to_json(value))
+
+
+def to_checked_line(value: Any) -> bytes:
+    """One line of a journal, with its newline and a checksum: `from_line` refuses it once a byte of it has changed."""
+    line = to_line(value).encode("ascii")
+    return b'%s%s%08x"}\n' % (line[:-1], _CHECK, zlib.crc32(line))
+
+
+def _verify(line: bytes) -> None:
+    line = line.rstrip(b"\r\n")
+    whole, check = line[:-_CHECK_BYTES] + b"}", line[-_CHECK_BYTES:]
+    if check.startswith(_CHECK) and check != b'%s%08x"}' % (_CHECK, zlib.crc32(whole)):
+        raise InvalidRecord("is not what was written: its checksum does not match")
 
 
 @cache

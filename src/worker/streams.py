@@ -45,11 +45,8 @@ class Response:
         self._whole.acquire()
 
     def wait(self, timeout_s: float) -> bool:
-        """Until it is whole; False when nothing came for `timeout_s`."""
-        while not self._whole.acquire(timeout=max(0.0, self.last_at + timeout_s - time.monotonic())):
-            if time.monotonic() > self.last_at + timeout_s:
-                return False
-        return True
+        """Until it is whole; False when it is not after `timeout_s`, however much came."""
+        return self._whole.acquire(timeout=max(0.0, self.started + timeout_s - time.monotonic()))
 
     def end(self, error: Exception | None) -> None:
         self.error = error

@@ -22,12 +22,13 @@ from .engines import make_engine
 from .engines.engine import Answer, Engine, ItemFailed, ItemKept, Picture, Refused, Request, Unavailable
 from .flow import Flow
 from .journal import read_records
-from .lifecycle import Control, JobLog, Stopped
+from .lifecycle import Control, JobLog, Stopped, set_aside
 from .protocol import (
     FAILED,
     HEARTBEAT_S,
     KEPT,
     REFUSED,
+    UNAVAILABLE,
     UPSAMPLED,
     Attempt,
     EngineUsed,
@@ -40,9 +41,11 @@ from .protocol import (
     UpsampleJob,
 )
 from .records import from_line
+from .suspects import Suspects, halves
 from .window import Seen, Window
 
 POLL_S = 0.05
+BUSY_EVERY_S = 30.0  # so often at most it is said that the server takes no requests
 TRIES = 7  # of an item whose request the server takes and does not answer
 PICTURES = 64  # that are kept, encoded, for the items that share them
 
@@ -81,7 +84,7 @@ class Worker:
         self._final: set[str] = set()
         self._tried: set[tuple[str, int]] = set()  # (id, step) with a result line, final or not
         self._seen = SeenAnswers()
-        for outcome in read_records(self.log.results.path, Outcome):
+        for outcome in read_records(self.log.results.path, Outcome, set_aside):
             self._note(outcome)
             if outcome.text is not None:
                 self._seen.failed_check(outcome.text, outcome.id, outcome.input_hash)
@@ -91,6 +94,8 @@ class Worker:
         self._lanes: list[threading.Thread] = []
         self._picture = lru_cache(PICTURES)(self._read_picture)
         self._failure: BaseException | None = None
+        self._unavailable, self._busy_at = "", -BUSY_EVERY_S
+        self._suspects = Suspects(folder / "in_flight")
 
     @classmethod
     def of(
@@ -126,9 +131,13 @@ class Worker:
             self._ended.set()
             heartbeat.join()
             self.engine.close()
+            self._suspects.clear()
         if self._failure:
             raise self._failure
-        return self.control.exit_of(sorted({item.id for item in self._all_items() if self._is_open(item)}))
+        missing = sorted({item.id for item in self._all_items() if self._is_open(item)})
+        if self._unavailable and missing:
+            return Exit(UNAVAILABLE, "unavailable", self._unavailable, tuple(missing))
+        return self.control.exit_of(missing)
 
     def _beat(self) -> None:
         beat = 0
@@ -141,7 +150,7 @@ class Worker:
 
     def _serve(self) -> None:
         engine = self.engine
-        flow = self._flow = Flow(engine.window, engine.signals, self.job.engine.request_timeout_s, self._trace)
+        flow = self._flow = Flow(engine.window, engine.signals, self.job.engine.patience_s, self._trace)
         try:
             for item in self._arriving():
                 work = _Work(item, item.max_tokens)
@@ -190,13 +199,16 @@ class Worker:
         """Unanswered items in order, as their batches arrive, until closed, or idle for linger_s with no controller."""
         taken: set[str] = set()
         asked: set[tuple[str, int]] = set()
+        for item in self._isolated():
+            asked.add((item.id, item.step))
+            yield item
         idle_since = time.monotonic()
         while not self.control.stop.is_set():
             closed = (self.folder / "closed").exists()  # looked up before the batches: none comes after it
             fresh = [b for b in sorted((self.folder / "batches").glob("*.jsonl")) if b.name not in taken]
             for batch in fresh:
                 taken.add(batch.name)
-                for item in read_records(batch, Item):
+                for item in read_records(batch, Item, set_aside):
                     if self._is_open(item) and (item.id, item.step) not in asked:
                         asked.add((item.id, item.step))
                         yield item
@@ -222,7 +234,29 @@ class Worker:
 
     def _all_items(self) -> Iterator[Item]:
         for batch in sorted((self.folder / "batches").glob("*.jsonl")):
-            yield from read_records(batch, Item)
+            yield from read_records(batch, Item, set_aside)
+
+    def _isolated(self) -> Iterator[Item]:
+        """Items of which one may have killed the worker, before all others: half of them at a time, so that few deaths are
+        enough to find it. One that is found is not asked again."""
+        suspects, ids = self._suspects, self._suspects.ids
+        open_ones = [item for item in self._all_items() if item.id in ids and self._is_open(item)] if ids else []
+        if suspects.culprit:
+            reason = f"the worker died {suspects.deaths} times while this item was in flight, the last time alone"
+            for item in open_ones:
+                work = _Work(item, item.max_tokens, state=FAILED, reason=reason)
+                self.log.results.append(outcome := self._outcome(work, 0.0))
+                self._note(outcome)
+        elif open_ones:
+            self.log.phase("isolating", items=len(ids), reason="one of them may have killed the worker")
+            yield from halves(open_ones, self._wait_for_all)
+            self.log.phase("serving")
+
+    def _wait_for_all(self) -> bool:
+        while not self._flow.is_idle and not self.control.stop.is_set():
+            self._start_lanes()
+            time.sleep(POLL_S)
+        return not self.control.stop.is_set()
 
     def _lane(self) -> None:
         while (taken := self._flow.take()) is not None:
@@ -289,20 +323,31 @@ class Worker:
         if not flow.enter(ticket):
             raise _NotAsked
         error: Unavailable | None = None
+        self._suspects.asked(work.item.id)
         try:
             return self.engine.answer(request)
         except Unavailable as e:
             error = e
         finally:
+            self._suspects.back(work.item.id)
             may_come_again = flow.leave(ticket, error)
-        if error.refused and not may_come_again:
-            waited = f"{flow.patience_s:g} s (engine.request_timeout_s)"
-            raise ItemFailed(f"the server took no request for {waited}: {error}") from error
+        self._tell(error)
+        if error.refused and not may_come_again:  # the items stay open: a later start asks them
+            self._unavailable = f"the server took no request for {flow.patience_s:g} s (engine.patience_s): {error}"
+            self.control.stop.set()
         work.failures += not error.refused
         if work.failures == TRIES:
             raise ItemFailed(f"the server did not answer {TRIES} times: {error}") from error
         flow.put_back(work, ticket if error.refused else None)
         raise _NotAsked
+
+    def _tell(self, error: Unavailable) -> None:
+        """Say now and then that the server answers nothing, and what it asks for."""
+        now = time.monotonic()
+        if now - self._busy_at >= BUSY_EVERY_S:
+            self._busy_at = now
+            pause = f"; it asks to wait {error.retry_after_s:g} s" if error.retry_after_s else ""
+            self.log.busy(f"{error}{pause}")
 
     def _outcome(self, work: _Work, total_s: float) -> Outcome:
         item, answer, engine = work.item, work.answer, self.engine

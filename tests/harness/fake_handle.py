@@ -102,6 +102,7 @@ class FakeDriver:
         self.load_log, self.started_with = folder.log, {"items": str(len(wanted))}
         self.taken: list[str] = []
         self.calls: list[str] = []
+        self.is_staged = True
 
     @property
     def is_done(self) -> bool:

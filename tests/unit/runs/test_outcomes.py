@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from src.errors import InputError
 from src.run_folder import RunPaths
 from src.runs.outcomes import Outcomes, RunJournal
 from src.worker.journal import Journal
 from src.worker.protocol import FAILED, KEPT, UPSAMPLED, Outcome
-from src.worker.records import to_line
+from src.worker.records import to_checked_line
 from tests.harness.records import ids_in
 
 
@@ -58,7 +57,7 @@ def test_only_new_answers_are_worth_keeping(path: Path) -> None:
     before.close()
     journal, new = RunJournal(path), Outcome("new", UPSAMPLED, text="A long boat. 雨")
     journal.add([Outcome("k", KEPT), new, Outcome("f", FAILED)])
-    assert list(journal.new_answers()) == [("new", to_line(new))]
+    assert list(journal.new_answers()) == [("new", to_checked_line(new).decode().rstrip())]
     journal.close()
 
 
@@ -82,11 +81,28 @@ def test_missing_journal_has_no_outcomes(path: Path) -> None:
     assert Outcomes(path) == {}
 
 
-def test_damaged_line_is_named(path: Path) -> None:
-    path.write_text('{"id": "a", "state": "kept"}\n{"id": "b"}\n')
-    with pytest.raises(InputError, match=r"journal\.jsonl, line 2: state: missing") as error:
-        Outcomes(path)
-    assert "remove that line" in error.value.hint
+@pytest.mark.parametrize("damaged", [b'{"id": "b"}', b"nonsense", b"\xff\x00", b""])
+def test_damaged_line_is_set_aside(path: Path, capsys: pytest.CaptureFixture[str], damaged: bytes) -> None:
+    path.write_bytes(b'{"id": "a", "state": "kept"}\n' + damaged + b'\n{"id": "c", "state": "kept"}\n')
+    journal = RunJournal(path)
+    assert [*journal.outcomes] == ["a", "c"] and journal.outcomes.states == {"kept": 2}
+    journal.add([Outcome("b", FAILED)])
+    journal.close()
+    assert ids_in(path) == ["a", "c", "b"]
+    assert path.with_name("journal.jsonl.damaged").read_bytes() == damaged + b"\n"
+    assert "journal.jsonl, line 2: " in capsys.readouterr().out
+
+
+def test_changed_letter_is_damage(path: Path) -> None:
+    journal = RunJournal(path)
+    journal.add(Outcome(i, UPSAMPLED, text=f"A boat in the sun, {i}.") for i in "abc")
+    journal.close()
+    whole = path.read_bytes()
+    for at in range(whole.index(b"\n") + 1, whole.index(b"\n", whole.index(b"\n") + 1)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        known = Outcomes(path)
+        assert all(known[i] == Outcome(i, UPSAMPLED, text=f"A boat in the sun, {i}.") for i in known)
+        assert {"a", "c"} <= set(known)
 
 
 def test_outcome_that_nobody_asked_for_is_left_out(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,10 +9,10 @@ import pytest
 
 from src.errors import EngineError, HostError
 from src.hosts.job_folder import ABSENT, RUNNING, JobPaths, State, ended
-from src.runs.supervisor import MAX_DEATHS, Supervisor, failure_reason, supervise
+from src.runs.supervisor import MAX_DEATHS, MOST_DAMAGED, Supervisor, failure_reason, supervise
 from src.timing.progress import Quiet
 from src.worker.journal import write_json
-from src.worker.protocol import Event, Exit
+from src.worker.protocol import UNAVAILABLE, Event, Exit
 from tests.harness.fake_handle import FakeDriver, FakeHandle, RecordedPhases, Step
 
 DONE, FAILED = Step(ended(0)), Step(ended(None))
@@ -91,11 +91,37 @@ def test_unfinished_line_waits_for_its_rest(folder: JobPaths) -> None:
 
 
 @pytest.mark.parametrize("journal", ["results", "events"])
-def test_damaged_line_is_named(folder: JobPaths, journal: str) -> None:
+def test_damaged_line_is_left_out(folder: JobPaths, journal: str, capsys: pytest.CaptureFixture[str]) -> None:
     path: Path = getattr(folder, journal)
     path.write_text('{"id":"a","state":"kept","event":"phase","time":1.0}\n{"id":1}\n')
-    with pytest.raises(HostError, match=rf"{path.name}, byte 53: "):
-        run(folder, Step(), wanted="ab")
+    driver, _ = run(folder, Step(), Step(results=("a", "b")), DONE, wanted="ab")
+    assert set(driver.taken) == {"a", "b"}
+    assert f"{path.name}, byte 53: " in capsys.readouterr().out
+
+
+def test_many_damaged_lines_end_the_run(folder: JobPaths) -> None:
+    folder.results.write_text("nonsense\n" * (MOST_DAMAGED + 1))
+    with pytest.raises(HostError, match=f"so are {MOST_DAMAGED} lines before it"):
+        run(folder, Step())
+
+
+def test_done_without_all_is_given_up(folder: JobPaths) -> None:
+    with pytest.raises(HostError, match="ended 4 times without an answer"):
+        run(folder, Step(ABSENT), *[Step(ended(0))] * 9)
+
+
+def test_narrowed_suspects_allow_more_deaths(folder: JobPaths) -> None:
+    """Eight items of which one kills the worker are down to one after more deaths than are allowed without a result."""
+    found = [Step(ended(None), events=(Event("phase", 0.0, phase="isolating", items=n),)) for n in (8, 4, 2)]
+    died = [Step(ended(None))] * 2
+    _, handle = run(folder, Step(ABSENT), *died, *found, Step(results=("a",)), DONE)
+    assert handle.calls.count("start") == 6
+
+
+def test_unavailable_engine_is_final(folder: JobPaths) -> None:
+    with pytest.raises(HostError, match="killed") as error:
+        run(folder, Step(ABSENT), Step(ended(UNAVAILABLE)))
+    assert "resume" in error.value.hint
 
 
 # ---------------------------------------------------------------------------------------------------------- restarts
@@ -144,7 +170,10 @@ def test_answers_between_deaths_restore_patience(folder: JobPaths) -> None:
 
 def test_idle_end_is_no_death(folder: JobPaths) -> None:
     idle = [DONE] * (2 * MAX_DEATHS)  # the hints took longer than the worker lingers
-    _, handle = run(folder, Step(ABSENT), *idle, Step(results=("a",)), DONE)
+    handle = FakeHandle(folder, [Step(ABSENT), *idle, Step(results=("a",)), DONE])
+    driver = FakeDriver(folder, "a", handle)
+    driver.is_staged = False
+    supervise([driver], Quiet(), lambda supervisors: None)
     assert handle.calls.count("start") == 1 + 2 * MAX_DEATHS
 
 

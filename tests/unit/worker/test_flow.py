@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from src.worker.engines.engine import Answer, Request, Unavailable
-from src.worker.protocol import CANCELLED, OK
+from src.worker.protocol import CANCELLED, OK, UNAVAILABLE
 from src.worker.upsample import TRIES
 from tests.harness.fake_engine import (
     Child,
@@ -65,14 +65,16 @@ def test_named_delay_is_respected(folder: Path) -> None:
     assert time.monotonic() - started >= 0.3
 
 
-def test_refusing_server_fails_items_after_patience(folder: Path) -> None:
-    write_job(folder, replace(JOB, engine=replace(ENGINE, request_timeout_s=0.2)))
+def test_items_stay_open_after_patience(folder: Path) -> None:
+    write_job(folder, replace(JOB, engine=replace(ENGINE, patience_s=0.2)))
     stage(folder, [item("a"), item("b")])
     started = time.monotonic()
-    assert serve(folder, FakeEngine(failing(10**6, BUSY, "a", "b"))) == OK
+    assert serve(folder, FakeEngine(failing(10**6, BUSY, "a", "b"))) == UNAVAILABLE
     assert time.monotonic() - started >= 0.2
-    assert [r["state"] for r in results(folder)] == ["failed", "failed"]
-    assert "took no request for 0.2 s (engine.request_timeout_s): HTTP 429: busy" in results(folder)[0]["reason"]
+    assert results(folder) == []
+    end = exit_record(folder)
+    assert end["not_started"] == ["a", "b"]
+    assert end["reason"] == "the server took no request for 0.2 s (engine.patience_s): HTTP 429: busy"
 
 
 def test_broken_answers_come_after_the_others(folder: Path) -> None:
