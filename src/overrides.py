@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from collections.abc import Iterable, Iterator
@@ -132,7 +133,7 @@ _MOST_ALIASES = (
 
 def why_not_readable(arguments: list[str], conf: Path) -> str | None:
     """Why the config files cannot be read, None when they can: YAML would not end with some."""
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    pairs = itertools.zip_longest(arguments, arguments[1:], fillvalue="")
     own = [b if a in _CONFIG_DIR else a.partition("=")[2] for a, b in pairs if a.partition("=")[0] in _CONFIG_DIR]
     for file in (found for folder in (conf, *map(Path, own)) for found in folder.rglob("*.yaml")):
         if len(_ALIAS.findall(file.read_text(encoding="utf-8", errors="replace"))) > _MOST_ALIASES:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
-from .files import write_atomic
+from .files import open_atomic, write_atomic
 
 KEY_FILE = "~/.config/prompt-upsampler/seal.key"
 _KEY_BYTES = 32
@@ -21,14 +23,26 @@ _KEY_BYTES = 32
 def seal(file: Path) -> None:
     """Seal a file as it is now; without a home to keep the key in, it stays without one."""
     if key := _key():
-        write_atomic(_seal_of(file), _hash(file, key) + "\n")
+        write_atomic(_seal_of(file), f"{_hash(file, file.name, key)}\n")
+
+
+@contextmanager
+def open_sealed(path: Path) -> Iterator[IO[str]]:
+    """As `open_atomic`, for a file with a seal. The seal comes first, beside that of the file before: a kill between the two
+    leaves no file without one."""
+    with open_atomic(path) as f:
+        yield f
+        f.flush()
+        if key := _key():
+            before = f"{_hash(path, path.name, key)}\n" if holds(path) else ""
+            write_atomic(_seal_of(path), f"{before}{_hash(Path(f.name), path.name, key)}\n")
 
 
 def holds(file: Path) -> bool:
     """Whether a file is what was sealed, with this user's key."""
     try:
-        written = _seal_of(file).read_bytes()[:200]
-        return bool(key := _key()) and secrets.compare_digest(written.strip(), _hash(file, key).encode())
+        written = _seal_of(file).read_bytes()[:500].split()
+        return bool(key := _key()) and _hash(file, file.name, key).encode() in written
     except OSError:
         return False
 
@@ -37,9 +51,9 @@ def _seal_of(file: Path) -> Path:
     return file.with_name(f".{file.name}.seal")
 
 
-def _hash(file: Path, key: bytes) -> str:
+def _hash(file: Path, name: str, key: bytes) -> str:
     with open(file, "rb") as f:
-        return hashlib.file_digest(f, lambda: hashlib.blake2b(file.name.encode(), key=key)).hexdigest()
+        return hashlib.file_digest(f, lambda: hashlib.blake2b(name.encode(), key=key)).hexdigest()
 
 
 def _key() -> bytes:

@@ -8,7 +8,6 @@ from typing import Any
 
 from .. import seals
 from ..errors import InputError
-from ..files import write_atomic
 from ..run_folder import RunPaths
 from ..worker.records import from_json, to_json
 from .settings import InferenceSettings
@@ -30,8 +29,8 @@ def settings_from_json(data: Mapping[str, Any]) -> InferenceSettings:
 
 def save_pipeline(upsampling: bool, inference: InferenceSettings, paths: RunPaths) -> None:
     record = {"version": VERSION, "upsample": upsampling, "inference": settings_json(inference)}
-    write_atomic(paths.pipeline, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
-    seals.seal(paths.pipeline)
+    with seals.open_sealed(paths.pipeline) as f:
+        f.write(json.dumps(record, ensure_ascii=False, indent=1) + "\n")
 
 
 def read_pipeline(paths: RunPaths) -> tuple[bool, InferenceSettings]:

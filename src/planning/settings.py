@@ -26,7 +26,7 @@ class HostSettings:
     password_env: Variable
     known_hosts: str
     root: Word
-    docker: tuple[Word, ...]
+    docker: tuple[str, ...]
     gpus: str
     patience_s: float
     keep_job: bool

@@ -29,6 +29,7 @@ OF_INFERENCE = {name: name for name in _SHARED} | {
     **{f"inference.{name}": name for name in _INFERENCE},
     "inference.image": "image.reference",
 }
+INSIDE = ("none", "beside", "files")  # values of output.specs by which nothing is written outside of the run folder
 # What the inference settings have where their own field is empty; see `inference.configure`.
 _INSTEAD = {"inference.image": ("image.reference",), "inference.python": ("image.python", "worker.python")}
 
@@ -47,6 +48,8 @@ def _differing(saved: Any, config: Config, names: Mapping[str, str]) -> Iterator
     for name, path in names.items():
         there = _at(saved, path)
         here = {_at(config, other) for other in (name, *_INSTEAD.get(name, ()))}
+        if name == "output.specs" and there in INSIDE:
+            continue
         if there not in here | {"", (), sys.executable}:
             yield name, f"[{','.join(there)}]" if isinstance(there, tuple) else str(there)
 

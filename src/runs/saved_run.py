@@ -6,7 +6,6 @@ from typing import Literal
 
 from .. import seals
 from ..errors import InputError
-from ..files import open_atomic
 from ..hosts.job_folder import JobPaths
 from ..planning.partition import shards
 from ..planning.plan import Plan
@@ -46,9 +45,8 @@ def refuse_another_run(plan: Plan, paths: RunPaths) -> None:
 
 def save_plan(plan: Plan, paths: RunPaths, name: str = "") -> None:
     """Write plan.json, and run.json for the list of runs."""
-    with open_atomic(paths.plan) as f:
+    with seals.open_sealed(paths.plan) as f:
         write_plan(plan, f)
-    seals.seal(paths.plan)
     record_plan(plan, paths, name)
 
 

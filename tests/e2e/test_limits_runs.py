@@ -141,6 +141,8 @@ def test_unreachable_engine_point_can_be_resumed(cache: Path, tmp_path: Path, fa
     plan = json.loads((folder / "plan.json").read_text())
     plan["settings"]["engine"]["base_url"] = fake.url  # the server is back, at another address
     (folder / "plan.json").write_text(json.dumps(plan))
-    again = limits(cache, "task=limits", f"resume={quoted(folder)}")
+    foreign = limits(cache, "task=limits", f"resume={quoted(folder)}")
+    assert foreign.code == 2 and f"engine.base_url={fake.url}" in foreign.err
+    again = limits(cache, "task=limits", f"resume={quoted(folder)}", f"engine.base_url={fake.url}")
     assert again.code == 0, again.err
     assert matrix(folder)["agreement"] == {"measured": 1, "exact": 1, "linear": 0, "points": 1}

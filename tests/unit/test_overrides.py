@@ -313,3 +313,8 @@ def test_multirun_may_stand_between_overrides(flag: str) -> None:
     given = ["budget=4k,8k", flag, "upsample=max_320"]
     assert flags_first(given) == [flag, "budget=4k,8k", "upsample=max_320"]
     assert flags_first(["budget=4k"]) == ["budget=4k"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["-cd"], ["seed=1", "--config-dir", "nowhere"]])
+def test_command_line_without_aliases_is_readable(arguments: list[str], tmp_path: Path) -> None:
+    assert why_not_readable(arguments, tmp_path) is None

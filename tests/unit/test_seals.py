@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,16 @@ def test_seal_holds_until_a_byte_changes(file: Path) -> None:
     assert seals.holds(file)
     file.write_text("[]")
     assert not seals.holds(file)
+
+
+def test_file_is_never_without_its_seal(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever the program is killed while it writes the file again."""
+    steps = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: steps.append(seals.holds(file)) or replace(a, b))
+    with seals.open_sealed(file) as f:
+        f.write("[1]")
+    assert steps == [True, True] and seals.holds(file) and file.read_text() == "[1]"
 
 
 def test_seal_of_another_user_does_not_hold(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
