@@ -24,7 +24,7 @@ from ..planning.partition import shards
 from ..planning.plan import Plan, PlanItem
 from ..run_folder import RunPaths
 from ..timing.progress import Progress
-from ..worker.protocol import FAILED, KEPT, REFUSED, UPSAMPLED, Outcome
+from ..worker.protocol import DAMAGED, FAILED, KEPT, REFUSED, UPSAMPLED, Outcome
 from ..worker.upsample import fallback_state
 from . import staging
 from .answer_cache import AnswerCache
@@ -226,6 +226,12 @@ class _Answers:
 def _stage_again(refused: Outcome, plan: Plan, job: JobPaths) -> Outcome | None:
     """Stage what the engine refused again, smaller, while it answers the others; its final outcome where that cannot be."""
     item = plan.find(refused.id)
+    if refused.refusal == DAMAGED:
+        wrong = staging.stage_anew(item, refused, job, plan.settings)
+        if wrong is None:
+            log.get().warning("frame_sent_again", item=item.name, reason=refused.reason)
+            return None
+        return replace(refused, state=fallback_state(item.prompt), reason=wrong)
     _remember_limit(refused, item, plan)
     if plan.settings.shrink:
         wrong = staging.stage_smaller(item, refused, job, plan.settings)

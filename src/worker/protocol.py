@@ -35,6 +35,7 @@ ENVIRONMENT_FILE_VARIABLE = "PROMPT_UPSAMPLER_ENVIRONMENT_FILE"
 # How an item ends. REFUSED is not final: the controller sends the item again, smaller.
 UPSAMPLED, KEPT, FAILED, REFUSED = "upsampled", "kept", "failed", "refused"
 STATES = (UPSAMPLED, KEPT, FAILED)
+DAMAGED = "damaged"  # why an item is refused: a frame is not what its name says; it has to be sent again
 DONE = "done"  # an item of inference that has its video
 
 AUTO = 0  # engine.in_flight: the worker finds out how many
@@ -293,8 +294,8 @@ class Outcome:
     """How one item ended, or that the engine refused it.
 
     state: upsampled, kept (the original prompt is kept), failed or refused, with the reason. refusal: too_long or no_room
-    when the engine had no room for it; limit: the longest request that it accepts, where it named one. text: the answer,
-    for `upsampled`; rejected: the last answer, for `kept`.
+    when the engine had no room for it, or DAMAGED; limit: the longest request that it accepts, where it named one.
+    text: the answer, for `upsampled`; rejected: the last answer, for `kept`.
     input_hash: of the item.
     """
 

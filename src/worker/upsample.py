@@ -24,6 +24,7 @@ from .flow import Flow
 from .journal import read_records
 from .lifecycle import Control, JobLog, Stopped, set_aside
 from .protocol import (
+    DAMAGED,
     FAILED,
     HEARTBEAT_S,
     KEPT,
@@ -374,13 +375,16 @@ class Worker:
     def _read_pictures(self, item: Item) -> tuple[Picture, ...]:
         try:
             return tuple(self._picture(name) for name in item.frames)
+        except FileNotFoundError as e:
+            raise Refused(f"frame {e.filename} is gone", DAMAGED) from e
         except OSError as e:
             raise ItemFailed(f"frame {e.filename}: {e.strerror}") from e
 
     def _read_picture(self, name: str) -> Picture:
         picture, named = Picture.read(self.folder / name), Path(name).stem
         if re.fullmatch("[0-9a-f]{64}", named) and named != picture.sha256:
-            raise ItemFailed(f"frame {name} is damaged: its content does not match the hash in its name")
+            (self.folder / name).unlink(missing_ok=True)
+            raise Refused(f"frame {name} is damaged: its content does not match the hash in its name", DAMAGED)
         if self.engine.signals:
             _ = picture.url  # encoded before there is room in flight
         return picture

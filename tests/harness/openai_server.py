@@ -31,6 +31,9 @@ class FakeOpenAI:
         self.count: Callable[[dict[str, Any]], int] = lambda body: self.expected[text_of(body)]
         self.limit = math.inf
         self.refusal = "your prompt contains {counted} input tokens; at most {limit} are left"
+        self.spoiled: list[
+            tuple[int, bytes]
+        ] = []  # replies, as status and body, to the next requests in place of answers
         self._most = math.inf
         self._changed = threading.Condition()
         fake = self
@@ -45,6 +48,10 @@ class FakeOpenAI:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 if not fake._let_through(body, self.connection):
                     self.close_connection = True
+                    return
+                if fake.spoiled:
+                    status, reply = fake.spoiled.pop()
+                    self._send(reply, status)
                     return
                 counted = fake.count(body)
                 if counted + body["max_tokens"] > fake.limit:
@@ -75,6 +82,7 @@ class FakeOpenAI:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.handle_error = lambda request, client_address: None  # type: ignore[method-assign] # a client went away
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 

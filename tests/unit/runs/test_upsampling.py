@@ -216,6 +216,32 @@ def test_refused_item_ends_with_a_smaller_hint(
     assert Counter(ids_in(paths.journal)) == Counter(item.id for item in plan.items)
 
 
+@pytest.mark.parametrize("change", ["flipped", "cut", "removed"])
+def test_damaged_frames_are_sent_again(
+    paths: RunPaths, clips: Path, make_plan: MakePlan, use_engine: UseEngine, change: str
+) -> None:
+    """Two items share a clip; its frames are damaged on disk, those in the cache too, before the second is asked."""
+
+    def damaging(request: Request) -> Answer:
+        if not done:
+            for frame in job_of(paths).frames.iterdir():
+                done.append(frame.name)
+                data = frame.read_bytes()
+                frame.write_bytes(data[:99] if change == "cut" else data[:-1] + bytes([data[-1] ^ 1]))
+                if change == "removed":
+                    frame.unlink()
+        return distinct_reply(request)
+
+    done: list[str] = []
+    use_engine(FakeEngine(damaging))
+    plan = make_plan({"a": ("A boat.", clips / "wide.mp4"), "b": ("A car.", clips / "hd.mp4")})
+    outcomes = execute(plan, paths, Quiet())
+    assert {outcome.state for outcome in outcomes.values()} == {"upsampled"}, outcomes
+    for outcome in outcomes.values():
+        assert all(f"{frame.sha256}.png" in done for frame in outcome.frames)
+    assert {file.name for file in job_of(paths).frames.iterdir()} >= {f"{f.sha256}.png" for f in outcome.frames}
+
+
 def test_refused_limit_is_remembered(paths: RunPaths, clips: Path, make_plan: MakePlan, use_engine: UseEngine) -> None:
     use_engine(FakeEngine(refuse_first))
     plan = make_plan(takes(clips, 1))
