@@ -21,7 +21,9 @@ from tests.harness.sshd import Sshd
 from tests.harness.sshd import missing as missing_sshd
 
 HERE = Path(__file__).parent
-LONGEST = ("test_vllm", "test_docker", "test_docs", "test_measures", "test_ssh")  # how the names of long files begin
+# How the names of long files begin. The first four processes of `.ci/run` have something to do until what vLLM and
+# containers need is built.
+LONGEST = ("test_docs", "test_measures", "test_pipeline", "test_run_states", "test_vllm", "test_docker", "test_ssh")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
