@@ -66,6 +66,13 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cache
 
 
+def cache_with_tokenizers(cache: Path, other: Path) -> Path:
+    """A new cache folder that holds nothing but the tokenizers of another one."""
+    cache.mkdir()
+    (cache / "tokenizer").symlink_to(other / "tokenizer")
+    return cache
+
+
 def small_tokenizer(path: Path, words: int = 1000) -> str:
     """Write a tokenizer file that loads at once: the bytes and the first few merges of Pixtral's own."""
     data = json.loads(tokenizer_file(TOKENIZER).read_text())
