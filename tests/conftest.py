@@ -50,10 +50,27 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def shared_folder(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
+    """A folder that all processes of one test run share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if base.name.startswith("popen-") else base) / name
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder for the whole session, so that the tokenizer is built from its JSON once."""
-    return tmp_path_factory.mktemp("cache")
+    """A cache folder for the whole session; its tokenizers are built from their files once for all processes."""
+    cache = tmp_path_factory.mktemp("cache")
+    (cache / "tokenizer").symlink_to(shared_folder(tmp_path_factory, "tokenizer"))
+    return cache
+
+
+def cache_with_tokenizers(cache: Path, other: Path) -> Path:
+    """A new cache folder that holds nothing but the tokenizers of another one."""
+    cache.mkdir()
+    (cache / "tokenizer").symlink_to(other / "tokenizer")
+    return cache
 
 
 def small_tokenizer(path: Path, words: int = 1000) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 # How Qwen2 to 3, and Qwen3.5, split a text before its pieces are merged (tokenizer.json of the checkpoints).
 _QWEN = (
@@ -39,15 +40,19 @@ BYTES_OF = {letter: byte for byte, letter in LETTER_OF.items()}
 
 def merged_from(piece: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, ...] | None:
     """The two pieces that a piece is merged from; itself for a single byte, None for one that no merge reaches."""
-    own = ranks[piece]
-    parts = [piece[n : n + 1] for n in range(len(piece))]
-    get = ranks.get
-    while len(parts) > 2:
-        best, at = min((get(parts[n] + parts[n + 1], own), n) for n in range(len(parts) - 1))
-        if best >= own:
+    own, get = ranks[piece], ranks.get
+    cuts = list(range(len(piece) + 1))  # where the parts begin, and the end of the last one
+    pairs = [get(piece[n : n + 2], own) for n in range(len(piece) - 1)]  # the rank of each part with the next one
+    while len(pairs) > 1:
+        if (best := min(pairs)) >= own:
             return None
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
-    return tuple(parts)
+        n = pairs.index(best)
+        del pairs[n], cuts[n + 1]
+        if n:
+            pairs[n - 1] = get(piece[cuts[n - 1] : cuts[n + 1]], own)
+        if n < len(pairs):
+            pairs[n] = get(piece[cuts[n] : cuts[n + 2]], own)
+    return tuple(piece[a:b] for a, b in pairwise(cuts))
 
 
 def is_merged(piece: bytes, ranks: Mapping[bytes, int]) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import cache_with_tokenizers
 from tests.harness import slurm as slurm_harness
 from tests.harness.docked import Docked
 from tests.harness.dockerd import Dockerd
@@ -21,7 +22,9 @@ from tests.harness.sshd import Sshd
 from tests.harness.sshd import missing as missing_sshd
 
 HERE = Path(__file__).parent
-LONGEST = ("test_vllm", "test_docker", "test_docs", "test_measures", "test_ssh")  # how the names of long files begin
+# How the names of long files begin. The first four processes of `.ci/run` have something to do until what vLLM and
+# containers need is built.
+LONGEST = ("test_docs", "test_measures", "test_pipeline", "test_run_states", "test_vllm", "test_docker", "test_ssh")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -42,6 +45,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def common(cache_dir: Path) -> tuple[str, ...]:
     """Overrides of most calls: a cache that the session shares."""
     return (f"cache_dir={quoted(cache_dir)}",)
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, cache_dir: Path) -> Path:
+    """The cache folder of a test that must not see what others leave in theirs."""
+    return cache_with_tokenizers(tmp_path / "cache", cache_dir)
 
 
 @pytest.fixture(scope="session")

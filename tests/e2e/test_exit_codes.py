@@ -18,13 +18,6 @@ AWKWARD = "läuft 雨 (1), x=y's $1"
 VLLM = ("engine=vllm", "model=tiny_random", f"worker.python={sys.executable}")  # an interpreter without vLLM
 
 
-def cache_with_tokenizer(cache: Path, other: Path) -> None:
-    """A cache that holds only the tokenizer of another one, if that exists."""
-    cache.mkdir()
-    if (other / "tokenizer").exists():
-        shutil.copytree(other / "tokenizer", cache / "tokenizer")
-
-
 @pytest.fixture
 def prompts(tmp_path: Path, clips: Path) -> Path:
     return write_prompts(tmp_path / AWKWARD / "prompts.json", clips / "wide.mp4", 2)
@@ -115,11 +108,10 @@ def test_unloadable_engine_is_7_and_keeps_prompts(tmp_path: Path, prompts: Path,
     assert "has no vLLM" in results_of(run)[1]["reason"]
 
 
-def test_full_disk_is_4_and_resumable(tmp_path: Path, clips: Path, cache_dir: Path) -> None:
-    cache, run = tmp_path / "cache", tmp_path / "run"
-    cache_with_tokenizer(cache, cache_dir)
+def test_full_disk_is_4_and_resumable(tmp_path: Path, clips: Path, own_cache: Path) -> None:
+    run = tmp_path / "run"
     file = write_prompts(tmp_path / "prompts.json", clips / "hd.mp4", 2)
-    end = program(f"prompts={file}", f"hydra.run.dir={run}", f"cache_dir={cache}", limit_bytes=25_000)
+    end = program(f"prompts={file}", f"hydra.run.dir={run}", f"cache_dir={own_cache}", limit_bytes=25_000)
     assert end.code == 4, end.err
     assert "Traceback" not in end.err
     again = program(f"resume={run}")
@@ -157,13 +149,11 @@ def test_plan_is_repeatable_and_starts_nothing(
 
 
 @pytest.mark.parametrize("lost", ["hint video", "hints"])
-def test_reused_answers_have_their_files(tmp_path: Path, cache_dir: Path, prompts: Path, lost: str) -> None:
-    cache = tmp_path / "cache"
-    cache_with_tokenizer(cache, cache_dir)
-    shared = (f"prompts={quoted(prompts)}", f"cache_dir={cache}")
+def test_reused_answers_have_their_files(tmp_path: Path, own_cache: Path, prompts: Path, lost: str) -> None:
+    shared = (f"prompts={quoted(prompts)}", f"cache_dir={own_cache}")
     assert program(*shared, f"hydra.run.dir={tmp_path / 'one'}", f"hints.video={lost == 'hints'}").code == 0
     if lost == "hints":
-        shutil.rmtree(cache / "hints")
+        shutil.rmtree(own_cache / "hints")
     assert program(*shared, f"hydra.run.dir={tmp_path / 'two'}", "reuse=true").code == 0
     assert not (tmp_path / "two" / "job").exists()
     for row in results_of(tmp_path / "two"):

@@ -21,13 +21,10 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def cache(tmp_path: Path, cards: Path, cache_dir: Path) -> Path:
-    """A cache folder of its own, with the test cards and the tokenizer of others."""
-    folder = tmp_path / "cache"
-    folder.mkdir()
-    (folder / "test_cards").symlink_to(cards)
-    (folder / "tokenizer").symlink_to(cache_dir / "tokenizer")
-    return folder
+def cache(own_cache: Path, cards: Path) -> Path:
+    """A cache folder of its own, with the test cards of others."""
+    (own_cache / "test_cards").symlink_to(cards)
+    return own_cache
 
 
 @pytest.fixture

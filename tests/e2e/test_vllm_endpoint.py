@@ -16,7 +16,7 @@ from tests.conftest import config_of
 from tests.harness.program import journal_lines, program, quoted, results_of
 from tests.harness.tiny_server import PATIENCE_S, assert_all_answered, tiny_server, write_prompts
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("own_cache")]  # tmp_path / "cache"
 
 
 @pytest.fixture(scope="module")

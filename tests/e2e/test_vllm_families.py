@@ -25,7 +25,7 @@ from tests.harness.program import ROOT, program, quoted, results_of
 from tests.harness.records import ENGINE
 from tests.harness.tiny_server import PATIENCE_S, TinyServer, tiny_server
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("own_cache")]  # tmp_path / "cache"
 MODELS = ("tiny_qwen2_5_vl", "tiny_qwen3_vl", "tiny_qwen3_5", "tiny_mistral_small")
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
 SIZES = [Size(1, 1), Size(31, 33), Size(10, 2000), Size(320, 180), Size(832, 480), Size(704, 1280), Size(2112, 1188)]

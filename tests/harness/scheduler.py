@@ -1,4 +1,5 @@
-"""A pytest plugin: with pytest-xdist one process runs a whole file, and all files that share a server."""
+"""A pytest plugin: with pytest-xdist one process runs a whole file, all files that share a server, or the part of a file that
+has a server of its own."""
 
 from __future__ import annotations
 
@@ -7,13 +8,17 @@ from typing import Any
 
 import pytest
 
-SHARING = ("test_docker",)  # how the names of such files begin
+SHARING = ("test_docker",)  # how the names of files that share a server begin
+APART = ("test_vllm_families",)  # files with a server for each first parameter
 
 
 def group(nodeid: str) -> str:
     """What one process runs."""
-    stem = PurePosixPath(nodeid.partition("::")[0]).stem
-    return next((name for name in SHARING if stem.startswith(name)), nodeid.partition("::")[0])
+    file, _, test = nodeid.partition("::")
+    stem = PurePosixPath(file).stem
+    if stem in APART:
+        return f"{file}[{test.partition('[')[2].partition('-')[0].rstrip(']')}]"
+    return next((name for name in SHARING if stem.startswith(name)), file)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -70,10 +70,12 @@ def tiny_server(python: str, config: Config, folder: Path, max_model_len: int = 
     )
     (folder / "job.json").write_text(json.dumps(to_json(job)))
     port = free_port()
+    env = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"}  # GiB: other processes may have such servers at the same time
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(
-            [python, "-c", SERVE, str(folder), str(port)], cwd=ROOT, stdout=log, stderr=log, start_new_session=True
-        )
+            [python, "-c", SERVE, str(folder), str(port)],
+            cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
     url = f"http://127.0.0.1:{port}/v1"
     client = ChatClient(url, "", None, 5.0, 0.0)
 

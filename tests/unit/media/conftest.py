@@ -11,6 +11,7 @@ from PIL import Image
 from src.media import geometry, sampling
 from src.media.hint import Hint, RenderedHint
 from src.media.video import Video, VideoLimits
+from tests.conftest import shared_folder
 from tests.harness.ffmpeg import ClipSet
 from tests.harness.pixtral import MAX_SIDE_PX
 
@@ -32,10 +33,7 @@ def planned_hint(video: Video, *, rule: str = "head", count: int = 2, fps: float
 @pytest.fixture(scope="session")
 def clip_set(tmp_path_factory: pytest.TempPathFactory) -> ClipSet:
     """Clips of many codecs and containers, by file name; processes of one test run share them."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if base.name.startswith("popen-") else base) / "clip_set"
-    folder.mkdir(exist_ok=True)
-    return ClipSet(folder)
+    return ClipSet(shared_folder(tmp_path_factory, "clip_set"))
 
 
 def assert_complete(hint: RenderedHint) -> None:

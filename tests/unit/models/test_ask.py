@@ -125,8 +125,8 @@ def test_server_that_is_away_is_named(server: Server, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("capped", [False, True])
-def test_server_decides_whether_frames_are_capped(server: Server, cache_dir: Path, capped: bool) -> None:
-    model = replace(ASK, family="qwen3_vl", tokenizer="qwen.tiktoken")
+def test_server_decides_whether_frames_are_capped(server: Server, cache_dir: Path, small: str, capped: bool) -> None:
+    model = replace(ASK, family="qwen3_vl", tokenizer=small)
     rule = family_of(replace(model, cap_pixels_per_frame=capped), server.engine, str(cache_dir))
     server.clip_tokens = rule.media_tokens(Size(1280, 736), Media(4, 2.0)) + rule.wrapper_tokens("") + 1 - 8
     found = with_cap(model, server.engine, str(cache_dir))
@@ -135,9 +135,9 @@ def test_server_decides_whether_frames_are_capped(server: Server, cache_dir: Pat
     assert isinstance(note, Qwen) and "as this server counts" in note.note
 
 
-def test_clip_count_of_neither_rule_is_an_error(server: Server, cache_dir: Path) -> None:
+def test_clip_count_of_neither_rule_is_an_error(server: Server, cache_dir: Path, small: str) -> None:
     with pytest.raises(InputError, match="is not what family qwen3_vl counts"):
-        with_cap(replace(ASK, family="qwen3_vl", tokenizer="qwen.tiktoken"), server.engine, str(cache_dir))
+        with_cap(replace(ASK, family="qwen3_vl", tokenizer=small), server.engine, str(cache_dir))
 
 
 def test_unverified_model_only_estimates(tmp_path: Path) -> None:

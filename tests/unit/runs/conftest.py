@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from src.run_folder import RunPaths
 from src.runs import staging, upsampling
 from src.worker import __main__ as worker_main
 from src.worker import upsample
-from tests.conftest import Configure
+from tests.conftest import Configure, cache_with_tokenizers
 from tests.harness.fake_engine import FakeEngine, prepare_with
 from tests.harness.in_process_job import InProcessJob
 
@@ -45,8 +44,8 @@ def make_plan(tmp_path: Path, configure: Configure) -> MakePlan:
         file.write_text(json.dumps(entries))
         config = configure(*overrides)
         own_cache = tmp_path / "cache"
-        if not own_cache.exists() and (tokenizer := Path(config.cache_dir) / "tokenizer").exists():
-            shutil.copytree(tokenizer, own_cache / "tokenizer")
+        if not own_cache.exists():
+            cache_with_tokenizers(own_cache, Path(config.cache_dir))
         config.prompts, config.cache_dir = str(file), str(own_cache)
         return resolve(config)
 

@@ -25,9 +25,9 @@ from src.worker.journal import write_json
 from src.worker.protocol import InferItem, InferJob
 from tests.harness.cosmos import Cosmos
 from tests.harness.fake_engine import exit_record, wait_until
+from tests.harness.processes import wait_for_build
 from tests.harness.records import journal_lines, write_lines
 
-TORCHRUN = Path(os.environ.get("VLLM_PYTHON", "")).parent / "torchrun"
 EDGE: dict[str, Any] = {"edge": {"control_weight": 1.0}}
 # A prompt "storm" ends it while the file `fail` exists, "pirate" is blocked, "late" waits while the file `hold` exists.
 FAKE_TRANSFER = """
@@ -278,11 +278,19 @@ def test_controls_and_arguments_reach_the_script(job: Job, tmp_path: Path, clips
     assert (arguments["num_steps"], arguments["seed"]) == (35, 9)
 
 
+@pytest.fixture
+def torchrun() -> Path:
+    """The one of the interpreter with vLLM, which may still be on its way."""
+    wait_for_build("VLLM_BUILD_PID")
+    if not (found := Path(os.environ.get("VLLM_PYTHON", "")).parent / "torchrun").exists():
+        pytest.skip("VLLM_PYTHON names no interpreter with torchrun beside it")
+    return found
+
+
 @pytest.mark.vllm
-@pytest.mark.skipif(not TORCHRUN.exists(), reason="VLLM_PYTHON names no interpreter with torchrun beside it")
-def test_real_torchrun_leaves_no_process(job: Job, tmp_path: Path, clips: Path) -> None:
+def test_real_torchrun_leaves_no_process(job: Job, tmp_path: Path, clips: Path, torchrun: Path) -> None:
     cosmos = Cosmos(tmp_path / "cosmos")
-    use_stand_ins(job, cosmos, gpus=2, torchrun=TORCHRUN)
+    use_stand_ins(job, cosmos, gpus=2, torchrun=torchrun)
     job.record = replace(job.record, env={**job.record.env, "HOME": str(tmp_path)})
     job.stage("a boat", "a ship")
     shutil.copyfile(clips / "wide.mp4", job.folder / "frames" / "clip.mp4")
