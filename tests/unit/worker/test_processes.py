@@ -35,8 +35,11 @@ def start() -> Iterator[Start]:
     started: list[subprocess.Popen[bytes]] = []
 
     def run(*argv: str | Path, **options: Any) -> subprocess.Popen[bytes]:
-        started.append(subprocess.Popen(argv, start_new_session=True, **options))  # type: ignore[call-overload]
-        return started[-1]
+        process: subprocess.Popen[bytes]
+        started.append(process := subprocess.Popen(argv, start_new_session=True, **options))  # type: ignore[call-overload]
+        command_line = Path(f"/proc/{process.pid}/cmdline")  # and what else is found by: empty until the kernel is done
+        wait_until(lambda: process.poll() is not None or command_line.read_bytes())
+        return process
 
     yield run
     for process in started:
