@@ -23,6 +23,8 @@ from .isolation import IsolationGate
 from .tiny_models import make_tiny_model
 from .vllm_server import Server, next_fallback, vllm_argv, vllm_build, vllm_environment, vllm_options
 
+MOST_DEATHS = 3
+
 
 class VllmEngine:
     """vLLM's OpenAI-compatible server as a child of the worker, started again when it dies."""
@@ -42,7 +44,6 @@ class VllmEngine:
         self._gate = IsolationGate()
         self._mutex = threading.Lock()
         self._closing = False
-        self._deaths: dict[str, int] = {}
         self._eased: set[int] = set()  # servers, by their number of restarts, that were replaced by one with less to do
 
     def load(self, phase: Phase) -> None:
@@ -135,17 +136,18 @@ class VllmEngine:
             time.sleep(0.2)
 
     def answer(self, request: Request) -> Answer:
-        """Ask the server; when it dies, start it again and ask once more. An item that was there at three deaths fails.
+        """Ask the server; when it dies, start it again and ask once more. An item that was there at MOST_DEATHS fails, if it was
+        alone at the last of them.
 
-        After a death the items that were in flight are suspects: each is asked alone, so that one that kills the engine
-        takes no other with it. Where memory ran out, the server gets less to do first (`next_fallback`).
+        After a death the items that were in flight are suspects, and half of them are asked at a time (`IsolationGate`). Where
+        memory ran out, the server gets less to do first (`next_fallback`).
         """
-        item_id = request.item.id
+        item_id, deaths, broken, was_alone = request.item.id, 0, 0, False
         while True:
-            deaths = self._deaths.get(item_id, 0)
-            if deaths >= 3:
+            if was_alone and deaths >= MOST_DEATHS:
+                self._gate.clear(item_id)
                 raise ItemFailed(f"the engine died {deaths} times while this item was in flight, the last time alone")
-            with self._gate.passing(alone=deaths > 0):
+            with self._gate.passing(item_id):
                 with self._mutex:  # not while the server is started again
                     epoch, client = self.restarts, self._client
                 assert client is not None
@@ -159,17 +161,20 @@ class VllmEngine:
                 with self._mutex:
                     if self._closing:
                         raise ItemFailed("the worker ends")
+                    was_alone = False
                     if self.restarts == epoch and (_is_out_of_memory(error) or not self._is_alive()):
                         self._restart(str(error))
+                        was_alone = epoch not in self._eased and self._gate.died()
                     if self.restarts != epoch:
-                        if epoch not in self._eased:  # else it was memory, and the new server has more of it left
-                            self._deaths[item_id] = self._deaths.get(item_id, 0) + 1
+                        deaths += epoch not in self._eased  # else it was memory, and the new server has more of it left
                         continue
             if isinstance(error, TimeoutError):
                 raise ItemFailed(
                     f"no answer within {self.job.engine.request_timeout_s:.0f} s (engine.request_timeout_s)"
                 )
-            self._deaths[item_id] = deaths + 1  # the server lives and yet broke off: count it, so that it ends
+            broken += 1
+            if broken == MOST_DEATHS:
+                raise ItemFailed(f"the server broke off {broken} times: {error}")
             time.sleep(1.0)
 
     def _is_alive(self) -> bool:
