@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import threading
@@ -32,9 +33,13 @@ class CommandResult:
 
 
 class Host(Protocol):
-    """A machine. Raises LinkLost when it can no longer be reached, and never guesses what runs there."""
+    """A machine. Raises LinkLost when it can no longer be reached, and never guesses what runs there.
+
+    until: when whoever waits for it gives up, as `time.monotonic` counts; nothing is waited for much longer.
+    """
 
     name: str
+    until: float
 
     def run(self, argv: Sequence[str], feed: Iterable[bytes] = (), *, timeout_s: float = 120.0) -> CommandResult:
         """Run a command to its end; `feed` goes to its standard input. timeout_s: how long it may print nothing.
@@ -54,7 +59,7 @@ class LocalHost:
     """This machine, by the same commands as any other."""
 
     def __init__(self, name: str = "local") -> None:
-        self.name = name
+        self.name, self.until = name, math.inf
 
     def run(self, argv: Sequence[str], feed: Iterable[bytes] = (), *, timeout_s: float = 120.0) -> CommandResult:
         process = _popen(argv)

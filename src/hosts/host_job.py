@@ -6,6 +6,7 @@ It puts together a host, a mirror of the job's folder and a runtime of its worke
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TypeVar
@@ -137,17 +138,19 @@ class HostJob:
 
     def _retrying(self, work: Callable[[], T]) -> T:
         """Do something that may be done twice, again and again while the link is lost, for host.patience_s."""
-        from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+        from tenacity import Retrying, retry_if_exception_type, stop_before_delay, wait_exponential_jitter
 
         def warn(state: object) -> None:
             error = state.outcome.exception()  # type: ignore[attr-defined]
             wait_s = state.next_action.sleep  # type: ignore[attr-defined]
             log.get().warning("link_lost", host=self.host.name, reason=str(error.message), again_in=f"{wait_s:.0f}s")
 
+        patience_s = self.launch.host.patience_s
+        self.host.until = time.monotonic() + patience_s
         lost = Retrying(
             retry=retry_if_exception_type(LinkLost),
             wait=wait_exponential_jitter(multiplier=0.5, max=RETRY_MAX_S),
-            stop=lambda state: self._fail_fast or stop_after_delay(self.launch.host.patience_s)(state),
+            stop=lambda state: self._fail_fast or stop_before_delay(patience_s)(state),
             before_sleep=warn,
             reraise=True,
         )

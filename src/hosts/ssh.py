@@ -8,6 +8,7 @@ link is noticed.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shlex
 import socket
@@ -31,6 +32,7 @@ from .known_hosts import KnownHosts, RefuseUnknownKeys, UnknownKey, check_key_fi
 from .ssh_config import resolved
 
 CONNECT_TIMEOUT_S = 10.0
+SESSION_PATIENCE_S = 120.0  # with a server that allows one session at a time
 PULSE_S = 4.0  # between questions whether the other side is still there
 DEAD_AFTER_S = 10.0  # without an answer, or an acknowledged packet, the link counts as dead
 TICK_S = 1.0
@@ -53,6 +55,8 @@ class SshHost:
         self.settings, self.name = settings, settings.name
         self._mutex = threading.Lock()
         self._connection: Connection | None = None
+        self.until = math.inf
+        self._was_open = False  # once: what fails later may pass
 
     # ------------------------------------------------------------------------------------------------ commands
 
@@ -97,13 +101,28 @@ class SshHost:
     def _channel(self) -> paramiko.Channel:
         transport = self._transport()
         try:
-            channel = transport.open_session(timeout=CONNECT_TIMEOUT_S)
+            channel = self._session(transport)
             channel.settimeout(TICK_S)
             channel.exec_command(LOGIN_COMMAND)
         except (paramiko.SSHException, OSError, EOFError) as e:
             self._drop(transport)
             raise LinkLost(f"{self.name}: no command can be sent: {e or type(e).__name__}") from e
         return channel
+
+    def _session(self, transport: paramiko.Transport) -> paramiko.Channel:
+        """A new session; where the server allows no more of them (MaxSessions), once another command has ended."""
+        deadline = time.monotonic() + SESSION_PATIENCE_S
+        while True:
+            try:
+                return transport.open_session(timeout=CONNECT_TIMEOUT_S)
+            except paramiko.SSHException as e:
+                # Of two that are refused at a time, paramiko tells one what happened (its saved_exception is only one).
+                if not (isinstance(e, paramiko.ChannelException) or "Unable to open channel" in str(e)):
+                    raise
+                if time.monotonic() > deadline:
+                    hint = "raise MaxSessions in its sshd_config to 2 or more"
+                    raise HostError(f"{self.name}: sshd there refuses another session: {e}", hint=hint) from e
+                time.sleep(0.1)
 
     def _feed(self, channel: paramiko.Channel, feed: Iterable[bytes], failed: list[Exception]) -> None:
         try:
@@ -170,7 +189,7 @@ class SshHost:
                 self._connection.close()
                 self._connection = None
             connection = self._opened()
-            self._connection = connection
+            self._connection, self._was_open = connection, True
             return connection.client.get_transport()
 
     def _drop(self, transport: paramiko.Transport) -> None:
@@ -203,6 +222,7 @@ class SshHost:
 
     def _made(self) -> Connection:
         s = self.settings
+        left_s = min(CONNECT_TIMEOUT_S, max(1.0, self.until - time.monotonic()))
         secrets: dict[str, Any] = {}
         if s.password_env:
             password = os.environ.get(s.password_env)
@@ -218,8 +238,8 @@ class SshHost:
                 user=s.user or None,
                 port=s.port or None,
                 config=Config(overrides={"run": {"in_stream": False}}, ssh_config=resolved(s.address, s.user, s.port)),
-                connect_timeout=int(CONNECT_TIMEOUT_S),
-                connect_kwargs={"banner_timeout": CONNECT_TIMEOUT_S, "auth_timeout": CONNECT_TIMEOUT_S, **secrets},
+                connect_timeout=int(left_s),
+                connect_kwargs={"banner_timeout": left_s, "auth_timeout": left_s, **secrets},
             )
         except (paramiko.ConfigParseError, ValueError, OSError) as e:
             raise HostError(f"{self.name}: the SSH configuration cannot be used: {e}") from e
@@ -247,6 +267,8 @@ class SshHost:
                 f"(and -f {self.settings.known_hosts}), then {trust}",
             ) from None
         except (paramiko.AuthenticationException, paramiko.PasswordRequiredException) as e:
+            if self._was_open and not isinstance(e, paramiko.PasswordRequiredException) and _broke_off(hop, e):
+                raise LinkLost(f"{where}: the link broke during the login") from e
             raise AuthError(
                 f"{where}: login failed: {e}",
                 hint="try `ssh` with the same name; set host.user, host.key_file or host.password_env",
@@ -254,12 +276,16 @@ class SshHost:
         except paramiko.ssh_exception.IncompatiblePeer as e:
             raise AuthError(f"{where}: no common algorithms (a server that only knows ssh-rsa is refused): {e}") from e
         except socket.gaierror as e:
+            if self._was_open:  # the name was known: it is the network that is gone
+                raise LinkLost(f"{where}: the name is not known at the moment: {e.strerror}") from e
             raise HostError(
                 f"{where}: the name is not known: {e.strerror}", hint="check host.address and ~/.ssh/config"
             ) from e
         except FileNotFoundError as e:
             raise AuthError(f"{where}: {e.filename}: there is no such key file") from e
         except (paramiko.SSHException, OSError, EOFError) as e:
+            if "No authentication methods" in str(e):  # paramiko has no type of its own for it
+                raise AuthError(f"{where}: login failed: there is no key to try", hint=_NO_KEY) from e
             raise LinkLost(
                 f"{where}: cannot be reached: {e or type(e).__name__}", hint="is it up, and is sshd listening there?"
             ) from e
@@ -273,6 +299,14 @@ class SshHost:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+_NO_KEY = "set host.key_file or host.password_env, or start an agent with a key (ssh-add)"
+
+
+def _broke_off(hop: Connection, error: Exception) -> bool:
+    transport = hop.client.get_transport()
+    return "EOF" in str(error) or transport is None or not transport.is_active()
 
 
 def _watch(transport: paramiko.Transport) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,6 +122,32 @@ def test_any_login_shell_serves_a_job(tmp_path: Path, login: str) -> None:
             transfer.send(host, {"x/a.bin": tmp_path / "a.bin"}, str(tmp_path / "there"), "key")
             transfer.fetch(host, str(tmp_path / "there"), {"x/a.bin": 1_280_000}, tmp_path / "back")
             assert (tmp_path / "back" / "x" / "a.bin").read_bytes() == (tmp_path / "a.bin").read_bytes()
+    finally:
+        box.kill()
+
+
+@pytest.mark.usefixtures("home")
+def test_login_without_a_key_is_refused(
+    tmp_path: Path, gate_and_box: tuple[Sshd, Sshd], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = gate_and_box[0]
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    (tmp_path / "home" / ".ssh" / "config").unlink()
+    (tmp_path / "known").write_text(gate.known_hosts_line)
+    keyless = settings(tmp_path, address="127.0.0.1", port=gate.port, user="root")
+    with pytest.raises(AuthError, match="no key to try") as error, SshHost(keyless) as host:
+        host.run(("true",))
+    assert "host.key_file" in error.value.hint
+
+
+def test_one_session_at_a_time_is_enough(tmp_path: Path) -> None:
+    box = Sshd(tmp_path / "box", more="MaxSessions 1\n")
+    try:
+        (tmp_path / "known").write_text(box.known_hosts_line)
+        fields = {"address": "127.0.0.1", "port": box.port, "user": "root", "key_file": str(box.key)}
+        with SshHost(settings(tmp_path, **fields)) as host, ThreadPoolExecutor(4) as pool:
+            said = pool.map(lambda n: host.run(("sh", "-c", f"sleep 0.2; echo {n}")).out, range(4))
+            assert list(said) == [b"0\n", b"1\n", b"2\n", b"3\n"]
     finally:
         box.kill()
 

@@ -55,8 +55,8 @@ class Trial:
     damages: bool = False
     restore: Callable[[], object] | None = None
 
-    def start(self, *overrides: str) -> Program:
-        return self.remote.start(*overrides)
+    def start(self, *overrides: str, limit_bytes: int | None = None) -> Program:
+        return self.remote.start(*overrides, limit_bytes=limit_bytes)
 
     def overrides(self) -> tuple[str, ...]:
         host = self.remote.host if self.place == "ssh" else ("engine.grace_s=1",)
@@ -128,6 +128,10 @@ def spoil_replies(trial: Trial, program: Program) -> None:
     trial.remote.server.spoiled += [trial.random.choice(REPLIES) for _ in range(trial.random.randint(1, 3))]
 
 
+def fill_disk(trial: Trial, program: Program) -> None:
+    """It was started with a limit on the size of its files; see `perform`."""
+
+
 def _damage(trial: Trial, program: Program, change: Callable[[Path], bytes]) -> None:
     kill_both(trial, program)
     trial.damages = True
@@ -157,7 +161,7 @@ FAULTS: dict[str, tuple[Fault, tuple[str, ...]]] = {
         kill_controller: ("local", "ssh"), interrupt_controller: ("local", "ssh"), terminate_controller: ("local", "ssh"),
         kill_worker: ("local", "ssh"), freeze_worker: ("local", "ssh"), terminate_worker: ("local", "ssh"),
         kill_both: ("local", "ssh"), cut_link: ("ssh",), spoil_replies: ("local", "ssh"), flip_a_byte: ("local", "ssh"),
-        cut_a_file: ("local", "ssh"),
+        cut_a_file: ("local", "ssh"), fill_disk: ("local", "ssh"),
     }.items()
 }  # fmt: skip
 
@@ -169,7 +173,8 @@ def perform(trial: Trial, fault: Fault) -> None:
     server.pause_s = trial.random.choice((0.0, 0.02, 0.1))
     if answers >= 0:
         server.allow(max(answers, 1))
-    program = trial.start(*trial.overrides())
+    full_at = trial.random.randint(0, 40_000) if fault is fill_disk else None
+    program = trial.start(*trial.overrides(), limit_bytes=full_at)
     deadline = time.monotonic() + (LIMIT_S / 2 if answers >= 0 else trial.random.random() * 3)
     while time.monotonic() < deadline and (answers < 0 or len(_journal(trial)) < answers) and program.poll() is None:
         time.sleep(0.005)

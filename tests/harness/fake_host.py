@@ -50,7 +50,7 @@ class FakeHost:
     def __init__(self, docker: FakeDocker | None = None, name: str = "box") -> None:
         self.name, self.docker = name, docker
         self.commands: list[tuple[str, ...]] = []
-        self.received = 0
+        self.received, self.until = 0, 0.0
         self.closed = False
         self._here = LocalHost(name)
         self.after: Callable[[], object] = lambda: None

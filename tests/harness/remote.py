@@ -91,9 +91,9 @@ class Remote:
     def engine(self) -> tuple[str, ...]:
         return ("engine=endpoint", f"engine.base_url={self.server.url}", "engine.in_flight=3", "engine.grace_s=1")
 
-    def start(self, *overrides: str) -> Program:
+    def start(self, *overrides: str, limit_bytes: int | None = None) -> Program:
         env = {k: v for k, v in os.environ.items() if k != "SSH_AUTH_SOCK"} | {"HOME": str(self.home)}
-        self._programs.append(started := start(*overrides, cwd=self.desk, env=env))
+        self._programs.append(started := start(*overrides, cwd=self.desk, env=env, limit_bytes=limit_bytes))
         return started
 
     def program(self, *overrides: str) -> Ended:

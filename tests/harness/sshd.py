@@ -24,9 +24,9 @@ def missing() -> str:
 
 class Sshd:
     """Listens on 127.0.0.1 and lets root log in with `key`; all its files are in `folder`. login: a shell script that runs
-    in place of the login shell."""
+    in place of the login shell; more: lines for its configuration."""
 
-    def __init__(self, folder: Path, login: str = "") -> None:
+    def __init__(self, folder: Path, login: str = "", more: str = "") -> None:
         self.folder = folder
         self.port = _free_port()
         self.key = folder / "client_key"
@@ -41,6 +41,7 @@ class Sshd:
             f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {self.host_key}\nAuthorizedKeysFile {authorized}\n"
             "PermitRootLogin yes\nStrictModes no\nPasswordAuthentication no\nUsePAM no\nPidFile none\n"
             "Subsystem sftp internal-sftp\nMaxStartups 100\n"
+            f"{more}"
         )
         if login:
             (folder / "login.sh").write_text(f"#!/bin/sh\n{login}\n")

@@ -35,6 +35,13 @@ def test_unknown_name_is_not_a_lost_link(tmp_path: Path) -> None:
     assert not isinstance(error.value, LinkLost)
 
 
+def test_name_that_was_known_is_a_lost_link(tmp_path: Path) -> None:
+    host = SshHost(settings(tmp_path, address="no-such-host.invalid"))
+    host._was_open = True
+    with pytest.raises(LinkLost, match="not known at the moment"):
+        host.run(("true",))
+
+
 def test_silent_port_is_a_lost_link(tmp_path: Path) -> None:
     with pytest.raises(LinkLost, match="cannot be reached") as error:
         SshHost(settings(tmp_path, address="127.0.0.1", port=9)).run(("true",))
