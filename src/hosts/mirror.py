@@ -23,6 +23,7 @@ from .connect import root_on
 from .host import Host, checked, script, unexpected_output
 from .job_folder import JobPaths
 
+MOST_REREAD = 5  # times that a job's journals are read from their beginning
 LIMIT = 4 << 20  # bytes of each journal that one poll brings at most
 
 # Scripts get their values as arguments. $1 is the job's folder.
@@ -164,7 +165,7 @@ class RemoteFolder:
     def __init__(self, host: Host, job: JobPaths, location: Location) -> None:
         self.host, self.job, self.location = host, job, location
         self.folder = location.folder
-        self.sent_bytes = 0
+        self.sent_bytes = self._reread = 0
         self._key = digest("controller", str(job.root.resolve()), os.uname().nodename)
         self._pushed: set[str] = set()
         self._events_at = job.events.stat().st_size if job.events.exists() else 0
@@ -188,7 +189,8 @@ class RemoteFolder:
                 yield file
 
     def _check_journal(self) -> None:
-        """The local journal must be the beginning of the host's; a host that lost it gets it back."""
+        """The local journal must be the beginning of the host's. A host that lost it gets it back; where one of the two is
+        damaged, the host's is read again from its beginning: what is known already is known."""
         known = self.job.results.read_bytes() if self.job.results.exists() else b""
         if not known:
             return
@@ -197,11 +199,20 @@ class RemoteFolder:
             return
         size = self.host.run(script('stat -c %s "$1/results.jsonl" 2>/dev/null || echo 0', self.folder)).out
         if int(size):
-            raise HostError(
-                f"{self.host.name}: {self.folder}/results.jsonl differs from the copy of it here",
-                hint="it was changed there: remove that folder there if it is not needed, then resume",
-            )
+            self._read_again(self.job.results)
+            return
         transfer.send(self.host, {"results.jsonl": self.job.results}, self.folder, self._key)
+
+    def _read_again(self, path: Path) -> None:
+        """Forget the copy of a journal that is not the beginning of the host's."""
+        there, self._reread = f"{self.host.name}: {self.folder}/{path.name}", self._reread + 1
+        if self._reread > MOST_REREAD:
+            hint = "it is changed there again and again: remove that folder there if it is not needed, then resume"
+            raise HostError(f"{there} differs from the copy of it here", hint=hint)
+        log.get().warning("journal_read_again", file=there)
+        os.truncate(path, 0)
+        if path == self.job.events:
+            self._events_at = 0
 
     # ------------------------------------------------------------------------------------------------------- there
 
@@ -258,10 +269,9 @@ class RemoteFolder:
         more = False
         for path, (size, start, new) in zip((self.job.results, self.job.events), parts, strict=True):
             if size < start:
-                raise HostError(
-                    f"{self.host.name}: {self.folder}/{path.name} has {size} bytes, the copy here has {start} already",
-                    hint="it was changed there: remove that folder there if it is not needed, then resume",
-                )
+                self._read_again(path)
+                more = True
+                continue
             whole = new[: new.rfind(b"\n") + 1]
             if not whole and len(new) == LIMIT:
                 raise HostError(

@@ -12,7 +12,7 @@ from src.errors import HostError, LinkLost
 from src.hosts import mirror as mirror_module
 from src.hosts.job_folder import JobPaths
 from src.hosts.launch import Launch
-from src.hosts.mirror import Polled, RemoteFolder, answer_of, locate, peek
+from src.hosts.mirror import MOST_REREAD, Polled, RemoteFolder, answer_of, locate, peek
 from src.worker.protocol import Event, Exit, Outcome
 from src.worker.records import to_line
 from tests.harness.fake_host import LOST_AFTER, LOST_BEFORE, FakeHost, prints
@@ -137,24 +137,39 @@ def test_endless_line_is_an_error(mirror: RemoteFolder, there: JobPaths, monkeyp
 # ----------------------------------------------------------------------------------------------------------- changes
 
 
-def test_shortened_journal_is_refused_while_polling(mirror: RemoteFolder, there: JobPaths) -> None:
-    there.results.write_bytes(b"".join(LINES[:3]))
+@pytest.mark.parametrize("journal", ["results", "events"])
+def test_shortened_journal_is_read_again(mirror: RemoteFolder, job: JobPaths, there: JobPaths, journal: str) -> None:
+    here, far = getattr(job, journal), getattr(there, journal)
+    far.write_bytes(b"".join(LINES[:3]))
     mirror.poll(QUESTION)
-    there.results.write_bytes(LINES[0])
-    with pytest.raises(HostError, match=r"results\.jsonl has \d+ bytes, the copy here has \d+ already"):
+    far.write_bytes(LINES[0])
+    assert mirror.poll(QUESTION).has_more
+    mirror.poll(QUESTION)
+    assert here.read_bytes() == LINES[0]
+
+
+def test_journal_that_keeps_changing_is_refused(mirror: RemoteFolder, there: JobPaths) -> None:
+    for n in range(2 * MOST_REREAD + 1):
+        there.results.write_bytes(b"".join(LINES[: 2 - n % 2]))
         mirror.poll(QUESTION)
+    there.results.write_bytes(LINES[0])
+    with pytest.raises(HostError, match="differs from the copy") as error:
+        mirror.poll(QUESTION)
+    assert "remove that folder there" in error.value.hint
 
 
 @pytest.mark.parametrize("change", [lambda data: data.replace(b"i1", b"iX"), lambda data: data[:-5]])
-def test_changed_journal_is_refused_on_resuming(
-    mirror: RemoteFolder, there: JobPaths, change: Callable[[bytes], bytes]
+def test_changed_journal_is_read_again(
+    mirror: RemoteFolder, job: JobPaths, there: JobPaths, change: Callable[[bytes], bytes]
 ) -> None:
     there.results.write_bytes(b"".join(LINES[:3]))
     mirror.poll(QUESTION)
     there.results.write_bytes(change(there.results.read_bytes()))
-    with pytest.raises(HostError, match="differs from the copy") as error:
-        reopened(mirror).create()
-    assert "remove that folder there" in error.value.hint
+    again = reopened(mirror)
+    again.create()
+    again.poll(QUESTION)
+    whole = there.results.read_bytes()
+    assert job.results.read_bytes() == whole[: whole.rfind(b"\n") + 1]
 
 
 def test_grown_journal_is_accepted_on_resuming(mirror: RemoteFolder, job: JobPaths, there: JobPaths) -> None:
