@@ -132,6 +132,44 @@ class Checks:
     script: str
 
 
+TEXT, JSON, TAGGED = "text", "json", "tagged"  # forms of an answer; tagged: JSON, and a negative prompt, each in a tag
+CHECKS = ("think", "preface", "quotes", "refusal", "loop", "language", "too_long", "dropped_subject")
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerForm:
+    """What the video model wants of an answer, the same for all items of a job.
+
+    schema: JSON Schema of a JSON answer; guided: the engine is asked to keep to it. drop: fields that are removed. max_repairs:
+    how often an invalid answer goes back to the model. checks: of CHECKS. language: en or zh. encoder_tokens: the most that
+    the text encoder of the video model takes, 0: any number; encoder: its name; encoder_file: its tokenizer, compressed, in
+    base64, or "" to estimate, and encoder_kind the name of that file. fields: of each request.
+    """
+
+    SPARSE: ClassVar[bool] = True
+
+    form: Annotated[str, one_of(TEXT, JSON, TAGGED)] = TEXT
+    schema: Mapping[str, Any] = field(default_factory=dict)
+    guided: bool = True
+    drop: tuple[str, ...] = ()
+    max_repairs: int = 0
+    checks: tuple[Annotated[str, one_of(*CHECKS)], ...] = ()
+    language: Annotated[str, one_of("", "en", "zh")] = ""
+    encoder: str = ""
+    encoder_tokens: int = 0
+    encoder_kind: str = ""
+    encoder_file: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def response_format(self) -> Mapping[str, Any]:
+        """What asks a server for an answer of this schema; empty where nothing does."""
+        if not (self.guided and self.schema and self.form == JSON):
+            return {}
+        schema = {"name": "prompt", "schema": self.schema, "strict": True}
+        return {"response_format": {"type": "json_schema", "json_schema": schema}}
+
+
 @dataclass(frozen=True, slots=True)
 class UpsampleJob:
     """job.json of a job that upsamples.
@@ -157,6 +195,12 @@ class UpsampleJob:
     kind: str = UPSAMPLE
     tokenizer: str = ""
     clips: int = 0
+    answer: AnswerForm = AnswerForm()
+
+    @property
+    def request_fields(self) -> Mapping[str, Any]:
+        """What every request says beside its messages, the name of the model and the sampling of the run."""
+        return {**self.model.request_fields, **self.answer.fields}
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +243,8 @@ class JobHeader:
 class Item:
     """One prompt to upsample. frames: files below the job folder; note: goes into the outcome.
 
-    step: 0 at first; an item that the engine refused comes again, smaller, with the next step.
+    step: 0 at first; an item that the engine refused comes again, smaller, with the next step. pins: fields of a JSON answer
+    that are not the model's to choose.
     """
 
     id: FileName
@@ -212,6 +257,7 @@ class Item:
     max_tokens: int
     seed: int
     note: str
+    pins: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def input_hash(self) -> str:
@@ -294,9 +340,9 @@ class Outcome:
     """How one item ended, or that the engine refused it.
 
     state: upsampled, kept (the original prompt is kept), failed or refused, with the reason. refusal: too_long or no_room
-    when the engine had no room for it, or DAMAGED; limit: the longest request that it accepts, where it named one.
-    text: the answer, for `upsampled`; rejected: the last answer, for `kept`.
-    input_hash: of the item.
+    when the engine had no room for it, or DAMAGED; limit: the longest request that it accepts, where it named one. text: the
+    answer, for `upsampled`; rejected: the last one, for `kept`. input_hash: of the item. raw, reasoning: the answer as it came,
+    and the thoughts, where they are not the text. negative: its negative prompt. flags: checks that it fails, and what they found.
     """
 
     id: FileName
@@ -315,6 +361,10 @@ class Outcome:
     rejected: str | None = None
     step: int = 0
     input_hash: str = field(default="", metadata={"key": "shown"})
+    raw: str | None = None
+    reasoning: str | None = None
+    negative: str | None = None
+    flags: tuple[str, ...] = ()
 
     def wrong(self) -> str:
         """Asked by the reader, once all fields are."""
