@@ -59,7 +59,7 @@ def formed(answer: Answer, form: AnswerForm, pins: Mapping[str, Any]) -> Formed:
     except ValueError as e:
         return Formed(text.strip(), negative, reasoning, invalid=str(e), unclosed=unclosed)
     caption = {key: value for key, value in caption.items() if key not in form.drop} | dict(pins)
-    order = form.schema.get("properties", {})
+    order = json.loads(form.schema or "{}").get("properties", {})
     caption = {
         key: caption[key] for key in (*(k for k in order if k in caption), *(k for k in caption if k not in order))
     }
@@ -89,14 +89,14 @@ def _refuse_constant(word: str) -> NoReturn:
     raise ValueError(f"it is not valid JSON: {word} is not a number")
 
 
-def why_invalid(value: Any, schema: Mapping[str, Any]) -> str:
-    """What of a value a JSON Schema does not allow; "" for a valid one."""
+def why_invalid(value: Any, schema: str) -> str:
+    """What of a value a JSON Schema, given as text, does not allow; "" for a valid one."""
     if not schema:
         return ""
     from fastjsonschema import JsonSchemaValueException
 
     try:
-        validator(json.dumps(schema))(value)
+        validator(schema)(value)
     except JsonSchemaValueException as e:
         return str(e.message)[:MOST_WORDS]
     return ""

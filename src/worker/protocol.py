@@ -140,16 +140,16 @@ CHECKS = ("think", "preface", "quotes", "refusal", "loop", "language", "too_long
 class AnswerForm:
     """What the video model wants of an answer, the same for all items of a job.
 
-    schema: JSON Schema of a JSON answer; guided: the engine is asked to keep to it. drop: fields that are removed. max_repairs:
-    how often an invalid answer goes back to the model. checks: of CHECKS. language: en or zh. encoder_tokens: the most that
-    the text encoder of the video model takes, 0: any number; encoder: its name; encoder_file: its tokenizer, compressed, in
-    base64, or "" to estimate, and encoder_kind the name of that file. fields: of each request.
+    schema: text of the JSON Schema of a JSON answer; guided: the engine is asked to keep to it. drop: fields that are removed.
+    max_repairs: how often an invalid answer goes back to the model. checks: of CHECKS. language: en or zh. encoder_tokens: the
+    most that the text encoder of the video model takes, 0: any number; encoder: its name; encoder_file: its tokenizer,
+    compressed, in base64, or "" to estimate, and encoder_kind the name of that file. fields: of each request, as JSON.
     """
 
     SPARSE: ClassVar[bool] = True
 
     form: Annotated[str, one_of(TEXT, JSON, TAGGED)] = TEXT
-    schema: Mapping[str, Any] = field(default_factory=dict)
+    schema: str = ""
     guided: bool = True
     drop: tuple[str, ...] = ()
     max_repairs: int = 0
@@ -159,14 +159,14 @@ class AnswerForm:
     encoder_tokens: int = 0
     encoder_kind: str = ""
     encoder_file: str = ""
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    fields: str = ""
 
     @property
     def response_format(self) -> Mapping[str, Any]:
         """What asks a server for an answer of this schema; empty where nothing does."""
         if not (self.guided and self.schema and self.form == JSON):
             return {}
-        schema = {"name": "prompt", "schema": self.schema, "strict": True}
+        schema = {"name": "prompt", "schema": json.loads(self.schema), "strict": True}
         return {"response_format": {"type": "json_schema", "json_schema": schema}}
 
 
@@ -200,7 +200,7 @@ class UpsampleJob:
     @property
     def request_fields(self) -> Mapping[str, Any]:
         """What every request says beside its messages, the name of the model and the sampling of the run."""
-        return {**self.model.request_fields, **self.answer.fields}
+        return {**self.model.request_fields, **json.loads(self.answer.fields or "{}")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +244,7 @@ class Item:
     """One prompt to upsample. frames: files below the job folder; note: goes into the outcome.
 
     step: 0 at first; an item that the engine refused comes again, smaller, with the next step. pins: fields of a JSON answer
-    that are not the model's to choose.
+    that are not the model's to choose. language: of the answer, "": that of the job.
     """
 
     id: FileName
@@ -258,6 +258,7 @@ class Item:
     seed: int
     note: str
     pins: Mapping[str, Any] = field(default_factory=dict)
+    language: Annotated[str, one_of("", "en", "zh")] = ""
 
     @property
     def input_hash(self) -> str:

@@ -87,7 +87,7 @@ def test_bundle_runs_without_packages(bundle: Path, tmp_path: Path) -> None:
 def test_bundle_validates_json_by_itself(bundle: Path) -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(bundle)!r}); from worker.forms import why_invalid;"
-        "print(why_invalid({'a': 1}, {'properties': {'a': {'type': 'string'}}}))"
+        'print(why_invalid({\'a\': 1}, \'{"properties": {"a": {"type": "string"}}}\'))'
     )
     done = run_bare("-c", code)
     assert (done.stderr, done.stdout.strip()) == ("", "data.a must be string")

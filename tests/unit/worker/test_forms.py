@@ -12,10 +12,10 @@ from src.worker.engines.engine import Answer
 from src.worker.forms import formed
 from src.worker.protocol import CHECKS, JSON, TAGGED, AnswerForm
 
-SCHEMA = {
+SCHEMA = json.dumps({
     "type": "object", "additionalProperties": False, "required": ["scene", "fps"],
     "properties": {"scene": {"type": "string"}, "fps": {"type": "integer"}},
-}  # fmt: skip
+})  # fmt: skip
 FORM = AnswerForm(form=JSON, schema=SCHEMA, drop=("scene_imagination",), checks=CHECKS)
 GOOD = '{"scene": "a boat", "fps": 24}'
 

@@ -108,7 +108,7 @@ def test_variables_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("options", "form"), [("", "json"), ("structured_outputs_config", "text")])
 def test_guided_decoding_is_set_up_where_wanted(options: str, form: str) -> None:
-    server = Server.of(replace(JOB, answer=AnswerForm(form=form, schema={"type": "object"})))
+    server = Server.of(replace(JOB, answer=AnswerForm(form=form, schema='{"type": "object"}')))
     assert "--structured-outputs-config" not in vllm_argv(server, 1, "0.32.0", cpu=False, options=options)
     if form == "json":
         argv = vllm_argv(server, 1, "0.32.0", cpu=False, options="structured_outputs_config: X")
