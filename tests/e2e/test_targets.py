@@ -161,7 +161,7 @@ def bounded(schema: Any) -> Any:
     inner = {key: bounded(value) for key, value in schema.items()}
     more: dict[str, dict[str, Any]] = {
         "array": {"minItems": 1, "maxItems": 1},
-        "integer": {"minimum": 10, "maximum": 30},
+        "integer": {"minimum": 10, "maximum": schema.get("maximum", 9999)},
     }
     if schema.get("type") == "string" and "pattern" not in schema:
         more["string"] = {"pattern": r"^[ !#-\[\]-~]{1,8}$"}
