@@ -163,14 +163,10 @@ class TargetConf:
     guided: bool = True  # form=json: let the engine keep to the schema, where it can
     drop: list[str] = field(default_factory=list)  # fields that are removed from the object
     max_repairs: int = 0  # how often an invalid answer goes back to the model, with what is wrong with it
-    checks: list[str] = field(
-        default_factory=list
-    )  # think, preface, quotes, refusal, loop, language, too_long, dropped_subject
+    checks: list[str] = field(default_factory=list)  # think, preface, quotes, refusal, loop, … (docs/targets.md)
     language: Language = Language.any  # language of the answer
     language_with_frames: Language = Language.any  # the same where frames are sent; any: as without
-    pins: list[str] = field(
-        default_factory=list
-    )  # fields of the object that the clip decides: resolution, aspect_ratio, duration, fps
+    pins: list[str] = field(default_factory=list)  # that the clip decides: resolution, aspect_ratio, duration, fps
     resolution: str = "720"  # resolution that is pinned: 256, 480, 720 or 768
     duration_s: float = 5.0  # duration that is pinned for a prompt without a clip
     fps: float = 24.0  # frame rate that is pinned for a prompt without a clip

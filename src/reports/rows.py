@@ -17,7 +17,8 @@ from ..media.video import Video
 from ..planning.plan import Plan, PlanItem
 from ..planning.settings import Settings, fields_of
 from ..run_folder import RunPaths
-from ..worker.protocol import CHECKS, UPSAMPLED, Outcome
+from ..worker.answer_form import CHECKS
+from ..worker.protocol import UPSAMPLED, Outcome
 from ..worker.upsample import fallback_state
 
 

@@ -24,7 +24,8 @@ from ..models.tokenizer import packed
 from ..planning.plan import Plan, PlanItem, smallest_max_model_len
 from ..planning.recipe import language_of, pins_of
 from ..planning.settings import Settings, digest
-from ..worker.protocol import PROTOCOL, AnswerForm, Checks, Item, Outcome, UpsampleJob
+from ..worker.answer_form import AnswerForm
+from ..worker.protocol import PROTOCOL, Checks, Item, Outcome, UpsampleJob
 from ..worker.records import InvalidRecord, from_line, to_json, to_line
 from ..worker.upsample import fallback_state
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..worker.protocol import CHECKS, AnswerForm
+from ..worker.answer_form import CHECKS, AnswerForm
 from ..worker.records import InvalidRecord, from_json, to_json
 from .exports import EXPORTS
 from .pins import PINS, SIZES

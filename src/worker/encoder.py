@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .answer_form import AnswerForm
 from .byte_pairs import PATTERNS
-from .protocol import AnswerForm
 
 # A rule of thumb: a Latin word is a token for every 4.5 letters that it begins, a letter of another script or a mark is one.
 _PIECES = re.compile(r"[A-Za-zÀ-ɏ]+|\S")

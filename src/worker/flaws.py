@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from .answer_form import TEXT, AnswerForm
 from .answers import is_refusal
 from .encoder import Encoder
 from .forms import Formed
-from .protocol import TEXT, AnswerForm, Item
+from .protocol import Item
 
 # A text that fails one of these can still be used: it is asked for once more, and stands, flagged, where that does not help.
 USABLE = ("preface", "quotes", "too_long")

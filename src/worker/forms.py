@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NoReturn
 
+from .answer_form import TAGGED, TEXT, AnswerForm
 from .answers import cleaned, without_thoughts
 from .engines.engine import Answer
-from .protocol import TAGGED, TEXT, AnswerForm
 
 MOST_WORDS = 400  # characters of a validator's message
 _FENCE = re.compile(r"^\s*```\w*\s*|\s*```\s*$")

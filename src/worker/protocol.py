@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
+from .answer_form import AnswerForm
 from .values import FileName, PixelSize, Relative, Url, Variable, one_of
 
 PROTOCOL = 1
@@ -132,53 +133,14 @@ class Checks:
     script: str
 
 
-TEXT, JSON, TAGGED = "text", "json", "tagged"  # forms of an answer; tagged: JSON, and a negative prompt, each in a tag
-CHECKS = ("think", "preface", "quotes", "refusal", "loop", "language", "too_long", "dropped_subject")
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerForm:
-    """What the video model wants of an answer, the same for all items of a job.
-
-    schema: text of the JSON Schema of a JSON answer; guided: the engine is asked to keep to it. drop: fields that are removed.
-    max_repairs: how often an invalid answer goes back to the model. checks: of CHECKS. language: en or zh. encoder_tokens: the
-    most that the text encoder of the video model takes, 0: any number; encoder: its name; encoder_file: its tokenizer,
-    compressed, in base64, or "" to estimate, and encoder_kind the name of that file. fields: of each request, as JSON.
-    """
-
-    SPARSE: ClassVar[bool] = True
-
-    form: Annotated[str, one_of(TEXT, JSON, TAGGED)] = TEXT
-    schema: str = ""
-    guided: bool = True
-    drop: tuple[str, ...] = ()
-    max_repairs: int = 0
-    checks: tuple[Annotated[str, one_of(*CHECKS)], ...] = ()
-    language: Annotated[str, one_of("", "en", "zh")] = ""
-    encoder: str = ""
-    encoder_tokens: int = 0
-    encoder_kind: str = ""
-    encoder_file: str = ""
-    fields: str = ""
-
-    @property
-    def response_format(self) -> Mapping[str, Any]:
-        """What asks a server for an answer of this schema; empty where nothing does."""
-        if not (self.guided and self.schema and self.form == JSON):
-            return {}
-        schema = {"name": "prompt", "schema": json.loads(self.schema), "strict": True}
-        return {"response_format": {"type": "json_schema", "json_schema": schema}}
-
-
 @dataclass(frozen=True, slots=True)
 class UpsampleJob:
     """job.json of a job that upsamples.
 
     needed_len: the shortest context that serves all items, for an engine short of memory. images, clips: the most that one
-    prompt has; an engine that expects more reserves memory and takes longer to start. linger_s: without `closed`, the worker
-    ends when it has had nothing to do and no controller for so long, so that a lost controller does not hold a GPU for ever.
-    items_hash: which items the job is for, "" where it was not recorded. tokenizer: of a tiny model, for an interpreter on
-    the host that lacks its package: the file, compressed, in base64.
+    prompt has; an engine that expects more takes memory and time to start. linger_s: without `closed`, the worker ends when it
+    had nothing to do and no controller for so long. items_hash: which items the job is for, "" where it was not recorded.
+    tokenizer: of a tiny model, where the host may lack its package: the file, compressed, in base64.
     """
 
     protocol: int
@@ -195,11 +157,11 @@ class UpsampleJob:
     kind: str = UPSAMPLE
     tokenizer: str = ""
     clips: int = 0
-    answer: AnswerForm = AnswerForm()
+    answer: AnswerForm = field(default_factory=AnswerForm)
 
     @property
     def request_fields(self) -> Mapping[str, Any]:
-        """What every request says beside its messages, the name of the model and the sampling of the run."""
+        """What every request says beside its messages, model and sampling."""
         return {**self.model.request_fields, **json.loads(self.answer.fields or "{}")}
 
 
@@ -244,7 +206,7 @@ class Item:
     """One prompt to upsample. frames: files below the job folder; note: goes into the outcome.
 
     step: 0 at first; an item that the engine refused comes again, smaller, with the next step. pins: fields of a JSON answer
-    that are not the model's to choose. language: of the answer, "": that of the job.
+    that the clip decides. language: of the answer, "": that of the job.
     """
 
     id: FileName
@@ -343,7 +305,7 @@ class Outcome:
     state: upsampled, kept (the original prompt is kept), failed or refused, with the reason. refusal: too_long or no_room
     when the engine had no room for it, or DAMAGED; limit: the longest request that it accepts, where it named one. text: the
     answer, for `upsampled`; rejected: the last one, for `kept`. input_hash: of the item. raw, reasoning: the answer as it came,
-    and the thoughts, where they are not the text. negative: its negative prompt. flags: checks that it fails, and what they found.
+    and the thoughts, where they are not the text. negative: its negative prompt. flags: checks that it fails.
     """
 
     id: FileName

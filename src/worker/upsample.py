@@ -12,19 +12,15 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
-from .answers import notes_on_count
-from .checks import CUT_OFF, SeenAnswers, failed_check
-from .encoder import Encoder
+from .checks import SeenAnswers
 from .engines import make_engine
 from .engines.engine import Answer, Engine, ItemFailed, ItemKept, Picture, Refused, Request, Unavailable
-from .flaws import USABLE, WARNINGS, flaws
 from .flow import Flow
-from .forms import Formed, formed
 from .journal import read_records
+from .judge import Judge
 from .lifecycle import Control, JobLog, Stopped, set_aside
 from .protocol import (
     DAMAGED,
@@ -33,62 +29,21 @@ from .protocol import (
     KEPT,
     REFUSED,
     UNAVAILABLE,
-    UPSAMPLED,
     Attempt,
-    EngineUsed,
     Exit,
     Item,
     Outcome,
-    Seconds,
-    SentFrame,
-    TokenCounts,
     UpsampleJob,
 )
 from .records import from_line
 from .suspects import Suspects, halves
 from .window import Seen, Window
+from .work import Work, outcome_of
 
 POLL_S = 0.05
 BUSY_EVERY_S = 30.0  # so often at most it is said that the server takes no requests
 TRIES = 7  # of an item whose request the server takes and does not answer
-INVALID = "invalid"
-CORRECTION_TOKENS = 200  # of the message that says what is wrong, and of the template around two more turns
-CORRECTIONS = {
-    INVALID: "That answer cannot be used: {wrong}. Answer again: the whole of it, corrected, and nothing else.",
-    "too_long": "That is too long: {wrong}. Shorten it well below the limit. Keep the subject, the action and their order, and "
-    "drop the least important detail. Answer with the shorter text alone, in the same form.",
-}
 PICTURES = 64  # that are kept, encoded, for the items that share them
-
-
-@dataclass
-class _Work:
-    """An item, and what the attempts at it have come to. failures: of TRIES. counted: prompt tokens, limit: of a request,
-    where a refusal names them. raw: the answer as it came, flags: the checks that it fails. turns: of the next request, room:
-    for its answer, where that is less than max_tokens. asked_for: checks that have led to another request. usable: an answer
-    that fails such a check and could stand."""
-
-    item: Item
-    max_tokens: int
-    started: float = 0.0
-    failures: int = 0
-    pictures: tuple[Picture, ...] | None = None
-    attempts: list[Attempt] = field(default_factory=list)
-    answer: Answer | None = None
-    state: str = KEPT
-    reason: str = ""
-    refusal: str = ""
-    counted: int | None = None
-    limit: int | None = None
-    notes: tuple[str, ...] = ()
-    raw: Answer | None = None
-    formed: Formed | None = None
-    flags: tuple[str, ...] = ()
-    turns: tuple[tuple[str, str], ...] = ()
-    room: int = 0
-    repairs: int = 0
-    asked_for: set[str] = field(default_factory=set)
-    usable: tuple[Answer, Answer, Formed, tuple[str, ...]] | None = None
 
 
 class _NotAsked(Exception):
@@ -105,14 +60,14 @@ class Worker:
         self._final: set[str] = set()
         self._tried: set[tuple[str, int]] = set()  # (id, step) with a result line, final or not
         self._seen = SeenAnswers()
-        self._encoder = Encoder.of(job.answer)
+        self._judge = Judge(job, self._seen)
         for outcome in read_records(self.log.results.path, Outcome, set_aside):
             self._note(outcome)
             if outcome.text is not None:
                 self._seen.failed_check(outcome.text, outcome.id, outcome.input_hash)
         self._ended = threading.Event()
         self._abandoned = False  # the grace time is over: what is still in flight counts as not started
-        self._flow: Flow[_Work]
+        self._flow: Flow[Work]
         self._lanes: list[threading.Thread] = []
         self._picture = lru_cache(PICTURES)(self._read_picture)
         self._failure: BaseException | None = None
@@ -175,7 +130,7 @@ class Worker:
         flow = self._flow = Flow(engine.window, engine.signals, self.job.engine.patience_s, self._trace)
         try:
             for item in self._arriving():
-                work = _Work(item, item.max_tokens)
+                work = Work(item, item.max_tokens)
                 while not self.control.stop.is_set() and not flow.put(work, POLL_S):
                     self._start_lanes()
                 self._start_lanes()
@@ -266,8 +221,8 @@ class Worker:
         if suspects.culprit:
             reason = f"the worker died {suspects.deaths} times while this item was in flight, the last time alone"
             for item in open_ones:
-                work = _Work(item, item.max_tokens, state=FAILED, reason=reason)
-                self.log.results.append(outcome := self._outcome(work, 0.0))
+                work = Work(item, item.max_tokens, state=FAILED, reason=reason)
+                self.log.results.append(outcome := outcome_of(work, self.engine, 0.0))
                 self._note(outcome)
         elif open_ones:
             self.log.phase("isolating", items=len(ids), reason="one of them may have killed the worker")
@@ -300,7 +255,7 @@ class Worker:
 
     # ------------------------------------------------------------------------------------------------------- one item
 
-    def process(self, ticket: int, work: _Work) -> Outcome | None:
+    def process(self, ticket: int, work: Work) -> Outcome | None:
         """Ask until an answer passes the checks or the attempts are used up; None when the item has not ended."""
         work.started = work.started or time.monotonic()
         try:
@@ -316,10 +271,10 @@ class Worker:
             work.state, work.reason = FAILED, str(e)
         if work.state == KEPT:
             work.state = fallback_state(work.item.prompt)
-        return self._outcome(work, round(time.monotonic() - work.started, 4))
+        return outcome_of(work, self.engine, round(time.monotonic() - work.started, 4))
 
-    def _ask(self, ticket: int, work: _Work) -> None:
-        item, form = work.item, self.job.answer
+    def _ask(self, ticket: int, work: Work) -> None:
+        item = work.item
         if work.pictures is None:
             work.pictures = self._read_pictures(item)
         while (n := len(work.attempts)) < self.job.engine.max_attempts + work.repairs:
@@ -332,71 +287,11 @@ class Worker:
                 work.attempts.append(Attempt(request.seed, request.max_tokens, "no room for a correction"))
                 work.turns, work.room = (), 0
                 continue
-            work.answer = work.raw = answer  # as it came, also where its count shows that it must fail
-            notes = notes_on_count(answer, None if work.turns else item.predicted, self.engine.name)
-            found = formed(answer, form, item.pins)
-            removed = (f"removed from the answer: {', '.join(found.removed)}",) if found.removed else ()
-            work.answer, work.formed, work.notes = (
-                replace(answer, text=found.text),
-                found,
-                (*removed, *notes, answer.note),
-            )
-            wrong, check, work.flags = self._judge(work, found, work.answer)
-            work.attempts.append(Attempt(request.seed, request.max_tokens, wrong))
-            if wrong is None or (check in USABLE and check in work.asked_for):
-                work.state, work.reason = UPSAMPLED, ""
-                return
-            work.reason = f"{wrong}, {n + 1} time{'s' if n else ''}"
-            if check in USABLE:
-                work.usable = work.answer, work.raw, found, work.flags
-            work.asked_for.add(check)
-            if answer.finish_reason == "length" and item.predicted:  # a larger reserve, where the budget has room
-                work.max_tokens = min(2 * work.max_tokens, self.job.max_model_len - item.predicted)
-            if not self._may_correct(work, check, wrong, answer):
+            if self._judge.is_last(work, request, answer, self.engine.name):
                 break
-        if work.usable:  # what came after it was worse
-            work.answer, work.raw, work.formed, work.flags = work.usable
-            work.state, work.reason = UPSAMPLED, ""
+        work.settle()
 
-    def _judge(self, work: _Work, found: Formed, answer: Answer) -> tuple[str | None, str, tuple[str, ...]]:
-        """Why an answer is not taken as it is, None when it is; the check that it fails, by name; and all that it fails."""
-        item, form = work.item, self.job.answer
-        failed = [*flaws(found, item, form, self._encoder)]
-        flags = tuple(f"{name}: {detail}" for name, detail in failed)
-        hard = next(((name, detail) for name, detail in failed if name not in (*USABLE, *WARNINGS)), None)
-        if hard:
-            return ": ".join(hard), hard[0], flags
-        if found.invalid:
-            is_cut = answer.finish_reason == "length"
-            return (CUT_OFF, "", flags) if is_cut else (f"invalid: {found.invalid}", INVALID, flags)
-        wrong = failed_check(answer, item, self.job.checks)
-        wrong = wrong or self._seen.failed_check(answer.text, item.id, item.input_hash)
-        if wrong:
-            return wrong, "", flags
-        soft = next((f for f in failed if f[0] in USABLE and f[0] not in work.asked_for), None) or next(
-            (f for f in failed if f[0] in USABLE), None
-        )
-        return (": ".join(soft), soft[0], flags) if soft else (None, "", flags)
-
-    def _may_correct(self, work: _Work, check: str, wrong: str, answer: Answer) -> bool:
-        """Whether to go on; an answer that is invalid or too long goes back to the model, with what is wrong with it, where
-        the context has room for both."""
-        work.turns, work.room = (), 0
-        if check not in (INVALID, "too_long"):
-            return True
-        if check == INVALID:
-            if work.repairs == self.job.answer.max_repairs:
-                return False
-            work.repairs += 1
-        room = self.job.max_model_len - (answer.prompt_tokens or 0) - (answer.output_tokens or 0) - CORRECTION_TOKENS
-        room = min(work.max_tokens, room)
-        if answer.prompt_tokens is None or room > (answer.output_tokens or 0):
-            work.room = room if answer.prompt_tokens is not None else 0
-            correction = CORRECTIONS[check].format(wrong=wrong.partition(": ")[2])
-            work.turns = (("assistant", answer.text), ("user", correction))
-        return True
-
-    def _answer(self, ticket: int, work: _Work, request: Request) -> Answer:
+    def _answer(self, ticket: int, work: Work, request: Request) -> Answer:
         """The engine's answer, once there is room in flight. Raises _NotAsked when the item has to come again: one that the
         server did not take as the next of all, one that it did not answer as the last."""
         flow = self._flow
@@ -428,33 +323,6 @@ class Worker:
             self._busy_at = now
             pause = f"; it asks to wait {error.retry_after_s:g} s" if error.retry_after_s else ""
             self.log.busy(f"{error}{pause}")
-
-    def _outcome(self, work: _Work, total_s: float) -> Outcome:
-        item, answer, engine = work.item, work.answer, self.engine
-        measured = answer.prompt_tokens if answer else work.counted
-        is_text = answer is not None and work.state == UPSAMPLED
-        return Outcome(
-            id=item.id,
-            state=work.state,
-            reason=work.reason,
-            text=answer.text if answer and is_text else None,
-            note="; ".join(note for note in (item.note, *work.notes) if note),
-            attempts=tuple(work.attempts),
-            engine=EngineUsed(engine.name, engine.version, tuple(engine.fallbacks)),
-            tokens=TokenCounts(item.predicted, measured, answer.output_tokens if answer else None),
-            finish_reason=answer.finish_reason if answer else None,
-            frames=tuple(SentFrame(p.sha256, len(p.data), p.size) for p in work.pictures or ()),
-            seconds=Seconds(total_s, answer.first_token_s if answer else None, answer.queue_s if answer else None),
-            refusal=work.refusal,
-            limit=work.limit,
-            rejected=answer.text if answer and work.state == KEPT else None,
-            step=item.step,
-            input_hash=item.input_hash,
-            raw=work.raw.text if answer and work.raw and work.raw.text != answer.text else None,
-            reasoning=work.formed.reasoning or None if work.formed else None,
-            negative=work.formed.negative if work.formed and is_text else None,
-            flags=work.flags if is_text else (),
-        )
 
     def _read_pictures(self, item: Item) -> tuple[Picture, ...]:
         try:

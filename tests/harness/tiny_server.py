@@ -17,9 +17,10 @@ from src.config import Config
 from src.models.families import TOKENIZERS
 from src.models.tokenizer import packed
 from src.planning.configure import model_settings
+from src.worker.answer_form import AnswerForm
 from src.worker.chat import ChatClient, chat_body
 from src.worker.processes import free_port
-from src.worker.protocol import AnswerForm, ModelSettings
+from src.worker.protocol import ModelSettings
 from src.worker.records import to_json
 from tests.harness.program import ROOT, journal_ids, results_of, wait_for
 from tests.harness.records import JOB

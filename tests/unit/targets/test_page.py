@@ -7,7 +7,7 @@ import re
 
 from src.planning.configure import target_settings
 from src.targets.exports import EXPORTS
-from src.worker.protocol import CHECKS
+from src.worker.answer_form import CHECKS
 from tests.conftest import ROOT, Configure
 from tests.unit.targets.test_targets import NAMES
 

@@ -10,10 +10,10 @@ import pytest
 
 from src.media.encode import blank_clip
 from src.media.geometry import Size
+from src.worker.answer_form import AnswerForm
 from src.worker.chat import ChatClient, chat_body
 from src.worker.engines.engine import ItemFailed, Picture, Refused, Request, Unavailable
 from src.worker.lifecycle import LoadFailed
-from src.worker.protocol import AnswerForm
 from tests.harness.records import item
 from tests.harness.scripted_server import ScriptedServer, stream
 

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
+from src.worker.answer_form import CHECKS, JSON, AnswerForm
 from src.worker.encoder import Encoder, estimate, unigram
 from src.worker.flaws import dropped_nouns, flaws, other_language, repeated
 from src.worker.forms import Formed
-from src.worker.protocol import CHECKS, JSON, AnswerForm
 from tests.harness.records import item
 
 PROSE = (

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from src.worker.answer_form import CHECKS, JSON, TAGGED, AnswerForm
 from src.worker.engines.engine import Answer
 from src.worker.forms import formed
-from src.worker.protocol import CHECKS, JSON, TAGGED, AnswerForm
 
 SCHEMA = json.dumps({
     "type": "object", "additionalProperties": False, "required": ["scene", "fps"],

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from src.worker.answer_form import CHECKS, JSON, AnswerForm
 from src.worker.engines.engine import Answer, Refused, Request
-from src.worker.protocol import CHECKS, JSON, AnswerForm
 from tests.harness.fake_engine import FakeEngine, only_result, reply, serve, stage, write_job
 from tests.harness.records import JOB, item
 from tests.unit.worker.test_flaws import CHINESE, PROSE

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from src.worker.answer_form import AnswerForm
 from src.worker.engines.vllm_server import Server, next_fallback, vllm_argv, vllm_environment
-from src.worker.protocol import AnswerForm
 from tests.harness.records import JOB, MODEL
 
 SERVER = Server.of(JOB)
