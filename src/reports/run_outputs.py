@@ -191,6 +191,7 @@ def _facts(
         ("Engine", ", ".join(engines) or settings.engine.name),
         ("Model", settings.model.name if settings.engine.name != "offline" else "none"),
         ("Budget", f"{settings.max_model_len} tokens, {settings.max_output_tokens} reserved for each answer"),
+        *([("Target", settings.target.name)] if settings.target.hash else []),
         ("Template", settings.template),
         ("Host", settings.host.name),
         _when(plan, outcomes, ended),

@@ -46,6 +46,7 @@ _NOT_A_NOUN = re.compile(r"(?:ing|ed|ly)$")
 def flaws(found: Formed, item: Item, form: AnswerForm, encoder: Encoder) -> Iterator[tuple[str, str]]:
     """The checks that an answer fails, those first that make it unusable: their names and what they found."""
     said = " ".join(_strings(found.text, form))
+    of_any = ("think", "refusal")  # the rest is asked of a prompt, which an invalid answer is not
     results = (
         ("think", "its thoughts do not end" if found.unclosed else None),
         ("refusal", "the model declines" if is_refusal(found.text) else None),
@@ -55,7 +56,11 @@ def flaws(found: Formed, item: Item, form: AnswerForm, encoder: Encoder) -> Iter
         ("too_long", encoder.too_long(found.text)),
         ("dropped_subject", ", ".join(dropped_nouns(item.prompt, said))),
     )
-    return ((name, detail) for name, detail in results if detail and name in form.checks)
+    return (
+        (name, detail)
+        for name, detail in results
+        if detail and name in form.checks and (name in of_any or not found.invalid)
+    )
 
 
 def _strings(text: str, form: AnswerForm) -> Iterator[str]:

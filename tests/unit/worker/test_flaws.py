@@ -89,6 +89,15 @@ def test_json_is_checked_in_its_texts() -> None:
     assert found(json.dumps({"a": CHINESE}), form, "") == ["language"]
 
 
+def test_broken_json_is_no_loop() -> None:
+    form, text = (
+        AnswerForm(form=JSON, checks=CHECKS, language="en"),
+        '{"pose": "", "age": "", "hat": "", "coat": "", ' * 9,
+    )
+    assert found(text, form, "", invalid="it is not valid JSON") == []
+    assert found(text, form, "") == ["loop"]
+
+
 def test_unigram_takes_the_likeliest_pieces() -> None:
     vocabulary = [
         ["<unk>", 0.0],
