@@ -35,6 +35,12 @@ class _LeftOut(Exception):
     """Why an item cannot be in an export."""
 
 
+class _Reason(str):
+    """The same in place of a line, with the name of the item."""
+
+    __slots__ = ()
+
+
 def path_of(name: str, plan: Plan, paths: RunPaths) -> Path:
     """Where an export is in the run folder. The default target's is batch.jsonl, which every run writes."""
     own = plan.settings.target.export if name == "target" else name
@@ -54,7 +60,7 @@ def write(
     name: str, plan: Plan, table: Sequence[Row], paths: RunPaths, outcomes: Mapping[str, Outcome] | None = None
 ) -> Path:
     """Write one export into the run folder; items that cannot be in it are logged, with the first reason."""
-    path, root = path_of(name, plan, paths), Path(os.path.abspath(paths.root))
+    path = path_of(name, plan, paths)
     name = plan.settings.target.export if name == "target" else name
     if not name:
         return path
@@ -71,20 +77,23 @@ def write(
             binary: IO[bytes] = f.buffer  # type: ignore[attr-defined]
             write_parquet(table, binary)
         return path
-    left_out: list[str] = []
+    lines: Iterator[Line | str | _Reason]
+    if name == "provenance":
+        lines = provenance.lines_of(plan, table, outcomes or {}, paths)
+    elif name == "openai":
+        lines = _openai_lines(plan, table)
+    else:
+        root = Path(os.path.abspath(paths.root))
+        lines = _cosmos3_lines(plan, table, root) if name == "cosmos3" else _script_lines(name, plan, table, root)
+    left_out = []
     with open_atomic(path) as f:
-        if name in EXPORTS and name != "cosmos3":
-            f.writelines(_script_lines(name, plan, table, root, left_out))
-            lines: Iterator[Line | str] = iter(())
-        elif name == "provenance":
-            lines = provenance.lines_of(plan, table, outcomes or {}, paths)
-        else:
-            lines = _openai_lines(plan, table) if name == "openai" else _cosmos3_lines(plan, table, root)
         for line in lines:
-            if isinstance(line, str):
+            if isinstance(line, _Reason):
                 left_out.append(line)
             else:
-                f.write(json.dumps(line, ensure_ascii=True, allow_nan=False) + "\n")
+                f.write(
+                    (line if isinstance(line, str) else json.dumps(line, ensure_ascii=True, allow_nan=False)) + "\n"
+                )
     if left_out:
         log.get().warning("left_out_of_export", file=path.name, items=len(left_out), first=left_out[0])
     return path
@@ -111,7 +120,7 @@ def _openai_lines(plan: Plan, table: Sequence[Row]) -> Iterator[Line | str]:
         try:
             pictures = _pictures(item, row, s)
         except _LeftOut as e:
-            yield f"{item.name}: {e}"
+            yield _Reason(f"{item.name}: {e}")
             continue
         body = (
             chat_body(item.system, item.text, pictures)
@@ -186,7 +195,7 @@ def _cosmos3_lines(plan: Plan, table: Sequence[Row], root: Path) -> Iterator[Lin
                 sample = replace(sample, clip="")
             yield sample_of_cosmos3(replace(sample, controls=controls), ascii_only=is_target)
         except (_LeftOut, ValueError) as e:
-            yield f"{item.name}: {e}"
+            yield _Reason(f"{item.name}: {e}")
 
 
 def _controls_in(item: PlanItem) -> Line:
@@ -202,13 +211,13 @@ def _controls_in(item: PlanItem) -> Line:
     }
 
 
-def _script_lines(name: str, plan: Plan, table: Sequence[Row], root: Path, left_out: list[str]) -> Iterator[str]:
+def _script_lines(name: str, plan: Plan, table: Sequence[Row], root: Path) -> Iterator[str]:
     """A shell script, or lines, with one prompt each."""
     if name in HEADS:
-        yield f"#!/bin/sh\n{HEADS[name]}\nset -e\n"
+        yield f"#!/bin/sh\n{HEADS[name]}\nset -e"
     for item, row in zip(plan.items, table, strict=True):
         try:
             sample = sample_of(item, row, plan.settings, root)
-            yield (call(name, sample) if name in HEADS else line_of_cogvideox(sample)) + "\n"
+            yield call(name, sample) if name in HEADS else line_of_cogvideox(sample)
         except _LeftOut as e:
-            left_out.append(f"{item.name}: {e}")
+            yield _Reason(f"{item.name}: {e}")

@@ -46,7 +46,7 @@ def lines(paths: RunPaths) -> list[dict[str, Any]]:
     return [json.loads(line) for line in paths.provenance.read_text().splitlines()]
 
 
-def test_line_has_what_the_answer_was_made_of(run: tuple[Plan, dict[str, Outcome], RunPaths]) -> None:
+def test_line_has_what_made_the_answer(run: tuple[Plan, dict[str, Outcome], RunPaths]) -> None:
     plan, _, paths = run
     line = lines(paths)[0]
     assert (line["prompt"], line["answer"], line["raw_answer"]) == ("A red car", TEXT, f"<final_prompt>{TEXT}")

@@ -14,7 +14,7 @@ from tests.unit.targets.test_targets import NAMES
 PAGE = (ROOT / "docs" / "targets.md").read_text()
 
 
-def test_table_of_targets_is_that_of_the_code(configure: Configure) -> None:
+def test_targets_are_as_the_page_says(configure: Configure) -> None:
     for name in NAMES:
         config = configure(f"target={name}")
         target = target_settings(config)
@@ -32,5 +32,5 @@ def test_table_of_targets_is_that_of_the_code(configure: Configure) -> None:
     assert sorted(re.findall(r"^\| `(\w+)` \|(?:[^|\n]*\|){6}$", PAGE, re.MULTILINE)) == NAMES
 
 
-def test_table_of_checks_is_that_of_the_code() -> None:
+def test_checks_are_as_the_page_says() -> None:
     assert sorted(re.findall(r"^\| `(\w+)` \|(?:[^|\n]*\|){2}$", PAGE, re.MULTILINE)) == sorted(CHECKS)

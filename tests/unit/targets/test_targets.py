@@ -122,7 +122,7 @@ def test_schema_requires_every_field_in_order(name: str) -> None:
     assert not {"aspect_ratio", "duration"} - shape.keys() or name == "cosmos3_transfer"
 
 
-def test_hash_of_a_target_is_of_what_changes_answers(configure: Configure) -> None:
+def test_hash_covers_what_changes_answers(configure: Configure) -> None:
     one, same, other = (
         target_settings(configure("target=wan", *more)).hash
         for more in ((), ("target.export=ltx2",), ("target.encoder_tokens=100",))
