@@ -137,10 +137,9 @@ class Checks:
 class UpsampleJob:
     """job.json of a job that upsamples.
 
-    needed_len: the shortest context that serves all items, for an engine short of memory. images, clips: the most that one
-    prompt has; an engine that expects more takes memory and time to start. linger_s: without `closed`, the worker ends when it
-    had nothing to do and no controller for so long. items_hash: which items the job is for, "" where it was not recorded.
-    tokenizer: of a tiny model, where the host may lack its package: the file, compressed, in base64.
+    needed_len: the shortest context that serves all items, for an engine short of memory. images, clips: the most of a prompt.
+    linger_s: without `closed`, the worker ends when it had nothing to do and no controller for so long. items_hash: which
+    items the job is for, "" if not recorded. tokenizer: of a tiny model, for a host without it: its file, packed, in base64.
     """
 
     protocol: int
