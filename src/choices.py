@@ -23,6 +23,7 @@ class TaskName(Enum):
     compare = "compare"
     review = "review"
     limits = "limits"
+    verify = "verify"
 
 
 class SizeRule(Enum):
@@ -79,6 +80,24 @@ class Export(Enum):
     openai = "openai"
     cosmos3 = "cosmos3"
     txt = "txt"
+    target = "target"
+    wan = "wan"
+    ltx2 = "ltx2"
+    hunyuan15 = "hunyuan15"
+    cogvideox = "cogvideox"
+    provenance = "provenance"
+
+
+class AnswerKind(Enum):
+    text = "text"
+    json = "json"
+    tagged = "tagged"
+
+
+class Language(Enum):
+    any = "any"
+    en = "en"
+    zh = "zh"
 
 
 class Retry(Enum):

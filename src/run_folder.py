@@ -69,6 +69,11 @@ class RunPaths:
         return self.root / "timings.json"
 
     @property
+    def provenance(self) -> Path:
+        """What each answer was made of."""
+        return self.root / "provenance.jsonl"
+
+    @property
     def log(self) -> Path:
         return self.root / "log.jsonl"
 
@@ -132,10 +137,6 @@ class RunPaths:
     @property
     def openai_batch(self) -> Path:
         return self.root / "openai_batch.jsonl"
-
-    @property
-    def cosmos3(self) -> Path:
-        return self.root / "cosmos3.jsonl"
 
     @property
     def texts(self) -> Path:

@@ -81,7 +81,8 @@ class Sweep(Callback):
             codes.append(_concluded(config, _measure_limits))
             return
         codes.append(_concluded(config, _tabulate))
-        if config.task.name is TaskName.upsample and len(finished := _comparable()) == 2:
+        finished = _comparable() if config.task.name is TaskName.upsample else []
+        if len(finished) == 2 or (len(finished) > 2 and _is_ab_test()):
             codes.append(_concluded(config, partial(_compare, finished)))
 
 
@@ -141,11 +142,18 @@ def _tabulate(folder: Path, config: Config, out: Console, err: Console) -> ExitC
 
 
 def _compare(runs: list[Path], folder: Path, config: Config, out: Console, err: Console) -> ExitCode:
-    """Two points side by side, in the folder of the sweep."""
+    """Points side by side, in the folder of the sweep."""
     from .tasks.compare import compare
 
-    compare(str(runs[0]), str(runs[1]), config.pair_by, folder, out)
+    compare([str(run) for run in runs], config.pair_by, folder, out)
     return ExitCode.OK
+
+
+def _is_ab_test() -> bool:
+    """Whether the points differ in who the prompts are for, or in who writes them."""
+    names = ("target", "model", "target.template", "template")
+    given = ({o.lstrip("+") for o in job.overrides if o.lstrip("+").partition("=")[0] in names} for job in ended())
+    return len(set(map(frozenset, given))) > 1
 
 
 def _comparable() -> list[Path]:

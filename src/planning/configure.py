@@ -7,15 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..choices import FrameRule, HostKind, TaskName
+from ..choices import FrameRule, HostKind, Language, TaskName
 from ..config import Config, ModelConf
 from ..errors import InputError
 from ..models.families import with_cap, with_checkpoint
 from ..prompts.fields import Reading
+from ..targets.target import Messages, Target, messages_in, target_of
 from ..worker.protocol import AUTO, EngineSettings, ModelSettings
 from ..worker.records import InvalidRecord, from_json, to_json
 from . import observed_limits
-from .settings import HostSettings, ImageSettings, Settings
+from .settings import HostSettings, ImageSettings, Settings, digest
 
 T = TypeVar("T")
 
@@ -48,6 +49,41 @@ def model_settings(model: ModelConf) -> ModelSettings:
     return with_checkpoint(checked(ModelSettings, "model", vars(model) | {"family": model.family.value}))
 
 
+def target_settings(config: Config) -> Target:
+    """The target group as a plan value."""
+    conf = config.target
+    words = {"form": conf.form.value, "language": _language(conf.language)}
+    target = target_of(vars(conf) | words | {"language_with_frames": _language(conf.language_with_frames)})
+    messages = messages_of(config)
+    return (
+        replace(target, messages=digest(messages.system, messages.user, messages.user_empty)) if target.hash else target
+    )
+
+
+def _language(language: Language) -> str:
+    return "" if language is Language.any else language.value
+
+
+def messages_of(config: Config) -> Messages:
+    """The templates of the messages: those of template=, where one was chosen, else the target's. Raises InputError for both."""
+    template, target = config.template, config.target
+    if template.system or template.user.strip() != "{{ prompt }}":
+        if target.template:
+            raise InputError(f"target.template and template={template.name} both name messages", hint="leave one out")
+        return Messages(template.system, template.user)
+    if target.template:
+        return messages_in(target.template)
+    return Messages(target.system, target.user or template.user, target.user_empty)
+
+
+def _template_name(config: Config) -> str:
+    """Where the messages come from, in a word, for reports."""
+    template, target = config.template, config.target
+    if template.system or template.user.strip() != "{{ prompt }}":
+        return template.name
+    return target.template or (target.name if target.system or target.user else template.name)
+
+
 def in_flight(config: Config) -> int:
     """engine.in_flight as a number. Raises ValueError when it is none."""
     given = config.engine.in_flight
@@ -70,7 +106,7 @@ def plan_settings(config: Config) -> Settings:
             EngineSettings, "engine", engine | {"name": config.engine.name.value, "in_flight": in_flight(config)}
         ),
         model=model_settings(config.model),
-        template=config.template.name,
+        template=_template_name(config),
         max_model_len=config.budget.max_model_len,
         max_output_tokens=config.budget.max_output_tokens,
         text_margin=config.budget.text_margin,
@@ -92,6 +128,7 @@ def plan_settings(config: Config) -> Settings:
         min_side_px=config.upsample.min_side_px,
         max_render_s=config.video.max_render_s,
         max_pixels=config.video.max_pixels,
+        target=target_settings(config),
         exports=tuple(dict.fromkeys(export.value for export in config.output.exports)),
     )
     settings = checked(Settings, "", to_json(settings))

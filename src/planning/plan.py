@@ -217,6 +217,8 @@ def item_id(
     )
     if s.model.family != "pixtral":  # whose requests depend on no more
         model += (s.model.family, s.model.min_pixels, s.model.max_pixels, s.model.thinking)
+    if s.target.hash:  # of one that is not the default; what it takes from the clip is in its pixels or in the message
+        model += (s.target.hash,)
     sampling = (s.max_output_tokens, s.temperature, s.seed)
     return digest(prompt, text, system, pixels, problem, s.engine.name, s.engine.base_url, model, sampling)
 

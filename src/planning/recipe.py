@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from ..choices import SizeRule
 from ..config import Config, UpsampleConf
@@ -12,42 +14,87 @@ from ..errors import InputError
 from ..media import geometry
 from ..media.geometry import Size
 from ..media.hint import CLIP
+from ..media.video import Video
 from ..models.family import Family, Media
 from ..prompts.specs import PromptSpec
+from ..targets.pins import Shape, facts_of, pinned
+from ..targets.target import Messages, Target, skeleton
 
 # What NVIDIA's upsampler asks when the prompt is empty (cosmos-transfer1, auxiliary/upsampler/model/upsampler.py).
 EMPTY_PROMPT_TEXT = "describe the following images"
-Messages = Callable[[PromptSpec], tuple[str, str]]
+Write = Callable[[PromptSpec, Mapping[str, Any]], tuple[str, str]]
 
 
-def message_writer(system: str, user: str) -> Messages:
-    """A function that gives the system and the user message of a spec.
+def message_writer(messages: Messages) -> Write:
+    """A function that gives the system and the user message of a spec and of further variables.
 
     Without a template, the user message is the prompt as it stands, and NVIDIA's question where the prompt is empty.
     Raises InputError for a template that is not valid jinja2.
     """
-    if not system and user.strip() == "{{ prompt }}":
-        return lambda spec: ("", _prompt_or_question(spec))
+    if not messages.system and messages.user.strip() == "{{ prompt }}" and not messages.user_empty:
+        return lambda spec, more: ("", _prompt_or_question(spec))
     import jinja2
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     environment = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    hint = "templates are jinja2, with the variables prompt and name"
+    hint = f"templates are jinja2, with the variables prompt, name, {', '.join(EXAMPLE)}"
     try:
-        templates = [environment.from_string(source) for source in (system, user)]
-        for template in templates:
-            template.render(prompt="a prompt", name="a name")
+        system, user = (environment.from_string(source) for source in (messages.system, messages.user))
+        empty = environment.from_string(messages.user_empty) if messages.user_empty else None
+        for template in filter(None, (system, user, empty)):
+            template.render(prompt="a prompt", name="a name", **EXAMPLE)
     except Exception as e:  # whatever an expression in a template can raise
         raise InputError(f"template: {type(e).__name__}: {e}", hint=hint) from e
 
-    def write(spec: PromptSpec) -> tuple[str, str]:
+    def write(spec: PromptSpec, more: Mapping[str, Any]) -> tuple[str, str]:
+        chosen, prompt = user, _prompt_or_question(spec)
+        if empty and not spec.prompt.strip():
+            chosen, prompt = empty, ""
         try:
-            written = [t.render(prompt=_prompt_or_question(spec), name=spec.name) for t in templates]
+            written = [t.render(prompt=prompt, name=spec.name, **more) for t in (system, chosen)]
         except Exception as e:  # as above, with this prompt
             raise InputError(f"template, item {spec.name!r}: {type(e).__name__}: {e}", hint=hint) from e
         return written[0], written[1]
 
     return write
+
+
+# The variables of a target's templates, with values as an item may have them.
+EXAMPLE: dict[str, Any] = {
+    "with_frames": True, "language": "en", "tier": "720", "keys": "{}", "negative_prompt": "",
+    "pins": facts_of(Shape(16, 9, 5.0, 24.0), "720"),
+}  # fmt: skip
+
+
+def variables_of(target: Target) -> Callable[[Video | None], dict[str, Any]]:
+    """A function that gives those variables for an item with this clip, or with none."""
+    keys = json.dumps(skeleton(json.loads(target.answer.schema))) if target.answer.schema else ""
+
+    def variables(video: Video | None) -> dict[str, Any]:
+        return {
+            "with_frames": video is not None, "language": language_of(target, with_frames=video is not None),
+            "tier": target.resolution, "keys": keys, "negative_prompt": target.negative_prompt,
+            "pins": clip_facts(target, video),
+        }  # fmt: skip
+
+    return variables
+
+
+def language_of(target: Target, *, with_frames: bool) -> str:
+    return (target.with_frames if with_frames else "") or target.answer.language
+
+
+def clip_facts(target: Target, video: Video | None) -> dict[str, Any]:
+    """What the clip decides, or the target where there is none."""
+    size = (video.width_px, video.height_px) if video else (16, 9)
+    moves = video is not None and video.frames > 1  # a picture has neither duration nor frame rate
+    time = (video.duration_s, video.fps) if video and moves else (target.duration_s, target.fps)
+    return facts_of(Shape(*size, *time), target.resolution)
+
+
+def pins_of(target: Target, video: Video | None) -> dict[str, Any]:
+    """The fields of an answer that are not the model's to choose."""
+    return pinned(clip_facts(target, video), target.pins) if target.pins else {}
 
 
 def _prompt_or_question(spec: PromptSpec) -> str:

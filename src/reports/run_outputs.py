@@ -65,7 +65,7 @@ class Written:
 
 def written_before(plan: Plan, paths: RunPaths, also: Iterable[str] = ()) -> Written | None:
     """The outputs of a run as they are, where all are as they were written, and since what they are made of; else None."""
-    wanted = [exports.path_of(name, paths) for name in dict.fromkeys((*plan.settings.exports, *also))]
+    wanted = [exports.path_of(name, plan, paths) for name in dict.fromkeys((*plan.settings.exports, *also))]
     outputs, known = _outputs(plan, paths, wanted), read_record(paths).outputs
     sources = [path for path in (paths.plan, paths.journal, paths.review) if path.exists()]
     try:
@@ -127,7 +127,9 @@ def write_results(
         for item, outcome in items_as_they_ended(plan, outcomes, unfinished)
     )
     table = results.write_exports(plan, rows, paths, ended)
-    exported = [exports.write(name, plan, table, paths) for name in dict.fromkeys((*plan.settings.exports, *also))]
+    exported = [
+        exports.write(name, plan, table, paths, outcomes) for name in dict.fromkeys((*plan.settings.exports, *also))
+    ]
     if plan.settings.report:
         from .report import Report, write_report
 
@@ -189,6 +191,7 @@ def _facts(
         ("Engine", ", ".join(engines) or settings.engine.name),
         ("Model", settings.model.name if settings.engine.name != "offline" else "none"),
         ("Budget", f"{settings.max_model_len} tokens, {settings.max_output_tokens} reserved for each answer"),
+        *([("Target", settings.target.name)] if settings.target.hash else []),
         ("Template", settings.template),
         ("Host", settings.host.name),
         _when(plan, outcomes, ended),

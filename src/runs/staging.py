@@ -22,7 +22,9 @@ from ..models.families import TOKENIZERS
 from ..models.family import Media
 from ..models.tokenizer import packed
 from ..planning.plan import Plan, PlanItem, smallest_max_model_len
+from ..planning.recipe import language_of, pins_of
 from ..planning.settings import Settings, digest
+from ..worker.answer_form import AnswerForm
 from ..worker.protocol import PROTOCOL, Checks, Item, Outcome, UpsampleJob
 from ..worker.records import InvalidRecord, from_line, to_json, to_line
 from ..worker.upsample import fallback_state
@@ -88,7 +90,17 @@ def upsample_job(plan: Plan) -> UpsampleJob:
         linger_s=LINGER_S,
         items_hash=hash_of(plan.distinct_ids),
         tokenizer=_tiny_tokenizer(settings),
+        answer=_answer_form(settings),
     )
+
+
+def _answer_form(settings: Settings) -> AnswerForm:
+    """What the target wants of an answer, with the tokenizer of its text encoder."""
+    target = settings.target
+    if not target.encoder_tokenizer:
+        return target.answer
+    name = Path(target.encoder_tokenizer).name
+    return replace(target.answer, encoder_kind=name, encoder_file=packed(target.encoder_tokenizer))
 
 
 def _tiny_tokenizer(settings: Settings) -> str:
@@ -244,6 +256,8 @@ def _line(item: PlanItem, predicted: int, frames: list[str], settings: Settings,
         max_tokens=settings.max_output_tokens,
         seed=seed_of(item, settings),
         note=note,
+        pins=pins_of(settings.target, item.video),
+        language=language_of(settings.target, with_frames=bool(frames)),
     )
 
 

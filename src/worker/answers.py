@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 from .engines.engine import Answer, ItemFailed
-from .protocol import Item
 
 _FLAGS = re.IGNORECASE | re.DOTALL
 # What reasoning models write around their thoughts: Qwen, DeepSeek and Cosmos-Reason; Magistral; Kimi; gpt-oss.
@@ -16,6 +14,9 @@ _THOUGHTS = (
     re.compile(r"◁think▷.*?(◁/think▷|$)", _FLAGS),
     re.compile(r"<\|channel\|>analysis<\|message\|>.*?(<\|channel\|>final<\|message\|>|$)", _FLAGS),
     re.compile(r"^.*?</(think|thinking|thought|reasoning)>", _FLAGS),  # the template opened it
+)
+_MARKS = re.compile(
+    r"</?(?:think|thinking|thought|reasoning|reflection)>|\[/?think\]|◁/?think▷|<\|[a-z]+\|>", re.IGNORECASE
 )
 _TAGS = re.compile(r"</?(answer|output|response)>|<\|(end|return|im_end|eot_id)\|>", re.IGNORECASE)
 _TEXT = r"(?:prompt|version|description|caption|rewrite|text)s?"
@@ -44,27 +45,36 @@ _RULE = re.compile(r"^\s*(?:-{3,}|\*{3,}|_{3,})\s*\n|\n\s*(?:-{3,}|\*{3,}|_{3,})
 _QUOTES = {'"': '"', "“": "”", "„": "“", "«": "»", "'": "'", "‘": "’", "`": "`", "「": "」"}
 
 
-def received(answer: Answer, item: Item, engine: str) -> tuple[Answer, tuple[str, ...]]:
-    """The answer as a prompt, and notes on what was done about it. Raises ItemFailed where its token count shows that an
-    engine of ours was not sent what was planned; an endpoint may count as its own model does."""
-    text, removed = cleaned(answer.text)
-    notes = [f"removed from the answer: {', '.join(removed)}"] if removed else []
+def notes_on_count(answer: Answer, planned: int | None, engine: str) -> tuple[str, ...]:
+    """What there is to say of the prompt tokens that an engine counted. Raises ItemFailed where they show that an engine that
+    this program started was not sent what was planned; an endpoint may count as its own model does."""
     counted = answer.prompt_tokens
-    if engine == "vllm" and counted is None and item.predicted is not None:
+    if engine == "vllm" and counted is None and planned is not None:
         raise ItemFailed("the server reports no usage.prompt_tokens, so the plan cannot be checked")
     if engine == "endpoint" and counted is None:
-        notes.append("unverified: the endpoint reports no token counts")
-    elif item.predicted is not None and counted is not None and item.predicted != counted:
-        if engine != "endpoint":
-            raise ItemFailed(
-                f"the engine counted {counted} prompt tokens, the plan {item.predicted}: its input is not what was planned; "
-                "another version of vLLM or of its processor would do that"
-            )
-        notes.append(
-            f"the endpoint counted {counted} prompt tokens, the plan {item.predicted}: another model, version or processor "
-            "setting behind the address; model.family=ask lets the server count"
+        return ("unverified: the endpoint reports no token counts",)
+    if planned is None or counted is None or planned == counted:
+        return ()
+    if engine != "endpoint":
+        raise ItemFailed(
+            f"the engine counted {counted} prompt tokens, the plan {planned}: its input is not what was planned; "
+            "another version of vLLM or of its processor would do that"
         )
-    return replace(answer, text=text), tuple(notes)
+    return (
+        f"the endpoint counted {counted} prompt tokens, the plan {planned}: another model, version or processor "
+        "setting behind the address; model.family=ask lets the server count",
+    )
+
+
+def without_thoughts(text: str) -> tuple[str, str, bool]:
+    """A text without what the model thought before it, the thoughts, and whether one of them does not end."""
+    thoughts, unclosed = list[str](), False
+    for pattern in _THOUGHTS:
+        for found in pattern.finditer(text):
+            thoughts.append(_MARKS.sub("", found[0]).strip())
+            unclosed = unclosed or not found[pattern.groups]
+        text = pattern.sub("", text)
+    return text.strip(), "\n\n".join(filter(None, thoughts)), unclosed
 
 
 def cleaned(text: str) -> tuple[str, list[str]]:

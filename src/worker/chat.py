@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,6 +29,7 @@ _URL, _NO_URL = (
     b'{"url": ""}',
 )  # in a JSON text only an empty URL, for quotes inside of strings are escaped
 _JSON = {"Content-Type": "application/json"}
+_NO_FORMAT = re.compile(rb"response_format|json_schema|structured.?output|guided", re.IGNORECASE)
 NOT_TAKEN = (429, 502, 503, 504)  # of a server that is full or away, or of a proxy before it
 
 # ----------------------------------------------------------------------------------------------------------- engines
@@ -41,8 +44,13 @@ def chat_body(system: str, text: str, pictures: Sequence[bytes]) -> dict[str, An
     return _messages(system, text, [_part(is_clip(data), data_url(data).decode()) for data in pictures])
 
 
-def _messages(system: str, text: str, images: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    messages = [{"role": "user", "content": [*images, {"type": "text", "text": text}] if images else text}]
+def _messages(
+    system: str, text: str, images: Sequence[Mapping[str, Any]], turns: Sequence[tuple[str, str]] = ()
+) -> dict[str, Any]:
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": [*images, {"type": "text", "text": text}] if images else text},
+        *({"role": role, "content": said} for role, said in turns),
+    ]
     if system:
         messages.insert(0, {"role": "system", "content": system})
     return {"messages": messages}
@@ -65,8 +73,10 @@ class ChatClient:
         temperature: float,
         fields: Mapping[str, Any] = MappingProxyType({}),
         signals: Signals | None = None,
+        response_format: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.fields = fields  # further ones, the same in every request
+        self.response_format, self._note = response_format, ""  # until the server refuses it
         self.base, self.model, self.timeout_s, self.temperature = urlsplit(base_url), model, timeout_s, temperature
         self.key = key
         via_proxy = proxy_headers(self.base) if self.base.scheme == "http" else {}
@@ -84,7 +94,12 @@ class ChatClient:
         may work later, and OSError or HTTPException when the connection breaks.
         """
         try:
-            response = self._post(self._body(request))
+            wanted = self.response_format  # another thread may learn meanwhile that the server takes none
+            response = self._post(self._body(request, wanted))
+            if response.status == 400 and wanted and _NO_FORMAT.search(response.body):
+                self._note = "the server takes no response_format: asked without it"
+                self.response_format = {}
+                return self.ask(request)
             if response.status != 200:
                 raise self._refusal(response.status, response.headers.get("retry-after"), response.body)
             answer = _read_stream(response, self.masked)
@@ -92,7 +107,7 @@ class ChatClient:
             raise ItemFailed(f"the server sent something else than an answer: {self.masked(str(e))}") from e
         seconds = response.last_at - response.started
         self.signals.answered(answer.prompt_tokens or 0, answer.output_tokens or 0, response.events, seconds)
-        return answer
+        return replace(answer, note=self._note) if self._note else answer
 
     def get(self, path: str, timeout_s: float | None = None) -> tuple[int, bytes]:
         """A response to GET, over a connection of its own."""
@@ -117,15 +132,18 @@ class ChatClient:
             raise OSError(f"{e}") from e
         return body.decode("utf-8", "replace") if status == 200 else None
 
-    def _body(self, request: Request) -> bytes:
+    def _body(self, request: Request, response_format: Mapping[str, Any]) -> bytes:
         pictures = request.pictures
         body = {
-            **_messages(request.item.system, request.item.text, [_part(p.is_clip, "") for p in pictures]),
+            **_messages(
+                request.item.system, request.item.text, [_part(p.is_clip, "") for p in pictures], request.turns
+            ),
             "model": self.model,
             "temperature": self.temperature,
             "max_tokens": request.max_tokens,
             "seed": request.seed,
             **self.fields,
+            **response_format,
             "stream": True,  # the only way to learn when the first token came
             "stream_options": {"include_usage": True},
         }
@@ -209,4 +227,5 @@ def _read_stream(response: Response, masked: Callable[[str], str]) -> Answer:
     if finish == "abort":  # from a server that is being stopped, for an answer it did not finish
         raise Unavailable("the server aborted the request")
     text = reply.text.encode("utf-8", "replace").decode()  # half a surrogate pair is no text
-    return Answer(text, finish, usage.prompt_tokens, usage.completion_tokens, response.first_s, queue_s)
+    thoughts = reply.reasoning.encode("utf-8", "replace").decode()
+    return Answer(text, finish, usage.prompt_tokens, usage.completion_tokens, response.first_s, queue_s, thoughts)

@@ -10,6 +10,8 @@ from .answers import is_refusal
 from .engines.engine import Answer
 from .protocol import Checks, Item
 
+CUT_OFF = "cut off at the token limit"
+
 
 def failed_check(answer: Answer, item: Item, checks: Checks) -> str | None:
     """The check that an answer fails by itself; None when it passes all."""
@@ -18,7 +20,7 @@ def failed_check(answer: Answer, item: Item, checks: Checks) -> str | None:
     if not text:
         return "empty answer"
     if checks.cut_off and answer.finish_reason == "length":
-        return "cut off at the token limit"
+        return CUT_OFF
     if prompt and (text == prompt or (text in prompt and len(text) > 20)):
         return "echo of the prompt"
     if is_refusal(answer.text):

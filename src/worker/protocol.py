@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
+from .answer_form import AnswerForm
 from .values import FileName, PixelSize, Relative, Url, Variable, one_of
 
 PROTOCOL = 1
@@ -136,11 +137,9 @@ class Checks:
 class UpsampleJob:
     """job.json of a job that upsamples.
 
-    needed_len: the shortest context that serves all items, for an engine short of memory. images, clips: the most that one
-    prompt has; an engine that expects more reserves memory and takes longer to start. linger_s: without `closed`, the worker
-    ends when it has had nothing to do and no controller for so long, so that a lost controller does not hold a GPU for ever.
-    items_hash: which items the job is for, "" where it was not recorded. tokenizer: of a tiny model, for an interpreter on
-    the host that lacks its package: the file, compressed, in base64.
+    needed_len: the shortest context that serves all items, for an engine short of memory. images, clips: the most of a prompt.
+    linger_s: without `closed`, the worker ends when it had nothing to do and no controller for so long. items_hash: which
+    items the job is for, "" if not recorded. tokenizer: of a tiny model, for a host without it: its file, packed, in base64.
     """
 
     protocol: int
@@ -157,6 +156,12 @@ class UpsampleJob:
     kind: str = UPSAMPLE
     tokenizer: str = ""
     clips: int = 0
+    answer: AnswerForm = field(default_factory=AnswerForm)
+
+    @property
+    def request_fields(self) -> Mapping[str, Any]:
+        """What every request says beside its messages, model and sampling."""
+        return {**self.model.request_fields, **json.loads(self.answer.fields or "{}")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +204,8 @@ class JobHeader:
 class Item:
     """One prompt to upsample. frames: files below the job folder; note: goes into the outcome.
 
-    step: 0 at first; an item that the engine refused comes again, smaller, with the next step.
+    step: 0 at first; an item that the engine refused comes again, smaller, with the next step. pins: fields of a JSON answer
+    that the clip decides. language: of the answer, "": that of the job.
     """
 
     id: FileName
@@ -212,6 +218,8 @@ class Item:
     max_tokens: int
     seed: int
     note: str
+    pins: Mapping[str, Any] = field(default_factory=dict)
+    language: Annotated[str, one_of("", "en", "zh")] = ""
 
     @property
     def input_hash(self) -> str:
@@ -294,9 +302,9 @@ class Outcome:
     """How one item ended, or that the engine refused it.
 
     state: upsampled, kept (the original prompt is kept), failed or refused, with the reason. refusal: too_long or no_room
-    when the engine had no room for it, or DAMAGED; limit: the longest request that it accepts, where it named one.
-    text: the answer, for `upsampled`; rejected: the last answer, for `kept`.
-    input_hash: of the item.
+    when the engine had no room for it, or DAMAGED; limit: the longest request that it accepts, where it named one. text: the
+    answer, for `upsampled`; rejected: the last one, for `kept`. input_hash: of the item. raw, reasoning: the answer as it came,
+    and the thoughts, where they are not the text. negative: its negative prompt. flags: checks that it fails.
     """
 
     id: FileName
@@ -315,6 +323,10 @@ class Outcome:
     rejected: str | None = None
     step: int = 0
     input_hash: str = field(default="", metadata={"key": "shown"})
+    raw: str | None = None
+    reasoning: str | None = None
+    negative: str | None = None
+    flags: tuple[str, ...] = ()
 
     def wrong(self) -> str:
         """Asked by the reader, once all fields are."""

@@ -21,6 +21,8 @@ LONGEST_PAUSE_S = 60.0  # that a server may ask for
 @dataclass(frozen=True, slots=True)
 class Delta:
     content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None  # its name before vLLM 0.32, and elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,12 @@ class ChatEvent:
     def pieces(self) -> list[str]:
         """The texts that it adds to the answer."""
         return [c.delta.content for c in self.choices or () if c.delta and c.delta.content]
+
+    @property
+    def thoughts(self) -> list[str]:
+        """What it adds to the reasoning before the answer."""
+        deltas = [c.delta for c in self.choices or () if c.delta]
+        return [thought for d in deltas if (thought := d.reasoning or d.reasoning_content)]
 
     @property
     def finish_reason(self) -> str:
@@ -98,12 +106,13 @@ class Completion:
     text: str
     events: tuple[ChatEvent, ...]
     is_done: bool
+    reasoning: str = ""
 
 
 _DATA = re.compile(rb"^data:(.*)", re.MULTILINE)
 # The text in an event, or what a model thinks before it; inside of a string its quotes would be escaped.
 _PIECE = re.compile(rb'"content": ?"((?:[^"\\]|\\.)*)"')
-_THOUGHT = re.compile(rb'"reasoning(?:_content)?": ?"(?:[^"\\]|\\.)*"')
+_THOUGHT = re.compile(rb'"reasoning(?:_content)?": ?"((?:[^"\\]|\\.)*)"')
 
 
 def completion_of(body: bytes) -> Completion:
@@ -127,10 +136,12 @@ def completion_of(body: bytes) -> Completion:
             middle, pieces = [], []
     if not middle:
         events = _events(lines)
-        return Completion(_text(events), events, is_done)
+        return Completion(_text(events), events, is_done, _thoughts(events))
     events = _events((lines[0], *lines[-3:]))
     text = _text(events[:1]) + _parsed(b'"%s"' % b"".join(pieces)) + _text(events[1:])
-    return Completion(text, events, is_done)
+    found = [thought[1] for line in middle if (thought := _THOUGHT.search(line))] if b'"reasoning' in body else []
+    reasoning = _thoughts(events[:1]) + _parsed(b'"%s"' % b"".join(found)) + _thoughts(events[1:])
+    return Completion(text, events, is_done, reasoning)
 
 
 def _events(lines: Iterable[bytes]) -> tuple[ChatEvent, ...]:
@@ -140,6 +151,10 @@ def _events(lines: Iterable[bytes]) -> tuple[ChatEvent, ...]:
 
 def _text(events: Iterable[ChatEvent]) -> str:
     return "".join(piece for event in events for piece in event.pieces)
+
+
+def _thoughts(events: Iterable[ChatEvent]) -> str:
+    return "".join(thought for event in events for thought in event.thoughts)
 
 
 def _parsed(data: bytes) -> Any:

@@ -12,16 +12,15 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from .answers import received
-from .checks import SeenAnswers, failed_check
+from .checks import SeenAnswers
 from .engines import make_engine
 from .engines.engine import Answer, Engine, ItemFailed, ItemKept, Picture, Refused, Request, Unavailable
 from .flow import Flow
 from .journal import read_records
+from .judge import Judge
 from .lifecycle import Control, JobLog, Stopped, set_aside
 from .protocol import (
     DAMAGED,
@@ -30,45 +29,21 @@ from .protocol import (
     KEPT,
     REFUSED,
     UNAVAILABLE,
-    UPSAMPLED,
     Attempt,
-    EngineUsed,
     Exit,
     Item,
     Outcome,
-    Seconds,
-    SentFrame,
-    TokenCounts,
     UpsampleJob,
 )
 from .records import from_line
 from .suspects import Suspects, halves
 from .window import Seen, Window
+from .work import Work, outcome_of
 
 POLL_S = 0.05
 BUSY_EVERY_S = 30.0  # so often at most it is said that the server takes no requests
 TRIES = 7  # of an item whose request the server takes and does not answer
 PICTURES = 64  # that are kept, encoded, for the items that share them
-
-
-@dataclass
-class _Work:
-    """An item, and what the attempts at it have come to. failures: of TRIES. counted: prompt tokens, limit: of a request,
-    where a refusal names them."""
-
-    item: Item
-    max_tokens: int
-    started: float = 0.0
-    failures: int = 0
-    pictures: tuple[Picture, ...] | None = None
-    attempts: list[Attempt] = field(default_factory=list)
-    answer: Answer | None = None
-    state: str = KEPT
-    reason: str = ""
-    refusal: str = ""
-    counted: int | None = None
-    limit: int | None = None
-    notes: tuple[str, ...] = ()
 
 
 class _NotAsked(Exception):
@@ -85,13 +60,14 @@ class Worker:
         self._final: set[str] = set()
         self._tried: set[tuple[str, int]] = set()  # (id, step) with a result line, final or not
         self._seen = SeenAnswers()
+        self._judge = Judge(job, self._seen)
         for outcome in read_records(self.log.results.path, Outcome, set_aside):
             self._note(outcome)
             if outcome.text is not None:
                 self._seen.failed_check(outcome.text, outcome.id, outcome.input_hash)
         self._ended = threading.Event()
         self._abandoned = False  # the grace time is over: what is still in flight counts as not started
-        self._flow: Flow[_Work]
+        self._flow: Flow[Work]
         self._lanes: list[threading.Thread] = []
         self._picture = lru_cache(PICTURES)(self._read_picture)
         self._failure: BaseException | None = None
@@ -154,7 +130,7 @@ class Worker:
         flow = self._flow = Flow(engine.window, engine.signals, self.job.engine.patience_s, self._trace)
         try:
             for item in self._arriving():
-                work = _Work(item, item.max_tokens)
+                work = Work(item, item.max_tokens)
                 while not self.control.stop.is_set() and not flow.put(work, POLL_S):
                     self._start_lanes()
                 self._start_lanes()
@@ -245,8 +221,8 @@ class Worker:
         if suspects.culprit:
             reason = f"the worker died {suspects.deaths} times while this item was in flight, the last time alone"
             for item in open_ones:
-                work = _Work(item, item.max_tokens, state=FAILED, reason=reason)
-                self.log.results.append(outcome := self._outcome(work, 0.0))
+                work = Work(item, item.max_tokens, state=FAILED, reason=reason)
+                self.log.results.append(outcome := outcome_of(work, self.engine, 0.0))
                 self._note(outcome)
         elif open_ones:
             self.log.phase("isolating", items=len(ids), reason="one of them may have killed the worker")
@@ -279,7 +255,7 @@ class Worker:
 
     # ------------------------------------------------------------------------------------------------------- one item
 
-    def process(self, ticket: int, work: _Work) -> Outcome | None:
+    def process(self, ticket: int, work: Work) -> Outcome | None:
         """Ask until an answer passes the checks or the attempts are used up; None when the item has not ended."""
         work.started = work.started or time.monotonic()
         try:
@@ -295,29 +271,27 @@ class Worker:
             work.state, work.reason = FAILED, str(e)
         if work.state == KEPT:
             work.state = fallback_state(work.item.prompt)
-        return self._outcome(work, round(time.monotonic() - work.started, 4))
+        return outcome_of(work, self.engine, round(time.monotonic() - work.started, 4))
 
-    def _ask(self, ticket: int, work: _Work) -> None:
+    def _ask(self, ticket: int, work: Work) -> None:
         item = work.item
         if work.pictures is None:
             work.pictures = self._read_pictures(item)
-        for n in range(len(work.attempts), self.job.engine.max_attempts):
-            answer = self._answer(ticket, work, Request(item, work.pictures, item.seed + n, work.max_tokens))
-            work.answer = answer  # as it came, also where its count shows that it must fail
-            work.answer, work.notes = received(answer, item, self.engine.name)
-            answer = work.answer
-            wrong = failed_check(answer, item, self.job.checks) or self._seen.failed_check(
-                answer.text, item.id, item.input_hash
-            )
-            work.attempts.append(Attempt(item.seed + n, work.max_tokens, wrong))
-            if wrong is None:
-                work.state, work.reason = UPSAMPLED, ""
-                return
-            work.reason = f"{wrong}, {n + 1} time{'s' if n else ''}"
-            if answer.finish_reason == "length" and item.predicted:  # a larger reserve, where the budget has room
-                work.max_tokens = min(2 * work.max_tokens, self.job.max_model_len - item.predicted)
+        while (n := len(work.attempts)) < self.job.engine.max_attempts + work.repairs:
+            request = Request(item, work.pictures, item.seed + n, work.room or work.max_tokens, work.turns)
+            try:
+                answer = self._answer(ticket, work, request)
+            except Refused:
+                if not work.turns:
+                    raise
+                work.attempts.append(Attempt(request.seed, request.max_tokens, "no room for a correction"))
+                work.turns, work.room = (), 0
+                continue
+            if self._judge.is_last(work, request, answer, self.engine.name):
+                break
+        work.settle()
 
-    def _answer(self, ticket: int, work: _Work, request: Request) -> Answer:
+    def _answer(self, ticket: int, work: Work, request: Request) -> Answer:
         """The engine's answer, once there is room in flight. Raises _NotAsked when the item has to come again: one that the
         server did not take as the next of all, one that it did not answer as the last."""
         flow = self._flow
@@ -349,28 +323,6 @@ class Worker:
             self._busy_at = now
             pause = f"; it asks to wait {error.retry_after_s:g} s" if error.retry_after_s else ""
             self.log.busy(f"{error}{pause}")
-
-    def _outcome(self, work: _Work, total_s: float) -> Outcome:
-        item, answer, engine = work.item, work.answer, self.engine
-        measured = answer.prompt_tokens if answer else work.counted
-        return Outcome(
-            id=item.id,
-            state=work.state,
-            reason=work.reason,
-            text=answer.text if answer and work.state == UPSAMPLED else None,
-            note="; ".join(note for note in (item.note, *work.notes) if note),
-            attempts=tuple(work.attempts),
-            engine=EngineUsed(engine.name, engine.version, tuple(engine.fallbacks)),
-            tokens=TokenCounts(item.predicted, measured, answer.output_tokens if answer else None),
-            finish_reason=answer.finish_reason if answer else None,
-            frames=tuple(SentFrame(p.sha256, len(p.data), p.size) for p in work.pictures or ()),
-            seconds=Seconds(total_s, answer.first_token_s if answer else None, answer.queue_s if answer else None),
-            refusal=work.refusal,
-            limit=work.limit,
-            rejected=answer.text if answer and work.state == KEPT else None,
-            step=item.step,
-            input_hash=item.input_hash,
-        )
 
     def _read_pictures(self, item: Item) -> tuple[Picture, ...]:
         try:

@@ -21,6 +21,7 @@ class FakeOpenAI:
     """Listens on the loopback. It has no tokenizer: `count` says how many tokens a request has, by its text in `expected`.
 
     asked: the requests that it answered, in order; one whose client went away before its turn is not among them.
+    delta: what it answers to a request. no_format: with which words it refuses a response_format; "": it takes it.
     limit: it refuses a prompt of more tokens, and one that leaves no room for the answer that is asked for, with `refusal`.
     """
 
@@ -29,11 +30,15 @@ class FakeOpenAI:
         self.asked: list[dict[str, Any]] = []
         self.expected: dict[str, int] = {}
         self.count: Callable[[dict[str, Any]], int] = lambda body: self.expected[text_of(body)]
+        self.delta: Callable[[dict[str, Any]], dict[str, Any]] = lambda body: {
+            "content": f"A long answer, number {body['seed']}."
+        }
         self.limit = math.inf
         self.refusal = "your prompt contains {counted} input tokens; at most {limit} are left"
         self.spoiled: list[
             tuple[int, bytes]
         ] = []  # replies, as status and body, to the next requests in place of answers
+        self.no_format = ""
         self._most = math.inf
         self._changed = threading.Condition()
         fake = self
@@ -53,6 +58,9 @@ class FakeOpenAI:
                     status, reply = fake.spoiled.pop()
                     self._send(reply, status)
                     return
+                if (refused := fake.no_format) and "response_format" in body:
+                    self._send(json.dumps({"error": {"message": refused}}).encode(), 400)
+                    return
                 counted = fake.count(body)
                 if counted + body["max_tokens"] > fake.limit:
                     words = fake.refusal.format(counted=counted, limit=fake.limit)
@@ -60,11 +68,7 @@ class FakeOpenAI:
                     return
                 time.sleep(fake.pause_s)
                 events: list[dict[str, Any]] = [
-                    {
-                        "choices": [
-                            {"delta": {"content": f"A long answer, number {body['seed']}."}, "finish_reason": "stop"}
-                        ]
-                    },
+                    {"choices": [{"delta": fake.delta(body), "finish_reason": "stop"}]},
                     {"choices": [], "usage": {"prompt_tokens": counted, "completion_tokens": 9}},
                 ]
                 self._send(b"".join(f"data: {json.dumps(e)}\n\n".encode() for e in events) + b"data: [DONE]\n\n")

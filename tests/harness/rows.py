@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from PIL import Image, ImageDraw
 
-from src.reports.compare import Pair
+from src.reports.compare import Compared
 from src.reports.report import Report
 from src.reports.rows import ReportRow, Row
 
@@ -84,17 +84,17 @@ Sides = tuple[dict[str, str], dict[str, str]]
 SIDES: Sides = ({"run": "outputs/a", "recipe": "safe_320"}, {"run": "outputs/b", "recipe": "best_fit"})
 
 
-def compared_pairs() -> list[Pair]:
+def compared_pairs() -> list[Compared]:
     """An item that ended alike in both runs, one with other words, one with another state, and one of hostile text."""
     return [
-        Pair(row("same"), row("same")),
-        Pair(row("other", upsampled_prompt="A gray boat."), row("other", upsampled_prompt="A big gray ship.")),
-        Pair(row("state"), kept_row("state")),
-        Pair(row(HOSTILE, original_prompt=HOSTILE), row(HOSTILE, upsampled_prompt=HOSTILE)),
+        Compared((row("same"), row("same"))),
+        Compared((row("other", upsampled_prompt="A gray boat."), row("other", upsampled_prompt="A big gray ship."))),
+        Compared((row("state"), kept_row("state"))),
+        Compared((row(HOSTILE, original_prompt=HOSTILE), row(HOSTILE, upsampled_prompt=HOSTILE))),
     ]
 
 
-def two_runs(folder: Path) -> tuple[Sides, list[Pair]]:
+def two_runs(folder: Path) -> tuple[Sides, list[Compared]]:
     """Two runs with frames: an item with equal frames in both, one with different frames, and one whose frame is gone."""
 
     def frames(size: str, *names: str) -> dict[str, Any]:
@@ -103,8 +103,8 @@ def two_runs(folder: Path) -> tuple[Sides, list[Pair]]:
     for run, name, sun in (("a", "same", 0.5), ("b", "same", 0.5), ("a", "own", 0.2), ("b", "own", 0.8)):
         picture(folder / run / "hints" / f"{name}.png", sun=sun)
     pairs = [
-        Pair(row("same", **frames("320x180", "same")), row("same", **frames("320x180", "same"))),
-        Pair(row("own", **frames("320x180", "own")), row("own", **frames("910x512", "own", "same"))),
-        Pair(row("gone", **frames("320x180", "gone")), kept_row("gone")),
+        Compared((row("same", **frames("320x180", "same")), row("same", **frames("320x180", "same")))),
+        Compared((row("own", **frames("320x180", "own")), row("own", **frames("910x512", "own", "same")))),
+        Compared((row("gone", **frames("320x180", "gone")), kept_row("gone"))),
     ]
     return ({"run": str(folder / "a"), "recipe": "x"}, {"run": str(folder / "b"), "recipe": "y"}), pairs

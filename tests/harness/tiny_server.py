@@ -17,6 +17,7 @@ from src.config import Config
 from src.models.families import TOKENIZERS
 from src.models.tokenizer import packed
 from src.planning.configure import model_settings
+from src.worker.answer_form import AnswerForm
 from src.worker.chat import ChatClient, chat_body
 from src.worker.processes import free_port
 from src.worker.protocol import ModelSettings
@@ -29,14 +30,17 @@ SERVE = """
 import os, sys
 from pathlib import Path
 from src.worker.engines.tiny_models import make_tiny_model
-from src.worker.engines.vllm_server import Server, vllm_argv, vllm_build, vllm_environment
+from src.worker.engines.vllm_server import Server, vllm_argv, vllm_build, vllm_environment, vllm_options
 from src.worker.protocol import UpsampleJob
 from src.worker.records import from_line
 
 folder = Path(sys.argv[1])
 job = from_line(UpsampleJob, (folder / "job.json").read_bytes())
-server = Server(job.model, str(make_tiny_model(job, folder / "model")), job.images, job.max_model_len, 64, 0.9, job.clips)
-os.execve(sys.executable, vllm_argv(server, int(sys.argv[2]), vllm_build()[0], cpu=True), vllm_environment())
+checkpoint = str(make_tiny_model(job, folder / "model"))
+server = Server(job.model, checkpoint, job.images, job.max_model_len, 64, 0.9, job.clips, bool(job.answer.response_format))
+options = vllm_options() if server.guided else ""
+argv = vllm_argv(server, int(sys.argv[2]), vllm_build()[0], cpu=True, options=options)
+os.execve(sys.executable, argv, vllm_environment())
 """
 
 
@@ -61,12 +65,22 @@ class TinyServer:
 
 
 @contextmanager
-def tiny_server(python: str, config: Config, folder: Path, max_model_len: int = 4096) -> Iterator[TinyServer]:
-    """Serve the config's tiny model from an interpreter that has vLLM; at most 4 images or a clip per prompt."""
+def tiny_server(
+    python: str, config: Config, folder: Path, max_model_len: int = 4096, *, guided: bool = False
+) -> Iterator[TinyServer]:
+    """Serve the config's tiny model from an interpreter that has vLLM; at most 4 images or a clip per prompt. guided: as for a
+    target whose answers follow a schema."""
     model = model_settings(config.model)
     ranks = "" if model.is_mistral else packed(TOKENIZERS[model.family])
+    answer = AnswerForm(form="json", schema="{}") if guided else AnswerForm()
     job = replace(
-        JOB, model=model, max_model_len=max_model_len, images=4, clips=int(not model.is_mistral), tokenizer=ranks
+        JOB,
+        answer=answer,
+        model=model,
+        max_model_len=max_model_len,
+        images=4,
+        clips=int(not model.is_mistral),
+        tokenizer=ranks,
     )
     (folder / "job.json").write_text(json.dumps(to_json(job)))
     port = free_port()

@@ -42,13 +42,13 @@ def options(group: str) -> list[str]:
 def combinations() -> dict[tuple[str, str], tuple[str, ...]]:
     """For each option, overrides that choose it, together with options of other groups: composing takes a tenth of a second.
 
-    Recipes and frames are never combined, since recipes choose frames; experiments are alone, since they choose a task.
+    Recipes and frames are never combined, since recipes choose frames; targets, which do too, and experiments are alone.
     """
-    groups = sorted({group for group, _ in OPTIONS} - {"experiment", "frames"})
+    groups = sorted({group for group, _ in OPTIONS} - {"experiment", "frames", "target"})
     columns = [[f"{group}={option}" for option in options(group)] for group in groups]
     columns.append([""] * len(options("upsample")) + [f"frames={option}" for option in options("frames")])
     rows = [tuple(filter(None, row)) for row in zip_longest(*columns)]
-    rows += [(f"experiment={option}",) for option in options("experiment")]
+    rows += [(f"{group}={option}",) for group in ("experiment", "target") for option in options(group)]
     return {cast(tuple[str, str], tuple(word.split("="))): row for row in rows for word in row}
 
 
@@ -94,7 +94,11 @@ def test_option_is_described_in_its_first_line(group: str, option: str) -> None:
 
 @pytest.mark.parametrize(
     ("group", "option"),
-    [(g, o) for g, o in OPTIONS if g in ("upsample", "engine", "task", "template", "image", "host", "inference")],
+    [
+        (g, o)
+        for g, o in OPTIONS
+        if g in ("upsample", "engine", "task", "target", "template", "image", "host", "inference")
+    ],
 )
 def test_option_has_its_own_name(group: str, option: str) -> None:
     name = getattr(config_with(group, option), group).name

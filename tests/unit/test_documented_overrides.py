@@ -18,7 +18,7 @@ from tests.unit.test_docs import fields
 GUIDES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 COMMAND = re.compile(r"^(?: {4}|\$ )?python -m src\.run( [^\n]*)?$", re.MULTILINE)
 NO_OVERRIDES = ("device=", "group", "scale=", "title=")  # Docker's, a pattern for all, ffmpeg's, Markdown's
-OWN_OPTIONS = ("host=gpu_box", "budget=12k")  # files that the guides tell the reader to write
+OWN_OPTIONS = ("host=gpu_box", "budget=12k", "target=storyboard")  # files that the guides tell the reader to write
 PLACEHOLDERS = {
     "PATH": "some/path", "FOLDER": "a_folder", "VLLM_PYTHON": "/opt/vllm/bin/python", "IMAGE": "an/image:1",
 }  # fmt: skip

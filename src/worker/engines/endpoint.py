@@ -33,7 +33,8 @@ class EndpointEngine:
             key_of(engine),
             engine.request_timeout_s,
             job.temperature,
-            job.model.request_fields,
+            job.request_fields,
+            response_format=job.answer.response_format,
         )
         self.signals = self.client.signals
 

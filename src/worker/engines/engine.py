@@ -54,18 +54,19 @@ class Picture:
 
 @dataclass(frozen=True)
 class Request:
-    """One attempt at one item."""
+    """One attempt at one item. turns: what was said since, as (role, text): an answer, and what is wrong with it."""
 
     item: Item
     pictures: tuple[Picture, ...]
     seed: int
     max_tokens: int
+    turns: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class Answer:
     """What the engine answered. prompt_tokens is None for an engine that has no tokens; queue_s: the time that the request
-    waited inside the engine, where it is reported."""
+    waited inside the engine, where it is reported. reasoning: what came apart from the text. note: goes into the outcome."""
 
     text: str
     finish_reason: str
@@ -73,6 +74,8 @@ class Answer:
     output_tokens: int | None
     first_token_s: float | None = None
     queue_s: float | None = None
+    reasoning: str = ""
+    note: str = ""
 
 
 class ItemFailed(Exception):

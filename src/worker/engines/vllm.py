@@ -109,8 +109,9 @@ class VllmEngine:
             None,
             self.job.engine.request_timeout_s,
             self.job.temperature,
-            self.job.model.request_fields,
+            self.job.request_fields,
             self.signals,
+            self.job.answer.response_format,
         )
         self._wait_until_healthy(self._server, self._client, log_path, start)
 

@@ -20,7 +20,7 @@ STREAM_INTERVAL = "16"  # tokens an event; the first comes at once
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """What a vLLM server is started with. images, clips: the most that one prompt has."""
+    """What a vLLM server is started with. images, clips: the most that one prompt has. guided: answers follow a schema."""
 
     model: ModelSettings
     checkpoint: str
@@ -29,6 +29,7 @@ class Server:
     max_num_seqs: int
     gpu_memory_utilization: float
     clips: int = 0
+    guided: bool = False
 
     @staticmethod
     def of(job: UpsampleJob) -> Server:
@@ -37,6 +38,7 @@ class Server:
         return Server(
             *(model, checkpoint, job.images, job.max_model_len, model.max_num_seqs, model.gpu_memory_utilization),
             job.clips,
+            bool(job.answer.response_format),
         )
 
 
@@ -91,6 +93,10 @@ def vllm_argv(server: Server, port: int, version: str, *, cpu: bool, options: st
         argv.append("--enable-per-request-metrics")  # the time that each request waited inside the engine
     if "--stream-interval" in options:  # an event for each token would be most of what the worker has to do
         argv += ["--stream-interval", STREAM_INTERVAL]
+    if (
+        server.guided and "structured_outputs_config" in options
+    ):  # else a model may write blanks between tokens for ever
+        argv += ["--structured-outputs-config", json.dumps({"backend": "guidance", "disable_any_whitespace": True})]
     for option in ("tensor_parallel_size", "data_parallel_size"):
         if (count := getattr(model, option)) > 1:
             argv += [f"--{option.replace('_', '-')}", str(count)]

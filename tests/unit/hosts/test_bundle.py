@@ -69,7 +69,9 @@ def test_entries_are_sorted_dated_and_stored() -> None:
         entries = archive.infolist()
     names = [entry.filename for entry in entries]
     assert names == sorted(names)
-    assert set(names) == {"__main__.py", *(f"worker/{file.relative_to(PACKAGE).as_posix()}" for file in FILES)}
+    own = {name for name in names if not name.startswith("fastjsonschema/")}
+    assert own == {"__main__.py", *(f"worker/{file.relative_to(PACKAGE).as_posix()}" for file in FILES)}
+    assert {"fastjsonschema/__init__.py", "fastjsonschema/LICENSE"} <= set(names)
     assert {entry.date_time for entry in entries} == {(1980, 1, 1, 0, 0, 0)}
     assert {entry.compress_type for entry in entries} == {zipfile.ZIP_STORED}
 
@@ -80,6 +82,15 @@ def test_bundle_runs_without_packages(bundle: Path, tmp_path: Path) -> None:
     done = run_bare(bundle, tmp_path)
     assert (done.returncode, done.stderr) == (7, "")
     assert "cannot be reached" in json.loads((tmp_path / "exit.json").read_text())["reason"]
+
+
+def test_bundle_validates_json_by_itself(bundle: Path) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(bundle)!r}); from worker.forms import why_invalid;"
+        'print(why_invalid({\'a\': 1}, \'{"properties": {"a": {"type": "string"}}}\'))'
+    )
+    done = run_bare("-c", code)
+    assert (done.stderr, done.stdout.strip()) == ("", "data.a must be string")
 
 
 def test_bundle_imports_the_standard_library_only(bundle: Path) -> None:

@@ -14,6 +14,7 @@ from src.planning.plan import PlanItem
 from src.planning.recipe import EMPTY_PROMPT_TEXT, message_writer
 from src.planning.resolve import resolve
 from src.prompts.specs import PromptSpec, read_specs
+from src.targets.target import Messages
 from tests.conftest import TOKENIZER
 from tests.harness.pixtral import message_tokens
 from tests.unit.planning.conftest import ConfigFor, only_item, over
@@ -160,11 +161,11 @@ def test_empty_prompt_becomes_the_question_of_nvidia(config_for: ConfigFor, clip
 
 
 def test_bare_template_sends_the_prompt_verbatim(spec: Iterator[PromptSpec]) -> None:
-    assert message_writer("", "{{ prompt }}")(next(spec)) == ("", "A {{ name }} <b>&amp;</b> {% raw %}")
+    assert message_writer(Messages())(next(spec), {}) == ("", "A {{ name }} <b>&amp;</b> {% raw %}")
 
 
 def test_template_inserts_the_prompt_verbatim(spec: Iterator[PromptSpec]) -> None:
-    system, user = message_writer("For {{ name }}.\n", "Rewrite: {{ prompt }}\n")(next(spec))
+    system, user = message_writer(Messages("For {{ name }}.\n", "Rewrite: {{ prompt }}\n"))(next(spec), {})
     assert system == "For robot.\n"
     assert user == "Rewrite: A {{ name }} <b>&amp;</b> {% raw %}\n"
 
@@ -175,13 +176,13 @@ def test_template_inserts_the_prompt_verbatim(spec: Iterator[PromptSpec]) -> Non
 def test_invalid_template_is_an_input_error(template: str) -> None:
     for system, user in ((template, "{{ prompt }}"), ("", template)):
         with pytest.raises(InputError, match="template"):
-            message_writer(system, user)
+            message_writer(Messages(system, user))
 
 
 @pytest.mark.parametrize("template", ["{{ 1 / 0 }}", "{{ prompt + 1 }}", "{{ 'x' * prompt }}"])
 def test_template_that_fails_is_an_input_error(template: str) -> None:
     with pytest.raises(InputError, match="template"):
-        message_writer("", template)
+        message_writer(Messages("", template))
 
 
 def test_system_message_counts_against_the_budget(config_for: ConfigFor, clips: Path, count: CountText) -> None:

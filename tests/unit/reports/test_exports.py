@@ -168,7 +168,7 @@ def test_unusable_samples_are_left_out_and_logged(
     ended = {item.id: outcome(item, None if not item.prompt else "text", state=FAILED) for item in plan.items}
     assert [line["name"] for line in exported("cosmos3", plan, paths, ended)] == ["x"]
     (event,) = logged
-    assert (event["items"], event["first"].endswith("Cosmos 3 takes clips that end in .mp4")) == (3, True)
+    assert (event["items"], event["first"].endswith("clips that end in .mp4")) == (3, True)
 
 
 # All exports
@@ -204,3 +204,40 @@ def test_failed_export_leaves_the_previous_one(planned: Planned, clips: Path, pa
     assert [p.name for p in paths.root.iterdir()] == [export.name]
     exports.write(name, plan, table, paths)
     assert content(export) == before
+
+
+# Targets
+
+ANSWERING = ("engine=endpoint", "engine.base_url=http://127.0.0.1:9/v1")
+
+
+def test_target_export_is_the_tools_own(planned: Planned, clips: Path, paths: RunPaths) -> None:
+    items = [
+        over(clips / "wide.mp4", "It's a boat.", name="a"),
+        {"prompt": "x", "name": "b"},
+        over(clips / "wide.mp4", " "),
+    ]
+    for target, ends in (("wan", ["$@"]), ("cogvideox", ["x"])):
+        plan = planned(items, f"target={target}")
+        file = exports.write("target", plan, list(result_rows(plan, {}, HintFolders(paths), "")), paths)
+        lines = [line for line in file.read_text().splitlines() if not line.startswith(("#", "set"))]
+        assert len(lines) == 2 and lines[1].strip('"').endswith(ends[0]) and "boat" in lines[0]
+
+
+def test_cosmos3_sample_has_pins_and_controls(planned: Planned, clips: Path, paths: RunPaths, tmp_path: Path) -> None:
+    vis = {"vis": {"input_control": "v.mp4", "control_weight": 0.5}}
+    plan = planned([over(clips / "wide.mp4", control_overrides=vis)], "target=cosmos3_transfer", *ANSWERING)
+    (line,) = exported("cosmos3", plan, paths)
+    assert line["blur"] == {"control_path": str(tmp_path / "v.mp4"), "weight": 0.5}
+    plan = planned([over(clips / "wide.mp4")], "target=cosmos3", *ANSWERING)
+    (line,) = exported("target", plan, paths)
+    assert (line["resolution"], line["fps"], line["num_frames"], line["aspect_ratio"]) == ("720", 12, 25, "16,9")
+
+
+def test_samples_are_read_as_prompts_again(planned: Planned, clips: Path, paths: RunPaths, tmp_path: Path) -> None:
+    sample = {"name": "s", "model_mode": "video2video", "prompt": "A boat.", "vision_path": "wide.mp4",
+              "edge": {"control_path": "e.mp4", "weight": 1.0}}  # fmt: skip
+    shutil.copy(clips / "wide.mp4", tmp_path / "wide.mp4")
+    (line,) = exported("cosmos3", planned([sample], "target=cosmos3_transfer", *ANSWERING), paths)
+    assert line["vision_path"] == str(tmp_path / "wide.mp4")
+    assert line["edge"] == {"control_path": str(tmp_path / "e.mp4"), "weight": 1.0}

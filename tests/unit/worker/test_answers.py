@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.worker.answers import cleaned, is_refusal, received
+from src.worker.answers import cleaned, is_refusal, notes_on_count
 from src.worker.engines.engine import Answer, ItemFailed
-from src.worker.protocol import Item
 
 PROMPT = 'A red car stops at a sign that says "STOP". Dust hangs in low sunlight; the camera follows.'
 
@@ -110,23 +107,18 @@ def test_prompts_are_no_refusals(answer: str) -> None:
     assert not is_refusal(answer)
 
 
-ITEM = Item("i", 0, "p", "p", "", (), 100, 300, 0, "")
-
-
 @pytest.mark.parametrize(("counted", "note"), [(90, "counted 90"), (None, "unverified"), (100, "")])
 def test_endpoint_may_count_as_its_model_does(counted: int | None, note: str) -> None:
-    answer, notes = received(Answer("A car", "stop", counted, 5), ITEM, "endpoint")
-    assert answer.text == "A car"
+    notes = notes_on_count(Answer("A car", "stop", counted, 5), 100, "endpoint")
     assert (note in notes[0]) if note else not notes
 
 
 @pytest.mark.parametrize(("engine", "counted"), [("vllm", 90), ("vllm", None), ("endpoint", 90)])
 def test_no_prediction_takes_any_count(engine: str, counted: int | None) -> None:
-    _, notes = received(Answer("A car", "stop", counted, 5), replace(ITEM, predicted=None), engine)
-    assert not notes
+    assert not notes_on_count(Answer("A car", "stop", counted, 5), None, engine)
 
 
 @pytest.mark.parametrize(("counted", "reason"), [(90, "counted 90 prompt tokens, the plan 100"), (None, "no usage")])
 def test_vllm_must_count_as_planned(counted: int | None, reason: str) -> None:
     with pytest.raises(ItemFailed, match=reason):
-        received(Answer("A car", "stop", counted, 5), ITEM, "vllm")
+        notes_on_count(Answer("A car", "stop", counted, 5), 100, "vllm")

@@ -10,6 +10,7 @@ import pytest
 
 from src.media.encode import blank_clip
 from src.media.geometry import Size
+from src.worker.answer_form import AnswerForm
 from src.worker.chat import ChatClient, chat_body
 from src.worker.engines.engine import ItemFailed, Picture, Refused, Request, Unavailable
 from src.worker.lifecycle import LoadFailed
@@ -133,3 +134,25 @@ def test_broken_stream_is_no_answer(
     with pytest.raises(error, match=message):
         client.ask(REQUEST)
     assert client.ask(REQUEST).text == "a long boat "  # over a new connection where needed
+
+
+def test_turns_follow_the_message(server: ScriptedServer, client: ChatClient) -> None:
+    client.ask(Request(item("a", text="a boat"), (), 1, 20, (("assistant", "no"), ("user", "again"))))
+    assert [m["content"] for m in server.asked[0]["messages"]] == ["a boat", "no", "again"]
+
+
+def test_refused_response_format_is_left_out(server: ScriptedServer) -> None:
+    wanted = AnswerForm(form="json", schema='{"type": "object"}').response_format
+    client = ChatClient(server.url, "pixtral", None, 5.0, 0.6, response_format=wanted)
+    server.script = [(400, {}, b'{"error": {"message": "unknown field: response_format"}}')]
+    assert "without" in client.ask(REQUEST).note and "without" in client.ask(REQUEST).note
+    assert ["response_format" in body for body in server.asked] == [True, False, False]
+
+
+def test_other_refusal_keeps_the_response_format(server: ScriptedServer) -> None:
+    wanted = AnswerForm(form="json", schema='{"type": "object"}').response_format
+    client = ChatClient(server.url, "pixtral", None, 5.0, 0.6, response_format=wanted)
+    server.script = [(400, {}, b'{"error": {"message": "no such model"}}')]
+    with pytest.raises(ItemFailed):
+        client.ask(REQUEST)
+    assert client.response_format

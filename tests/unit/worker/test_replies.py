@@ -82,3 +82,15 @@ def test_torn_last_line_is_no_event() -> None:
 )  # fmt: skip
 def test_wait_that_a_server_asks_for_is_bounded(header: str | None, pause_s: float | None) -> None:
     assert pause_of(header) == pause_s
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+@pytest.mark.parametrize("count", [1, 9])
+def test_reasoning_is_read_under_both_names(name: str, count: int) -> None:
+    def event(**delta: object) -> dict[str, object]:
+        return {"choices": [{"delta": delta}]}
+
+    thoughts = [event(**{name: 'h"m '})] * count
+    events = [*thoughts, *[event(content='"reasoning": "no"')] * count, {"choices": []}, {"usage": {}}]
+    completion = completion_of(stream(*events))
+    assert (completion.reasoning, completion.text) == ('h"m ' * count, '"reasoning": "no"' * count)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from src.worker.answer_form import AnswerForm
 from src.worker.engines.vllm_server import Server, next_fallback, vllm_argv, vllm_environment
 from tests.harness.records import JOB, MODEL
 
@@ -102,3 +104,12 @@ def test_variables_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = vllm_environment()
     assert environment["VLLM_CPU_KVCACHE_SPACE"] == "40"
     assert environment["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
+
+
+@pytest.mark.parametrize(("options", "form"), [("", "json"), ("structured_outputs_config", "text")])
+def test_guided_decoding_is_set_up_where_wanted(options: str, form: str) -> None:
+    server = Server.of(replace(JOB, answer=AnswerForm(form=form, schema='{"type": "object"}')))
+    assert "--structured-outputs-config" not in vllm_argv(server, 1, "0.32.0", cpu=False, options=options)
+    if form == "json":
+        argv = vllm_argv(server, 1, "0.32.0", cpu=False, options="structured_outputs_config: X")
+        assert json.loads(argv[argv.index("--structured-outputs-config") + 1])["disable_any_whitespace"]

@@ -1,0 +1,133 @@
+"""Lines that the tools of video models read, one for each prompt. Pure.
+
+Sources: Wan2.2 generate.py; LTX-2 ltx-pipelines; HunyuanVideo-1.5 generate.py; CogVideo inference/cli_demo.py and
+sat/sample_video.py; cosmos-framework scripts/inference and inference/common/args.py (an unknown key is refused).
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+# Name -> file of a run folder. cosmos3: samples; cogvideox: lines; the others: a shell script, a call for each prompt.
+EXPORTS = {
+    "cosmos3": "cosmos3.jsonl",
+    "wan": "wan.sh",
+    "ltx2": "ltx2.sh",
+    "hunyuan15": "hunyuan15.sh",
+    "cogvideox": "cogvideox.txt",
+}
+HEADS = {
+    "wan": "# In a checkout of Wan2.2. Further arguments go to each call, as in --ckpt_dir FOLDER --size '1280*720'.",
+    "ltx2": "# Needs ltx-pipelines. Further arguments of this script go to each call, as in --checkpoint-path FILE.",
+    "hunyuan15": "# In a checkout of HunyuanVideo-1.5. Further arguments go to each call, as in --model_path FOLDER.",
+}
+_CALLS = {
+    "wan": (("python", "generate.py"), "--image", ""),
+    "ltx2": (("python", "-m", "ltx_pipelines.ti2vid_two_stages"), "--image", "--negative-prompt"),
+    "hunyuan15": (("python", "generate.py"), "--image_path", "--negative_prompt"),
+}
+# Controls as Cosmos-Transfer1 names them -> as Cosmos 3 does.
+CONTROLS = {
+    "edge": "edge",
+    "vis": "blur",
+    "blur": "blur",
+    "depth": "depth",
+    "seg": "seg",
+    "world_scenario": "wsm",
+    "wsm": "wsm",
+}
+_VISION_OF = {
+    ".mp4": "video2video",
+    ".png": "image2video",
+    ".jpg": "image2video",
+    ".jpeg": "image2video",
+    ".webp": "image2video",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One prompt with what goes with it. image: the first frame as a file, clip: the clip; "" for none. facts: of `pins`."""
+
+    name: str
+    prompt: str
+    negative: str = ""
+    image: str = ""
+    clip: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    controls: Mapping[str, Any] = field(default_factory=dict)
+
+
+def call(name: str, sample: Sample) -> str:
+    """A line of a shell script. Values stand behind =, so that one that begins with a hyphen is no option."""
+    argv, image, negative = _CALLS[name]
+    values = [("--task", "i2v-A14B" if sample.image else "t2v-A14B")] if name == "wan" else []
+    values += [("--prompt", " ".join(sample.prompt.split()))]
+    values += [(negative, sample.negative)] if negative and sample.negative else []
+    words = [*argv, *(f"{option}={value}" for option, value in values)]
+    if sample.image:  # LTX-2 takes the image, the frame that it is, and how strongly it counts
+        words += [image, sample.image, "0", "1.0"] if name == "ltx2" else [f"{image}={sample.image}"]
+    return f'{shlex.join(words)} "$@"'
+
+
+def line_of_cogvideox(sample: Sample) -> str:
+    """PROMPT, or PROMPT@@IMAGE; the prompt without the marks that end it."""
+    prompt = " ".join(sample.prompt.replace("@@", "@ @").split())
+    return f"{prompt}@@{sample.image}" if sample.image else prompt
+
+
+def controls_of(given: Any) -> dict[str, dict[str, Any]]:
+    """The controls of an item (control_overrides of Cosmos-Transfer1) as Cosmos 3 takes them. ValueError for one that it lacks."""
+    found = {}
+    for name, values in (given or {}).items():
+        path = (values or {}).get("input_control") or (values or {}).get("control_path")
+        if name not in CONTROLS or not path:
+            raise ValueError(
+                f"control {name}: "
+                + ("has no file (input_control)" if name in CONTROLS else "Cosmos 3 has no such control")
+            )
+        weight = values.get("control_weight", values.get("weight", 1.0))
+        found[CONTROLS[name]] = {"control_path": path, "weight": weight}
+    return found
+
+
+def sample_of_cosmos3(sample: Sample, *, ascii_only: bool = True) -> dict[str, Any]:
+    """A sample of Cosmos 3. Raises ValueError in words for what is none."""
+    vision, mode = sample.clip or sample.image, "text2video"
+    if vision:
+        suffix = vision[vision.rfind(".") :].lower()
+        if suffix not in _VISION_OF:
+            raise ValueError(f"{vision}: Cosmos 3 takes images, and clips that end in .mp4")
+        mode = _VISION_OF[suffix]
+    facts = sample.facts
+    line: dict[str, Any] = {
+        "name": sample.name,
+        "model_mode": mode,
+        "prompt": caption(sample.prompt, facts, ascii_only),
+    }
+    line |= {"negative_prompt": sample.negative} if sample.negative else {}
+    line |= {"vision_path": vision} if vision else {}
+    line |= {key: facts[key] for key in ("resolution", "aspect_ratio", "fps", "num_frames") if key in facts}
+    return line | dict(sample.controls)
+
+
+def caption(prompt: str, facts: Mapping[str, Any], ascii_only: bool = True) -> str:
+    """A prompt as Cosmos 3's caption: a JSON object stands bare, in ASCII, and without what its loader must not see; prose is
+    the caption over time. The loader overwrites duration, fps, resolution and aspect ratio."""
+    bare = prompt.strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()
+    try:
+        parsed = json.loads(bare)
+    except (ValueError, RecursionError):
+        parsed = None
+    if not isinstance(parsed, dict):
+        parsed = {
+            "temporal_caption": prompt,
+            **({"aspect_ratio": facts["aspect_ratio"]} if "aspect_ratio" in facts else {}),
+        }
+    return json.dumps(
+        {key: value for key, value in parsed.items() if key != "scene_imagination"}, ensure_ascii=ascii_only
+    )

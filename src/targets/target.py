@@ -1,0 +1,154 @@
+"""A target as a frozen value, made from its config group, and the files that it names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..worker.answer_form import CHECKS, AnswerForm
+from ..worker.records import InvalidRecord, from_json, to_json
+from .exports import EXPORTS
+from .pins import PINS, SIZES
+
+SCHEMAS = Path(__file__).parent / "schemas"
+DEFAULT = "cosmos_transfer1"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The video model that prompts are for.
+
+    with_frames: the language where frames are sent, "": that of the answer. pins: fields of a JSON answer that the clip
+    decides, or resolution, duration_s and fps where there is none. hash: of all that changes an answer, and messages: of their
+    templates, both "" for the default.
+    """
+
+    name: str = DEFAULT
+    answer: AnswerForm = field(default_factory=AnswerForm)
+    with_frames: str = ""
+    pins: tuple[str, ...] = ()
+    resolution: str = "720"
+    duration_s: float = 5.0
+    fps: float = 24.0
+    negative_prompt: str = ""
+    export: str = ""
+    encoder_tokenizer: str = ""
+    messages: str = ""
+    hash: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """Templates (jinja2) of the messages: system, user, and user where the prompt is empty."""
+
+    system: str = ""
+    user: str = "{{ prompt }}"
+    user_empty: str = ""
+
+
+def target_of(values: Mapping[str, Any]) -> Target:
+    """The target of a config group. Raises InputError for values that cannot work."""
+    wrong = []
+    for name, given, known in (
+        ("checks", values["checks"], CHECKS),
+        ("pins", values["pins"], PINS),
+        ("resolution", [values["resolution"]], SIZES),
+        ("export", [values["export"]], ("", *EXPORTS)),
+    ):
+        wrong += [
+            f"target.{name}: {one} is not one of {', '.join(filter(None, known))}" for one in given if one not in known
+        ]
+    if values["encoder_tokens"] < 0 or not 0 <= values["max_repairs"] <= 10:
+        wrong.append("target: encoder_tokens must not be negative, max_repairs 0 to 10")
+    if wrong:
+        raise InputError("the config cannot be used:\n" + "\n".join(f"  - {w}" for w in wrong))
+    try:
+        answer = from_json(
+            AnswerForm,
+            {key: value for key, value in values.items() if key in AnswerForm.__slots__ and key != "fields"}
+            | {
+                "schema": schema_of(values["schema"]),
+                "fields": json.dumps(dict(values["request"])) if values["request"] else "",
+            },
+            "target",
+        )
+    except InvalidRecord as e:
+        raise InputError(f"the config cannot be used:\n  - {e}") from None
+    plain = {key: values[key] for key in ("name", "resolution", "duration_s", "fps", "negative_prompt", "export")}
+    target = Target(
+        **plain,
+        answer=answer,
+        with_frames=values["language_with_frames"],
+        pins=tuple(values["pins"]),
+        encoder_tokenizer=values["encoder_tokenizer"],
+    )
+    if target == Target():
+        return target
+    seen = {key: value for key, value in to_json(target).items() if key not in ("export", "name")}
+    return replace(target, hash=hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:16])
+
+
+def schema_of(name: str) -> str:
+    """The text of a JSON Schema: one of src/targets/schemas by its name, or a file; "" for none. Raises InputError."""
+    if not name:
+        return ""
+    own = SCHEMAS / f"{name}.json"
+    file = own if own.is_file() and "/" not in name else Path(name)
+    try:
+        import fastjsonschema
+
+        schema = json.loads(file.read_text(encoding="utf-8"))
+        fastjsonschema.compile(schema)
+    except Exception as e:  # whatever a file of another kind makes the compiler raise
+        raise InputError(
+            f"target.schema={name}: not a valid JSON Schema ({type(e).__name__}: {e})",
+            hint=f"name a file, or one of {', '.join(sorted(path.stem for path in SCHEMAS.glob('*.json')))}",
+        ) from None
+    return json.dumps(schema)
+
+
+def messages_in(path: str) -> Messages:
+    """The messages in a user's file: a YAML file with system, user and user_empty, or a text, which is the user message where it
+    names the prompt and the system message where it does not."""
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise InputError(f"target.template={path}: cannot be read: {e}") from None
+    if not path.endswith((".yaml", ".yml")):
+        return Messages(user=text) if "prompt }}" in text else Messages(system=text)
+    import yaml
+
+    try:
+        given = yaml.safe_load(text)
+        return from_json(Messages, given, "")
+    except (yaml.YAMLError, InvalidRecord) as e:
+        raise InputError(
+            f"target.template={path}: {e}", hint="a YAML file has the texts system, user and user_empty"
+        ) from None
+
+
+def why_not_of_schema(text: str, form: AnswerForm) -> str:
+    """What of a prompt that was taken its schema does not allow; "" for one that is valid, and where there is no schema."""
+    import fastjsonschema
+
+    try:
+        if form.schema:
+            fastjsonschema.validate(json.loads(form.schema), json.loads(text))
+    except (ValueError, fastjsonschema.JsonSchemaValueException) as e:
+        return str(e)
+    return ""
+
+
+def skeleton(schema: Mapping[str, Any]) -> Any:
+    """The shape of an object that a schema describes, with empty values, as a message can show it."""
+    if "enum" in schema:
+        return "|".join(map(str, schema["enum"]))
+    kind = schema.get("type")
+    if kind == "object":
+        return {key: skeleton(inner) for key, inner in schema.get("properties", {}).items()}
+    return [skeleton(schema.get("items", {}))] if kind == "array" else 0 if kind in ("integer", "number") else ""

@@ -1,0 +1,47 @@
+"""What a video model wants of an answer; a part of the protocol."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from .values import one_of
+
+TEXT, JSON, TAGGED = "text", "json", "tagged"  # forms of an answer; tagged: JSON, and a negative prompt, each in a tag
+CHECKS = ("think", "preface", "quotes", "refusal", "loop", "language", "too_long", "dropped_subject")
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerForm:
+    """What the video model wants of an answer, the same for all items of a job.
+
+    schema: text of the JSON Schema of a JSON answer; guided: the engine is asked to keep to it. drop: fields that are removed.
+    max_repairs: how often an invalid answer goes back to the model. checks: of CHECKS. language: en or zh. encoder_tokens: the
+    most that the text encoder of the video model takes, 0: any number; encoder: its name; encoder_file: its tokenizer,
+    compressed, in base64, or "" to estimate, and encoder_kind the name of that file. fields: of each request, as JSON.
+    """
+
+    SPARSE: ClassVar[bool] = True
+
+    form: Annotated[str, one_of(TEXT, JSON, TAGGED)] = TEXT
+    schema: str = ""
+    guided: bool = True
+    drop: tuple[str, ...] = ()
+    max_repairs: int = 0
+    checks: tuple[Annotated[str, one_of(*CHECKS)], ...] = ()
+    language: Annotated[str, one_of("", "en", "zh")] = ""
+    encoder: str = ""
+    encoder_tokens: int = 0
+    encoder_kind: str = ""
+    encoder_file: str = ""
+    fields: str = ""
+
+    @property
+    def response_format(self) -> Mapping[str, Any]:
+        """What asks a server for an answer of this schema; empty where nothing does."""
+        if not (self.guided and self.schema and self.form == JSON):
+            return {}
+        schema = {"name": "prompt", "schema": json.loads(self.schema), "strict": True}
+        return {"response_format": {"type": "json_schema", "json_schema": schema}}
