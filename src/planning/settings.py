@@ -11,7 +11,7 @@ from ..models.families import family_of
 from ..models.family import Family
 from ..targets.target import Target
 from ..worker.protocol import EngineSettings, ModelSettings
-from ..worker.values import Environment, HostName, ImageName, UserName, Variable, Word
+from ..worker.values import Command, Environment, HostName, ImageName, UserName, Variable, Word
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class HostSettings:
     password_env: Variable
     known_hosts: str
     root: Word
-    docker: tuple[str, ...]
+    docker: Command
     gpus: str
     patience_s: float
     keep_job: bool

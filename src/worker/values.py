@@ -91,6 +91,9 @@ Relative = Annotated[
 ]  # a path below a folder that the reader knows; "" for none
 FileName = Annotated[str, _names_more]  # a file directly in it
 Word = Annotated[str, _is_option]  # stands alone in a command line
+Command = Annotated[
+    tuple[str, ...], lambda words: _is_option(words[0]) if words else "names no command"
+]  # with its options
 Url = Annotated[str, _holds_password]  # "" for none
 Variable = Annotated[str, _variable]  # "" for none
 Environment = Annotated[str, _environment]

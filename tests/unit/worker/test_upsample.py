@@ -129,15 +129,16 @@ def test_result_describes_the_sent_frames(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["gone.png", f"{'0' * 64}.png"], ids=["missing", "damaged"])
-def test_unusable_frame_fails_its_item_only(folder: Path, name: str) -> None:
+def test_unusable_frame_is_asked_for_again(folder: Path, name: str) -> None:
     (folder / "frames").mkdir()
     (folder / "frames" / f"{'0' * 64}.png").write_bytes(b"not what its name promises")
     stage(folder, [item("a", frames=(f"frames/{name}",)), item("b")])
     engine = FakeEngine()
     assert serve(folder, engine) == 0
     first, second = results(folder)
-    assert (first["state"], second["state"]) == ("failed", "upsampled")
+    assert (first["state"], first["refusal"], second["state"]) == ("refused", "damaged", "upsampled")
     assert name in first["reason"]
+    assert not (folder / "frames" / name).exists()
     assert engine.asked == ["b"]
 
 
