@@ -12,7 +12,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import engines, estimates, hints, planning, scale, startup, tokens, transfer, window
+from benchmarks import engines, estimates, hints, llamacpp, planning, scale, startup, tokens, transfer, window
 from benchmarks.measure import Row
 
 BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "startup": startup.rows,
     "estimates": estimates.rows,
     "engines": engines.rows,
+    "llamacpp": llamacpp.rows,
     "transfer": transfer.rows,
     "scale": scale.rows,
     "window": window.rows,

@@ -53,6 +53,7 @@ class ModelFamily(Enum):
 class EngineName(Enum):
     offline = "offline"
     vllm = "vllm"
+    llamacpp = "llamacpp"
     endpoint = "endpoint"
     cosmos = "cosmos"
 

@@ -106,20 +106,29 @@ class ModelConf:
     data_parallel_size: int = 1  # copies of the model
     prefix_caching: bool = True  # reuse common prefixes of requests; always off for vLLM before 0.9 (CVE-2025-46722)
     extra_args: list[str] = field(default_factory=list)  # further arguments for the vLLM server, as they are
+    gguf: str = ""  # llamacpp only: the model on the host, a path or package:NAME/FILE of an installed package
+    mmproj: str = ""  # llamacpp only: its vision part, likewise
+    examples: list[dict[str, str]] = field(
+        default_factory=list
+    )  # turns before each request, {user, answer}, from which a small model learns; for families ask and unverified
+    text_only: bool = False  # it sees no frames: what is measured in them goes into the message ({{ facts }})
 
 
 @dataclass
 class EngineConf:
     """Where answers come from, and with how much patience."""
 
-    name: EngineName = MISSING  # offline, vllm, endpoint or cosmos
+    name: EngineName = MISSING  # offline, vllm, llamacpp, endpoint or cosmos
     max_attempts: int = 3  # attempts per item before its original prompt is kept
     in_flight: str = "auto"  # requests in flight: a number, or auto, found by what the server shows
     item_delay_s: float = 0.0  # offline only: wait before each answer, to rehearse a slow engine
     base_url: str = ""  # endpoint only: address of the server, including /v1
     api_key_env: str = ""  # endpoint only: NAME of the environment variable that holds the key
     api_key_file: str = ""  # endpoint only: file that holds the key
-    start_timeout_s: float = 1800.0  # vllm only: patience until the server is healthy
+    slots: int = 4  # llamacpp only: requests processed at the same time, each with a context of budget.max_model_len
+    threads: int = 0  # llamacpp only: CPU threads; 0: one per core
+    gpu_layers: int = -1  # llamacpp only: layers of the model on the GPU; -1: as many as fit
+    start_timeout_s: float = 1800.0  # vllm and llamacpp: patience until the server is healthy
     request_timeout_s: float = 600.0  # patience for one answer, from its request to its last word
     patience_s: float = 600.0  # patience with a server that takes no requests; then the items stay open
     grace_s: float = 30.0  # patience for answers in flight when asked to stop
@@ -129,7 +138,7 @@ class EngineConf:
 
 @dataclass
 class WorkerConf:
-    python: str = "python3"  # interpreter on the host that has vLLM; see docs/engines.md
+    python: str = "python3"  # interpreter on the host that has vLLM or xllamacpp; see docs/engines.md
 
 
 @dataclass

@@ -154,7 +154,7 @@ def _loaded(record: Path) -> Any:
 
 # Fields that name programs, machines, the places of secrets or of files that are written; options of a group are one's own.
 _OF_PROGRAMS = re.compile(
-    r"(?:worker|host|image|inference|hydra|spec|notify)\.|engine\.(?:base_url|api_key)|model\.(?:checkpoint|extra)|"
+    r"(?:worker|host|image|inference|hydra|spec|notify)\.|engine\.(?:base_url|api_key)|model\.(?:checkpoint|extra|gguf|mmproj)|"
     r"output\.specs|cache_dir"
 )
 

@@ -75,6 +75,7 @@ def run_argv(launch: Launch, job: str, root: str, user: str, key_file: str = "")
     mounts = [_mount(job), _mount(f"{job}/frames", read_only=True), _mount(cache)]
     if launch.checkpoint:
         mounts.append(_mount(launch.checkpoint, read_only=True))
+    mounts += [_mount(file, read_only=True) for file in launch.files]
     if image.repository:
         mounts.append(_mount(image.repository, WORKSPACE, read_only=True))
     if launch.secrets:

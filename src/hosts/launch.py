@@ -10,11 +10,19 @@ from ..worker.values import is_secret_name
 from .bundle import WORKER
 
 
+def interpreter(engine: str, python: str, *, is_here: bool) -> str:
+    """The interpreter of a worker outside of containers: `python`, or on this machine this one, where the engine needs no other
+    and, for llama.cpp, none was named."""
+    own = engine in ("offline", "endpoint") or (engine == "llamacpp" and python == "python3")
+    return sys.executable if is_here and own else python
+
+
 @dataclass(frozen=True, slots=True)
 class Launch:
     """How a job's worker is started.
 
-    python: the interpreter, for a plain process. checkpoint: a folder that a container mounts read-only, "" for none.
+    python: the interpreter, for a plain process. checkpoint, files: a folder, "" for none, and files that a container mounts
+    read-only.
     needs_network: whether the worker asks a server elsewhere. secret_env, secret_file: a variable of the host's own environment
     that it gets, and a file there that it reads; "" for none. run_id: a label for people.
     """
@@ -28,6 +36,7 @@ class Launch:
     needs_network: bool = False
     secret_env: str = ""
     secret_file: str = ""
+    files: tuple[str, ...] = ()
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -37,20 +46,19 @@ class Launch:
 
     @staticmethod
     def of(settings: Settings, run_id: str) -> Launch:
-        """The launch of a job that upsamples. On this machine, engines that need no vLLM run in this interpreter."""
-        engine, python = settings.engine, settings.python
-        if settings.host.kind == "local" and engine.name in ("offline", "endpoint"):
-            python = sys.executable
+        """The launch of a job that upsamples."""
+        engine = settings.engine
         return Launch(
             host=settings.host,
             image=settings.image,
-            python=python,
+            python=interpreter(engine.name, settings.python, is_here=settings.host.kind == "local"),
             checkpoint=settings.model.checkpoint,
             grace_s=engine.grace_s,
             run_id=run_id,
             needs_network=engine.name == "endpoint",
             secret_env=engine.api_key_env,
             secret_file=engine.api_key_file,
+            files=tuple(file for file in (settings.model.gguf, settings.model.mmproj) if file.startswith("/")),
         )
 
     def command(self, folder: str) -> tuple[str, ...]:

@@ -194,7 +194,7 @@ Runtime = ProcessRuntime | DockerRuntime
 def _hint(message: str) -> str:
     hints = {
         "could not select device driver": "Docker has no NVIDIA runtime there: install it, or set host.gpus=none",
-        "bind source path does not exist": "a folder to mount is not there: check model.checkpoint and image.mounts",
+        "bind source path does not exist": "what is mounted is not there: check model.checkpoint, model.gguf and image.mounts",
         "No space left": "the disk there is full: free some space, then resume",
         "permission denied": "may this user use Docker there? host.docker=[sudo,docker] uses sudo",
     }

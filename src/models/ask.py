@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from ..worker.records import InvalidRecord, from_json
 from ..worker.refusals import message_of
 from ..worker.replies import MOST_REPLY, Models, Tokens
 from .family import Media
+from .gguf import GgufServer
 
 PROBE = "x"  # the text beside pictures that are measured
 SMALL = Size(64, 64)  # the picture beside texts that are measured
@@ -117,21 +118,21 @@ class Estimated:
 
 
 def server_count(model: ModelSettings, engine: EngineSettings, cache_dir: Path) -> Count:
-    """A function that asks the server of engine=endpoint, and nothing before it is called; answers are kept in cache_dir, one
-    file for each model it serves."""
+    """A function that asks the server of engine=endpoint, or llama.cpp's on this machine, and nothing before it is called;
+    answers are kept in cache_dir, one file for each model that is served."""
 
     @lru_cache(maxsize=1)
-    def opened() -> tuple[_Server, Path, dict[str, int | str]]:
-        server = _Server(model, engine)
+    def opened() -> tuple[_Server | GgufServer, Path, dict[str, int | str]]:
+        server = _Server(model, engine) if engine.name == "endpoint" else GgufServer(model)
         file = cache_dir / "asked" / f"{server.identity()}.jsonl"
         return server, file, _kept(file)
 
     def count(system: str, text: str, size: Size, media: Media) -> int | str:
         server, file, known = opened()
         shape = [str(size), media.frames] if media.frames else []
-        key = hashlib.sha256(json.dumps([system, text, shape]).encode()).hexdigest()[:24]
+        key = hashlib.sha256(json.dumps([system, text, shape, *map(asdict, model.examples)]).encode()).hexdigest()[:24]
         if key not in known:
-            known[key] = server.tokens(chat_body(system, text, [_blank(size)] * media.frames))
+            known[key] = server.tokens(chat_body(system, text, [_blank(size)] * media.frames, model.examples))
             file.parent.mkdir(parents=True, exist_ok=True)
             with open(file, "a", encoding="ascii") as f:
                 f.write(json.dumps([key, known[key]]) + "\n")

@@ -15,7 +15,7 @@ from ..media.geometry import Size
 from ..worker.byte_pairs import CONTROL_TOKENS
 from ..worker.protocol import EngineSettings, ModelSettings
 from . import mistral
-from .family import CountText, Family, Media
+from .family import CountText, Family, Media, TextOnly
 from .mistral import Mistral
 from .pixtral import Pixtral
 from .qwen import Qwen, Range
@@ -82,6 +82,8 @@ CLIP_FAMILIES = ("qwen2_5_vl", "qwen3_vl", "qwen3_5")  # that take whole clips
 @lru_cache(maxsize=64)
 def family_of(model: ModelSettings, engine: EngineSettings, cache_dir: str) -> Family:
     """The family of a model, which loads its tokenizer when it first counts a text."""
+    if model.text_only:
+        return TextOnly(family_of(replace(model, text_only=False), engine, cache_dir))
     if model.family in ("ask", "unverified"):
         from .ask import Asked, Estimated, server_count  # with HTTP, which others do without
 

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..media import geometry
 from ..media.geometry import Size
 
 CountText = Callable[[str], int]
+MEASURED_PX = 640  # longest side of frames that are only measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +58,44 @@ class Family(Protocol):
 
     def refusal(self, size: Size, media: Media) -> str:
         """Why the engine refuses such pictures whatever its limit; "" for pictures that it takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextOnly:
+    """A family of which a model is sent no frames: they cost nothing, and what is measured in them is part of the text."""
+
+    of: Family
+    takes_clips: bool = False
+
+    @property
+    def verified(self) -> bool:
+        return self.of.verified
+
+    @property
+    def reserved(self) -> tuple[str, ...]:
+        return self.of.reserved
+
+    @property
+    def note(self) -> str:
+        return f"The model sees no frames, only what is measured in them. {self.of.note}".rstrip()
+
+    def media_tokens(self, size: Size, media: Media) -> int:
+        return 0
+
+    def wrapper_tokens(self, system: str) -> int:
+        return self.of.wrapper_tokens(system)
+
+    def text_tokens(self, system: str, text: str, *, with_media: bool) -> int:
+        return self.of.text_tokens(system, text, with_media=False)
+
+    def seen(self, size: Size, media: Media) -> Size:
+        return size
+
+    def largest(self, source: Size, media: Media) -> Size:
+        return geometry.visible(source, MEASURED_PX)
+
+    def sizes(self, source: Size, media: Media) -> tuple[Size, ...]:
+        return (self.largest(source, media),)
+
+    def refusal(self, size: Size, media: Media) -> str:
+        return ""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..choices import FrameRule, HostKind, Language, TaskName
+from ..choices import EngineName, FrameRule, HostKind, Language, TaskName
 from ..config import Config, ModelConf
 from ..errors import InputError
 from ..models.families import with_cap, with_checkpoint
@@ -97,6 +97,15 @@ def reading(config: Config) -> Reading:
     return Reading(config.columns.video, config.columns.prompt, roots, checkouts)
 
 
+def _counted_or_not(settings: Settings) -> Settings:
+    """The settings, with the family `unverified` where no llama.cpp of this machine can count for the host."""
+    from ..models.gguf import can_count  # with HTTP, which others do without
+
+    if can_count(settings.model, is_here=settings.host.kind == HostKind.local.value):
+        return settings
+    return replace(settings, model=replace(settings.model, family="unverified"))
+
+
 def plan_settings(config: Config) -> Settings:
     """What all items of a run share, with the limit that was observed of this engine."""
     engine = vars(config.engine)
@@ -132,6 +141,10 @@ def plan_settings(config: Config) -> Settings:
         exports=tuple(dict.fromkeys(export.value for export in config.output.exports)),
     )
     settings = checked(Settings, "", to_json(settings))
+    if settings.model.text_only and settings.engine.name == EngineName.offline.value:  # which sees them
+        settings = replace(settings, model=replace(settings.model, text_only=False, family="unverified"))
+    if settings.model.family == "ask" and settings.engine.name != EngineName.endpoint.value:
+        settings = _counted_or_not(settings)
     if config.frames.rule is FrameRule.clip:
         settings = replace(settings, model=with_cap(settings.model, settings.engine, settings.cache_dir))
     if config.task.name is TaskName.limits:  # it measures them

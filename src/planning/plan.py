@@ -219,6 +219,10 @@ def item_id(
         model += (s.model.family, s.model.min_pixels, s.model.max_pixels, s.model.thinking)
     if s.target.hash:  # of one that is not the default; what it takes from the clip is in its pixels or in the message
         model += (s.target.hash,)
+    if s.model.gguf:
+        model += (s.model.gguf, s.model.mmproj)
+    if s.model.examples:
+        model += (tuple((e.user, e.answer) for e in s.model.examples),)
     sampling = (s.max_output_tokens, s.temperature, s.seed)
     return digest(prompt, text, system, pixels, problem, s.engine.name, s.engine.base_url, model, sampling)
 

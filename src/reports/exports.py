@@ -123,7 +123,7 @@ def _openai_lines(plan: Plan, table: Sequence[Row]) -> Iterator[Line | str]:
             yield _Reason(f"{item.name}: {e}")
             continue
         body = (
-            chat_body(item.system, item.text, pictures)
+            chat_body(item.system, item.text, pictures, s.model.examples)
             | dict(s.model.request_fields)
             | json.loads(s.target.answer.fields or "{}")
             | dict(s.target.answer.response_format)
@@ -141,7 +141,7 @@ def _pictures(item: PlanItem, row: Row, settings: Settings) -> list[bytes]:
     """The frames, or the clip, that the engine was sent, or would be: from the cache, or rendered again."""
     if not item.runs:
         raise _LeftOut(item.problem)
-    if not (item.video and item.hint) or (row["state"] == UPSAMPLED and not row["frames"]):
+    if settings.model.text_only or not (item.video and item.hint) or (row["state"] == UPSAMPLED and not row["frames"]):
         return []
     hint = item.hint
     if row["frames"]:

@@ -124,7 +124,7 @@ def items_as_they_ended(
 
 def row_of(item: PlanItem, outcome: Outcome, hints: HintFolders, settings: Settings) -> Row:
     """The row of one item."""
-    used = hint_used(item, outcome)
+    used = hint_used(item, outcome, text_only=settings.model.text_only)
     hint, video = hints.of(used)
     row: Row = {
         "id": item.id,
@@ -209,9 +209,15 @@ class ReportRows(Iterable[ReportRow]):
             hint = item.hint if item.video else None
             if item.video and hint and row["frames"]:
                 hint = hint_sent(item.video, hint, len(row["frames"]), row["frames"][0]["size"])
-            files = frame_files(Path(self._root), row)
+            files = frame_files(Path(self._root), row) or _measured_files(Path(self._root), row)
             source = fields_of(item.video) if item.video else None
             yield {**row, "source": source, "hint": fields_of(hint) if hint else None, "frame_files": files}
+
+
+def _measured_files(root: Path, row: Row) -> list[str]:
+    """The frames that were measured for a model that saw none: beside the video made of them."""
+    video = row["preprocessed_video"]
+    return [os.path.abspath(file) for file in sorted((root / video).parent.glob("frame_*.png"))] if video else []
 
 
 def frame_files(root: Path, row: Row) -> list[str]:
@@ -224,8 +230,11 @@ def frame_files(root: Path, row: Row) -> list[str]:
     return [str(frames[n * (len(frames) - 1) // max(shown - 1, 1)]) for n in range(shown)]
 
 
-def hint_used(item: PlanItem, outcome: Outcome) -> tuple[Video, Hint] | None:
-    """The clip and the hint that the engine saw: the planned one, or a smaller one when that was refused."""
+def hint_used(item: PlanItem, outcome: Outcome, *, text_only: bool = False) -> tuple[Video, Hint] | None:
+    """The clip and the hint that the engine saw: the planned one, or a smaller one when that was refused. text_only: the
+    one that was measured for it."""
+    if text_only and item.video and item.hint:
+        return item.video, item.hint
     if not (item.video and item.hint and outcome.frames):
         return None
     return item.video, hint_sent(item.video, item.hint, len(outcome.frames), outcome.frames[0].size)

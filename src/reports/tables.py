@@ -137,7 +137,7 @@ def advice(plan: Plan) -> list[str]:
         lines.append(f"{sums.refused} cannot be served: {_names(sums.refused_names, sums.refused)}.")
     if plan.unused_fields:
         lines.append(f"Fields that upsampling does not use: {', '.join(plan.unused_fields)}.")
-    if larger := _larger_hint(plan):
+    if not settings.model.text_only and (larger := _larger_hint(plan)):
         lines.append(f"Your budget would allow {larger}: upsample=best_fit")
     if not sums.shrunk and sums.longest_with_hint is not None:
         need = smallest_max_model_len([sums.longest_with_hint], settings.max_output_tokens + settings.text_margin)

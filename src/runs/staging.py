@@ -241,6 +241,8 @@ def _record(item: PlanItem, renderer: _Renderer, settings: Settings) -> tuple[It
         family = settings.family
         predicted = family.wrapper_tokens(item.system) + family.text_tokens(item.system, item.text, with_media=False)
         return _line(item, predicted, [], settings, note=f"from the text only: {e.message}"), None
+    if settings.model.text_only:  # its frames were measured, and are there for the report
+        frames = []
     return _line(item, item.tokens.prompt, frames, settings, note=note), None
 
 

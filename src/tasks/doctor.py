@@ -12,11 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..choices import EngineName, ModelFamily, TaskName
+from ..choices import EngineName, HostKind, ModelFamily, TaskName
 from ..config import Config
 from ..errors import ExitCode, HostError, UpsamplerError
 from ..hosts.connect import connect, root_on
 from ..hosts.host import Host, script
+from ..hosts.launch import interpreter
 from ..planning.configure import host_settings
 from ..planning.settings import HostSettings
 from ..planning.validate import check_config
@@ -94,6 +95,8 @@ def _checks(host: Host, settings: HostSettings, config: Config) -> Iterator[Chec
         yield "engine", lambda: "offline: needs no model and no GPU"
     if engine is EngineName.endpoint:
         yield from endpoint_checks(host, config)
+    if engine is EngineName.llamacpp and not image:
+        yield "interpreter", lambda: _llamacpp(host, config)
     if engine in (EngineName.vllm, EngineName.cosmos):
         if not image:
             yield "interpreter", lambda: _interpreter(host, config)
@@ -191,6 +194,30 @@ def _interpreter(host: Host, config: Config) -> str:
     hint = "worker.python names the interpreter that has vLLM; launchers/vllm_env.sh makes one"
     what = f"{config.worker.python} cannot be used"
     return f"{config.worker.python} has {_said(host, (config.worker.python, '-c', _VLLM_VERSION), what, hint)}"
+
+
+# Finds package:NAME/FILE as `worker.engines.llamacpp_server.model_file` does.
+_GGUF = """
+import importlib.metadata, importlib.util, os, sys
+try:
+    print("xllamacpp", importlib.metadata.version("xllamacpp"))
+except importlib.metadata.PackageNotFoundError:
+    raise SystemExit("has no xllamacpp")
+for name in filter(None, sys.argv[1:]):
+    package, _, path = name.removeprefix("package:").partition("/")
+    spec = importlib.util.find_spec(package) if name.startswith("package:") else None
+    folders = spec.submodule_search_locations if spec else [""] if not name.startswith("package:") else []
+    if not any(os.path.isfile(os.path.join(f, path) if f else os.path.expanduser(name)) for f in folders):
+        raise SystemExit(f"does not find {name}")
+"""
+
+
+def _llamacpp(host: Host, config: Config) -> str:
+    """llama.cpp's package, and the files of the model."""
+    python = interpreter("llamacpp", config.worker.python, is_here=config.host.kind is HostKind.local)
+    model, hint = config.model, "pip install xllamacpp there, and check model.gguf and model.mmproj (docs/engines.md)"
+    argv = (python, "-c", _GGUF, model.gguf, model.mmproj)
+    return f"{python} has {_said(host, argv, f'{python} cannot be used', hint)}, and finds {model.gguf}"
 
 
 _FILES = """

@@ -64,6 +64,7 @@ def max_in_flight(plan: Plan) -> int:
     by_engine = {
         "offline": os.cpu_count() or 1,
         "endpoint": 16,
+        "llamacpp": s.engine.slots,
         "vllm": s.model.max_num_seqs * s.model.data_parallel_size,
     }
     each = 1 if s.engine.name == "cosmos" else s.engine.in_flight or by_engine.get(s.engine.name, 1)

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from .engines.engine import Answer, ItemFailed, Refused, Request, Unavailable, data_url, is_clip
 from .lifecycle import LoadFailed
 from .network import Connection, open_socket, proxy_headers, target
+from .protocol import Example
 from .records import InvalidRecord
 from .refusals import classify, counted_tokens, message_of, named_limit
 from .replies import MOST_REPLY, Usage, completion_of, pause_of
@@ -39,20 +40,23 @@ class NotConnected(OSError):
     """No connection to the server: the request was not sent."""
 
 
-def chat_body(system: str, text: str, pictures: Sequence[bytes]) -> dict[str, Any]:
+def chat_body(system: str, text: str, pictures: Sequence[bytes], examples: Sequence[Example] = ()) -> dict[str, Any]:
     """The messages of a request, in the form of OpenAI's chat completions."""
-    return _messages(system, text, [_part(is_clip(data), data_url(data).decode()) for data in pictures])
+    return _messages(system, text, [_part(is_clip(data), data_url(data).decode()) for data in pictures], examples)
 
 
 def _messages(
-    system: str, text: str, images: Sequence[Mapping[str, Any]], turns: Sequence[tuple[str, str]] = ()
+    system: str,
+    text: str,
+    images: Sequence[Mapping[str, Any]],
+    examples: Sequence[Example],
+    turns: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Any]:
-    messages: list[dict[str, Any]] = [
-        {"role": "user", "content": [*images, {"type": "text", "text": text}] if images else text},
-        *({"role": role, "content": said} for role, said in turns),
-    ]
-    if system:
-        messages.insert(0, {"role": "system", "content": system})
+    messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+    for example in examples:
+        messages += [{"role": "user", "content": example.user}, {"role": "assistant", "content": example.answer}]
+    messages.append({"role": "user", "content": [*images, {"type": "text", "text": text}] if images else text})
+    messages += [{"role": role, "content": said} for role, said in turns]
     return {"messages": messages}
 
 
@@ -74,8 +78,9 @@ class ChatClient:
         fields: Mapping[str, Any] = MappingProxyType({}),
         signals: Signals | None = None,
         response_format: Mapping[str, Any] = MappingProxyType({}),
+        examples: Sequence[Example] = (),
     ) -> None:
-        self.fields = fields  # further ones, the same in every request
+        self.fields, self.examples = fields, examples  # the same in every request
         self.response_format, self._note = response_format, ""  # until the server refuses it
         self.base, self.model, self.timeout_s, self.temperature = urlsplit(base_url), model, timeout_s, temperature
         self.key = key
@@ -136,7 +141,11 @@ class ChatClient:
         pictures = request.pictures
         body = {
             **_messages(
-                request.item.system, request.item.text, [_part(p.is_clip, "") for p in pictures], request.turns
+                request.item.system,
+                request.item.text,
+                [_part(p.is_clip, "") for p in pictures],
+                self.examples,
+                request.turns,
             ),
             "model": self.model,
             "temperature": self.temperature,
@@ -202,6 +211,8 @@ class ChatClient:
             return Refused(message_of(text), "too_long", counted_tokens(text), named_limit(text))
         if kind == "tokenizer":
             return ItemFailed(f"{message_of(text)}: tokenizer and checkpoint do not match; check model.tokenizer")
+        if kind == "no_pictures":
+            return ItemFailed(f"{message_of(text)}: check model.mmproj, or set model.text_only=true")
         if status in (408, 409, 425, 429) or status >= 500:
             message = f"HTTP {status}: {message_of(text)}"
             return Unavailable(message, pause_of(retry_after), refused=status in NOT_TAKEN)

@@ -26,8 +26,8 @@ def read_since(path: Path, start: int) -> bytes:
 
 
 _HARMLESS = re.compile(
-    r"(\(.{1,80}?\)\s*)?(DEBUG|INFO|WARNING)\b"
-)  # vLLM writes "(EngineCore pid=7) WARNING 11-26 ..."
+    r"(\(.{1,80}?\)\s*)?(DEBUG|INFO|WARNING)\b|[\d.]+ [DIW] "
+)  # vLLM writes "(EngineCore pid=7) WARNING 11-26 ...", llama.cpp "0.01.750.706 W srv ..."
 
 
 def failure_reason(path: Path, start: int, lines: int = 12) -> str:
@@ -62,7 +62,7 @@ def kill_stale_server(folder: Path) -> None:
     except (FileNotFoundError, ValueError):
         return
     for process in _group_members(pid):
-        if str(folder).encode() in process or b"vllm" in process.lower():
+        if str(folder).encode() in process or re.search(b"vllm|llamacpp", process, re.IGNORECASE):
             end_group(pid, None)
             return
 

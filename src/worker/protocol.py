@@ -52,7 +52,8 @@ OK, BUG, LOAD_FAILED, UNAVAILABLE, LOCKED, TIMEOUT, CANCELLED = 0, 1, 7, 69, 75,
 class EngineSettings:
     """Where answers come from; field by field as in the config group `engine`. Holds no secret, only where one is.
 
-    in_flight: AUTO, or how many requests.
+    in_flight: AUTO, or how many requests. slots, threads, gpu_layers: of llama.cpp's server; 0 threads: one per core, -1
+    layers: as many as fit.
     """
 
     name: str
@@ -68,6 +69,17 @@ class EngineSettings:
     time_limit_s: float
     offload: bool
     patience_s: float = 600.0
+    slots: int = 4
+    threads: int = 0
+    gpu_layers: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A turn of the conversation before a request: what was asked, and an answer of the wanted kind."""
+
+    user: str
+    answer: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +88,7 @@ class ModelSettings:
 
     token_px, max_side_px: edge of the square of pixels that becomes one token, and longest side that is seen, where the
     checkpoint says so; 0: those of its family. cap_source: how cap_pixels_per_frame was decided.
+    text_only: it is sent no frames, but what was measured in them, in words.
     """
 
     name: str
@@ -103,6 +116,10 @@ class ModelSettings:
     token_px: int = 0
     max_side_px: int = 0
     cap_source: str = ""
+    gguf: str = ""
+    mmproj: str = ""
+    text_only: bool = False
+    examples: tuple[Example, ...] = ()
 
     @property
     def is_mistral(self) -> bool:

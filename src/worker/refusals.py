@@ -1,4 +1,4 @@
-"""What engines write when they refuse or die, by class. Sources: vLLM 0.8.1 to 0.32."""
+"""What engines write when they refuse or die, by class. Sources: vLLM 0.8.1 to 0.32, llama.cpp of October 2026."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ _SIGNS = {
         r"exceeds model's maximum context length",
         r"context length is only \d+",
         r"vocab(ulary)? out of range",  # what NVIDIA's upsampler says of image tokens beyond its context; docs/limits.md
+        r"exceeds the available context size",
         r'"param":\s*"input_tokens"',
     ),
     "tokenizer": (r"[Tt]oken id -?\d+ is out of vocabulary",),
+    "no_pictures": (r"image input is not supported",),
     "out_of_memory": (
         r"CUDA out of memory",
         r"OutOfMemoryError",
@@ -29,7 +31,7 @@ _SIGNS = {
 
 
 def classify(text: str) -> str | None:
-    """The class of an error text: too_long, tokenizer, out_of_memory or engine_dead; None for any other."""
+    """The class of an error text: too_long, tokenizer, no_pictures, out_of_memory or engine_dead; None for any other."""
     return next((kind for kind, signs in _SIGNS.items() if any(re.search(sign, text) for sign in signs)), None)
 
 
@@ -41,6 +43,7 @@ def counted_tokens(text: str) -> int | None:
         r"\(length (\d+)\)",
         r"Prompt length of (\d+)",
         r"(\d+) in the messages",
+        r"request \((\d+) tokens\) exceeds",
     )
     return _number(text, signs)
 
@@ -52,6 +55,7 @@ def named_limit(text: str) -> int | None:
         r"maximum context length \((\d+)\)",
         r"context length is only (\d+)",
         r"maximum model length of (\d+)",
+        r"available context size \((\d+) tokens\)",
         r"maximum (?:length )?(?:is )?(\d{3,}), you sent",
     )
     return _number(text, signs)

@@ -93,6 +93,13 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
+class InputTokens:
+    """The answer of llama.cpp's POST /v1/chat/completions/input_tokens."""
+
+    input_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Version:
     """The answer of GET /version."""
 

@@ -21,7 +21,13 @@ from tests.harness.sshd import missing as missing_sshd
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 GUIDES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *PAGES]
 COMMAND = re.compile(r"^(?: {4})?(python -m src\.run[^\n]*)$", re.MULTILINE)
-NEEDS_MORE = ("engine=vllm", "engine=endpoint", "engine=cosmos")  # an engine that is not here: planned, not run
+NEEDS_MORE = (
+    "engine=vllm",
+    "engine=endpoint",
+    "engine=cosmos",
+    "engine=llamacpp",
+    "model=smollm2_135m",
+)  # an engine that is not here: planned, not run
 ASKS = ("task=trust", "task=clean")
 SHOWN_FILE = re.compile(r'^```\w+ title="([^"]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 

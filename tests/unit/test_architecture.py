@@ -79,6 +79,15 @@ MORE_OF_WORKER = {
         "worker.replies",
     },
     "models.families": {"worker.byte_pairs"},
+    "models.gguf": {
+        "worker.engines.llamacpp_server",
+        "worker.lifecycle",
+        "worker.network",
+        "worker.processes",
+        "worker.refusals",
+        "worker.replies",
+    },
+    "planning.facts": {"worker.facts"},
     "models.tokenizer": {"worker.byte_pairs"},
     "reports.exports": {"worker.chat"},
     "reports.reviews": {"worker.upsample"},
@@ -197,7 +206,7 @@ def test_heavy_dependency_is_imported_only_at_home(dependency: str) -> None:
 def test_worker_needs_only_the_standard_library(module: str) -> None:
     foreign = roots(imported(module)) - set(sys.stdlib_module_names) - {"__future__", "src"}
     also = {
-        "worker.engines.offline": {"numpy", "PIL"},
+        "worker.facts": {"numpy", "PIL"},
         "worker.forms": {"fastjsonschema"},  # travels with it
         "worker.encoder": {"tiktoken", "tokenizers"},  # where they are there
     }

@@ -17,6 +17,7 @@ from .engine import Engine
 ENGINES = {
     "offline": ("offline", "OfflineEngine"),
     "vllm": ("vllm", "VllmEngine"),
+    "llamacpp": ("llamacpp", "LlamaCppEngine"),
     "endpoint": ("endpoint", "EndpointEngine"),
     "cosmos": ("cosmos", "CosmosEngine"),
 }

@@ -35,6 +35,7 @@ class EndpointEngine:
             job.temperature,
             job.request_fields,
             response_format=job.answer.response_format,
+            examples=job.model.examples,
         )
         self.signals = self.client.signals
 

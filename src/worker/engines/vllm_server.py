@@ -79,7 +79,7 @@ def vllm_argv(server: Server, port: int, version: str, *, cpu: bool, options: st
         "--max-model-len", str(server.max_model_len),
         "--max-num-seqs", str(server.max_num_seqs),
         "--gpu-memory-utilization", str(server.gpu_memory_utilization),
-        "--limit-mm-per-prompt", f"image={images}" if old else json.dumps(most),
+        *(() if model.text_only else ("--limit-mm-per-prompt", f"image={images}" if old else json.dumps(most))),
         # 0.8.1 keys cached images by their pixels without the shape (CVE-2025-46722): never share there.
         "--enable-prefix-caching" if model.prefix_caching and not old else "--no-enable-prefix-caching",
         "--disable-uvicorn-access-log",

@@ -39,6 +39,11 @@ def after(arguments: tuple[str, ...], option: str) -> list[str]:
     return [value for name, value in pairwise(arguments) if name == option]
 
 
+def test_model_files_are_mounted_read_only() -> None:
+    mounts = after(argv(replace(GPU_BOX, checkpoint="", files=("/models/a.gguf",))), "--mount")
+    assert "type=bind,source=/models/a.gguf,target=/models/a.gguf,readonly" in mounts
+
+
 def test_gpu_machine_command_is_the_known_one() -> None:
     launch = replace(
         GPU_BOX,

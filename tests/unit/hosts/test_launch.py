@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from src.hosts.launch import Launch
+from src.hosts.launch import Launch, interpreter
 from src.planning.settings import Settings
 from tests.harness.fake_host import HOST, LAUNCH
 from tests.harness.records import ENGINE, MODEL
@@ -33,11 +33,25 @@ def launch_of(engine: str, kind: str = "ssh") -> Launch:
         ("endpoint", "local", sys.executable),
         ("vllm", "local", "/venv/python"),
         ("cosmos", "local", "/venv/python"),
+        ("llamacpp", "local", "/venv/python"),
         ("offline", "ssh", "/venv/python"),
     ],
 )
 def test_light_engines_use_this_interpreter_here(engine: str, kind: str, python: str) -> None:
     assert launch_of(engine, kind).command("/jobs/a") == (python, "/jobs/a/worker.pyz", "/jobs/a")
+
+
+def test_llamacpp_runs_here_unless_told_otherwise() -> None:
+    assert interpreter("llamacpp", "python3", is_here=True) == sys.executable
+    assert (
+        interpreter("llamacpp", "python3", is_here=False) == interpreter("vllm", "python3", is_here=True) == "python3"
+    )
+
+
+def test_only_files_of_the_host_are_mounted() -> None:
+    settings = FakeSettings("llamacpp", "ssh")
+    settings.model = replace(MODEL, gguf="/models/a.gguf", mmproj="package:eyes/b.gguf")
+    assert Launch.of(cast(Settings, settings), "run").files == ("/models/a.gguf",)
 
 
 def test_container_uses_its_own_interpreter() -> None:

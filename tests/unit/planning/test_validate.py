@@ -59,6 +59,9 @@ WRONG = [
     ("checks.script=greek", "checks.script=greek: must be latin or empty"),
     ("model.tokenizer=none.json", "model.tokenizer=none.json: no such file"),
     ("model.family=ask", "model.family=ask: needs a running server"),
+    ("engine.name=llamacpp", "model.gguf: engine=llamacpp needs the path of a GGUF"),
+    ("engine.slots=0", "engine.slots=0: must be 1 to 1024"),
+    ("model.examples=[{user: a, answer: b}]", "model.examples: family pixtral does not count them"),
     ("model.image_pixels=[2,1]", "model.image_pixels=[2, 1]: must be two areas"),
     ("model.max_pixels=100", "family pixtral has no such limits"),
     ("model.min_pixels=-1", "min_pixels and max_pixels must be areas"),
@@ -101,7 +104,15 @@ def test_value_at_the_edge_works(config_for: ConfigFor, clips: Path, override: s
 
 def test_relative_checkpoint_cannot_be_mounted(configure: Configure) -> None:
     with pytest.raises(InputError, match="must be an absolute path on the host"):
-        check_config(configure("image.name=mine", "image.reference=mine:1", "model.checkpoint=models/x"))
+        check_config(
+            configure("image.name=mine", "image.reference=mine:1", "model.checkpoint=models/x", "model.gguf=a.gguf")
+        )
+
+
+def test_gguf_without_eyes_is_rejected(configure: Configure) -> None:
+    with pytest.raises(InputError, match=r"model\.mmproj: engine=llamacpp needs the vision part"):
+        check_config(configure("engine.name=llamacpp", "model.gguf=/models/a.gguf"))
+    check_config(configure("engine.name=llamacpp", "model.gguf=/models/a.gguf", "model.text_only=true"))
 
 
 def test_too_few_gpus_per_worker_are_rejected(configure: Configure) -> None:

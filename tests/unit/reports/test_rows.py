@@ -111,6 +111,7 @@ def test_hint_used_has_the_frames_sent(plan: Plan) -> None:
     assert one
     assert (one[1].frames, one[1].times_s) == (1, item.hint.times_s[:1])
     assert hint_used(item, answered(plan, frames=())) is None
+    assert hint_used(item, answered(plan, frames=()), text_only=True) == (item.video, item.hint)
 
 
 def test_frames_point_into_the_run_folder(plan: Plan, tmp_path: Path) -> None:

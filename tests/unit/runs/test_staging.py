@@ -55,6 +55,16 @@ def as_staged(items: Sequence[PlanItem]) -> list[Item]:
     return [Item(item.id, 0, item.prompt, item.text, "", (), None, 300, 1, "") for item in items]
 
 
+def test_blind_model_is_sent_no_frames(make_plan: MakePlan, paths: RunPaths, clips: Path) -> None:
+    plan = make_plan(takes(clips, 1), "model=smollm2_135m", "model.family=unverified")
+    job = job_folder(plan, paths.jobs)
+    open_job(job, upsample_job(plan))
+    assert [lost for _, lost in stage(plan, set(plan.distinct_ids), job, paths.root / "cache", Stop())] == [[], []]
+    [batch] = job.batches.iterdir()
+    [item] = read_records(batch, Item)
+    assert item.frames == () and "The shot is wide" in item.text
+
+
 # -------------------------------------------------------------------------------------------------------- job folder
 
 

@@ -14,6 +14,7 @@ from src.worker.answer_form import AnswerForm
 from src.worker.chat import ChatClient, chat_body
 from src.worker.engines.engine import ItemFailed, Picture, Refused, Request, Unavailable
 from src.worker.lifecycle import LoadFailed
+from src.worker.protocol import Example
 from tests.harness.records import item
 from tests.harness.scripted_server import ScriptedServer, stream
 
@@ -44,6 +45,22 @@ def test_clip_is_sent_as_a_video(server: ScriptedServer, client: ChatClient, tmp
     assert text == {"type": "text", "text": "Describe it."}
     client.ask(Request(item("a", text="Describe it."), (picture,), 1, 20))
     assert server.asked[0]["messages"] == [message]
+
+
+def test_examples_are_turns_before_the_request(server: ScriptedServer) -> None:
+    examples = (Example("a cat", "A ginger cat sleeps."),)
+    ChatClient(server.url, "m", None, 5.0, 0.6, examples=examples).ask(
+        Request(item("a", system="S", text="a boat"), (), 1, 20)
+    )
+    turns = [("system", "S"), ("user", "a cat"), ("assistant", "A ginger cat sleeps."), ("user", "a boat")]
+    assert [(m["role"], m["content"]) for m in server.asked[0]["messages"]] == turns
+    assert chat_body("S", "a boat", [], examples)["messages"] == server.asked[0]["messages"]
+
+
+def test_picture_for_a_blind_model_fails_its_item(server: ScriptedServer, client: ChatClient) -> None:
+    server.script.append((500, {}, b'{"error": {"message": "image input is not supported"}}'))
+    with pytest.raises(ItemFailed, match=r"check model\.mmproj"):
+        client.ask(REQUEST)
 
 
 def test_text_alone_is_a_plain_message(server: ScriptedServer, client: ChatClient) -> None:

@@ -41,7 +41,8 @@ def test_unusable_job_is_a_load_failure(folder: Path, text: str, reason: str) ->
 
 
 def test_missing_interpreter_package_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "src.worker.engines.offline", raising=False)
+    for module in ("src.worker.engines.offline", "src.worker.facts"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "numpy", None)
     with pytest.raises(LoadFailed, match="has no numpy, which engine=offline needs"):
         make_engine(JOB, folder)

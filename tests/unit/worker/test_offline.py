@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from src.worker.engines.engine import ItemKept, Picture, Request
-from src.worker.engines.offline import OfflineEngine, after_prompt, describe, measure
+from src.worker.engines.offline import OfflineEngine, after_prompt
+from src.worker.facts import describe, measure
 from tests.harness.records import JOB, item
 
 BLUE, BLACK = (50, 90, 180), (20, 20, 20)

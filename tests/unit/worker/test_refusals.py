@@ -15,6 +15,7 @@ TOO_LONG = (
 
 
 INPUT_LENGTH = "Input length (9307) exceeds model's maximum context length (4096)."  # vLLM 0.32, of Qwen's models
+LLAMACPP = "request (5031 tokens) exceeds the available context size (4096 tokens), try increasing it"
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,8 @@ INPUT_LENGTH = "Input length (9307) exceeds model's maximum context length (4096
         ("ValueError: Free memory on device (10.1/22.3 GiB) on startup is less than desired", "out_of_memory"),
         ("ValueError: No available memory for the cache blocks.", "out_of_memory"),
         ("vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue.", "engine_dead"),
+        (LLAMACPP, "too_long"),
+        ("image input is not supported - hint: you may need to provide the mmproj", "no_pictures"),
         ("everything is fine", None),
     ],
 )

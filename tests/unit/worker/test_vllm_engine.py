@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from src.worker.engines import vllm
+from src.worker.engines import child_server, vllm
+from src.worker.engines.child_server import with_room
 from src.worker.engines.engine import Answer, ItemFailed, Refused, Request
-from src.worker.engines.vllm import VllmEngine, with_room
+from src.worker.engines.vllm import VllmEngine
 from src.worker.engines.vllm_server import Server
 from src.worker.lifecycle import LoadFailed
 from src.worker.processes import _group_members
@@ -70,7 +71,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
     """A function from a command, which may depend on what the server would be started with, to the engine."""
     made: list[VllmEngine] = []
     quick = SimpleNamespace(monotonic=time.monotonic, sleep=lambda seconds: time.sleep(seconds / 40))
-    monkeypatch.setattr(vllm, "time", quick)
+    monkeypatch.setattr(child_server, "time", quick)
     monkeypatch.setattr(vllm, "vllm_build", lambda: ("0.32.0", False))
     monkeypatch.chdir(tmp_path)
 
@@ -128,7 +129,7 @@ def test_slow_server_is_given_up(
 ) -> None:
     engine = make(lambda server: ("sh", "-c", "echo torch.compile takes long; sleep 60"))
     clock = SimpleNamespace(monotonic=lambda: 1e9 if phases else 0.0, sleep=lambda seconds: time.sleep(0.005))
-    monkeypatch.setattr(vllm, "time", clock)  # it is much later once the server compiles
+    monkeypatch.setattr(child_server, "time", clock)  # it is much later once the server compiles
     with pytest.raises(LoadFailed, match=r"not healthy in time \(engine.start_timeout_s\): torch.compile takes long"):
         load(engine, phases)
     assert phases == [("compiling", {})]
@@ -179,7 +180,7 @@ def test_deadly_item_fails_alone(make: Callable[..., VllmEngine], phases: Phases
         engine.answer(request("deadly"))
     thread.join(20)
     assert others == ["a long boat"] * 20
-    assert engine.restarts == 3
+    assert engine.server.restarts == 3
 
 
 def test_memory_that_runs_out_is_no_death(make: Callable[..., VllmEngine], phases: Phases, tmp_path: Path) -> None:
