@@ -23,7 +23,8 @@ from typing import Any
 from benchmarks.measure import Row, shown
 from src.hosts.bundle import worker_bundle
 from src.worker.engines.vllm_server import vllm_environment
-from src.worker.protocol import PROTOCOL, Checks, EngineSettings, Item, ModelSettings, UpsampleJob
+from src.worker.job_settings import EngineSettings, ModelSettings
+from src.worker.protocol import PROTOCOL, Checks, Item, UpsampleJob
 from src.worker.records import to_json, to_line
 
 PROMPTS = 64

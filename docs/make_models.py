@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from src.media.geometry import COSMOS_SIZES, Size
 from src.models.families import FAMILIES
 from src.models.family import Family, Media
-from src.worker.protocol import ModelSettings
+from src.worker.job_settings import ModelSettings
 
 FOLDER = Path(__file__).resolve().parent
 PAGE, OPTIONS = FOLDER / "models.md", FOLDER.parent / "conf" / "model"

@@ -25,9 +25,9 @@ from ..media.encode import blank_clip
 from ..media.geometry import Size
 from ..worker.chat import chat_body
 from ..worker.engines.endpoint import key_of
+from ..worker.job_settings import EngineSettings, ModelSettings
 from ..worker.lifecycle import LoadFailed
 from ..worker.network import Connection
-from ..worker.protocol import EngineSettings, ModelSettings
 from ..worker.records import InvalidRecord, from_json
 from ..worker.refusals import message_of
 from ..worker.replies import MOST_REPLY, Models, Tokens

@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import InputError
 from ..media.geometry import Size
 from ..worker.byte_pairs import CONTROL_TOKENS
-from ..worker.protocol import EngineSettings, ModelSettings
+from ..worker.job_settings import EngineSettings, ModelSettings
 from . import mistral
 from .family import CountText, Family, Media, TextOnly
 from .mistral import Mistral

@@ -17,10 +17,10 @@ from urllib.parse import urlsplit
 
 from ..errors import InputError
 from ..worker.engines.llamacpp_server import IN_PACKAGE, LlamaServer, llamacpp_argv, llamacpp_version, model_file
+from ..worker.job_settings import ModelSettings
 from ..worker.lifecycle import LoadFailed
 from ..worker.network import Connection
 from ..worker.processes import free_port, guard_group
-from ..worker.protocol import ModelSettings
 from ..worker.records import InvalidRecord, from_line
 from ..worker.refusals import message_of
 from ..worker.replies import MOST_REPLY, InputTokens

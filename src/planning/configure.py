@@ -13,7 +13,8 @@ from ..errors import InputError
 from ..models.families import with_cap, with_checkpoint
 from ..prompts.fields import Reading
 from ..targets.target import Messages, Target, messages_in, target_of
-from ..worker.protocol import AUTO, EngineSettings, ModelSettings
+from ..worker.job_settings import EngineSettings, ModelSettings
+from ..worker.protocol import AUTO
 from ..worker.records import InvalidRecord, from_json, to_json
 from . import observed_limits
 from .settings import HostSettings, ImageSettings, Settings, digest

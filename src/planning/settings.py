@@ -10,7 +10,7 @@ from typing import Any
 from ..models.families import family_of
 from ..models.family import Family
 from ..targets.target import Target
-from ..worker.protocol import EngineSettings, ModelSettings
+from ..worker.job_settings import EngineSettings, ModelSettings
 from ..worker.values import Command, Environment, HostName, ImageName, UserName, Variable, Word
 
 

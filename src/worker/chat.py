@@ -14,9 +14,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .engines.engine import Answer, ItemFailed, Refused, Request, Unavailable, data_url, is_clip
+from .job_settings import Example
 from .lifecycle import LoadFailed
 from .network import Connection, open_socket, proxy_headers, target
-from .protocol import Example
 from .records import InvalidRecord
 from .refusals import classify, counted_tokens, message_of, named_limit
 from .replies import MOST_REPLY, Usage, completion_of, pause_of

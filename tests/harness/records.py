@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from src.worker.protocol import PROTOCOL, Checks, EngineSettings, Item, ModelSettings, UpsampleJob
+from src.worker.job_settings import EngineSettings, ModelSettings
+from src.worker.protocol import PROTOCOL, Checks, Item, UpsampleJob
 from src.worker.records import to_line
 
 ENGINE = EngineSettings(

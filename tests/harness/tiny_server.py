@@ -19,8 +19,8 @@ from src.models.tokenizer import packed
 from src.planning.configure import model_settings
 from src.worker.answer_form import AnswerForm
 from src.worker.chat import ChatClient, chat_body
+from src.worker.job_settings import ModelSettings
 from src.worker.processes import free_port
-from src.worker.protocol import ModelSettings
 from src.worker.records import to_json
 from tests.harness.program import ROOT, journal_ids, results_of, wait_for
 from tests.harness.records import JOB

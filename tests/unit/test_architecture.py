@@ -67,7 +67,7 @@ TOP: dict[str, set[str]] = {
     "run": {"choices", "config", "console", "overrides", "resolvers", "sweep", "tasks", *FOR_ALL},
 }
 # The worker runs elsewhere: others import how it is spoken to, and what both sides must do alike.
-OF_WORKER = {"worker.answer_form", "worker.protocol", "worker.records", "worker.journal", "worker.values"}
+OF_WORKER = {f"worker.{name}" for name in ("answer_form", "job_settings", "journal", "protocol", "records", "values")}
 MORE_OF_WORKER = {
     "hosts.bundle": {"worker"},  # ships it
     "models.ask": {

@@ -8,8 +8,9 @@ import os
 from pathlib import Path
 
 from ..chat import ChatClient, NotConnected
+from ..job_settings import EngineSettings
 from ..lifecycle import LoadFailed
-from ..protocol import AUTO, KEY_FILE_VARIABLE, EngineSettings, UpsampleJob
+from ..protocol import AUTO, KEY_FILE_VARIABLE, UpsampleJob
 from ..records import InvalidRecord, from_line
 from ..replies import Models, Version
 from ..values import Secret, secret_in, secret_named

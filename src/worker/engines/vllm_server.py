@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from ..job_settings import ModelSettings
 from ..lifecycle import LoadFailed
-from ..protocol import ModelSettings, UpsampleJob
+from ..protocol import UpsampleJob
 
 STREAM_INTERVAL = "16"  # tokens an event; the first comes at once
 

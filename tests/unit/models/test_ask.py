@@ -17,7 +17,7 @@ from src.media.geometry import Size
 from src.models.families import family_of, with_cap
 from src.models.family import Family, Media
 from src.models.qwen import Qwen
-from src.worker.protocol import EngineSettings
+from src.worker.job_settings import EngineSettings
 from tests.harness.records import ENGINE, MODEL
 
 ASK = replace(MODEL, name="some-model", family="ask")

@@ -13,8 +13,8 @@ from src.media.geometry import Size
 from src.worker.answer_form import AnswerForm
 from src.worker.chat import ChatClient, chat_body
 from src.worker.engines.engine import ItemFailed, Picture, Refused, Request, Unavailable
+from src.worker.job_settings import Example
 from src.worker.lifecycle import LoadFailed
-from src.worker.protocol import Example
 from tests.harness.records import item
 from tests.harness.scripted_server import ScriptedServer, stream
 
