@@ -59,7 +59,6 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "os_error": ("The operating system reported an error.",),
     "phase": ("The worker is {name}.",),
     "prompts_taken_over": ("The {items} prompts of {run} are upsampled already.",),
-    "results_damaged": ("{file} is left out: {reason}.",),
     "results_not_written": ("Results were not written", ": {reason} {file}", "; {note}", "."),
     "run_failed": ("The run ended with exit code {exit_code}.",),
     "run_resumed": ("Resuming {run}; {note}.",),

@@ -141,9 +141,9 @@ def read_lines(file: Path) -> Iterator[Line]:
                 yield line
     except FileNotFoundError:
         raise InputError(
-            f"{file}: there is no such file", hint="write it: resume=FOLDER output.exports=[provenance]"
+            f"{file}: there is no such file", hint="write it: task=report run=FOLDER output.exports=[provenance]"
         ) from None
     except (OSError, ValueError) as e:
         raise InputError(
-            f"{file}: cannot be read: {e}", hint="write it again: resume=FOLDER output.exports=[provenance]"
+            f"{file}: cannot be read: {e}", hint="write it again: task=report run=FOLDER output.exports=[provenance]"
         ) from None

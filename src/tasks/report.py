@@ -1,4 +1,4 @@
-"""`task=report run=FOLDER`: results, summary and report of a run as it stands, also while it goes on or after a crash.
+"""`task=report run=FOLDER`: results, summary, report and exports of a run as it stands, also while it goes on or after a crash.
 
 Reads what is on this machine; the run itself stays as it is.
 """
@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from .. import log
 from ..errors import ExitCode, InputError
 from ..planning.plan import Plan
 from ..planning.plan_file import read_plan
@@ -36,7 +35,8 @@ def run(invocation: Invocation) -> ExitCode:
     ended = sum(item_id in outcomes for item_id in plan.ids)
     is_whole = ended == len(plan.items)
     reason = "did not end" if state.word == "complete" else f"not answered yet ({state.word})"
-    written = write_results(_as_report(plan, is_whole), outcomes, paths, invocation.command, reason)
+    also = [export.value for export in invocation.config.output.exports]
+    written = write_results(_as_report(plan, is_whole), outcomes, paths, invocation.command, reason, also)
     if is_whole:
         print_end(plan, written.totals, paths, None, invocation.out, written.exported)
     else:
@@ -58,11 +58,7 @@ def known_outcomes(paths: RunPaths) -> Mapping[str, Outcome]:
     """How items ended, by id: what the run's journal has, and what its workers wrote that no controller has taken yet."""
     journals = [Outcomes(paths.journal)]
     for file in sorted(paths.jobs.glob("*/results.jsonl")):
-        try:
-            written = Outcomes(file)
-        except InputError as e:
-            log.get().warning("results_damaged", file=str(file), reason=e.message)
-            continue
+        written = Outcomes(file)
         for item_id in [item_id for item_id in written if written.state_of(item_id) == REFUSED]:
             written.forget(item_id)
         journals.append(written)
