@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import signal
@@ -10,6 +11,8 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+
+LEADERLESS_S = 1.0  # for the others of a group to end after their leader
 
 
 def free_port() -> int:
@@ -78,17 +81,29 @@ def _group_members(group: int) -> list[bytes]:
     return found
 
 
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].split()[0] != b"Z"
+    except (OSError, IndexError):
+        return False
+
+
 def end_group(group: int, child: subprocess.Popen[bytes] | None, patience_s: float = 10.0) -> None:
-    """SIGTERM to a whole process group, SIGKILL to what is left after `patience_s`."""
-    deadline = time.monotonic() + patience_s
-    for sign in (signal.SIGTERM, signal.SIGKILL):
+    """SIGTERM to the leader of a process group, which ends the others in good order; to all that are left after half of
+    `patience_s`; SIGKILL to what is left at its end."""
+    now = time.monotonic()
+    steps = (os.kill, signal.SIGTERM, now + patience_s / 2), (os.killpg, signal.SIGTERM, now + patience_s)
+    for send, sign, until in (*steps, (os.killpg, signal.SIGKILL, math.inf)):
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(group, sign)
-        while time.monotonic() < deadline or sign == signal.SIGKILL:
+            send(group, sign)
+        while time.monotonic() < until:
             if child is not None:
                 child.poll()
             if not _group_members(group):
                 return
+            if send is os.kill and not _lives(group):  # without their leader they may never end
+                until = min(until, time.monotonic() + LEADERLESS_S)
+                send = os.killpg
             time.sleep(0.05)
 
 

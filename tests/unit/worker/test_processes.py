@@ -78,6 +78,17 @@ def test_deaf_group_is_killed_after_patience(start: Start) -> None:
     assert process.poll() == -signal.SIGKILL
 
 
+def test_leader_ends_the_others_of_its_group(start: Start, tmp_path: Path) -> None:
+    """Only what the leader leaves is sent a signal."""
+    other = f"trap 'echo signal >> {tmp_path}/others' TERM; echo; while [ ! -e {tmp_path}/end ]; do sleep 0.01; done"
+    leader = f"sh -c \"{other}\" & trap 'touch {tmp_path}/end; wait; exit 5' TERM; while :; do sleep 0.01; done"
+    process = start("sh", "-c", leader, stdout=subprocess.PIPE)
+    assert process.stdout
+    process.stdout.readline()
+    end_group(process.pid, process)
+    assert process.poll() == 5 and not (tmp_path / "others").exists()
+
+
 def test_ending_a_group_that_ended_is_harmless(start: Start) -> None:
     process = start("true")
     process.wait()
