@@ -25,10 +25,11 @@ HEADS = {
     "ltx2": "# Needs ltx-pipelines. Further arguments of this script go to each call, as in --checkpoint-path FILE.",
     "hunyuan15": "# In a checkout of HunyuanVideo-1.5. Further arguments go to each call, as in --model_path FOLDER.",
 }
+# Command; options for the first frame, for the negative prompt, and for the video, where the tool gives it no name.
 _CALLS = {
-    "wan": (("python", "generate.py"), "--image", ""),
-    "ltx2": (("python", "-m", "ltx_pipelines.ti2vid_two_stages"), "--image", "--negative-prompt"),
-    "hunyuan15": (("python", "generate.py"), "--image_path", "--negative_prompt"),
+    "wan": (("python", "generate.py"), "--image", "", ""),
+    "ltx2": (("python", "-m", "ltx_pipelines.ti2vid_two_stages"), "--image", "--negative-prompt", "--output-path"),
+    "hunyuan15": (("python", "generate.py"), "--image_path", "--negative_prompt", "--output_path"),
 }
 # Controls as Cosmos-Transfer1 names them -> as Cosmos 3 does.
 CONTROLS = {
@@ -63,9 +64,13 @@ class Sample:
 
 
 def call(name: str, sample: Sample) -> str:
-    """A line of a shell script. Values stand behind =, so that one that begins with a hyphen is no option."""
-    argv, image, negative = _CALLS[name]
+    """A line of a shell script, which makes NAME.mp4 where the tool gives its video no name of its own. Values stand behind =,
+    so that one that begins with a hyphen is no option."""
+    argv, image, negative, output = _CALLS[name]
     values = [("--task", "i2v-A14B" if sample.image else "t2v-A14B")] if name == "wan" else []
+    values += (
+        [(output, f"{sample.name}.mp4")] if output else []
+    )  # else each call would write over the video of the last
     values += [("--prompt", " ".join(sample.prompt.split()))]
     values += [(negative, sample.negative)] if negative and sample.negative else []
     words = [*argv, *(f"{option}={value}" for option, value in values)]

@@ -59,6 +59,15 @@ def test_call_passes_any_prompt_as_one_argument(name: str, prompt: str, image: s
     assert bool(image) == any(image and image in word for word in words)
 
 
+@pytest.mark.parametrize(
+    "name", [name for name in HEADS if name != "wan"]
+)  # which names its videos after prompt and time
+def test_no_call_writes_over_another_video(name: str) -> None:
+    assert any(
+        "out" in word and word.endswith("=take_7.mp4") for word in shlex.split(call(name, Sample("take_7", "A boat.")))
+    )
+
+
 def test_script_is_one_for_a_shell(tmp_path: Path) -> None:
     lines = "".join(f"{call('wan', Sample('n', text))}\n" for text in ("$(id) `id` \"x\" 'y' -z", "line\nline"))
     (tmp_path / "python").write_text('#!/bin/sh\nfor a; do echo "[$a]"; done\n')
