@@ -7,6 +7,30 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_came = False  # since `listen`
+
+
+def listen() -> None:
+    """SIGTERM means what Ctrl-C means: systemd, Slurm and Docker end a program so. Where Ctrl-C is ignored, it stays so."""
+    global _came
+    _came = False
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    global _came
+    _came = True
+    raise KeyboardInterrupt
+
+
+def raise_lost() -> None:
+    """Raise an interrupt that came and was lost: where one strikes in a callback of an import or of the garbage collector,
+    Python ignores it."""
+    if _came:
+        raise KeyboardInterrupt
+
 
 @contextmanager
 def interrupts_deferred() -> Iterator[None]:

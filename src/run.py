@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -20,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from . import __version__, console, seals, sweep
+from . import __version__, console, interrupts, seals, sweep
 from .choices import ProgressMode
 from .config import Config
 from .errors import ExitCode
@@ -121,8 +120,7 @@ def main() -> None:
     console.accept_any_terminal()
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, in place of printing them
-    # systemd, Slurm and Docker end a program so, and mean what Ctrl-C means.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupts.listen()
     if "--version" in sys.argv[1:]:
         print(f"prompt upsampler {__version__}")
         sys.exit(0)

@@ -18,6 +18,7 @@ from ..errors import Detached, EngineError, HostError
 from ..files import write_atomic
 from ..hosts.job_folder import JobPaths, State
 from ..hosts.job_handle import JobHandle
+from ..interrupts import raise_lost
 from ..text import resume_command, run_command
 from ..timing.progress import Progress, Quiet
 from ..worker.protocol import Event
@@ -100,6 +101,7 @@ def supervise(jobs: Sequence[JobDriver], progress: Progress, on_round: Callable[
     try:
         running = [(supervisor, supervisor.steps(progress)) for supervisor in supervisors]
         while running:
+            raise_lost()
             pauses = [(supervisor, steps, next(steps, None)) for supervisor, steps in running]
             running = [(supervisor, steps) for supervisor, steps, pause_s in pauses if pause_s is not None]
             on_round(supervisors)

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-ENOUGH = 2  # deaths with the same items in flight; one alone may have any cause
+ENOUGH = 2  # deaths with the same items in flight until they are suspect; one alone may have any cause
+PROOF = 3  # deaths until a single item is blamed; somebody may kill a worker twice
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ class Suspects:
     @property
     def culprit(self) -> str:
         """The item that was in flight each time, and alone the last time; "" while it can be several."""
-        return self.ids[0] if len(self.ids) == 1 else ""
+        return self.ids[0] if len(self.ids) == 1 and self.deaths >= PROOF else ""
 
     def asked(self, item_id: str) -> None:
         self._write(f"+{item_id}\n")

@@ -1,0 +1,50 @@
+"""Ctrl-C is never lost, even where Python ignores what a signal handler raises."""
+
+from __future__ import annotations
+
+import os
+import signal
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from src import interrupts
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    interrupts.listen()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    interrupts._came = False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_is_an_interrupt(number: int) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), number)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_interrupt_in_a_callback_is_raised_later() -> None:
+    class Anything:
+        pass
+
+    thing = Anything()
+    watched = weakref.ref(thing, lambda _: os.kill(os.getpid(), signal.SIGINT))
+    interrupts.raise_lost()
+    del thing  # the interrupt strikes in the callback, where it is ignored
+    assert watched() is None
+    with pytest.raises(KeyboardInterrupt):
+        interrupts.raise_lost()
+
+
+def test_ignored_ctrl_c_stays_ignored() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    interrupts.listen()
+    os.kill(os.getpid(), signal.SIGINT)
+    interrupts.raise_lost()
