@@ -7,6 +7,7 @@ import json
 import math
 import select
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -86,7 +87,10 @@ class FakeOpenAI:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.handle_error = lambda request, client_address: None  # type: ignore[method-assign] # a client went away
+        complain = self._server.handle_error
+        self._server.handle_error = (  # type: ignore[method-assign] # a client that goes away is no error
+            lambda *request: None if isinstance(sys.exception(), OSError) else complain(*request)
+        )
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
