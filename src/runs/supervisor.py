@@ -22,7 +22,7 @@ from ..interrupts import raise_lost
 from ..text import resume_command, run_command
 from ..timing.progress import Progress, Quiet
 from ..worker.protocol import Event
-from ..worker.records import InvalidRecord, from_line
+from ..worker.records import DamagedRecord, InvalidRecord, from_line
 
 MAX_DEATHS = 3  # without a result between them
 MOST_DAMAGED = 100  # lines of one file that are left out before its host is given up
@@ -310,7 +310,7 @@ class Tail(Generic[T]):
             self.at = 0
 
     def new(self) -> Iterator[T]:
-        """A line that is not a record of this kind is left out, which is said. Raises HostError for too many of them."""
+        """A damaged line is left out, which is said. Raises HostError for too many of them, and for one that somebody wrote so."""
         self.restart_if_shorter()
         try:
             f = open(self.path, "rb")
@@ -324,8 +324,12 @@ class Tail(Generic[T]):
                 start, self.at = self.at, self.at + len(line)
                 try:
                     record = from_line(self.kind, line)
-                except InvalidRecord as e:
+                except DamagedRecord as e:
                     self._leave_out(f"{self.path}, byte {start}: {e}")
+                except InvalidRecord as e:
+                    raise HostError(
+                        f"{self.path}, byte {start}: {e}", hint="the worker's output is not what it must be"
+                    ) from None
                 else:
                     yield record
 

@@ -93,10 +93,16 @@ def test_unfinished_line_waits_for_its_rest(folder: JobPaths) -> None:
 @pytest.mark.parametrize("journal", ["results", "events"])
 def test_damaged_line_is_left_out(folder: JobPaths, journal: str, capsys: pytest.CaptureFixture[str]) -> None:
     path: Path = getattr(folder, journal)
-    path.write_text('{"id":"a","state":"kept","event":"phase","time":1.0}\n{"id":1}\n')
+    path.write_text('{"id":"a","state":"kept","event":"phase","time":1.0}\n{"id":\n')
     driver, _ = run(folder, Step(), Step(results=("a", "b")), DONE, wanted="ab")
     assert set(driver.taken) == {"a", "b"}
     assert f"{path.name}, byte 53: " in capsys.readouterr().out
+
+
+def test_result_of_wrong_types_ends_the_run(folder: JobPaths) -> None:
+    folder.results.write_text('{"id":1}\n')
+    with pytest.raises(HostError, match=r"results\.jsonl, byte 0: id: 1 is not a valid str"):
+        run(folder, Step())
 
 
 def test_many_damaged_lines_end_the_run(folder: JobPaths) -> None:
