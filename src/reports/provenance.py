@@ -14,8 +14,8 @@ from ..files import file_sha256
 from ..planning.plan import Plan, PlanItem
 from ..planning.settings import Settings
 from ..run_folder import RunPaths
-from ..targets.target import why_not_of_schema
 from ..timing.phases import read_starts
+from ..worker.answer_form import why_invalid
 from ..worker.protocol import UPSAMPLED, Outcome
 from .rows import Row, read_rows
 
@@ -119,8 +119,15 @@ def _wrong_with(
         counts["answers"] = counts.get("answers", 0) + 1
         if row and line["review"] is None and row["upsampled_prompt"] != line["answer"]:
             yield "answer: another one in results.json"
-        if wrong := why_not_of_schema(line["answer"], settings.target.answer):
+        if wrong := _why_invalid(line["answer"], settings.target.answer.schema):
             yield f"answer: not of its schema: {wrong}"
+
+
+def _why_invalid(answer: str, schema: str) -> str:
+    try:
+        return why_invalid(json.loads(answer), schema) if schema else ""
+    except ValueError as e:
+        return str(e)
 
 
 def _files(plan: Plan, rows: Sequence[Row], paths: RunPaths) -> dict[Path, str]:

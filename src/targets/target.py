@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..worker.answer_form import CHECKS, AnswerForm
+from ..worker.answer_form import CHECKS, AnswerForm, validator
 from ..worker.records import InvalidRecord, from_json, to_json
 from .exports import EXPORTS
 from .pins import PINS, SIZES
@@ -100,16 +100,14 @@ def schema_of(name: str) -> str:
     own = SCHEMAS / f"{name}.json"
     file = own if own.is_file() and "/" not in name else Path(name)
     try:
-        import fastjsonschema
-
-        schema = json.loads(file.read_text(encoding="utf-8"))
-        fastjsonschema.compile(schema)
+        schema = json.dumps(json.loads(file.read_text(encoding="utf-8")))
+        validator(schema)
     except Exception as e:  # whatever a file of another kind makes the compiler raise
         raise InputError(
             f"target.schema={name}: not a valid JSON Schema ({type(e).__name__}: {e})",
             hint=f"name a file, or one of {', '.join(sorted(path.stem for path in SCHEMAS.glob('*.json')))}",
         ) from None
-    return json.dumps(schema)
+    return schema
 
 
 def messages_in(path: str) -> Messages:
@@ -130,18 +128,6 @@ def messages_in(path: str) -> Messages:
         raise InputError(
             f"target.template={path}: {e}", hint="a YAML file has the texts system, user and user_empty"
         ) from None
-
-
-def why_not_of_schema(text: str, form: AnswerForm) -> str:
-    """What of a prompt that was taken its schema does not allow; "" for one that is valid, and where there is no schema."""
-    import fastjsonschema
-
-    try:
-        if form.schema:
-            fastjsonschema.validate(json.loads(form.schema), json.loads(text))
-    except (ValueError, fastjsonschema.JsonSchemaValueException) as e:
-        return str(e)
-    return ""
 
 
 def skeleton(schema: Mapping[str, Any]) -> Any:

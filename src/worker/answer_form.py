@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar
 
 from .values import one_of
 
 TEXT, JSON, TAGGED = "text", "json", "tagged"  # forms of an answer; tagged: JSON, and a negative prompt, each in a tag
 CHECKS = ("think", "preface", "quotes", "refusal", "loop", "language", "too_long", "dropped_subject")
+
+MOST_WORDS = 400  # characters of a validator's message
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +48,25 @@ class AnswerForm:
             return {}
         schema = {"name": "prompt", "schema": json.loads(self.schema), "strict": True}
         return {"response_format": {"type": "json_schema", "json_schema": schema}}
+
+
+def why_invalid(value: Any, schema: str) -> str:
+    """What of a value a JSON Schema, given as text, does not allow; "" for a valid one."""
+    if not schema:
+        return ""
+    from fastjsonschema import JsonSchemaValueException
+
+    try:
+        validator(schema)(value)
+    except JsonSchemaValueException as e:
+        return str(e.message)[:MOST_WORDS]
+    return ""
+
+
+@lru_cache(maxsize=8)
+def validator(schema: str) -> Callable[[Any], Any]:
+    """The function that validates, made once for each schema. Raises fastjsonschema's exceptions for one that is not valid."""
+    import fastjsonschema
+
+    made: Callable[[Any], Any] = fastjsonschema.compile(json.loads(schema), use_default=False)
+    return made

@@ -5,16 +5,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NoReturn
 
-from .answer_form import TAGGED, TEXT, AnswerForm
+from .answer_form import TAGGED, TEXT, AnswerForm, why_invalid
 from .answers import cleaned, without_thoughts
 from .engines.engine import Answer
 
-MOST_WORDS = 400  # characters of a validator's message
 _FENCE = re.compile(r"^\s*```\w*\s*|\s*```\s*$")
 _TAG = r"<{0}>\s*(.*?)\s*</{0}>"
 _PREFACES = {"preface", "label", "offer", "rule"}
@@ -87,25 +85,3 @@ def json_in(text: str) -> tuple[dict[str, Any], str]:
 
 def _refuse_constant(word: str) -> NoReturn:
     raise ValueError(f"it is not valid JSON: {word} is not a number")
-
-
-def why_invalid(value: Any, schema: str) -> str:
-    """What of a value a JSON Schema, given as text, does not allow; "" for a valid one."""
-    if not schema:
-        return ""
-    from fastjsonschema import JsonSchemaValueException
-
-    try:
-        validator(schema)(value)
-    except JsonSchemaValueException as e:
-        return str(e.message)[:MOST_WORDS]
-    return ""
-
-
-@lru_cache(maxsize=8)
-def validator(schema: str) -> Callable[[Any], Any]:
-    """The function that validates, made once for each schema. Raises fastjsonschema's exceptions for one that is not valid."""
-    import fastjsonschema
-
-    made: Callable[[Any], Any] = fastjsonschema.compile(json.loads(schema), use_default=False)
-    return made

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from src.targets.target import schema_of
-from src.worker.forms import why_invalid
+from src.worker.answer_form import why_invalid
 from tests.conftest import config_of
 from tests.harness.openai_server import FakeOpenAI, text_of
 from tests.harness.program import ROOT, journal_lines, program, quoted, results_of

@@ -207,7 +207,7 @@ def test_worker_needs_only_the_standard_library(module: str) -> None:
     foreign = roots(imported(module)) - set(sys.stdlib_module_names) - {"__future__", "src"}
     also = {
         "worker.facts": {"numpy", "PIL"},
-        "worker.forms": {"fastjsonschema"},  # travels with it
+        "worker.answer_form": {"fastjsonschema"},  # travels with it
         "worker.encoder": {"tiktoken", "tokenizers"},  # where they are there
     }
     assert foreign <= also.get(module, set())

@@ -13,7 +13,7 @@ from src.planning.recipe import EXAMPLE, message_writer, pins_of, variables_of
 from src.prompts.specs import PromptSpec
 from src.targets.pins import Shape, facts_of
 from src.targets.target import Target, messages_in, schema_of, skeleton
-from src.worker.forms import why_invalid
+from src.worker.answer_form import why_invalid
 from tests.conftest import ROOT, Configure
 
 NAMES = sorted(file.stem for file in (ROOT / "conf" / "target").glob("*.yaml"))
