@@ -34,17 +34,22 @@ def open_sealed(path: Path) -> Iterator[IO[str]]:
         yield f
         f.flush()
         if key := _key():
-            before = f"{_hash(path, path.name, key)}\n" if holds(path) else ""
-            write_atomic(_seal_of(path), f"{before}{_hash(Path(f.name), path.name, key)}\n")
+            write_atomic(_seal_of(path), f"{_sealed(path)}\n{_hash(Path(f.name), path.name, key)}\n")
 
 
 def holds(file: Path) -> bool:
     """Whether a file is what was sealed, with this user's key."""
+    return bool(_sealed(file))
+
+
+def _sealed(file: Path) -> str:
+    """The hash of a file that is what was sealed; "" for any other."""
     try:
         written = _seal_of(file).read_bytes()[:500].split()
-        return bool(key := _key()) and _hash(file, file.name, key).encode() in written
+        now = _hash(file, file.name, key) if (key := _key()) else ""
     except OSError:
-        return False
+        return ""
+    return now if now.encode() in written else ""
 
 
 def _seal_of(file: Path) -> Path:

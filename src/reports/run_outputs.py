@@ -69,9 +69,10 @@ def written_before(plan: Plan, paths: RunPaths, also: Iterable[str] = ()) -> Wri
     outputs, known = _outputs(plan, paths, wanted), read_record(paths).outputs
     sources = [path for path in (paths.plan, paths.journal, paths.review) if path.exists()]
     try:
-        if any(_stamp_of(path) != known.get(path.name) for path in outputs):
+        stamps = {path.name: _stamp_of(path) for path in outputs}
+        if any(stamp != known.get(name) for name, stamp in stamps.items()):
             return None
-        if min(_stamp_of(path)[1] for path in outputs) < max(_stamp_of(path)[1] for path in sources):
+        if min(changed_ns for _, changed_ns in stamps.values()) < max(_stamp_of(path)[1] for path in sources):
             return None
         table, totals = read_rows(paths.results), Totals()
         for row in table:
@@ -87,7 +88,7 @@ def _outputs(plan: Plan, paths: RunPaths, exported: Iterable[Path]) -> list[Path
     return [paths.results, paths.summary, paths.batch, *specs, *report, *exported]
 
 
-def _stamp_of(path: Path) -> tuple[int, ...]:
+def _stamp_of(path: Path) -> tuple[int, int]:
     """Bytes and time of the last change, in ns, of a file, or of all in a folder together: enough to see that somebody else
     has changed it."""
     found = (

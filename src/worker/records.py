@@ -96,8 +96,8 @@ def to_checked_line(value: Any) -> bytes:
 
 def _verify(line: bytes) -> None:
     line = line.rstrip(b"\r\n")
-    whole, check = line[:-_CHECK_BYTES] + b"}", line[-_CHECK_BYTES:]
-    if check.startswith(_CHECK) and check != b'%s%08x"}' % (_CHECK, zlib.crc32(whole)):
+    check = line[-_CHECK_BYTES:]
+    if check.startswith(_CHECK) and check != b'%s%08x"}' % (_CHECK, zlib.crc32(line[:-_CHECK_BYTES] + b"}")):
         raise DamagedRecord("is not what was written: its checksum does not match")
 
 
