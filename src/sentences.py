@@ -47,7 +47,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "; its name is {job}.",
     ),
     "journal_read_again": ("{file} differs from the copy of it here; it is read again.",),
-    "journal_mended": ("{lines} damaged lines of the journal are in {file} now; their items have not ended.",),
+    "journal_repaired": ("{lines} damaged lines of the journal are in {file} now; their items have not ended.",),
     "left_out": ("{files}: left out; {note}.",),
     "left_out_of_export": ("{items} items are left out of {file}, the first of them: {first}.",),
     "line_left_out": ("{line}; it is left out.",),

@@ -103,7 +103,7 @@ class Outcomes(Mapping[str, Outcome]):
         return len(self._number)
 
 
-def _mended(path: Path) -> Outcomes:
+def _repaired(path: Path) -> Outcomes:
     """The outcomes of a journal, from which damaged lines are moved into a file beside it: their items have not ended."""
     outcomes = Outcomes(path)
     if not outcomes.damaged:
@@ -114,7 +114,7 @@ def _mended(path: Path) -> Outcomes:
     with open_atomic(path) as f, open(path, "rb") as lines:
         damaged = set(outcomes.damaged)
         f.writelines(line.decode() for line in lines if line.endswith(b"\n") and line not in damaged)
-    log.get().warning("journal_mended", lines=len(outcomes.damaged), file=str(aside))
+    log.get().warning("journal_repaired", lines=len(outcomes.damaged), file=str(aside))
     return Outcomes(path)
 
 
@@ -126,7 +126,7 @@ class RunJournal:
 
     def __init__(self, path: Path, ids: Container[str] | None = None) -> None:
         self._ids = ids
-        self.outcomes = _mended(path)
+        self.outcomes = _repaired(path)
         self._journal = Journal(path)
         self._new: list[str] = []
 

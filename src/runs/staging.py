@@ -30,7 +30,7 @@ from ..worker.records import InvalidRecord, from_line, to_json, to_line
 from ..worker.upsample import fallback_state
 
 LINGER_S = 60.0
-MOST_ANEW = 3  # times that an item is sent again for damaged frames
+MOST_AGAIN = 3  # times that an item is sent again for damaged frames
 AHEAD = 4  # batches whose frames are in work at a time, beside the one that is staged
 Batch = tuple[int, list[PlanItem]]  # its number, and what of it is to be staged
 
@@ -289,23 +289,26 @@ def stage_smaller(item: PlanItem, refused: Outcome, paths: JobPaths, settings: S
     step = f"{count} x {size} refused by the engine"
     note = "; ".join(n for n in (refused.note, step) if n)
     line = _line(item, predicted, _link_frames(rendered, hint, paths), settings, refused.step + 1, note)
-    # Named to sort after the numbered batches, and apart from every other refusal.
-    write_atomic(paths.batches / f"smaller-{item.id}-{line.step}.jsonl", to_line(line) + "\n")
+    _stage_alone(line, paths)
     return None
 
 
-def stage_anew(item: PlanItem, refused: Outcome, paths: JobPaths, settings: Settings) -> str | None:
-    """Stage an item again as it was, with frames that are made anew where those in the cache are damaged too; None when that
+def stage_again(item: PlanItem, refused: Outcome, paths: JobPaths, settings: Settings) -> str | None:
+    """Stage an item again as it was, with frames that are rendered again where those in the cache are damaged too; None when that
     was done, else why it was not."""
-    if not (item.video and item.hint) or refused.step >= MOST_ANEW:
+    if not (item.video and item.hint) or refused.step >= MOST_AGAIN:
         return refused.reason
     with _Renderer(paths, Path(settings.cache_dir) / "hints", settings, Stop()) as renderer:
         line, lost = _record(item, renderer, settings)
     if line is None:
         return lost.reason if lost else refused.reason
-    step = refused.step + 1
-    write_atomic(paths.batches / f"smaller-{item.id}-{step}.jsonl", to_line(replace(line, step=step)) + "\n")
+    _stage_alone(replace(line, step=refused.step + 1), paths)
     return None
+
+
+def _stage_alone(line: Item, paths: JobPaths) -> None:
+    """Stage one item, by a name that sorts after the numbered batches, and apart from every other refusal."""
+    write_atomic(paths.batches / f"smaller-{line.id}-{line.step}.jsonl", to_line(line) + "\n")
 
 
 def _media(hint: Hint, frames: int) -> Media:

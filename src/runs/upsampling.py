@@ -224,21 +224,22 @@ class _Answers:
 
 
 def _stage_again(refused: Outcome, plan: Plan, job: JobPaths) -> Outcome | None:
-    """Stage what the engine refused again, smaller, while it answers the others; its final outcome where that cannot be."""
+    """Stage what was refused again, smaller or with its frames rendered again, while the engine answers the others; its final
+    outcome where that cannot be."""
     item = plan.find(refused.id)
     if refused.refusal == DAMAGED:
-        wrong = staging.stage_anew(item, refused, job, plan.settings)
-        if wrong is None:
-            log.get().warning("frame_sent_again", item=item.name, reason=refused.reason)
-            return None
-        return replace(refused, state=fallback_state(item.prompt), reason=wrong)
-    _remember_limit(refused, item, plan)
-    if plan.settings.shrink:
-        wrong = staging.stage_smaller(item, refused, job, plan.settings)
+        wrong = staging.stage_again(item, refused, job, plan.settings)
     else:
-        wrong = f"the engine refused it: {refused.reason}"
+        _remember_limit(refused, item, plan)
+        if plan.settings.shrink:
+            wrong = staging.stage_smaller(item, refused, job, plan.settings)
+        else:
+            wrong = f"the engine refused it: {refused.reason}"
     if wrong is None:
-        log.get().warning("hint_made_smaller", item=item.name, reason=refused.reason)
+        if refused.refusal == DAMAGED:
+            log.get().warning("frame_sent_again", item=item.name, reason=refused.reason)
+        else:
+            log.get().warning("hint_made_smaller", item=item.name, reason=refused.reason)
         return None
     return replace(refused, state=fallback_state(item.prompt), reason=wrong)
 

@@ -19,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 
 from .journal import read_records, sync_folder
-from .lifecycle import Control, JobLog, LoadFailed, set_aside
+from .lifecycle import Control, JobLog, LoadFailed, left_out
 from .processes import failure_reason, kill_marked, last_line
 from .protocol import DONE, FAILED, HEARTBEAT_S, Exit, InferItem, InferJob, VideoOutcome
 from .records import from_line
@@ -35,10 +35,10 @@ class Runner:
         self.items = [
             item
             for batch in sorted((folder / "batches").glob("*.jsonl"))
-            for item in read_records(batch, InferItem, set_aside)
+            for item in read_records(batch, InferItem, left_out)
         ]
         self.log = JobLog(folder)
-        self.ended = {outcome.id for outcome in read_records(self.log.results.path, VideoOutcome, set_aside)}
+        self.ended = {outcome.id for outcome in read_records(self.log.results.path, VideoOutcome, left_out)}
         self.engine_log = folder / "server.log"
         self.attempts: Counter[str] = Counter()
         self._made = 0

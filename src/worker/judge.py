@@ -8,9 +8,9 @@ from .answers import notes_on_count
 from .checks import CUT_OFF, SeenAnswers, failed_check
 from .encoder import Encoder
 from .engines.engine import Answer, Request
-from .flaws import USABLE, WARNINGS, flaws
 from .forms import Formed, formed
 from .protocol import UPSAMPLED, Attempt, UpsampleJob
+from .text_checks import USABLE, WARNINGS, failed_checks
 from .work import Work
 
 INVALID = "invalid"
@@ -55,7 +55,7 @@ class Judge:
     def _wrong_with(self, work: Work, found: Formed, answer: Answer) -> tuple[str | None, str, tuple[str, ...]]:
         """Why an answer is not taken as it is, None when it is; the check that it fails, by name; and all that it fails."""
         item = work.item
-        failed = [*flaws(found, item, self._job.answer, self._encoder)]
+        failed = [*failed_checks(found, item, self._job.answer, self._encoder)]
         flags = tuple(f"{name}: {detail}" for name, detail in failed)
         hard = next(((name, detail) for name, detail in failed if name not in (*USABLE, *WARNINGS)), None)
         if hard:

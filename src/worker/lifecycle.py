@@ -90,7 +90,7 @@ class JobLog:
         self.events.append(Event("heartbeat", round(time.time(), 3), **facts))
 
 
-def set_aside(what: str) -> None:
+def left_out(what: str) -> None:
     """A damaged line is left out; worker.log names it."""
     print(f"left out: {what}", file=sys.stderr, flush=True)
 

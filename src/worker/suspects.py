@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 ENOUGH = 2  # deaths with the same items in flight until they are suspect; one alone may have any cause
-PROOF = 3  # deaths until a single item is blamed; somebody may kill a worker twice
+PROOF = 3  # deaths until a single item is blamed; a worker may be killed twice by another cause
 
 T = TypeVar("T")
 

@@ -21,7 +21,7 @@ from .engines.engine import Answer, Engine, ItemFailed, ItemKept, Picture, Refus
 from .flow import Flow
 from .journal import read_records
 from .judge import Judge
-from .lifecycle import Control, JobLog, Stopped, set_aside
+from .lifecycle import Control, JobLog, Stopped, left_out
 from .protocol import (
     DAMAGED,
     FAILED,
@@ -61,7 +61,7 @@ class Worker:
         self._tried: set[tuple[str, int]] = set()  # (id, step) with a result line, final or not
         self._seen = SeenAnswers()
         self._judge = Judge(job, self._seen)
-        for outcome in read_records(self.log.results.path, Outcome, set_aside):
+        for outcome in read_records(self.log.results.path, Outcome, left_out):
             self._note(outcome)
             if outcome.text is not None:
                 self._seen.failed_check(outcome.text, outcome.id, outcome.input_hash)
@@ -185,7 +185,7 @@ class Worker:
             fresh = [b for b in sorted((self.folder / "batches").glob("*.jsonl")) if b.name not in taken]
             for batch in fresh:
                 taken.add(batch.name)
-                for item in read_records(batch, Item, set_aside):
+                for item in read_records(batch, Item, left_out):
                     if self._is_open(item) and (item.id, item.step) not in asked:
                         asked.add((item.id, item.step))
                         yield item
@@ -211,7 +211,7 @@ class Worker:
 
     def _all_items(self) -> Iterator[Item]:
         for batch in sorted((self.folder / "batches").glob("*.jsonl")):
-            yield from read_records(batch, Item, set_aside)
+            yield from read_records(batch, Item, left_out)
 
     def _isolated(self) -> Iterator[Item]:
         """Items of which one may have killed the worker, before all others: half of them at a time, so that few deaths are
@@ -289,7 +289,7 @@ class Worker:
                 continue
             if self._judge.is_last(work, request, answer, self.engine.name):
                 break
-        work.settle()
+        work.keep_usable()
 
     def _answer(self, ticket: int, work: Work, request: Request) -> Answer:
         """The engine's answer, once there is room in flight. Raises _NotAsked when the item has to come again: one that the

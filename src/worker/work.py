@@ -38,7 +38,7 @@ class Work:
     asked_for: set[str] = field(default_factory=set)
     usable: tuple[Answer, Answer, Formed, tuple[str, ...]] | None = None
 
-    def settle(self) -> None:
+    def keep_usable(self) -> None:
         """After the last attempt: an answer that could stand does, where what came after it was worse."""
         if self.state != UPSAMPLED and self.usable:
             self.answer, self.raw, self.formed, self.flags = self.usable

@@ -14,8 +14,8 @@ from src.worker.answer_form import CHECKS, JSON, AnswerForm
 from src.worker.engines.engine import Answer, Refused, Request
 from tests.harness.fake_engine import FakeEngine, only_result, reply, serve, stage, write_job
 from tests.harness.records import JOB, item
-from tests.unit.worker.test_flaws import CHINESE, PROSE
 from tests.unit.worker.test_forms import GOOD, SCHEMA
+from tests.unit.worker.test_text_checks import CHINESE, PROSE
 
 STRUCTURED = AnswerForm(form=JSON, schema=SCHEMA, max_repairs=2, checks=CHECKS)
 MORE = (
