@@ -110,8 +110,11 @@ class ModelConf:
     mmproj: str = ""  # llamacpp only: its vision part, likewise
     examples: list[dict[str, str]] = field(
         default_factory=list
-    )  # turns before each request, {user, answer}, from which a small model learns; for families ask and unverified
-    text_only: bool = False  # it sees no frames: what is measured in them goes into the message ({{ facts }})
+    )  # turns before each request, {user, answer}, where a text is wanted; for families ask and unverified
+    text_only: bool = False  # it sees no frames: what is measured in them follows the prompt, in words
+    system: str = (
+        ""  # system message, jinja2, with the prompt alone after it, where a text is wanted and template= names none
+    )
 
 
 @dataclass
@@ -170,6 +173,7 @@ class TargetConf:
     form: AnswerKind = AnswerKind.text  # text, json (an object), or tagged (an object and a negative prompt, in tags)
     schema: str = ""  # JSON Schema of the object: a name in src/targets/schemas, or a file
     guided: bool = True  # form=json: let the engine keep to the schema, where it can
+    guided_slack: float = 8.0  # all strings and lists may take so many times the output reserve; 1: no answer is cut
     drop: list[str] = field(default_factory=list)  # fields that are removed from the object
     max_repairs: int = 0  # how often an invalid answer goes back to the model, with what is wrong with it
     checks: list[str] = field(default_factory=list)  # think, preface, quotes, refusal, loop, … (docs/targets.md)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..choices import EngineName, FrameRule, HostKind, Language, TaskName
+from ..choices import AnswerKind, EngineName, FrameRule, HostKind, Language, TaskName
 from ..config import Config, ModelConf
 from ..errors import InputError
 from ..models.families import with_cap, with_checkpoint
@@ -45,9 +45,12 @@ def image_settings(config: Config) -> ImageSettings:
     return checked(ImageSettings, "image", vars(config.image))
 
 
-def model_settings(model: ModelConf) -> ModelSettings:
-    """The model group as a plan value, with what the files of a readable checkpoint say."""
-    return with_checkpoint(checked(ModelSettings, "model", vars(model) | {"family": model.family.value}))
+def model_settings(model: ModelConf, form: AnswerKind = AnswerKind.text) -> ModelSettings:
+    """The model group as a plan value, with what the files of a readable checkpoint say; its examples where a text is wanted."""
+    values = {key: value for key, value in vars(model).items() if key != "system"} | {"family": model.family.value}
+    if form is not AnswerKind.text:
+        values["examples"] = []
+    return with_checkpoint(checked(ModelSettings, "model", values))
 
 
 def target_settings(config: Config) -> Target:
@@ -66,7 +69,8 @@ def _language(language: Language) -> str:
 
 
 def messages_of(config: Config) -> Messages:
-    """The templates of the messages: those of template=, where one was chosen, else the target's. Raises InputError for both."""
+    """The templates of the messages: those of template=, where one was chosen, else the target's, in whose place a model may
+    have some for a text. Raises InputError for template= and target.template together."""
     template, target = config.template, config.target
     if template.system or template.user.strip() != "{{ prompt }}":
         if target.template:
@@ -74,7 +78,14 @@ def messages_of(config: Config) -> Messages:
         return Messages(template.system, template.user)
     if target.template:
         return messages_in(target.template)
+    if _has_own_messages(config):
+        return Messages(config.model.system, template.user)
     return Messages(target.system, target.user or template.user, target.user_empty)
+
+
+def _has_own_messages(config: Config) -> bool:
+    """Whether the model is asked for a text in the one way that it understands."""
+    return bool(config.model.system) and config.target.form is AnswerKind.text
 
 
 def _template_name(config: Config) -> str:
@@ -82,7 +93,9 @@ def _template_name(config: Config) -> str:
     template, target = config.template, config.target
     if template.system or template.user.strip() != "{{ prompt }}":
         return template.name
-    return target.template or (target.name if target.system or target.user else template.name)
+    if target.template or _has_own_messages(config):
+        return target.template or config.model.name
+    return target.name if target.system or target.user else template.name
 
 
 def in_flight(config: Config) -> int:
@@ -115,7 +128,7 @@ def plan_settings(config: Config) -> Settings:
         engine=checked(
             EngineSettings, "engine", engine | {"name": config.engine.name.value, "in_flight": in_flight(config)}
         ),
-        model=model_settings(config.model),
+        model=model_settings(config.model, config.target.form),
         template=_template_name(config),
         max_model_len=config.budget.max_model_len,
         max_output_tokens=config.budget.max_output_tokens,

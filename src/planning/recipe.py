@@ -62,19 +62,20 @@ def message_writer(messages: Messages) -> Write:
 # The variables of a target's templates, with values as an item may have them.
 EXAMPLE: dict[str, Any] = {
     "with_frames": True, "language": "en", "tier": "720", "keys": "{}", "negative_prompt": "",
-    "pins": facts_of(Shape(16, 9, 5.0, 24.0), "720"), "facts": "The shot is wide.",
+    "pins": facts_of(Shape(16, 9, 5.0, 24.0), "720")
 }  # fmt: skip
 
 
-def variables_of(target: Target) -> Callable[[Video | None], dict[str, Any]]:
-    """A function that gives those variables for an item with this clip, or with none."""
+def variables_of(target: Target, *, text_only: bool = False) -> Callable[[Video | None], dict[str, Any]]:
+    """A function that gives those variables for an item with this clip, or with none. text_only: the model sees no frames."""
     keys = json.dumps(skeleton(json.loads(target.answer.schema))) if target.answer.schema else ""
 
     def variables(video: Video | None) -> dict[str, Any]:
+        with_frames = video is not None and not text_only
         return {
-            "with_frames": video is not None, "language": language_of(target, with_frames=video is not None),
+            "with_frames": with_frames, "language": language_of(target, with_frames=with_frames),
             "tier": target.resolution, "keys": keys, "negative_prompt": target.negative_prompt,
-            "pins": clip_facts(target, video), "facts": "",  # measured, for a model that sees no frames
+            "pins": clip_facts(target, video),
         }  # fmt: skip
 
     return variables

@@ -50,14 +50,17 @@ def resolve(
         loaded.result()
     recipe = Recipe.of(config, settings.family, settings.effective_len or settings.max_model_len)
     clips = {path: found if isinstance(found, VideoError) else _clip(found, recipe) for path, found in probed.items()}
-    write, variables = message_writer(messages_of(config)), variables_of(settings.target)
+    write, variables = (
+        message_writer(messages_of(config)),
+        variables_of(settings.target, text_only=settings.model.text_only),
+    )
     if settings.model.text_only:
         clips |= _measured([clip for clip in clips.values() if isinstance(clip, _Clip)], recipe, settings)
     spool, summary, asked = ItemSpool(Path(config.cache_dir)), Summary(), dict[str, int]()
     for spec in read_specs(files, how):
         unused.update(spec.unused)
         item = _item(
-            spec, clips, recipe, settings, lambda spec, video, facts: write(spec, {**variables(video), "facts": facts})
+            spec, clips, recipe, settings, lambda spec, video, facts: write(_with_facts(spec, facts), variables(video))
         )
         spool.add(item)
         summary.add(item, sends=item.fits)
@@ -135,6 +138,10 @@ def _measured(clips: list[_Clip], recipe: Recipe, settings: Settings) -> dict[Pa
         Path(clip.video.path): replace(clip, facts=words) if isinstance(words, str) else words
         for clip, words in with_facts
     }
+
+
+def _with_facts(spec: PromptSpec, facts: str) -> PromptSpec:
+    return replace(spec, prompt=f"{spec.prompt.strip()} {facts}".strip()) if facts else spec
 
 
 def times_of(video: Video, recipe: Recipe, count: int) -> tuple[float, ...]:

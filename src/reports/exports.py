@@ -112,6 +112,7 @@ def _openai_lines(plan: Plan, table: Sequence[Row]) -> Iterator[Line | str]:
     """The run's requests as OpenAI's batch API and vLLM's `run_batch` take them, each once, as the worker sent them;
     or why an item has none."""
     s = plan.settings
+    response_format = dict(s.target.answer.response_format(s.max_output_tokens))
     written: set[str] = set()
     for item, row in zip(plan.items, table, strict=True):
         if item.id in written:
@@ -126,7 +127,7 @@ def _openai_lines(plan: Plan, table: Sequence[Row]) -> Iterator[Line | str]:
             chat_body(item.system, item.text, pictures, s.model.examples)
             | dict(s.model.request_fields)
             | json.loads(s.target.answer.fields or "{}")
-            | dict(s.target.answer.response_format)
+            | response_format
             | {
                 "model": s.model.name,
                 "temperature": s.temperature,

@@ -63,6 +63,8 @@ def target_of(values: Mapping[str, Any]) -> Target:
         wrong += [
             f"target.{name}: {one} is not one of {', '.join(filter(None, known))}" for one in given if one not in known
         ]
+    if values["guided_slack"] <= 0:
+        wrong.append("target.guided_slack: must be more than 0")
     if values["encoder_tokens"] < 0 or not 0 <= values["max_repairs"] <= 10:
         wrong.append("target: encoder_tokens must not be negative, max_repairs 0 to 10")
     if wrong:

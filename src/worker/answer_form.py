@@ -8,10 +8,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, ClassVar
 
+from .schema_bounds import CHARS_PER_TOKEN, bounded
 from .values import one_of
 
 TEXT, JSON, TAGGED = "text", "json", "tagged"  # forms of an answer; tagged: JSON, and a negative prompt, each in a tag
 CHECKS = ("think", "preface", "quotes", "refusal", "loop", "language", "too_long", "dropped_subject")
+
+# A tagged answer as a grammar of llguidance, which vLLM's backend `guidance` takes; other servers answer without it.
+TAGS = r"""start: "<final_prompt>\n" caption "\n</final_prompt>\n<negative_prompt>\n" avoid "\n</negative_prompt>"
+caption: %json {caption}
+avoid: /[^<\n]{{1,{most}}}/
+"""
+_NO_BLANKS = {"x-guidance": {"whitespace_flexible": False}}
 
 MOST_WORDS = 400  # characters of a validator's message
 
@@ -20,7 +28,8 @@ MOST_WORDS = 400  # characters of a validator's message
 class AnswerForm:
     """What the video model wants of an answer, the same for all items of a job.
 
-    schema: text of the JSON Schema of a JSON answer; guided: the engine is asked to keep to it. drop: fields that are removed.
+    schema: text of the JSON Schema of a JSON answer; guided: the engine is asked to keep to it, within bounds that
+    `guided_slack` scales (`schema_bounds`). drop: fields that are removed.
     max_repairs: how often an invalid answer goes back to the model. checks: of CHECKS. language: en or zh. encoder_tokens: the
     most that the text encoder of the video model takes, 0: any number; encoder: its name; encoder_file: its tokenizer,
     compressed, in base64, or "" to estimate, and encoder_kind the name of that file. fields: of each request, as JSON.
@@ -31,6 +40,7 @@ class AnswerForm:
     form: Annotated[str, one_of(TEXT, JSON, TAGGED)] = TEXT
     schema: str = ""
     guided: bool = True
+    guided_slack: float = 8.0
     drop: tuple[str, ...] = ()
     max_repairs: int = 0
     checks: tuple[Annotated[str, one_of(*CHECKS)], ...] = ()
@@ -42,12 +52,25 @@ class AnswerForm:
     fields: str = ""
 
     @property
-    def response_format(self) -> Mapping[str, Any]:
-        """What asks a server for an answer of this schema; empty where nothing does."""
-        if not (self.guided and self.schema and self.form == JSON):
+    def is_guided(self) -> bool:
+        """Whether a server is asked for answers of the schema."""
+        return self.guided and bool(self.schema) and self.form in (JSON, TAGGED)
+
+    def response_format(self, tokens: int) -> Mapping[str, Any]:
+        """What asks a server for an answer of this schema and of about so many tokens at most; empty where nothing does."""
+        if not self.is_guided:
             return {}
-        schema = {"name": "prompt", "schema": json.loads(self.schema), "strict": True}
-        return {"response_format": {"type": "json_schema", "json_schema": schema}}
+        if self.form == TAGGED:
+            caption = bounded(json.loads(self.schema), tokens * 3 // 4, self.guided_slack)
+            most = round(tokens / 4 * CHARS_PER_TOKEN * self.guided_slack)
+            return {"structured_outputs": {"grammar": TAGS.format(caption=json.dumps(caption | _NO_BLANKS), most=most)}}
+        schema = bounded(json.loads(self.schema), tokens, self.guided_slack)
+        return {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "prompt", "schema": schema, "strict": True},
+            }
+        }
 
 
 def why_invalid(value: Any, schema: str) -> str:

@@ -30,7 +30,7 @@ _URL, _NO_URL = (
     b'{"url": ""}',
 )  # in a JSON text only an empty URL, for quotes inside of strings are escaped
 _JSON = {"Content-Type": "application/json"}
-_NO_FORMAT = re.compile(rb"response_format|json_schema|structured.?output|guided", re.IGNORECASE)
+_NO_FORMAT = re.compile(rb"response_format|json_schema|structured.?output|guided|grammar", re.IGNORECASE)
 NOT_TAKEN = (429, 502, 503, 504)  # of a server that is full or away, or of a proxy before it
 
 # ----------------------------------------------------------------------------------------------------------- engines

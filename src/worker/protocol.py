@@ -87,6 +87,11 @@ class UpsampleJob:
         """What every request says beside its messages, model and sampling."""
         return {**self.model.request_fields, **json.loads(self.answer.fields or "{}")}
 
+    @property
+    def response_format(self) -> Mapping[str, Any]:
+        """What asks the engine for answers of the wanted schema; empty where nothing does."""
+        return self.answer.response_format(self.max_output_tokens)
+
 
 @dataclass(frozen=True, slots=True)
 class InferJob:

@@ -37,7 +37,7 @@ from src.worker.records import from_line
 folder = Path(sys.argv[1])
 job = from_line(UpsampleJob, (folder / "job.json").read_bytes())
 checkpoint = str(make_tiny_model(job, folder / "model"))
-server = Server(job.model, checkpoint, job.images, job.max_model_len, 64, 0.9, job.clips, bool(job.answer.response_format))
+server = Server(job.model, checkpoint, job.images, job.max_model_len, 64, 0.9, job.clips, job.answer.is_guided)
 options = vllm_options() if server.guided else ""
 argv = vllm_argv(server, int(sys.argv[2]), vllm_build()[0], cpu=True, options=options)
 os.execve(sys.executable, argv, vllm_environment())

@@ -81,7 +81,7 @@ class ChildServer:
             self.job.temperature,
             self.job.request_fields,
             self.signals,
-            self.job.answer.response_format,
+            self.job.response_format,
             self.job.model.examples,
         )
         self._wait_until_healthy(self._server, self._client, log_path, start)

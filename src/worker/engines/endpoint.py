@@ -35,7 +35,7 @@ class EndpointEngine:
             engine.request_timeout_s,
             job.temperature,
             job.request_fields,
-            response_format=job.answer.response_format,
+            response_format=job.response_format,
             examples=job.model.examples,
         )
         self.signals = self.client.signals

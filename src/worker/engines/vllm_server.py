@@ -39,7 +39,7 @@ class Server:
         return Server(
             *(model, checkpoint, job.images, job.max_model_len, model.max_num_seqs, model.gpu_memory_utilization),
             job.clips,
-            bool(job.answer.response_format),
+            job.answer.is_guided,
         )
 
 

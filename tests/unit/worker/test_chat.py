@@ -159,7 +159,7 @@ def test_turns_follow_the_message(server: ScriptedServer, client: ChatClient) ->
 
 
 def test_refused_response_format_is_left_out(server: ScriptedServer) -> None:
-    wanted = AnswerForm(form="json", schema='{"type": "object"}').response_format
+    wanted = AnswerForm(form="json", schema='{"type": "object"}').response_format(100)
     client = ChatClient(server.url, "pixtral", None, 5.0, 0.6, response_format=wanted)
     server.script = [(400, {}, b'{"error": {"message": "unknown field: response_format"}}')]
     assert "without" in client.ask(REQUEST).note and "without" in client.ask(REQUEST).note
@@ -167,7 +167,7 @@ def test_refused_response_format_is_left_out(server: ScriptedServer) -> None:
 
 
 def test_other_refusal_keeps_the_response_format(server: ScriptedServer) -> None:
-    wanted = AnswerForm(form="json", schema='{"type": "object"}').response_format
+    wanted = AnswerForm(form="json", schema='{"type": "object"}').response_format(100)
     client = ChatClient(server.url, "pixtral", None, 5.0, 0.6, response_format=wanted)
     server.script = [(400, {}, b'{"error": {"message": "no such model"}}')]
     with pytest.raises(ItemFailed):
