@@ -7,7 +7,6 @@ so that items can be batched, and its items are checked against nothing.
 from __future__ import annotations
 
 import hashlib
-import http.client
 import io
 import json
 import math
@@ -16,30 +15,24 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, Protocol
 
 from ..errors import InputError
 from ..media import geometry
 from ..media.encode import blank_clip
 from ..media.geometry import Size
 from ..worker.chat import chat_body
-from ..worker.engines.endpoint import key_of
 from ..worker.job_settings import EngineSettings, ModelSettings
-from ..worker.lifecycle import LoadFailed
-from ..worker.network import Connection
-from ..worker.records import InvalidRecord, from_json
-from ..worker.refusals import message_of
-from ..worker.replies import MOST_REPLY, Models, Tokens
+from .endpoint_counts import ServerCounts
 from .family import Media
 from .gguf import GgufServer
+from .render_server import RenderServer
 
 PROBE = "x"  # the text beside pictures that are measured
 SMALL = Size(64, 64)  # the picture beside texts that are measured
 MAX_SIDE_PX = 2048  # no larger frame is tried with a model whose rule is not known
 STEP_PX = 32  # between the widths that are tried
 NEVER = 1 << 40  # tokens of what the server refuses
-TIMEOUT_S = 120.0
 Count = Callable[[str, str, Size, Media], int | str]  # tokens of a request, or why the server refuses it
 
 
@@ -117,13 +110,20 @@ class Estimated:
         return ""
 
 
-def server_count(model: ModelSettings, engine: EngineSettings, cache_dir: Path) -> Count:
-    """A function that asks the server of engine=endpoint, or llama.cpp's on this machine, and nothing before it is called;
-    answers are kept in cache_dir, one file for each model that is served."""
+class Counter(Protocol):
+    """What counts. identity: stands for it in the cache of its counts."""
+
+    def identity(self) -> str: ...
+    def tokens(self, messages: Mapping[str, Any]) -> int | str: ...
+
+
+def server_count(model: ModelSettings, engine: EngineSettings, cache_dir: Path, python: str) -> Count:
+    """A function that asks the server of engine=endpoint, or one on this machine, and nothing before it is called; answers are
+    kept in cache_dir, one file for each model that is served."""
 
     @lru_cache(maxsize=1)
-    def opened() -> tuple[_Server | GgufServer, Path, dict[str, int | str]]:
-        server = _Server(model, engine) if engine.name == "endpoint" else GgufServer(model)
+    def opened() -> tuple[Counter, Path, dict[str, int | str]]:
+        server = _counter(model, engine, python)
         file = cache_dir / "asked" / f"{server.identity()}.jsonl"
         return server, file, _kept(file)
 
@@ -141,6 +141,14 @@ def server_count(model: ModelSettings, engine: EngineSettings, cache_dir: Path) 
     return count
 
 
+def _counter(model: ModelSettings, engine: EngineSettings, python: str) -> Counter:
+    if engine.name == "endpoint":
+        return ServerCounts(model, engine)
+    if model.gguf:
+        return GgufServer(model)
+    return RenderServer(model, engine, python)
+
+
 def _kept(file: Path) -> dict[str, int | str]:
     """The counts in a file of the cache, but for lines that are torn or damaged."""
     found: dict[str, int | str] = {}
@@ -154,66 +162,7 @@ def _kept(file: Path) -> dict[str, int | str]:
 
 def count_clip(model: ModelSettings, engine: EngineSettings, size: Size, frames: int, fps: int) -> int | str:
     """What the server counts for a clip of a shape beside PROBE."""
-    return _Server(model, engine).tokens(chat_body("", PROBE, [blank_clip(size, frames, fps)]))
-
-
-class _Server:
-    """The server of engine=endpoint, asked from here."""
-
-    def __init__(self, model: ModelSettings, engine: EngineSettings) -> None:
-        self.model, self.base = model, urlsplit(engine.base_url.rstrip("/"))
-        try:
-            key = key_of(engine)
-        except LoadFailed as e:
-            raise InputError(f"engine: the key cannot be read: {e}") from e
-        self.key = key
-
-    def identity(self) -> str:
-        """Stands for the server and what it serves: a cache of its counts is not used for another."""
-        _, models = self._call("GET", f"{self.base.path}/models")
-        _, version = self._call("GET", f"{self.base.path.removesuffix('/v1')}/version")
-        try:
-            served = [(m.name, m.root, m.max_model_len) for m in from_json(Models, models).data or ()]
-        except InvalidRecord as e:
-            raise InputError(f"{self.base.geturl()}: GET /models gives no list of models: {e}") from None
-        made_of = (self.base.geturl(), self.model.name, served, version, self.model.request_fields)
-        return hashlib.sha256(json.dumps(made_of, default=str).encode()).hexdigest()[:16]
-
-    def tokens(self, messages: Mapping[str, Any]) -> int | str:
-        """Tokens of a request by `/tokenize`, which runs the whole preprocessing; the reason where the server refuses it."""
-        body = {"model": self.model.name, **messages, **self.model.request_fields}
-        status, found = self._call("POST", f"{self.base.path.removesuffix('/v1')}/tokenize", body)
-        if status == 200:
-            with suppress(InvalidRecord):
-                return from_json(Tokens, found).count
-        if status in (400, 413, 422):
-            return message_of(json.dumps(found))
-        raise InputError(
-            f"{self.base.geturl()}: /tokenize answered HTTP {status}: {message_of(json.dumps(found))}",
-            hint="model.family=ask needs a vLLM server; model.family=unverified does without counts",
-        )
-
-    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
-        connection = Connection(self.base, TIMEOUT_S)
-        headers = {"Content-Type": "application/json"}
-        if self.key:
-            headers["Authorization"] = f"Bearer {self.key.reveal()}"
-        try:
-            connection.request(method, path, json.dumps(body) if body is not None else None, headers)
-            response = connection.getresponse()
-            data = response.read(MOST_REPLY).decode("utf-8", "replace")
-        except (OSError, http.client.HTTPException) as e:
-            raise InputError(
-                f"{self.base.geturl()} cannot be reached from here: {e}",
-                hint="the server must run before the plan is made; or set model.family",
-            ) from e
-        finally:
-            connection.close()
-        try:
-            found = json.loads(text := self.key.masked(data) if self.key else data)
-        except (ValueError, RecursionError):
-            found = text
-        return response.status, found if isinstance(found, dict) else {"message": found}
+    return ServerCounts(model, engine).tokens(chat_body("", PROBE, [blank_clip(size, frames, fps)]))
 
 
 @lru_cache(maxsize=256)

@@ -80,16 +80,16 @@ CLIP_FAMILIES = ("qwen2_5_vl", "qwen3_vl", "qwen3_5")  # that take whole clips
 
 
 @lru_cache(maxsize=64)
-def family_of(model: ModelSettings, engine: EngineSettings, cache_dir: str) -> Family:
-    """The family of a model, which loads its tokenizer when it first counts a text."""
+def family_of(model: ModelSettings, engine: EngineSettings, cache_dir: str, python: str = "") -> Family:
+    """The family of a model, which loads its tokenizer when it first counts a text. python: of the worker."""
     if model.text_only:
-        return TextOnly(family_of(replace(model, text_only=False), engine, cache_dir))
+        return TextOnly(family_of(replace(model, text_only=False), engine, cache_dir, python))
     if model.family in ("ask", "unverified"):
         from .ask import Asked, Estimated, server_count  # with HTTP, which others do without
 
         if model.family == "unverified":
             return Estimated()
-        return Asked(server_count(model, engine, Path(cache_dir)))
+        return Asked(server_count(model, engine, Path(cache_dir), python))
     return FAMILIES[model.family](model, text_counter(model.tokenizer, Path(cache_dir)))
 
 

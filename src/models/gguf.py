@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import http.client
 import json
 import os
-import subprocess
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
-from urllib.parse import urlsplit
 
 from ..errors import InputError
 from ..worker.engines.llamacpp_server import IN_PACKAGE, LlamaServer, llamacpp_argv, llamacpp_version, model_file
 from ..worker.job_settings import ModelSettings
 from ..worker.lifecycle import LoadFailed
-from ..worker.network import Connection
-from ..worker.processes import free_port, guard_group
+from ..worker.processes import free_port
 from ..worker.records import InvalidRecord, from_line
 from ..worker.refusals import message_of
-from ..worker.replies import MOST_REPLY, InputTokens
+from ..worker.replies import InputTokens
+from .counting_server import asked, started
 
 START_S = 120.0
 
@@ -69,42 +65,10 @@ class GgufServer:
         port = free_port()
         mmproj = str(self.mmproj) if self.mmproj else ""
         settings = LlamaServer(str(self.gguf), mmproj, self.model.name, 1, 512, len(os.sched_getaffinity(0)), 0)
-        quiet = subprocess.DEVNULL
-        server = subprocess.Popen(
-            llamacpp_argv(settings, port), stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True
-        )
-        guard = guard_group(server.pid)  # ends it when this process dies, however it dies
-        atexit.register(_end, server, guard)
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline and server.poll() is None:
-            with suppress(OSError, http.client.HTTPException):
-                if _request(f"http://127.0.0.1:{port}", "GET", "/health", None)[0] == 200:
-                    return f"http://127.0.0.1:{port}"
-            time.sleep(0.05)
-        server.kill()
-        raise InputError(
-            f"llama.cpp cannot load {self.gguf}, so tokens cannot be counted",
-            hint="is it a whole GGUF of a model that llama.cpp knows? model.family=unverified does without counts",
-        )
+        return started(llamacpp_argv(settings, port), port, START_S, f"llama.cpp's server for {self.gguf}")
 
     def _call(self, method: str, path: str, body: str | None) -> tuple[int, bytes]:
         try:
-            return _request(self._address, method, path, body)
+            return asked(self._address, method, path, body)
         except (OSError, http.client.HTTPException) as e:
             raise InputError(f"llama.cpp's server, which counts tokens of {self.gguf}, broke off: {e}") from e
-
-
-def _end(server: subprocess.Popen[bytes], guard: subprocess.Popen[bytes]) -> None:
-    server.kill()
-    server.wait()
-    guard.communicate()
-
-
-def _request(address: str, method: str, path: str, body: str | None) -> tuple[int, bytes]:
-    connection = Connection(urlsplit(address), START_S)
-    try:
-        connection.request(method, path, body, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        return response.status, response.read(MOST_REPLY)
-    finally:
-        connection.close()

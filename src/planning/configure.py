@@ -157,7 +157,7 @@ def plan_settings(config: Config) -> Settings:
     settings = checked(Settings, "", to_json(settings))
     if settings.model.text_only and settings.engine.name == EngineName.offline.value:  # which sees them
         settings = replace(settings, model=replace(settings.model, text_only=False, family="unverified"))
-    if settings.model.family == "ask" and settings.engine.name != EngineName.endpoint.value:
+    if settings.model.family == "ask" and settings.model.gguf and settings.engine.name != EngineName.endpoint.value:
         settings = _counted_or_not(settings)
     if config.frames.rule is FrameRule.clip:
         settings = replace(settings, model=with_cap(settings.model, settings.engine, settings.cache_dir))

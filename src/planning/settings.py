@@ -92,7 +92,7 @@ class Settings:
     @property
     def family(self) -> Family:
         """What counts the tokens of this run's requests."""
-        return family_of(self.model, self.engine, self.cache_dir)
+        return family_of(self.model, self.engine, self.cache_dir, self.python)
 
 
 def digest(*parts: Any) -> str:

@@ -134,11 +134,23 @@ def _wrong_gguf(config: Config) -> list[str]:
                 )
     if model.examples and model.family not in (ModelFamily.ask, ModelFamily.unverified):
         wrong.append(f"model.examples: family {model.family.value} does not count them; model.family=ask does")
-    if model.family is ModelFamily.ask and config.engine.name is not EngineName.endpoint and not model.gguf:
+    if model.family is ModelFamily.ask and not (
+        config.engine.name is EngineName.endpoint or model.gguf or _has_checkpoint_here(config)
+    ):
         wrong.append(
-            "model.family=ask: needs a running server, engine=endpoint engine.base_url=http://HOST:PORT/v1, or model.gguf"
+            "model.family=ask: needs what can count here: a running server, engine=endpoint engine.base_url=http://HOST:PORT/v1, "
+            "or model.gguf, or engine=vllm with a model.checkpoint on this machine"
         )
     return wrong
+
+
+def _has_checkpoint_here(config: Config) -> bool:
+    folder = Path(config.model.checkpoint).expanduser()
+    return (
+        config.engine.name is EngineName.vllm
+        and bool(config.model.checkpoint)
+        and any((folder / name).is_file() for name in ("config.json", "params.json"))
+    )
 
 
 def _wrong_clip(config: Config) -> list[str]:

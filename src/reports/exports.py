@@ -79,7 +79,7 @@ def write(
         return path
     lines: Iterator[Line | str | _Reason]
     if name == "provenance":
-        lines = provenance.lines_of(plan, table, outcomes or {}, paths)
+        lines = provenance.lines_of(plan, table, outcomes or {})
     elif name == "openai":
         lines = _openai_lines(plan, table)
     else:

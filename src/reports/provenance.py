@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from ..files import file_sha256
 from ..planning.plan import Plan, PlanItem
 from ..planning.settings import Settings
 from ..run_folder import RunPaths
-from ..timing.phases import read_starts
 from ..worker.answer_form import why_invalid
 from ..worker.protocol import UPSAMPLED, Outcome
 from .rows import Row, read_rows
@@ -23,12 +23,11 @@ Line = dict[str, Any]
 _TEXTS = ("*.json", "*.txt")  # of a checkpoint, which are hashed; of its weights only names and sizes are
 
 
-def lines_of(plan: Plan, table: Sequence[Row], outcomes: Mapping[str, Outcome], paths: RunPaths) -> Iterator[Line]:
+def lines_of(plan: Plan, table: Sequence[Row], outcomes: Mapping[str, Outcome]) -> Iterator[Line]:
     """One line per item, in order; sha256 is that of the rest of its line."""
-    shared, starts = _of_the_run(plan.settings), read_starts(paths.timings)
-    ended = starts[-1].ended if starts else None
+    shared = _of_the_run(plan.settings)
     for item, row in zip(plan.items, table, strict=True):
-        line = _line(item, row, outcomes.get(item.id), plan.settings) | shared | {"ended": ended}
+        line = _line(item, row, outcomes.get(item.id), plan.settings) | shared
         yield line | {"sha256": _hash(line)}
 
 
@@ -45,8 +44,13 @@ def _line(item: PlanItem, row: Row, outcome: Outcome | None, settings: Settings)
         "attempts": [attempt.failed_check or "" for attempt in outcome.attempts],
         "raw_answer": outcome.text if outcome.raw is None else outcome.raw, "reasoning": outcome.reasoning,
         "answer": outcome.text, "negative_prompt": outcome.negative, "flags": list(outcome.flags),
-        "seconds": outcome.seconds.total, "review": review["verdict"] if (review := row.get("review")) else None,
+        "seconds": outcome.seconds.total, "ended": _moment(outcome.at),
+        "review": review["verdict"] if (review := row.get("review")) else None,
     }  # fmt: skip
+
+
+def _moment(at: float) -> str | None:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds") if at else None
 
 
 def _of_the_run(settings: Settings) -> Line:

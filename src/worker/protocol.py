@@ -233,7 +233,8 @@ class Outcome:
     state: upsampled, kept (the original prompt is kept), failed or refused, with the reason. refusal: too_long or no_room
     when the engine had no room for it, or DAMAGED; limit: the longest request that it accepts, where it named one. text: the
     answer, for `upsampled`; rejected: the last one, for `kept`. input_hash: of the item. raw, reasoning: the answer as it came,
-    and the thoughts, where they are not the text. negative: its negative prompt. flags: checks that it fails.
+    and the thoughts, where they are not the text. negative: its negative prompt. flags: checks that it fails. at: when it
+    ended, in seconds since 1970.
     """
 
     id: FileName
@@ -256,6 +257,7 @@ class Outcome:
     reasoning: str | None = None
     negative: str | None = None
     flags: tuple[str, ...] = ()
+    at: float = 0.0
 
     def wrong(self) -> str:
         """Asked by the reader, once all fields are."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 from .engines.engine import Answer, Engine, Picture
@@ -70,4 +71,5 @@ def outcome_of(work: Work, engine: Engine, total_s: float) -> Outcome:
         reasoning=work.formed.reasoning or None if work.formed else None,
         negative=work.formed.negative if work.formed and is_text else None,
         flags=work.flags if is_text else (),
+        at=round(time.time(), 3),
     )

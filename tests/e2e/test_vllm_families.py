@@ -21,7 +21,7 @@ from src.media.geometry import COSMOS_SIZES, Size
 from src.models.families import family_of
 from src.models.family import Family, Media
 from tests.conftest import config_of
-from tests.harness.program import ROOT, program, quoted, results_of
+from tests.harness.program import ROOT, plan_of, program, quoted, results_of
 from tests.harness.records import ENGINE
 from tests.harness.tiny_server import PATIENCE_S, TinyServer, tiny_server
 
@@ -153,6 +153,23 @@ def test_run_ends_with_the_planned_tokens(server: TinyServer, family: Family, tm
                 assert "unverified" in row["flags"] and tokens["measured"]
             else:
                 assert tokens["predicted"] == tokens["measured"] and "unverified" not in row["flags"]
+
+
+def test_checkpoint_is_counted_without_weights(server: TinyServer, tmp_path: Path, vllm_python: str) -> None:
+    """`vllm launch render` counts what the family predicts, and a second plan starts no server."""
+    if server.model.family != "qwen3_vl" and not THOROUGH:
+        pytest.skip("one family shows it; HYPOTHESIS_PROFILE=thorough tries all")
+    ask = ("model.family=ask", "model.tiny_random=false", f"model.checkpoint={quoted(server.checkpoint)}")
+    plans = {}
+    for how, given in {"rule": (), "ask": ask, "again": (*ask, "model.max_images=8")}.items():
+        end = program(
+            "task=plan", "engine=vllm", f"model={server.model.name.replace('-', '_')}", f"prompts={quoted(write_items(tmp_path))}",
+            f"worker.python={quoted(vllm_python)}", f"hydra.run.dir={quoted(tmp_path / how)}",
+            f"cache_dir={quoted(tmp_path / 'cache')}", *given, timeout_s=20 if how == "again" else PATIENCE_S,
+        )  # fmt: skip
+        assert end.code == 0, end.out + end.err
+        plans[how] = [item["tokens"]["prompt"] for item in plan_of(tmp_path / how)["items"]]
+    assert plans["rule"] == plans["ask"] == plans["again"]
 
 
 def test_limits_are_those_of_the_rule(server: TinyServer, tmp_path: Path) -> None:

@@ -46,10 +46,11 @@ os.execve(sys.executable, argv, vllm_environment())
 
 @dataclass(frozen=True)
 class TinyServer:
-    """Where it listens, and what it serves."""
+    """Where it listens, and what it serves, from which folder."""
 
     url: str
     model: ModelSettings
+    checkpoint: Path
 
     def tokens(self, system: str, text: str, media: list[bytes]) -> int | None:
         """Tokens of a request as the server counts them (`/tokenize`); None where it refuses the request."""
@@ -102,7 +103,7 @@ def tiny_server(
 
     try:
         wait_for(is_healthy, PATIENCE_S, 0.2)
-        yield TinyServer(url, model)
+        yield TinyServer(url, model, folder / "model")
     finally:
         with suppress(ProcessLookupError):  # it did not start
             os.killpg(process.pid, signal.SIGTERM)

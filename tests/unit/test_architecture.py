@@ -70,8 +70,8 @@ TOP: dict[str, set[str]] = {
 OF_WORKER = {f"worker.{name}" for name in ("answer_form", "job_settings", "journal", "protocol", "records", "values")}
 MORE_OF_WORKER = {
     "hosts.bundle": {"worker"},  # ships it
-    "models.ask": {
-        "worker.chat",
+    "models.ask": {"worker.chat"},
+    "models.endpoint_counts": {
         "worker.engines.endpoint",
         "worker.lifecycle",
         "worker.network",
@@ -79,14 +79,15 @@ MORE_OF_WORKER = {
         "worker.replies",
     },
     "models.families": {"worker.byte_pairs"},
+    "models.counting_server": {"worker.network", "worker.processes", "worker.replies"},
     "models.gguf": {
         "worker.engines.llamacpp_server",
         "worker.lifecycle",
-        "worker.network",
         "worker.processes",
         "worker.refusals",
         "worker.replies",
     },
+    "models.render_server": {"worker.engines.vllm_server", "worker.processes"},
     "planning.facts": {"worker.facts"},
     "models.tokenizer": {"worker.byte_pairs"},
     "reports.exports": {"worker.chat"},

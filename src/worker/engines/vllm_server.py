@@ -104,6 +104,18 @@ def vllm_argv(server: Server, port: int, version: str, *, cpu: bool, options: st
     return (*argv, *model.extra_args)
 
 
+def render_argv(server: Server, port: int, python: str) -> tuple[str, ...]:
+    """The command that counts tokens as this server does, without weights."""
+    model = server.model
+    return (
+        python, "-m", "vllm.entrypoints.cli.main", "launch", "render", server.checkpoint,
+        "--served-model-name", model.name, "--host", "127.0.0.1", "--port", str(port),
+        *(("--tokenizer-mode", "mistral", "--config-format", "mistral") if model.is_mistral else ()),
+        *(() if model.text_only else ("--limit-mm-per-prompt", json.dumps({"image": server.images}))),
+        *_processor_arguments(server),
+    )  # fmt: skip
+
+
 def _processor_arguments(server: Server) -> list[str]:
     """What a Qwen's server must be told so that it counts as planned."""
     model = server.model

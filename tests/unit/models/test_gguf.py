@@ -70,5 +70,5 @@ def test_only_the_same_file_is_counted(gguf: str, is_here: bool, counts: bool) -
 def test_unloadable_model_is_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "broken.gguf").touch()
     family = family_of(replace(ASK, gguf=str(tmp_path / "broken.gguf")), LLAMACPP, str(tmp_path))
-    with pytest.raises(InputError, match=r"llama.cpp cannot load .*broken.gguf"):
+    with pytest.raises(InputError, match=r"llama.cpp's server for .*broken.gguf did not start"):
         family.text_tokens("", "a boat", with_media=False)

@@ -58,7 +58,7 @@ WRONG = [
     ("host.workers=2", "host.gpus=all names no devices for several workers to share"),
     ("checks.script=greek", "checks.script=greek: must be latin or empty"),
     ("model.tokenizer=none.json", "model.tokenizer=none.json: no such file"),
-    ("model.family=ask", "model.family=ask: needs a running server"),
+    ("model.family=ask", "model.family=ask: needs what can count here"),
     ("engine.name=llamacpp", "model.gguf: engine=llamacpp needs the path of a GGUF"),
     ("engine.slots=0", "engine.slots=0: must be 1 to 1024"),
     ("model.examples=[{user: a, answer: b}]", "model.examples: family pixtral does not count them"),
