@@ -256,29 +256,36 @@ class PipelineConf:
 
 @dataclass
 class InferenceConf:
-    """Cosmos-Transfer1: NVIDIA's transfer.py and its controls. Paths are those of its process; null leaves NVIDIA's default."""
+    """NVIDIA's program that makes videos, and its controls. Paths are those of its process; null leaves NVIDIA's default."""
 
     name: str = MISSING  # name of the controls, for reports
     controls: dict[str, Any] = field(default_factory=dict)  # control -> its fields, as in NVIDIA's controlnet spec
-    checkpoint_dir: str = ""  # the folder above nvidia/; mounted into the container
+    engine: str = MISSING  # transfer1, transfer2_5 or cosmos3; choose with inference/engine=
+    checkpoint_dir: str = ""  # transfer1: the folder above nvidia/; mounted into the container
+    checkpoint: str = ""  # cosmos3: Cosmos3-Nano (""), Cosmos3-Edge or a folder; transfer2_5: your own checkpoint
+    hf_home: str = ""  # folder of the Hugging Face hub's cache (HF_HOME); mounted into the container
     num_gpus: int = 1  # GPUs that share each video
     image: str = ""  # image for this stage; "": that of group image
-    repository: str = ""  # the checkout of cosmos-transfer1: working folder and PYTHONPATH
-    script: str = "cosmos_transfer1/diffusion/inference/transfer.py"  # below repository, or absolute
+    repository: str = ""  # NVIDIA's checkout: working folder and PYTHONPATH
+    script: str = ""  # below repository, or absolute; "": the engine's
     torchrun: str = "torchrun"  # command that starts one process per GPU
     python: str = ""  # interpreter of the worker, 3.10 or later; "": as for upsampling
+    arguments: dict[str, Any] = field(default_factory=dict)  # further keys of the engine, as in {resolution: "480"}
     num_steps: int | None = None  # diffusion steps (NVIDIA: 35)
     guidance: float | None = None  # classifier-free guidance (NVIDIA: 5)
     sigma_max: float | None = None  # noise on the input clip, 80 or more: the clip is not used (NVIDIA: 70)
     fps: int | None = None  # frame rate of the video that is written (NVIDIA: 24)
-    seed: int | None = None  # random seed (NVIDIA: 1)
+    seed: int | None = None  # random seed (Cosmos-Transfer1: 1)
     negative_prompt: str | None = None  # what to avoid (NVIDIA's default mentions cartoonish games)
     blur_strength: str | None = None  # vis: very_low, low, medium, high or very_high (NVIDIA: medium)
     canny_threshold: str | None = None  # edge: the same choices
     offload_diffusion_transformer: bool = False  # free the transformer's GPU memory between videos
     offload_text_encoder_model: bool = False  # the same for the text encoder
     offload_guardrail_models: bool = False  # the same for the guardrail
-    extra_args: list[str] = field(default_factory=list)  # further arguments for transfer.py, as they are
+    extra_args: list[str] = field(default_factory=list)  # further arguments of the program, as they are
+    ignore: list[str] = field(default_factory=list)  # keys of items that do not count, KEY or CONTROL.FIELD
+    keep_controls: bool = False  # keep the control videos that the program makes
+    dry_run: bool = False  # show rounds, commands and what is left out; start nothing
     require_upsampled: bool = False  # leave items out whose original prompt was kept
     max_attempts: int = 2  # rounds that one item may crash before it fails
     grace_s: float = 15.0  # patience for torchrun to end when asked to stop

@@ -101,6 +101,10 @@ class RunPaths:
         """The videos that Cosmos made, one per item."""
         return self.root / "videos"
 
+    def controls_of(self, slug: str, control: str) -> Path:
+        """A control video that Cosmos made for an item on the way."""
+        return self.root / "controls" / slug / f"{control}.mp4"
+
     @property
     def video_prompts(self) -> Path:
         """Those videos with their prompts, as a prompt file for a run that goes on with them."""

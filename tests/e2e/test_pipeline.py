@@ -23,6 +23,38 @@ def local(tmp_path: Path, clips: Path, cache_dir: Path, small: str) -> Iterator[
     pipeline.close()
 
 
+@pytest.mark.parametrize("engine", ["transfer1", "transfer2_5", "cosmos3"])
+def test_engine_blocks_fails_and_resumes_on_two_gpus(
+    tmp_path: Path, clips: Path, cache_dir: Path, small: str, engine: str
+) -> None:
+    """A blocked prompt fails alone, one that cannot be made fails twice, one that no engine has a word for is never sent."""
+    local = Pipeline(tmp_path, Cosmos(tmp_path / "cosmos", engine=engine), clips, cache_dir, small)
+    local.cosmos.behave(fail=["storm"], block=["pirate"])
+    no_home = {"prompt": "a car", "shift": 3.0} if engine != "cosmos3" else {"prompt": "a car", "keypoint": {}}
+    prompts = local.prompts("a boat", "a pirate", "another pirate", "a storm", no_home, {"prompt": "a ship", "seed": 5})
+    try:
+        common = (prompts, "pipeline.upsample=false", "inference.num_gpus=2", "inference.keep_controls=true")
+        preview = local.to_its_end(*common, "inference.dry_run=true")
+        assert preview.code == 3 and "has no such" in preview.out and "--standalone" in preview.out, preview.out
+        assert not list(local.run.glob("*.json"))
+        end = local.to_its_end(*common)
+        assert end.code == 3, end.err
+        assert local.states() == ["done", "failed", "failed", "failed", "skipped", "done"], local.rows()
+        _, pirate, other, storm, car, ship = local.rows()
+        assert pirate["reason"] == other["reason"] == "blocked by NVIDIA's guardrail"
+        assert storm["reason"].startswith("RuntimeError: CUDA out of memory, says the stand-in about: ")
+        assert "[patch]" not in storm["reason"] and storm["attempts"] == 2
+        assert "Cosmos" in car["reason"]
+        assert (local.run / ship["controls"]["edge"]).stat().st_size > 0
+        loads = local.calls()
+        assert loads <= (2 + 2 + 2 if engine == "transfer1" else 1 + 2 + 1)
+        local.cosmos.behave()
+        assert local.resumed().code == 3
+        assert local.states() == ["done", "done", "done", "done", "skipped", "done"]
+    finally:
+        local.close()
+
+
 def test_one_command_upsamples_and_makes_videos(local: Pipeline) -> None:
     end = local.to_its_end(local.prompts("a boat", "a ship", "a boat"), "inference.num_gpus=2")
     assert end.code == 0, end.err
