@@ -23,6 +23,7 @@ from .choices import (
     ModelFamily,
     OutputFormat,
     PairBy,
+    PathForm,
     ProgressMode,
     Retry,
     SizeRule,
@@ -332,10 +333,13 @@ class OutputConf:
     specs: SpecOutput = (
         SpecOutput.beside
     )  # updated specs in the run folder, as specs.jsonl or a file each; in place (a backup is kept); or not at all
+    paths: PathForm = (
+        PathForm.absolute
+    )  # of clips and control files in batches, samples and specs: or as seen from that file
     report: bool = True  # write report.html
     exports: list[Export] = field(
         default_factory=list
-    )  # also results.parquet, dataset/, openai_batch.jsonl, cosmos3.jsonl, txt/, the target's own, provenance.jsonl
+    )  # also results.parquet, dataset/, openai_batch.jsonl, cosmos3.jsonl, transfer2_5.jsonl, txt/, the target's, provenance.jsonl
 
 
 @dataclass

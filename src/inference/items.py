@@ -117,9 +117,7 @@ def _take(
 
 def request_for(item: PlanItem, prompt: str, clip: str, settings: InferenceSettings, place: Place) -> Request:
     """What an item asks of the engine of these settings. Raises Refused."""
-    asked = asked_of(
-        json.loads(item.extra), settings.ignore, from_table=item.source.endswith((".csv", ".tsv", ".xlsx"))
-    )
+    asked = asked_of(json.loads(item.extra), settings.ignore, from_table=item.is_of_table)
     return request_of(settings.engine_of, settings.template, asked, prompt, clip, place)
 
 

@@ -32,6 +32,13 @@ IN_A_CONTROL = {
     "preset_blur_strength": "blur_strength",
 }  # fields that are keys
 KEYS = frozenset(name for engine in ENGINES.values() for name in engine.keys)
+_FILES = frozenset(
+    name
+    for engine in ENGINES.values()
+    for table in (engine.fields, engine.keys)
+    for name, key in table.items()
+    if key.kind in ("file", "weight")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,18 @@ def asked_of(given: Mapping[str, Any], ignore: Collection[str] = (), *, from_tab
             near = difflib.get_close_matches(name, CONTROLS, n=1, cutoff=0.7)
             asked.problems.extend(f"{name}: unknown control; did you mean {meant}?" for meant in near)
     return asked
+
+
+def placed(given: Mapping[str, Any], place: Place) -> dict[str, Any]:
+    """The same fields with the files of controls and keys where `place` puts them."""
+    return {name: _placed(name, value, place) for name, value in given.items()}
+
+
+def _placed(name: str, value: Any, place: Place) -> Any:
+    if isinstance(value, dict) and (name in CONTROLS or name == "control_overrides"):
+        return placed(value, place)
+    is_file = FIELDS.get(name, name) in _FILES and (name != "control_weight" or str(value).endswith(".pt"))
+    return place(value) if is_file and isinstance(value, str) and value else value
 
 
 def _of_cell(name: str, value: Any) -> Any:

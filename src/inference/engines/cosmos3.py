@@ -14,18 +14,36 @@ from .engine import STRENGTHS, CallSettings, Engine, Key, Request, keys
 
 VISION = (".mp4", ".png", ".jpg", ".jpeg", ".webp")
 MODELS = ("Cosmos3-Nano", "Cosmos3-Edge")  # Cosmos3-Super makes no video from a video
+_ONLY_WITH_HINTS = (
+    *(
+        "negative_prompt_file",
+        "num_video_frames_per_chunk",
+        "num_conditional_frames",
+        "max_frames",
+        "show_control_condition",
+    ),
+    *(
+        "show_input",
+        "num_first_chunk_conditional_frames",
+        "share_vision_temporal_positions",
+        "emphasize_control_in_prompt",
+    ),
+    *("control_guidance", "control_guidance_interval"),
+)
 _NEED_FILE = ("depth", "seg", "wsm")  # of these, the loader accepts a hint without one, and generation raises
 
 
 def _problem(request: Request) -> str:
     controls = request.whole
+    if not controls and (alone := [name for name in _ONLY_WITH_HINTS if name in request.arguments]):
+        return f"{alone[0]}: needs a control"
     for name, fields in controls.items():
         if not fields.get("control_path") and (name in _NEED_FILE or not request.clip):
             return f"{name}: needs a control video (control_path), for Cosmos 3 makes none" + (
                 "" if request.clip else " without a clip"
             )
     if request.clip and PurePath(request.clip).suffix.lower() not in VISION:
-        return f"{request.clip}: Cosmos 3 takes clips that end in .mp4, and pictures"
+        return f"{request.clip}: Cosmos 3 takes pictures, and clips that end in .mp4"
     if controls and not sum(fields.get("weight", 1.0) for fields in controls.values()):
         return "the weights of its controls are all 0"
     if not request.clip and request.arguments.get("num_first_chunk_conditional_frames"):
