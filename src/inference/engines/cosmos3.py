@@ -97,7 +97,7 @@ ENGINE = Engine(
         "-i", "--input-files", "-o", "--output-dir", "--checkpoint-path", "--keep-going", "--no-keep-going", "--benchmark",
     ),
     needs_hub=True,
-    from_hub=(),
+    from_hub={},
     piece=93,
     problem=_problem,
     group=lambda request: {},

@@ -134,8 +134,8 @@ class Engine:
 
     controls, fields, keys: common name -> its own. script: what torchrun starts. flags: options of the config that it has,
     and how it spells them. reserved: arguments that the program sets. needs_hub: whether its checkpoints come from the Hugging
-    Face hub. from_hub: controls whose videos are made, where an item brings none, by models from there. piece: frames that are
-    made at a time, one of which is the last of the piece before.
+    Face hub. from_hub: controls whose videos are made, where an item brings none, by these models from there. piece: frames that
+    are made at a time, one of which is the last of the piece before.
     """
 
     name: str
@@ -147,7 +147,7 @@ class Engine:
     flags: Mapping[str, str]
     reserved: tuple[str, ...]
     needs_hub: bool
-    from_hub: tuple[str, ...]
+    from_hub: Mapping[str, tuple[str, ...]]
     piece: int
     problem: Callable[[Request], str]  # why a request of valid values cannot be made; "" when it can
     group: Callable[[Request], dict[str, Any]]  # what requests have in common that share a load of the model

@@ -98,7 +98,11 @@ ENGINE = Engine(
         "--batch_input_path", "--batch_size", "--input_video_path", "--prompt", "--upsample_prompt", "--save_input_noise",
     ),
     needs_hub=False,
-    from_hub=("depth", "seg", "keypoint"),
+    from_hub={  # cosmos_transfer1/checkpoints.py; keypoint: of rtmlib
+        "depth": ("depth-anything/Depth-Anything-V2-Small-hf",),
+        "seg": ("facebook/sam2-hiera-large", "IDEA-Research/grounding-dino-tiny"),
+        "keypoint": (),
+    },
     piece=121,
     problem=_problem,
     group=_group,

@@ -69,7 +69,7 @@ ENGINE = Engine(
         "--checkpoint-dir", "--batch-input-path", "--controlnet-specs", "--fps", "--show-input", "--show-control-condition",
     ),
     needs_hub=True,
-    from_hub=(),
+    from_hub={},
     piece=93,
     problem=_problem,
     group=_group,
