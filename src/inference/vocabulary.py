@@ -13,7 +13,7 @@ from typing import Any
 
 from ..prompts.fields import OBJECT_FIELDS
 from .engines import ENGINES
-from .engines.engine import Engine, Place, Refused, Request
+from .engines.engine import Engine, Key, Place, Refused, Request
 
 # Name in any engine -> common name: that of Cosmos-Transfer1, where it has one.
 CONTROLS = {name: name for engine in ENGINES.values() for name in engine.controls} | {
@@ -175,7 +175,7 @@ def _translated(engine: Engine, asked: Asked, place: Place, problems: list[str])
 
 
 def _taken(
-    known: Mapping[str, Any], given: Mapping[str, Any], place: Place, into: dict[str, Any], asked: Asked, control: str,
+    known: Mapping[str, Key], given: Mapping[str, Any], place: Place, into: dict[str, Any], asked: Asked, control: str,
     engine: Engine,
 ) -> Iterator[str]:  # fmt: skip
     """Put values into their places; yields what is wrong with the others."""
@@ -183,7 +183,8 @@ def _taken(
         path = f"{control}.{name}" if control else name
         written = asked.written.get(path, path)
         if name not in known:
-            what = f"no such field of a control ({', '.join(known)})" if control else "no such key"
+            there = ", ".join(key.name for key in known.values())
+            what = f"no such field of a control ({there})" if control else "no such key"
             yield f"{written}: {engine.title} has {what}; inference.ignore=[{written}] leaves it out"
             continue
         try:

@@ -34,6 +34,15 @@ WORDS: dict[str, tuple[str, ...]] = {
     "aspect_ratio": ("1,1", "4,3", "3,4", "16,9", "9,16"),
 }
 HIGHEST = {"guidance": 7, "control_guidance": 10}
+KINDS: dict[str, Any] = {
+    **dict.fromkeys(("seed", "fps", "num_frames", "num_steps", "max_frames", "num_conditional_frames"), int),
+    **dict.fromkeys(("show_input", "show_control_condition", "emphasize_control_in_prompt"), bool),
+    **dict.fromkeys(("negative_prompt", "prompt"), str),
+    "shift": int | float,
+    "sigma_max": int | float,
+    "extra": dict,
+    "control_guidance_interval": list,
+}
 KNOWN = {
     *(
         "name",
@@ -51,8 +60,8 @@ KNOWN = {
 }
 
 
-def validate(sample: dict[str, Any]) -> None:
-    """As the loader does; raises ValueError."""
+def validate(sample: dict[str, Any], *, is_built: bool = False) -> None:
+    """As the loader does, and as what builds the sample does once the model is loaded; raises ValueError."""
     wrong = [f"{name}: extra inputs are not permitted" for name in sample.keys() - KNOWN]
     wrong += [
         f"{name}: {sample[name]}" for name, words in WORDS.items() if name in sample and sample[name] not in words
@@ -63,7 +72,10 @@ def validate(sample: dict[str, Any]) -> None:
     wrong += [
         f"{name}: {sample[name]}"
         for name in ("fps", "num_frames", "num_steps", "max_frames", "num_video_frames_per_chunk")
-        if name in sample and int(sample[name]) < 1
+        if name in sample and float(sample[name]) < 1
+    ]
+    wrong += [
+        f"{name}: {sample[name]}" for name, kind in KINDS.items() if not isinstance(sample.get(name), kind | None)
     ]
     for name in ("prompt_path", "vision_path"):
         if name in sample and not os.path.isfile(sample[name]):
@@ -74,10 +86,22 @@ def validate(sample: dict[str, Any]) -> None:
         wrong += [f"{name}.{field}" for field in hint.keys() - {"control_path", "weight", preset}]
         if preset in hint and hint[preset] not in (*STRENGTHS, *(("none",) if name == "blur" else ())):
             wrong.append(f"{name}.{preset}")
+        try:
+            float(hint.get("weight") or 0)
+        except ValueError:
+            wrong.append(f"{name}.weight")
         if hint.get("control_path") is not None and not os.path.isfile(hint["control_path"]):
             wrong.append(f"{name}.control_path: no such file")
+    if int(sample.get("num_conditional_frames", 0)) < 0:
+        wrong.append("num_conditional_frames")
     if not hints and any(name in sample for name in ONLY_WITH_HINTS):
         wrong.append("transfer inference requires at least one control hint")
+    if is_built:
+        clip = sample.get("vision_path")
+        if clip and Path(clip).suffix.lower() not in (".mp4", ".png", ".jpg", ".jpeg", ".webp"):
+            wrong.append(f"Invalid vision extension: {clip}")
+        if not clip and any(not hint.get("control_path") for hint in hints.values()):
+            wrong.append("transfer inference requires 'vision_path' or a pre-computed 'control_path'")
     if wrong:
         raise ValueError("; ".join(wrong))
 

@@ -83,6 +83,7 @@ def preprocess(cfg: argparse.Namespace, line: dict[str, Any], controls: dict[str
         weight = control["control_weight"]
         assert os.path.exists(weight) if str(weight).endswith(".pt") else float(weight) >= 0, weight
         if control.get("input_control") is not None:
+            assert isinstance(control["input_control"], str), control["input_control"]
             assert os.path.exists(control["input_control"]), control["input_control"]
             continue
         assert name in ("depth", "seg", "keypoint", "vis", "edge", "upscale"), f"{name} has no input_control"
@@ -92,6 +93,8 @@ def preprocess(cfg: argparse.Namespace, line: dict[str, Any], controls: dict[str
             made = os.path.join(folder, f"{name}_input_control_{os.environ['LOCAL_RANK']}.mp4")
             draw(line["visual_input"], Path(made), name)
             control["input_control"] = made
+
+    assert all("prompt" in region for region in getattr(cfg, "regional_prompts", None) or [])
 
 
 def main() -> None:

@@ -15,10 +15,10 @@ from standin_model import STRENGTHS, Conduct, draw  # type: ignore[import-not-fo
 CONTROLS = ("edge", "vis", "depth", "seg")
 FILES = ("video_path", "prompt_path", "image_context_path", "guided_generation_mask")
 POSITIVE = ("max_frames", "context_frame_index", "num_video_frames_per_chunk", "num_steps")
+FLAGS = ("show_control_condition", "show_input", "keep_input_resolution")
 KNOWN = {
     *("name", "prompt", "negative_prompt", "seed", "guidance", "sigma_max", "resolution", "num_conditional_frames"),
-    *("show_control_condition", "show_input", "keep_input_resolution", "guided_generation_step_threshold"),
-    *("guided_generation_foreground_labels", *FILES, *POSITIVE, *CONTROLS),
+    *("guided_generation_step_threshold", "guided_generation_foreground_labels", *FLAGS, *FILES, *POSITIVE, *CONTROLS),
 }
 
 
@@ -39,6 +39,11 @@ def problems_of(sample: dict[str, Any]) -> list[str]:
         if name in sample and not (whole(sample[name]) and sample[name])
     ]
     wrong += [f"{name}: not text" for name in ("sigma_max", "resolution") if not isinstance(sample.get(name, ""), str)]
+    wrong += [f"{name}: not a flag" for name in FLAGS if not isinstance(sample.get(name, False), bool)]
+    if not isinstance(sample.get("negative_prompt", ""), str):
+        wrong.append("negative_prompt: not text")
+    if not isinstance(sample.get("guided_generation_foreground_labels") or [], list):
+        wrong.append("guided_generation_foreground_labels: not a list")
     if not (whole(sample.get("guidance", 3)) and 0 <= int(sample.get("guidance", 3)) <= 7):
         wrong.append("guidance: 0 to 7")
     if sample.get("num_conditional_frames", 1) not in (0, 1, 2) or not whole(sample.get("seed", 0)):

@@ -46,6 +46,8 @@ def _problem(request: Request) -> str:
         return f"{request.clip}: Cosmos 3 takes pictures, and clips that end in .mp4"
     if controls and not sum(fields.get("weight", 1.0) for fields in controls.values()):
         return "the weights of its controls are all 0"
+    if len(request.arguments.get("control_guidance_interval", (0, 0))) != 2:
+        return "control_guidance_interval: must be two numbers"
     if not request.clip and request.arguments.get("num_first_chunk_conditional_frames"):
         return "num_first_chunk_conditional_frames: needs a clip"
     if not request.clip and request.arguments.get("model_mode", "text2video") != "text2video":
@@ -89,7 +91,8 @@ ENGINE = Engine(
             "emphasize_control_in_prompt",
         ),
         **keys("file", "negative_prompt_file"),
-        **keys("any", "control_guidance_interval", "extra"),
+        **keys("numbers", "control_guidance_interval", low=0),
+        **keys("object", "extra"),
     },
     script=("-m", "cosmos_framework.scripts.inference"),
     flags={"offload_guardrail_models": "--offload-guardrail-models"},

@@ -43,7 +43,7 @@ class Key:
     """A key of an engine. name: there, CONTROL.FIELD for one that stands in a control.
 
     kind: text, flag, number, whole, digits (a number as text), share (a number, maybe as text), weight (that, or a .pt file),
-    file, regions, any. low, high: of numbers. words: the only values.
+    file, regions, numbers (a list), object. low, high: of numbers. words: the only values.
     """
 
     name: str
@@ -60,6 +60,10 @@ class Key:
             return self._number(value)
         if self.kind == "regions":
             return [_region(region, place) for region in _list(value)]
+        if self.kind == "numbers":
+            return [Key(self.name, "number", self.low).taken(number, place) for number in _list(value)]
+        if self.kind == "object" and not isinstance(value, dict):
+            raise ValueError("must be an object")
         if self.kind == "flag" and not isinstance(value, bool):
             raise ValueError("must be true or false")
         if self.kind == "file":

@@ -60,7 +60,7 @@ ENGINE = Engine(
         **keys("whole", "num_steps", "max_frames", "num_video_frames_per_chunk", "context_frame_index", low=1),
         **keys("flag", "show_control_condition", "show_input", "keep_input_resolution"),
         **keys("file", "image_context_path", "guided_generation_mask"),
-        **keys("any", "guided_generation_foreground_labels"),
+        **keys("numbers", "guided_generation_foreground_labels"),
     },
     script=("examples/inference.py",),
     flags={"offload_guardrail_models": "--offload-guardrail-models"},
