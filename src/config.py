@@ -271,7 +271,7 @@ class InferenceConf:
     script: str = ""  # below repository, or absolute; "": the engine's
     torchrun: str = "torchrun"  # command that starts one process per GPU
     python: str = ""  # interpreter of the worker, 3.10 or later; "": as for upsampling
-    arguments: dict[str, Any] = field(default_factory=dict)  # further keys of the engine, as in {resolution: "480"}
+    arguments: dict[str, Any] = field(default_factory=dict)  # further keys of the engine, as in +inference.arguments.resolution=480
     num_steps: int | None = None  # diffusion steps (NVIDIA: 35)
     guidance: float | None = None  # classifier-free guidance (NVIDIA: 5)
     sigma_max: float | None = None  # noise on the input clip, 80 or more: the clip is not used (NVIDIA: 70)
