@@ -271,7 +271,9 @@ class InferenceConf:
     script: str = ""  # below repository, or absolute; "": the engine's
     torchrun: str = "torchrun"  # command that starts one process per GPU
     python: str = ""  # interpreter of the worker, 3.10 or later; "": as for upsampling
-    arguments: dict[str, Any] = field(default_factory=dict)  # further keys of the engine, as in +inference.arguments.resolution=480
+    arguments: dict[str, Any] = field(
+        default_factory=dict
+    )  # further keys of the engine, as in +inference.arguments.resolution=480
     num_steps: int | None = None  # diffusion steps (NVIDIA: 35)
     guidance: float | None = None  # classifier-free guidance (NVIDIA: 5)
     sigma_max: float | None = None  # noise on the input clip, 80 or more: the clip is not used (NVIDIA: 70)
@@ -326,6 +328,8 @@ class SpecConf:
     prompt: str | None = None  # prompt of the new specs; null: the text file next to each clip, if there is one
     out: str = ""  # folder for one file per spec, or a list that ends in .json; "": in the run folder
     overwrite: bool = False  # whether existing files may be overwritten
+    prepare: bool = False  # first make clips of frames in folders: SHOT/color/0001.png becomes SHOT/color.mp4
+    fps: int = 24  # frames per second of those clips
 
 
 @dataclass

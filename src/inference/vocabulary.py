@@ -56,7 +56,7 @@ class Asked:
 def asked_of(given: Mapping[str, Any], ignore: Collection[str] = (), *, from_table: bool = False) -> Asked:
     """What the fields of an item ask for. ignore: names that do not count, KEY or CONTROL.FIELD. from_table: values are text."""
     asked = Asked()
-    for name, written in given.items():
+    for name, written in _flat(given).items():
         value = _of_cell(name, written) if from_table else written
         if value is None or name in ignore:
             continue
@@ -73,6 +73,19 @@ def asked_of(given: Mapping[str, Any], ignore: Collection[str] = (), *, from_tab
     return asked
 
 
+def _flat(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Fields of PromptSpec and RunSpec (a file and a weight for each control, parameters) as fields of controls, and as keys."""
+    tables = (("control_inputs", "input_control"), ("control_weights", "control_weight"))
+    if not any(isinstance(given.get(name), dict) for name in ("parameters", *(name for name, _ in tables))):
+        return given
+    flat = {**_object(given.get("parameters")), **given}
+    for table, field_name in tables:
+        for control, value in _object(given.get(table)).items():
+            own = flat.get(control, {})
+            flat[control] = {field_name: value, **own} if isinstance(own, dict) else own
+    return flat
+
+
 def placed(given: Mapping[str, Any], place: Place) -> dict[str, Any]:
     """The same fields with the files of controls and keys where `place` puts them."""
     return {name: _placed(name, value, place) for name, value in given.items()}
@@ -81,6 +94,8 @@ def placed(given: Mapping[str, Any], place: Place) -> dict[str, Any]:
 def _placed(name: str, value: Any, place: Place) -> Any:
     if isinstance(value, dict) and (name in CONTROLS or name == "control_overrides"):
         return placed(value, place)
+    if isinstance(value, dict) and name == "control_inputs":
+        return {control: place(path) if isinstance(path, str) and path else path for control, path in value.items()}
     is_file = FIELDS.get(name, name) in _FILES and (name != "control_weight" or str(value).endswith(".pt"))
     return place(value) if is_file and isinstance(value, str) and value else value
 

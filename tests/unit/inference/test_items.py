@@ -188,6 +188,22 @@ def test_cells_of_a_table_are_values(tmp_path: Path, settings: InferenceSettings
     assert (json.loads(item.group), overrides_of(item)) == ({"edge": {}, "seed": 7}, {"edge": {"control_weight": 0.5}})
 
 
+def test_prompt_spec_and_run_spec_are_read_whole(planned: Planned, settings: InferenceSettings, tmp_path: Path) -> None:
+    (tmp_path / "depth.mp4").write_bytes(b"a map")
+    given = {
+        "id": "ps_1", "negative_prompt": "fog", "control_inputs": {"depth": "depth.mp4"}, "parent_prompt_text": "a boat",
+        "control_weights": {"vis": 0.25, "depth": 0.75}, "parameters": {"num_steps": 20, "guidance": 7.0, "seed": 3},
+        "timestamp": "2025-08-30T16:30:00", "execution_status": "pending",
+    }  # fmt: skip
+    item = only_item(planned(given), settings)
+    file = next(name for name, path in item.files if path.endswith("depth.mp4"))
+    assert overrides_of(item) == {
+        "depth": {"control_weight": 0.75, "input_control": file}, "vis": {"control_weight": 0.25},
+    }  # fmt: skip
+    sampling = {"num_steps": 20, "guidance": 7.0, "seed": 3, "negative_prompt": "fog"}
+    assert json.loads(item.group) == {"depth": {}, "vis": {}, **sampling}
+
+
 # Identity
 
 
