@@ -101,6 +101,11 @@ class RunPaths:
         """The videos that Cosmos made, one per item."""
         return self.root / "videos"
 
+    @property
+    def videos_page(self) -> Path:
+        """The videos beside what they were made from."""
+        return self.root / "videos.html"
+
     def controls_of(self, slug: str, control: str) -> Path:
         """A control video that Cosmos made for an item on the way."""
         return self.root / "controls" / slug / f"{control}.mp4"

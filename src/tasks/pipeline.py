@@ -27,6 +27,7 @@ from ..planning.plan import Plan
 from ..planning.plan_file import read_plan
 from ..reports.reviews import read_marks, rejected_names
 from ..reports.rows import HintFolders, Row, read_rows, result_rows
+from ..reports.videos import write_videos
 from ..run_folder import RunPaths, locked
 from ..runs.outcomes import Outcomes
 from ..text import duration, printable
@@ -173,6 +174,7 @@ def _write(table: Sequence[Mapping[str, Any]], paths: RunPaths) -> None:
     ]
     paths.videos.mkdir(exist_ok=True)
     write_atomic(paths.video_prompts, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in made))
+    write_videos([paths.root], paths.videos_page)
 
 
 def _row(item: InferenceItem, outcome: VideoOutcome | None, paths: RunPaths) -> dict[str, Any]:
@@ -188,6 +190,7 @@ def _row(item: InferenceItem, outcome: VideoOutcome | None, paths: RunPaths) -> 
         "prompt": item.prompt,
         "prompt_from": item.source,
         "input_video": item.video_path,
+        "clip": dict(item.files).get(item.video),
         "video": str(video.relative_to(paths.root)) if state == DONE else None,
         "sha256": (outcome.sha256 or None) if outcome else None,
         "seconds": outcome.seconds if outcome else None,
@@ -212,5 +215,5 @@ def _show_end(table: list[dict[str, Any]], paths: RunPaths, measured: Measured, 
         invocation.print(f"  {count} {state}: {printable(reason)}")
     if off := error_text(measured.estimated_s, measured.seconds):
         out.print(off, markup=False, highlight=False)
-    for path in (paths.videos, paths.inference_results):
+    for path in (paths.videos, paths.inference_results, paths.videos_page):
         invocation.print(f"{path.name:<13} {path}")

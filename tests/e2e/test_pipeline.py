@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.cosmos import Cosmos
+from tests.harness.pages import Page
 from tests.harness.pipeline import Pipeline
 from tests.harness.processes import has_ended
 from tests.harness.program import logged, program, quoted, results_of, wait_for
@@ -46,6 +47,8 @@ def test_engine_blocks_fails_and_resumes_on_two_gpus(
         assert "[patch]" not in storm["reason"] and storm["attempts"] == 2
         assert "Cosmos" in car["reason"]
         assert (local.run / ship["controls"]["edge"]).stat().st_size > 0
+        shown = [tag for tag, _ in Page(local.run / "videos.html").tags].count("video")
+        assert shown == 2 * 3 + 3 * 1  # clip, control and video of two; the clips of three that failed
         loads = local.calls()
         assert loads <= (2 + 2 + 2 if engine == "transfer1" else 1 + 2 + 1)
         local.cosmos.behave()
