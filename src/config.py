@@ -252,6 +252,7 @@ class PipelineConf:
 
     upsample: bool = True  # false: prompts as they are, or as the run of run= has them
     inference: bool = True  # false: stop before inference
+    upscale: bool = False  # also make 4K videos of the videos, in the folder upscaled/ of the run
     again: bool = False  # with run=: inference as on this command line, not as the run was started
 
 

@@ -62,10 +62,24 @@ def inference_settings(config: Config, run: Settings | None) -> InferenceSetting
         hf_home=chosen.hf_home,
         keep_controls=chosen.keep_controls,
         ignore=tuple(chosen.ignore),
+        upscale=config.pipeline.upscale,
     )
     if wrong := [*_wrong_keys(settings), *_wrong_arguments(settings), *_wrong_place(settings)]:
         raise InputError("the config cannot be used for inference:\n" + "\n".join(f"  - {w}" for w in wrong))
     return checked(InferenceSettings, "inference", to_json(settings))
+
+
+def upscaling(settings: InferenceSettings) -> InferenceSettings:
+    """The same with NVIDIA's 4K upscaler, as conf/inference/upscale.yaml has it, for videos that these settings made."""
+    control, arguments = {"upscale": {"control_weight": 0.5}}, {"num_steps": 10}
+    return replace(
+        settings,
+        name="upscale",
+        controls=json.dumps(control),
+        arguments=json.dumps(arguments),
+        upscale=False,
+        ignore=(),
+    )
 
 
 def _wrong_keys(settings: InferenceSettings) -> list[str]:
@@ -74,6 +88,10 @@ def _wrong_keys(settings: InferenceSettings) -> list[str]:
     if unknown := [name for name in json.loads(settings.controls) if name not in CONTROLS]:
         return [f"inference.controls.{unknown[0]}: must be one of {', '.join(settings.engine_of.controls.values())}"]
     engine, template = settings.engine_of, settings.template
+    if settings.upscale and "upscale" not in engine.controls:
+        return [
+            f"pipeline.upscale=true: {engine.title} has no upscaler; upscale its videos with inference/engine=transfer1"
+        ]
     try:  # as an item that has no controls: it brings a clip, and what it lacks is its own affair
         request_of(replace(engine, problem=lambda request: ""), template, Asked(), "", "clip.mp4")
     except Refused as e:

@@ -23,7 +23,8 @@ class InferenceSettings:
     """How inference runs; field by field as in the config group `inference`, but for:
 
     controls: the template, JSON text. arguments: what is set of the keys of items, JSON text. flags: those that are set.
-    script: "" for the engine's. image, python: with the defaults of the other groups in place of "".
+    script: "" for the engine's. upscale: the videos are upscaled afterwards. image, python: with the defaults of the other groups
+    in place of "".
     """
 
     name: str
@@ -48,6 +49,7 @@ class InferenceSettings:
     hf_home: Word = ""
     keep_controls: bool = False
     ignore: tuple[str, ...] = ()
+    upscale: bool = False
 
     @property
     def engine_of(self) -> Engine:

@@ -38,7 +38,7 @@ _FILES = frozenset(
     for table in (engine.fields, engine.keys)
     for name, key in table.items()
     if key.kind in ("file", "weight")
-)
+) | {"region_definitions_path"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +96,20 @@ def _placed(name: str, value: Any, place: Place) -> Any:
         return placed(value, place)
     if isinstance(value, dict) and name == "control_inputs":
         return {control: place(path) if isinstance(path, str) and path else path for control, path in value.items()}
+    if isinstance(value, list) and name == "regional_prompts":
+        return [placed(region, place) if isinstance(region, dict) else region for region in value]
     is_file = FIELDS.get(name, name) in _FILES and (name != "control_weight" or str(value).endswith(".pt"))
     return place(value) if is_file and isinstance(value, str) and value else value
 
 
 def _of_cell(name: str, value: Any) -> Any:
     """A value of a table as what it is: a number, an object; None for an empty cell."""
+    if value == "":
+        return None
     if not isinstance(value, str) or name == "negative_prompt":
-        return value or None
+        return value
     try:
-        return json.loads(value) if value else None
+        return json.loads(value)
     except ValueError:
         return value
 

@@ -17,7 +17,7 @@ from ..choices import TaskName
 from ..errors import ExitCode, InputError
 from ..files import write_atomic
 from ..hosts.job_folder import open_jobs
-from ..inference.configure import inference_settings, refuse_what_is_missing
+from ..inference.configure import inference_settings, refuse_what_is_missing, upscaling
 from ..inference.generate import ended_before, generate
 from ..inference.items import InferenceItem, inference_items
 from ..inference.pipeline_file import read_pipeline, save_pipeline
@@ -30,6 +30,7 @@ from ..reports.rows import HintFolders, Row, read_rows, result_rows
 from ..reports.videos import write_videos
 from ..run_folder import RunPaths, locked
 from ..runs.outcomes import Outcomes
+from ..runs.saved_run import save_plan
 from ..text import duration, printable
 from ..timing.estimates import (
     VideoTiming,
@@ -59,7 +60,6 @@ def run(invocation: Invocation) -> ExitCode:
         upsampling, inference = _inference(invocation, resumes)
         if config.inference.dry_run:
             return _preview(upsampling, inference, invocation, resumes)
-        refuse_what_is_missing(inference)
     with locked(paths):
         if inference is not None:  # before anything happens, so that it can be resumed
             save_pipeline(upsampling, inference, paths)
@@ -69,7 +69,8 @@ def run(invocation: Invocation) -> ExitCode:
     if inference is None:
         return code
     with locked(paths):
-        return max(code, _make_videos(read_plan(paths.plan), inference, invocation))
+        code = max(code, _make_videos(read_plan(paths.plan), inference, invocation))
+    return max(code, _upscale(inference, invocation)) if inference.upscale else code
 
 
 def _inference(invocation: Invocation, resumes: bool) -> tuple[bool, InferenceSettings]:
@@ -80,7 +81,10 @@ def _inference(invocation: Invocation, resumes: bool) -> tuple[bool, InferenceSe
         log.get().info("run_resumed", run=str(paths.root), note="by its pipeline.json")
         upsamples, settings = read_pipeline(paths)
         return upsamples and config.pipeline.upsample, settings
-    return config.pipeline.upsample, inference_settings(config, read_plan(paths.plan).settings if resumes else None)
+    settings = inference_settings(config, read_plan(paths.plan).settings if resumes else None)
+    if not config.inference.dry_run:
+        refuse_what_is_missing(settings)
+    return config.pipeline.upsample, settings
 
 
 def _preview(upsampling: bool, inference: InferenceSettings, invocation: Invocation, resumes: bool) -> ExitCode:
@@ -144,6 +148,21 @@ def _make_videos(plan: Plan, inference: InferenceSettings, invocation: Invocatio
     rejected = rejected_names(read_marks(paths.review))  # by a reviewer, who meant it
     whole = all(row["state"] == DONE or (row["state"] == SKIPPED and row["name"] in rejected) for row in table)
     return ExitCode.OK if whole else ExitCode.INCOMPLETE
+
+
+def _upscale(inference: InferenceSettings, invocation: Invocation) -> ExitCode:
+    """The videos of this run in 4K, as a run of its own below it; those that are there already are not made again."""
+    paths, prompts = RunPaths(invocation.paths.root / "upscaled"), str(invocation.paths.video_prompts)
+    config = replace(invocation.config, prompts=prompts, run="", resume="", name="")
+    below = replace(invocation, config=config, paths=paths)
+    if not invocation.paths.video_prompts.read_text(encoding="utf-8"):
+        return ExitCode.INCOMPLETE  # no video was made
+    settings = upscaling(inference)
+    with locked(paths):
+        plan = resolve_with_progress(below)
+        save_plan(plan, paths)
+        save_pipeline(False, settings, paths)
+        return _make_videos(plan, settings, below)
 
 
 def _work(wanted: Sequence[InferenceItem]) -> tuple[int, int]:

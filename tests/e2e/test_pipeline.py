@@ -117,6 +117,21 @@ def test_upscaler_takes_the_videos_of_a_run(local: Pipeline) -> None:
     assert group["upscale"] == {"control_weight": 0.5} and group["num_steps"] == 10
 
 
+def test_pipeline_upscales_its_videos_and_resumes(local: Pipeline) -> None:
+    local.cosmos.behave(fail=["storm"])
+    end = local.to_its_end(local.prompts("a boat", "a storm"), "pipeline.upsample=false", "pipeline.upscale=true")
+    assert end.code == 3, end.err
+    upscaled = local.run / "upscaled"
+    assert [row["name"] for row in json.loads((upscaled / "inference.json").read_text())] == ["take 0"]
+    local.cosmos.behave()
+    assert local.resumed().code == 0
+    rows = json.loads((upscaled / "inference.json").read_text())
+    assert [(row["name"], row["state"]) for row in rows] == [("take 0", "done"), ("take 1", "done")]
+    groups = [json.loads(job.read_text())["groups"] for job in upscaled.glob("inference/*/job.json")]
+    assert all(group == [{"upscale": {"control_weight": 0.5}, "num_steps": 10}] for group in groups)
+    assert sum(len(json.loads(line)) > 0 for f in upscaled.glob("inference/*/results.jsonl") for line in f.open()) == 2
+
+
 def test_missing_parts_are_reported_before_start(local: Pipeline) -> None:
     prompts = local.prompts("a boat")
     for missing in ("checkpoint_dir", "repository", "torchrun"):
