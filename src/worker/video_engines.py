@@ -20,6 +20,7 @@ class Traces:
 
     begun: there once a sample is started. video, whole: the video, and what is written after it. controls: glob of the control
     videos. error: pattern of what the log says of one sample. block_ends: pattern of a log that a blocked sample ended.
+    passes_blocked: whether the program goes past a sample only where that was blocked, which the log may not say.
     """
 
     begun: str
@@ -28,6 +29,7 @@ class Traces:
     controls: str
     error: str = ""
     block_ends: str = r"(?i)guardrail blocked[^\n]*\s*\Z"
+    passes_blocked: bool = False
 
     def control_videos(self, folder: Path, n: int, name: str) -> dict[str, Path]:
         """The control videos of a sample, by the name of the control."""
@@ -40,7 +42,7 @@ class Traces:
     def why_no_video(self, log: str, name: str) -> str:
         """Why a sample that the program went past has no video."""
         said = re.search(self.error.format(name=re.escape(name)), log) if self.error else None
-        if re.search("(?i)guardrail blocked", said[0] if said else log):
+        if self.passes_blocked or re.search("(?i)guardrail blocked", said[0] if said else log):
             return BLOCKED
         return said[1] if said else "NVIDIA's program wrote no video and gave no reason"
 
@@ -51,7 +53,9 @@ TRACES: Mapping[str, Traces] = {
         "video_{n}", "video_{n}/output.mp4", "video_{n}/prompt.txt", "video_{n}/*_input_control_0.mp4",
         block_ends=r"(?is)guardrail blocked.*TypeError: cannot unpack non-iterable NoneType",
     ),
-    "transfer2_5": Traces("{name}.json", "{name}.mp4", "{name}.txt", "{name}_control_*.mp4"),
+    "transfer2_5": Traces(
+        "{name}.json", "{name}.mp4", "{name}.txt", "{name}_control_*.mp4", passes_blocked=True
+    ),
     "cosmos3": Traces(
         "{name}/sample_args.json", "{name}/vision.mp4", "{name}/sample_outputs.json", "{name}/control_*.mp4",
         error=r"Error generating sample '{name}': ([^\n]*)",
