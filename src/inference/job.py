@@ -14,7 +14,8 @@ GIVE_UP_AFTER = 3  # rounds in a row without a video
 
 
 def launch_of(inference: InferenceSettings, run_id: str) -> Launch:
-    """How the worker of an inference job is started."""
+    """How the worker of an inference job is started; the hub's cache is mounted, unless a mount of the image has it."""
+    mounted = {mount.split(":")[0] for mount in inference.image.mounts}
     return Launch(
         host=inference.host,
         image=inference.image,
@@ -22,7 +23,7 @@ def launch_of(inference: InferenceSettings, run_id: str) -> Launch:
         checkpoint=inference.checkpoint_dir,
         grace_s=inference.grace_s,
         run_id=run_id,
-        files=(inference.hf_home,) if inference.hf_home else (),
+        files=(inference.hf_home,) if inference.hf_home and inference.hf_home not in mounted else (),
     )
 
 
