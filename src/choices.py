@@ -75,11 +75,17 @@ class SpecOutput(Enum):
     none = "none"
 
 
+class PathForm(Enum):
+    absolute = "absolute"
+    relative = "relative"
+
+
 class Export(Enum):
     parquet = "parquet"
     dataset = "dataset"
     openai = "openai"
     cosmos3 = "cosmos3"
+    transfer2_5 = "transfer2_5"
     txt = "txt"
     target = "target"
     wan = "wan"

@@ -23,6 +23,7 @@ from .choices import (
     ModelFamily,
     OutputFormat,
     PairBy,
+    PathForm,
     ProgressMode,
     Retry,
     SizeRule,
@@ -251,34 +252,44 @@ class PipelineConf:
 
     upsample: bool = True  # false: prompts as they are, or as the run of run= has them
     inference: bool = True  # false: stop before inference
+    upscale: bool = False  # also make 4K videos of the videos, in the folder upscaled/ of the run
     again: bool = False  # with run=: inference as on this command line, not as the run was started
 
 
 @dataclass
 class InferenceConf:
-    """Cosmos-Transfer1: NVIDIA's transfer.py and its controls. Paths are those of its process; null leaves NVIDIA's default."""
+    """NVIDIA's program that makes videos, and its controls. Paths are those of its process; null leaves NVIDIA's default."""
 
     name: str = MISSING  # name of the controls, for reports
     controls: dict[str, Any] = field(default_factory=dict)  # control -> its fields, as in NVIDIA's controlnet spec
-    checkpoint_dir: str = ""  # the folder above nvidia/; mounted into the container
+    engine: str = MISSING  # transfer1, transfer2_5 or cosmos3; choose with inference/engine=
+    checkpoint_dir: str = ""  # transfer1: the folder above nvidia/; mounted into the container
+    checkpoint: str = ""  # cosmos3: Cosmos3-Nano (""), Cosmos3-Edge or a folder; transfer2_5: your own checkpoint
+    hf_home: str = ""  # folder of the Hugging Face hub's cache (HF_HOME); mounted into the container
     num_gpus: int = 1  # GPUs that share each video
     image: str = ""  # image for this stage; "": that of group image
-    repository: str = ""  # the checkout of cosmos-transfer1: working folder and PYTHONPATH
-    script: str = "cosmos_transfer1/diffusion/inference/transfer.py"  # below repository, or absolute
+    repository: str = ""  # NVIDIA's checkout: working folder and PYTHONPATH
+    script: str = ""  # below repository, or absolute; "": the engine's
     torchrun: str = "torchrun"  # command that starts one process per GPU
     python: str = ""  # interpreter of the worker, 3.10 or later; "": as for upsampling
+    arguments: dict[str, Any] = field(
+        default_factory=dict
+    )  # further keys of the engine, as in +inference.arguments.resolution=480
     num_steps: int | None = None  # diffusion steps (NVIDIA: 35)
     guidance: float | None = None  # classifier-free guidance (NVIDIA: 5)
     sigma_max: float | None = None  # noise on the input clip, 80 or more: the clip is not used (NVIDIA: 70)
     fps: int | None = None  # frame rate of the video that is written (NVIDIA: 24)
-    seed: int | None = None  # random seed (NVIDIA: 1)
+    seed: int | None = None  # random seed (Cosmos-Transfer1: 1)
     negative_prompt: str | None = None  # what to avoid (NVIDIA's default mentions cartoonish games)
     blur_strength: str | None = None  # vis: very_low, low, medium, high or very_high (NVIDIA: medium)
     canny_threshold: str | None = None  # edge: the same choices
     offload_diffusion_transformer: bool = False  # free the transformer's GPU memory between videos
     offload_text_encoder_model: bool = False  # the same for the text encoder
     offload_guardrail_models: bool = False  # the same for the guardrail
-    extra_args: list[str] = field(default_factory=list)  # further arguments for transfer.py, as they are
+    extra_args: list[str] = field(default_factory=list)  # further arguments of the program, as they are
+    ignore: list[str] = field(default_factory=list)  # keys of items that do not count, KEY or CONTROL.FIELD
+    keep_controls: bool = False  # keep the control videos that the program makes
+    dry_run: bool = False  # show rounds, commands and what is left out; start nothing
     require_upsampled: bool = False  # leave items out whose original prompt was kept
     max_attempts: int = 2  # rounds that one item may crash before it fails
     grace_s: float = 15.0  # patience for torchrun to end when asked to stop
@@ -318,6 +329,8 @@ class SpecConf:
     prompt: str | None = None  # prompt of the new specs; null: the text file next to each clip, if there is one
     out: str = ""  # folder for one file per spec, or a list that ends in .json; "": in the run folder
     overwrite: bool = False  # whether existing files may be overwritten
+    prepare: bool = False  # first make clips of frames in folders: SHOT/color/0001.png becomes SHOT/color.mp4
+    fps: int = 24  # frames per second of those clips
 
 
 @dataclass
@@ -325,10 +338,13 @@ class OutputConf:
     specs: SpecOutput = (
         SpecOutput.beside
     )  # updated specs in the run folder, as specs.jsonl or a file each; in place (a backup is kept); or not at all
+    paths: PathForm = (
+        PathForm.absolute
+    )  # of clips and control files in batches, samples and specs: or as seen from that file
     report: bool = True  # write report.html
     exports: list[Export] = field(
         default_factory=list
-    )  # also results.parquet, dataset/, openai_batch.jsonl, cosmos3.jsonl, txt/, the target's own, provenance.jsonl
+    )  # also results.parquet, dataset/, openai_batch.jsonl, cosmos3.jsonl, transfer2_5.jsonl, txt/, the target's, provenance.jsonl
 
 
 @dataclass

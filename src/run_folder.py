@@ -102,6 +102,15 @@ class RunPaths:
         return self.root / "videos"
 
     @property
+    def videos_page(self) -> Path:
+        """The videos beside what they were made from."""
+        return self.root / "videos.html"
+
+    def controls_of(self, slug: str, control: str) -> Path:
+        """A control video that Cosmos made for an item on the way."""
+        return self.root / "controls" / slug / f"{control}.mp4"
+
+    @property
     def video_prompts(self) -> Path:
         """Those videos with their prompts, as a prompt file for a run that goes on with them."""
         return self.videos / "prompts.jsonl"

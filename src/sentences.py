@@ -18,7 +18,6 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "clip_cache_unusable": ("The cache of clips {file} cannot be used: {reason}.",),
     "clip_is_slow": ("{clip} takes long to read", "; it is given up after {limit_s} s", "."),
     "commit_unknown": ("The version of this checkout is not known: {reason}.",),
-    "control_ignored": ("{item}: a control is not used: {reason}.",),
     "detaching": ("Detaching from job {job}; {note}.",),
     "editor_cannot_be_run": ("The editor {editor} cannot be run: {reason}.",),
     "end_not_recorded": ("How the run ended could not be recorded: {reason}.",),

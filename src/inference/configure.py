@@ -7,7 +7,6 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..config import Config
 from ..errors import InputError
@@ -16,7 +15,10 @@ from ..planning import gpus
 from ..planning.configure import checked, host_settings, image_settings
 from ..planning.settings import Settings
 from ..worker.records import to_json
-from .settings import CONTROLS, FLAGS, RESERVED_ARGS, SPEC_ARGUMENTS, InferenceSettings, wrong_argument, wrong_weight
+from .engines import ENGINES
+from .engines.engine import Refused
+from .settings import ARGUMENTS, FLAGS, InferenceSettings
+from .vocabulary import CONTROLS, Asked, request_of
 
 
 def inference_settings(config: Config, run: Settings | None) -> InferenceSettings:
@@ -33,7 +35,10 @@ def inference_settings(config: Config, run: Settings | None) -> InferenceSetting
     python = chosen.python or (image.python if reference else "")
     if not python:
         python = sys.executable if place.kind == "local" else config.worker.python
-    arguments = {name: getattr(chosen, name) for name in SPEC_ARGUMENTS if getattr(chosen, name) is not None}
+    if chosen.engine not in ENGINES:
+        raise InputError(f"inference.engine={chosen.engine}: must be one of {', '.join(ENGINES)}")
+    arguments = {name: getattr(chosen, name) for name in ARGUMENTS if getattr(chosen, name) is not None}
+    arguments |= chosen.arguments
     settings = InferenceSettings(
         name=chosen.name,
         controls=json.dumps(chosen.controls, sort_keys=True),
@@ -52,35 +57,62 @@ def inference_settings(config: Config, run: Settings | None) -> InferenceSetting
         time_limit_s=chosen.time_limit_s,
         host=place,
         image=replace(image, reference=reference, python=python),
+        engine=chosen.engine,
+        checkpoint=chosen.checkpoint,
+        hf_home=chosen.hf_home,
+        keep_controls=chosen.keep_controls,
+        ignore=tuple(chosen.ignore),
+        upscale=config.pipeline.upscale,
     )
-    if wrong := [*_wrong_controls(chosen.controls), *_wrong_arguments(settings, arguments), *_wrong_place(settings)]:
+    if wrong := [*_wrong_keys(settings), *_wrong_arguments(settings), *_wrong_place(settings)]:
         raise InputError("the config cannot be used for inference:\n" + "\n".join(f"  - {w}" for w in wrong))
     return checked(InferenceSettings, "inference", to_json(settings))
 
 
-def _wrong_controls(controls: dict[str, Any]) -> list[str]:
-    if not controls:
+def upscaling(settings: InferenceSettings) -> InferenceSettings:
+    """The same with NVIDIA's 4K upscaler, as conf/inference/upscale.yaml has it, for videos that these settings made."""
+    control, arguments = {"upscale": {"control_weight": 0.5}}, {"num_steps": 10}
+    return replace(
+        settings,
+        name="upscale",
+        controls=json.dumps(control),
+        arguments=json.dumps(arguments),
+        upscale=False,
+        ignore=(),
+    )
+
+
+def _wrong_keys(settings: InferenceSettings) -> list[str]:
+    if settings.controls == "{}":
         return ["inference.controls: is empty; choose inference=edge, depth, seg, vis, keypoint or multi"]
-    wrong = [
-        f"inference.controls.{name}: must be one of {', '.join(CONTROLS)}" for name in controls if name not in CONTROLS
-    ]
-    for name, fields in controls.items():
-        if not isinstance(fields, dict):
-            wrong.append(f"inference.controls.{name}: must be an object, as in {{control_weight: 1.0}}")
-        elif "control_weight" in fields and (reason := wrong_weight(fields["control_weight"])):
-            wrong.append(f"inference.controls.{name}.control_weight: {reason}")
-    return wrong
+    if unknown := [name for name in json.loads(settings.controls) if name not in CONTROLS]:
+        return [f"inference.controls.{unknown[0]}: must be one of {', '.join(settings.engine_of.controls.values())}"]
+    engine, template = settings.engine_of, settings.template
+    if settings.upscale and "upscale" not in engine.controls:
+        return [
+            f"pipeline.upscale=true: {engine.title} has no upscaler; upscale its videos with inference/engine=transfer1"
+        ]
+    try:  # as an item that has no controls: it brings a clip, and what it lacks is its own affair
+        request_of(replace(engine, problem=lambda request: ""), template, Asked(), "", "clip.mp4")
+    except Refused as e:
+        return [
+            f"inference.{'controls.' if part.split('.')[0].split(':')[0] in CONTROLS else ''}{part}"
+            for part in str(e).split("; ")
+        ]
+    return []
 
 
-def _wrong_arguments(settings: InferenceSettings, arguments: dict[str, Any]) -> list[str]:
+def _wrong_arguments(settings: InferenceSettings) -> list[str]:
+    engine = settings.engine_of
+    reserved = {word.lstrip("-").replace("_", "-"): word for word in engine.reserved}
     wrong = [
-        f"inference.{name}={value}: {reason}"
-        for name, value in arguments.items()
-        if (reason := wrong_argument(name, value))
+        f"inference.extra_args: {word} is managed by the program"
+        for word in settings.extra_args
+        if word.startswith("-") and word.partition("=")[0].lstrip("-").replace("_", "-") in reserved
     ]
-    for word in settings.extra_args:
-        if word.partition("=")[0] in RESERVED_ARGS:
-            wrong.append(f"inference.extra_args: {word} is managed by the program")
+    wrong += [
+        f"inference.{flag}: {engine.title} has no such option" for flag in settings.flags if flag not in engine.flags
+    ]
     if settings.max_attempts < 1 or settings.grace_s < 0 or settings.time_limit_s < 0:
         wrong.append("inference: max_attempts must be 1 or more, grace_s and time_limit_s 0 or more")
     return wrong
@@ -88,14 +120,21 @@ def _wrong_arguments(settings: InferenceSettings, arguments: dict[str, Any]) -> 
 
 def _wrong_place(settings: InferenceSettings) -> list[str]:
     wrong = []
-    if not settings.checkpoint_dir:
+    engine = settings.engine_of
+    if not settings.checkpoint_dir and not engine.needs_hub:
         wrong.append("inference.checkpoint_dir: is needed, the folder above nvidia/Cosmos-Transfer1-7B on the host")
-    elif settings.image.reference and not settings.checkpoint_dir.startswith("/"):
+    for name in ("checkpoint_dir", "hf_home"):
+        if settings.image.reference and (folder := getattr(settings, name)) and not folder.startswith("/"):
+            wrong.append(
+                f"inference.{name}: must be an absolute path on the host, because it is mounted into the container"
+            )
+    if engine.needs_hub and not settings.reaches_hub:
         wrong.append(
-            "inference.checkpoint_dir: must be an absolute path on the host, because it is mounted into the container"
+            f"inference.hf_home: is needed, the folder of the Hugging Face hub's cache on the host, for {engine.title}'s "
+            "models come from there, and the container has no network; or allow image.network=host"
         )
     if not settings.repository and not settings.script.startswith("/"):
-        wrong.append("inference.repository: is needed, the checkout of cosmos-transfer1 that has inference.script")
+        wrong.append(f"inference.repository: is needed, the checkout that has {engine.script[-1]}")
     try:
         named = gpus.devices(settings.host.gpus)
     except ValueError as e:
@@ -109,10 +148,11 @@ def refuse_what_is_missing(settings: InferenceSettings) -> None:
     """Raises InputError for what is missing on this machine, before prompts are upsampled for nothing."""
     if settings.host.kind != "local" or settings.image.reference:
         return
-    script = Path(settings.repository, settings.script)  # an absolute script stands alone
-    wanted = {
-        f"inference.checkpoint_dir={settings.checkpoint_dir}": Path(settings.checkpoint_dir).is_dir(),
-        f"inference.script={script}": script.is_file(),
+    script = settings.script or settings.engine_of.script[-1].replace(".py", "").replace(".", "/") + ".py"
+    script_file = Path(settings.repository, script)  # an absolute script stands alone
+    folders = {name: getattr(settings, name) for name in ("checkpoint_dir", "hf_home") if getattr(settings, name)}
+    wanted = {f"inference.{name}={folder}": Path(folder).is_dir() for name, folder in folders.items()} | {
+        f"inference.script={script_file}": script_file.is_file(),
         f"inference.torchrun={settings.torchrun}": shutil.which(settings.torchrun) is not None,
     }
     if missing := [what for what, is_there in wanted.items() if not is_there]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .. import log, text
 from ..errors import HostError
-from ..files import file_sha256, link_atomic, write_atomic
+from ..files import file_sha256, link_atomic, safe_name, write_atomic
 from ..hosts.bundle import worker_bundle
 from ..hosts.job_folder import JobPaths, open_job, open_jobs, put_program
 from ..hosts.job_handle import JobHandle, handle_for
@@ -25,7 +25,7 @@ from ..run_folder import RunPaths
 from ..runs.supervisor import Labels, Supervisor, supervise
 from ..timing.progress import Progress, Quiet
 from ..worker.journal import read_records
-from ..worker.protocol import DONE, InferJob, VideoOutcome
+from ..worker.protocol import DONE, InferJob, MadeFile, VideoOutcome
 from ..worker.records import from_file, to_json, to_line
 from ..worker.values import inside
 from .items import InferenceItem
@@ -53,7 +53,7 @@ def generate(
     """Make a video for every item that is not left out and has not ended; `ended` gets how each ended, by its id, also
     when this raises. done: the video is in paths.videos.
 
-    Raises EngineError when transfer.py cannot start, HostError when the worker keeps dying; Detached after Ctrl-C while
+    Raises EngineError when NVIDIA's program cannot start, HostError when the worker keeps dying; Detached after Ctrl-C while
     the job runs on elsewhere.
     """
     asked = {item.id: item for item in wanted if item.id}
@@ -134,7 +134,7 @@ def _is_here(made: VideoOutcome, slugs: Iterable[str], paths: RunPaths) -> bool:
     return found is not None
 
 
-def _is_same(file: Path, made: VideoOutcome) -> bool:
+def _is_same(file: Path, made: VideoOutcome | MadeFile) -> bool:
     try:
         return file.stat().st_size == made.bytes and file_sha256(file) == made.sha256
     except FileNotFoundError:
@@ -226,10 +226,23 @@ class _Videos:
                 f"{handle.name}: {made.file} is not the video that was made",
                 hint="it was changed there: remove the job's folder there, then run the same command again",
             )
+        self._place_controls(made, slugs, handle)
         first, *others = (self.paths.videos / f"{slug}.mp4" for slug in slugs)
         first.unlink(missing_ok=True)
         link_atomic(source, first)
         _put(first, others)
+
+    def _place_controls(self, made: VideoOutcome, slugs: Iterable[str], handle: JobHandle) -> None:
+        """The control videos on the way to a video are shown beside it, where they were asked for."""
+        for name, control in made.controls.items():
+            source = inside(self.folder.root, control.file)
+            if not _is_same(source, control):
+                handle.fetch({control.file: control.bytes})
+            for slug in slugs:
+                target = self.paths.controls_of(slug, safe_name(name))
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.unlink(missing_ok=True)
+                link_atomic(source, target)
 
     def stop(self) -> None: ...
 

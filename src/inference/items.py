@@ -1,28 +1,21 @@
-"""The items of inference with Cosmos-Transfer1: the prompt and the controls of each, or why it is left out.
-
-Source for every name that is NVIDIA's: github.com/nvidia-cosmos/cosmos-transfer1 (Apache-2.0),
-cosmos_transfer1/diffusion/inference/transfer.py (`parse_arguments`, `demo`; commits b046cc17 and 0879ceef),
-inference_utils.py (`valid_hint_keys`, `load_controlnet_specs`, `validate_controlnet_specs`; 004e3e56), preprocessors.py
-(the fields of a control; 05bb9769) and examples/inference_cosmos_transfer1_7b.md (0ea680f3).
-"""
+"""The items of inference: the prompt, the controls and the batch line of each, or why it is left out."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
 from ..planning.plan import PlanItem
 from ..planning.settings import digest
-from ..prompts.fields import OBJECT_FIELDS
 from ..prompts.paths import find_file
-from .settings import CONTROL_FIELDS, CONTROLS, SPEC_ARGUMENTS, InferenceSettings, wrong_argument, wrong_weight
+from .engines.engine import Place, Refused, Request
+from .settings import InferenceSettings
+from .vocabulary import asked_of, request_of
 
 UPSAMPLED, ORIGINAL, SPEC = "upsampled", "original", "spec"  # where a prompt came from
 
@@ -48,9 +41,9 @@ class PromptChoice:
 class InferenceItem:
     """One item of inference, resolved.
 
-    id: hash of all that its video depends on; "" for one that is left out, with the reason. spec: the controlnet spec that
-    it needs, JSON text; items with the same spec share a call of transfer.py. controls: what it overrides in that spec,
-    JSON text, files by their name in the job folder. files: (that name, file here).
+    id: hash of all that its video depends on; "" for one that is left out, with the reason. group: what items have in common
+    that share a load of the model (`Engine.group`), line: its line of a batch; JSON texts, with files by their name in the job
+    folder. files: (that name, file here). pieces: in how many it is made.
     """
 
     id: str
@@ -59,16 +52,12 @@ class InferenceItem:
     prompt: str
     source: str
     left_out: str
-    note: str
-    spec: str
-    controls: str
-    video: str
     video_path: str | None
-    files: tuple[tuple[str, str], ...]
-
-
-class _Unusable(Exception):
-    """Why an item cannot go to inference."""
+    group: str = ""
+    line: str = ""
+    video: str = ""
+    files: tuple[tuple[str, str], ...] = ()
+    pieces: int = 0
 
 
 def choose_prompt(item: PlanItem, row: UpsampledRow | None, *, require_upsampled: bool) -> PromptChoice:
@@ -101,133 +90,80 @@ def _take(
     item: PlanItem, row: UpsampledRow | None, settings: InferenceSettings, known: dict[Path, str]
 ) -> InferenceItem:
     choice = choose_prompt(item, row, require_upsampled=settings.require_upsampled)
-    empty = InferenceItem(
-        "", item.name, item.slug, choice.prompt, choice.source, choice.left_out, "", "", "", "", item.video_path, ()
-    )
+    taken = InferenceItem("", item.name, item.slug, choice.prompt, choice.source, choice.left_out, item.video_path)
     if choice.left_out:
-        return empty
+        return taken
+    video = _name_by_content(item.video.sha256, Path(item.video.path)) if item.video else ""
+    files = {video: item.video.path} if item.video else {}
     try:
-        if item.video is None:
-            raise _Unusable(item.problem or "it has no video, which Cosmos-Transfer1 starts from")
-        base, overrides, arguments, note = controls_of(item, json.loads(settings.controls))
-        video = _name_by_content(item.video.sha256, Path(item.video.path))
-        files = {video: item.video.path}
-        for control, fields in overrides.items():
-            _check_control(control, fields)
-            overrides[control] = {
-                k: _with_file(k, v, control, item, files, known, settings.repository) for k, v in fields.items()
-            }
-    except _Unusable as e:
-        return replace(empty, left_out=str(e))
-    spec = json.dumps({**json.loads(settings.arguments), **arguments, **base}, sort_keys=True)
-    controls = json.dumps(overrides, sort_keys=True)
+        if item.video_path and not item.video:
+            raise Refused(item.problem or "its video cannot be used")
+        request = request_for(item, choice.prompt, video, settings, _placer(item, files, known, settings.repository))
+        _refuse_downloads(request, settings)
+    except Refused as e:
+        return replace(taken, left_out=str(e))
+    engine = settings.engine_of
+    group, line = json.dumps(engine.group(request), sort_keys=True), engine.line(request, "")
     return replace(
-        empty,
-        id=digest("inference", choice.prompt, video, spec, controls, settings.checkpoint_dir, settings.extra_args),
-        note=note,
-        spec=spec,
-        controls=controls,
+        taken,
+        id=_id_of(choice.prompt, video, group, line, settings),
+        group=group,
+        line=json.dumps(line),
         video=video,
         files=tuple(files.items()),
+        pieces=engine.pieces_of(item.video.frames if item.video else 1, request.arguments),
     )
 
 
-def controls_of(item: PlanItem, template: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]:
-    """The spec that an item needs, what it overrides in it, the arguments that it brings, and a note on what is ignored.
-
-    An item that comes from a controlnet spec names its own controls, and they stand in place of the template.
-    `control_overrides` change fields of controls that are there; transfer.py ignores others.
-    """
-    extra = json.loads(item.extra)
-    given = {name: extra[name] for name in CONTROLS if extra.get(name) is not None}
-    if wrong := [name for name, fields in given.items() if not isinstance(fields, dict)]:
-        raise _Unusable(f"{wrong[0]}: is no object, as a control must be: {json.dumps(given[wrong[0]])[:60]}")
-    own = {name: dict(fields) for name, fields in given.items()}
-    overrides = _object(extra.get("control_overrides"))
-    ignored = [name for name in overrides if name not in (own or template)]
-    note = "; ".join(_ignored(extra, own, overrides, ignored))
-    changes = {k: dict(v) for k, v in overrides.items() if k not in ignored and isinstance(v, dict)}
-    if not own:
-        return template, changes, {}, note
-    # The checkpoints of controls are loaded from the spec; everything else may differ from item to item.
-    base = {name: {k: v for k, v in fields.items() if k == "ckpt_path"} for name, fields in own.items()}
-    arguments = {name: extra[name] for name in SPEC_ARGUMENTS if extra.get(name) is not None}
-    for name, value in arguments.items():
-        if reason := wrong_argument(name, value):
-            raise _Unusable(f"{name}={value}: {reason}")
-    return base, {name: {**fields, **changes.get(name, {})} for name, fields in own.items()}, arguments, note
+def request_for(item: PlanItem, prompt: str, clip: str, settings: InferenceSettings, place: Place) -> Request:
+    """What an item asks of the engine of these settings. Raises Refused."""
+    asked = asked_of(json.loads(item.extra), settings.ignore, from_table=item.is_of_table)
+    return request_of(settings.engine_of, settings.template, asked, prompt, clip, place)
 
 
-def _ignored(
-    extra: Mapping[str, Any], own: Mapping[str, Any], overrides: Mapping[str, Any], not_there: Sequence[str]
-) -> Iterator[str]:
-    """Notes on what NVIDIA's script ignores of an item's controls."""
-    if not_there:
-        yield f"control_overrides of {', '.join(not_there)}: no such control in the spec"
-    if empty := [name for name, fields in overrides.items() if not isinstance(fields, dict)]:
-        yield f"control_overrides of {', '.join(empty)}: no object"
-    for name, fields in own.items():
-        if unknown := [field for field in fields if field not in CONTROL_FIELDS]:
-            yield f"{name}.{', '.join(unknown)}: no field of a control ({', '.join(CONTROL_FIELDS)})"
-    for name, value in extra.items():
-        if isinstance(value, dict) and name not in (*CONTROLS, *OBJECT_FIELDS):
-            for meant in difflib.get_close_matches(name, CONTROLS, n=1, cutoff=0.7):
-                yield f"{name}: unknown control; did you mean {meant}?"
+def _id_of(prompt: str, video: str, group: str, line: dict[str, Any], settings: InferenceSettings) -> str:
+    overrides = json.dumps(line.get("control_overrides", {}), sort_keys=True)
+    common = ("inference", prompt, video, group, overrides, settings.checkpoint_dir, settings.extra_args)
+    if settings.engine == "transfer1":
+        return digest(*common)
+    return digest(*common, settings.engine, settings.checkpoint, json.dumps(line, sort_keys=True))
 
 
-def _object(value: Any) -> dict[str, Any]:
-    """An object field of a prompt file, which in CSV is JSON text."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            return {}
-    return value if isinstance(value, dict) else {}
+def _placer(item: PlanItem, files: dict[str, str], known: dict[Path, str], repository: str) -> Place:
+    """Names files in the job folder, by content, and adds them to `files`: they travel with the job."""
+
+    def place(written: str) -> str:
+        path, _ = find_file(Path(item.source).parent, written, (), (repository, "."))
+        if not path.is_file():
+            raise ValueError("is not a file")
+        if path not in known:
+            with open(path, "rb") as f:
+                known[path] = hashlib.file_digest(f, "sha256").hexdigest()
+        name = _name_by_content(known[path], path)
+        files[name] = str(path)
+        return name
+
+    return place
 
 
-def _check_control(name: str, fields: Mapping[str, Any]) -> None:
-    if "control_weight" in fields and (wrong := wrong_weight(fields["control_weight"])):
-        raise _Unusable(f"{name}.control_weight: {wrong}")
-
-
-def _with_file(
-    field: str,
-    value: Any,
-    control: str,
-    item: PlanItem,
-    files: dict[str, str],
-    known: dict[Path, str],
-    repository: str,
-) -> Any:
-    """The value of a field; where it names a file, that file's name in the job folder. Such files travel with the job."""
-    is_file = field == "input_control" or (field == "control_weight" and str(value).endswith(".pt"))
-    if not is_file or not isinstance(value, str) or not value:
-        return value
-    path, _ = find_file(Path(item.source).parent, value, (), (repository, "."))
-    if not path.is_file():
-        raise _Unusable(f"{control}.{field}: {value} is not a file")
-    if path not in known:
-        with open(path, "rb") as f:
-            known[path] = hashlib.file_digest(f, "sha256").hexdigest()
-    name = _name_by_content(known[path], path)
-    files[name] = str(path)
-    return name
+def _refuse_downloads(request: Request, settings: InferenceSettings) -> None:
+    """Raises Refused for what needs a model from the Hugging Face hub, where the container has neither network nor cache."""
+    if settings.reaches_hub:
+        return
+    masks = ("control_weight_prompt", "mask_prompt")
+    for name, fields in request.whole.items():
+        made = name in settings.engine_of.from_hub and not any(
+            fields.get(key) for key in ("input_control", "control_path")
+        )
+        if made or any(fields.get(key) for key in masks):
+            raise Refused(
+                f"{name}: NVIDIA's script makes its {'control video' if made else 'mask'} with a model from the Hugging Face "
+                "hub, and the container has no network: name the hub's cache on the host with inference.hf_home=FOLDER, "
+                "allow image.network=host, or give the item an input_control"
+            )
 
 
 def _name_by_content(sha256: str, path: Path) -> str:
     """Name of a file in the job folder. NVIDIA's reader goes by the suffix, so it stays, if it is a plain one."""
     suffix = path.suffix.lower()
     return f"frames/{sha256}{suffix if re.fullmatch(r'[.][a-z0-9]{1,5}', suffix) else '.mp4'}"
-
-
-# Cosmos-Transfer1 makes 121 frames at a time, the first of which it has from the piece before; clips are filled up to that.
-NEW_FRAMES_A_PIECE = 120
-
-
-def pieces_of(frames: int) -> int:
-    """In how many pieces Cosmos-Transfer1 makes a video of so many frames; each takes as long as any other.
-
-    Source: nvidia-cosmos/cosmos-transfer1, cosmos_transfer1/diffusion/inference/world_generation_pipeline.py
-    (num_new_generated_frames; the last piece is filled up).
-    """
-    return max(1, math.ceil((frames - 1) / NEW_FRAMES_A_PIECE))

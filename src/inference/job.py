@@ -13,22 +13,9 @@ from .settings import InferenceSettings
 GIVE_UP_AFTER = 3  # rounds in a row without a video
 
 
-def transfer_argv(settings: InferenceSettings) -> tuple[str, ...]:
-    """NVIDIA's command for a batch; {videos}, {spec} and {batch} are replaced by the worker, for each round."""
-    return (
-        settings.torchrun, f"--nproc_per_node={settings.num_gpus}", "--nnodes=1", "--node_rank=0", settings.script,
-        "--checkpoint_dir", settings.checkpoint_dir,
-        "--video_save_folder", "{videos}",
-        "--controlnet_specs", "{spec}",
-        "--num_gpus", str(settings.num_gpus),
-        "--batch_input_path", "{batch}",
-        *(f"--{flag}" for flag in settings.flags),
-        *settings.extra_args,
-    )  # fmt: skip
-
-
 def launch_of(inference: InferenceSettings, run_id: str) -> Launch:
-    """How the worker of an inference job is started."""
+    """How the worker of an inference job is started; the hub's cache is mounted, unless a mount of the image has it."""
+    mounted = {mount.split(":")[0] for mount in inference.image.mounts}
     return Launch(
         host=inference.host,
         image=inference.image,
@@ -36,18 +23,26 @@ def launch_of(inference: InferenceSettings, run_id: str) -> Launch:
         checkpoint=inference.checkpoint_dir,
         grace_s=inference.grace_s,
         run_id=run_id,
+        files=(inference.hf_home,) if inference.hf_home and inference.hf_home not in mounted else (),
     )
 
 
 def infer_job(specs: Sequence[str], settings: InferenceSettings) -> InferJob:
-    """The job.json of an inference job; specs: the controlnet specs of its groups, JSON text.
+    """The job.json of an inference job; specs: what its groups have in common, JSON text.
 
-    CHECKPOINT_DIR is where NVIDIA's preprocessors look (auxiliary/depth_anything/model/depth_anything.py).
+    CHECKPOINT_DIR is where preprocessors of older checkouts of Cosmos-Transfer1 look for their models; those of newer ones look
+    into the hub's cache, which without network must not be asked for anything newer.
     """
-    environment = {"PYTHONPATH": settings.repository, "CHECKPOINT_DIR": settings.checkpoint_dir}
+    is_offline = settings.hf_home and settings.image.reference and settings.image.network in ("", "none")
+    environment = {
+        "PYTHONPATH": settings.repository,
+        "CHECKPOINT_DIR": "" if settings.engine_of.needs_hub else settings.checkpoint_dir,
+        "HF_HOME": settings.hf_home,
+        "HF_HUB_OFFLINE": "1" if is_offline else "",
+    }
     return InferJob(
         protocol=PROTOCOL,
-        argv=transfer_argv(settings),
+        argv=settings.engine_of.command(settings),
         cwd=settings.repository,
         env={name: value for name, value in environment.items() if value},
         groups=tuple(json.loads(spec) for spec in specs),
@@ -55,21 +50,24 @@ def infer_job(specs: Sequence[str], settings: InferenceSettings) -> InferJob:
         give_up_after=GIVE_UP_AFTER,
         grace_s=settings.grace_s,
         time_limit_s=settings.time_limit_s,
+        engine=settings.engine,
+        keep_controls=settings.keep_controls,
     )
 
 
 def specs_of(wanted: Iterable[InferenceItem]) -> tuple[str, ...]:
-    """The different controlnet specs, in order of first use."""
-    return tuple(dict.fromkeys(take.spec for take in wanted))
+    """The different groups, in order of first use."""
+    return tuple(dict.fromkeys(take.group for take in wanted))
 
 
 def infer_item(take: InferenceItem, specs: Sequence[str]) -> InferItem:
     """The line of a batch file in the job folder."""
     return InferItem(
         id=take.id,
-        group=specs.index(take.spec),
+        group=specs.index(take.group),
         prompt=take.prompt,
         video=take.video,
-        controls=json.loads(take.controls),
+        controls={},
+        line=json.loads(take.line),
         frames=tuple(name for name, _ in take.files),
     )

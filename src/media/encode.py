@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import VideoError
 from . import colour
 from .geometry import Size
 from .hint import Frame, Hint
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
 HINT_CRF = 18
+CLIP_CRF = 10
 
 
 def write_png(folder: Path, number: int, time_s: float, rgb: VideoFrame) -> Frame:
@@ -46,6 +48,31 @@ def write_video(path: Path, frames: list[VideoFrame], hint: Hint) -> None:
             picture.pts, picture.time_base = n, 1 / rate
             picture.pict_type = av.video.frame.PictureType.NONE
             out.mux(stream.encode(picture))
+        out.mux(stream.encode(None))
+
+
+def clip_of_frames(path: Path, frames: Sequence[Path], fps: int, *, is_colour: bool = True) -> None:
+    """A clip of pictures that have one size, as H.264 that loses little. is_colour: linear light (EXR) becomes sRGB; values of a
+    depth map stay as they are. VideoError for a picture that cannot be read."""
+    import av
+
+    with av.open(str(path), "w", format="mp4") as out:
+        stream = out.add_stream("libx264", rate=fps, options={"crf": str(CLIP_CRF)})
+        stream.pix_fmt = "yuv420p"
+        for n, file in enumerate(frames):
+            try:
+                with av.open(str(file)) as source:
+                    if is_colour and file.suffix.lower() == ".exr":
+                        source.streams.video[0].codec_context.options = {"apply_trc": "iec61966_2_1"}
+                    picture = next(source.decode(video=0))
+            except (OSError, StopIteration, av.FFmpegError) as e:
+                raise VideoError(f"{file}: is not a readable picture ({type(e).__name__})") from None
+            if n == 0:
+                stream.width, stream.height = max(2, picture.width // 2 * 2), max(2, picture.height // 2 * 2)
+            shaped = filtered(picture, (), stream.width, stream.height, "yuv420p")
+            shaped.pts, shaped.time_base = n, Fraction(1, fps)
+            shaped.pict_type = av.video.frame.PictureType.NONE
+            out.mux(stream.encode(shaped))
         out.mux(stream.encode(None))
 
 

@@ -146,6 +146,7 @@ def plan_settings(config: Config) -> Settings:
         render_workers=config.hints.workers,
         on_bad_video=config.video.on_bad_video.value,
         spec_output=config.output.specs.value,
+        paths=config.output.paths.value,
         report=config.output.report,
         shrink=config.upsample.shrink,
         min_side_px=config.upsample.min_side_px,

@@ -72,6 +72,11 @@ class PlanItem:
         return linear_estimate(hint.width_px, hint.height_px, hint.frames) if hint else 0
 
     @property
+    def is_of_table(self) -> bool:
+        """Whether its fields are cells of a table, which are text."""
+        return self.source.endswith((".csv", ".tsv", ".xlsx"))
+
+    @property
     def runs(self) -> bool:
         """Whether the item is sent to the engine at all."""
         return self.batch is not None

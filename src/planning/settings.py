@@ -88,6 +88,7 @@ class Settings:
     max_render_s: float = 600.0
     max_pixels: int = 8192 * 8192
     target: Target = field(default_factory=Target)
+    paths: str = "absolute"
 
     @property
     def family(self) -> Family:
@@ -107,10 +108,11 @@ def fields_of(value: Any) -> dict[str, Any]:
 
 
 def _as_object(value: Any) -> dict[str, Any]:
-    """As in plan.json, where the default target is left out: a plan for it is the same as before there were targets."""
+    """As in plan.json, where what came later is left out by default: a plan is the same as before there was more of it."""
     data = fields_of(value)
-    if isinstance(value, Settings) and value.target == Target():
-        del data["target"]
+    if isinstance(value, Settings):
+        later = {"target": Target(), "paths": "absolute"}
+        data = {name: field for name, field in data.items() if name not in later or field != later[name]}
     return data
 
 

@@ -33,7 +33,9 @@ OF_A_PLAN = {
     "output.specs": "spec_output",
     "cache_dir": "cache_dir",
 }
-_INFERENCE = ("torchrun", "script", "repository", "checkpoint_dir", "extra_args", "python")
+_INFERENCE = (
+    *("torchrun", "script", "repository", "checkpoint_dir", "checkpoint", "hf_home", "engine", "extra_args", "python"),
+)
 OF_INFERENCE = {name: name for name in _SHARED} | {
     **{f"inference.{name}": name for name in _INFERENCE},
     "inference.image": "image.reference",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from ..choices import AnswerKind, EngineName, Export, FrameRule, HostKind, ModelFamily, SpecOutput, TaskName
@@ -63,12 +63,8 @@ def check_config(config: Config) -> None:
         wrong.append("engine.base_url: engine=endpoint needs the address of a server, as in http://localhost:8000/v1")
     if config.engine.name is EngineName.vllm and not (config.model.checkpoint or config.model.tiny_random):
         wrong.append("model.checkpoint: engine=vllm needs the folder of a checkpoint, or model=tiny_random to try it")
-    if config.engine.name is EngineName.cosmos and not config.model.checkpoint:
-        wrong.append(
-            "model.checkpoint: engine=cosmos needs the folder above nvidia/Cosmos-UpsamplePrompt1-12B-Transfer"
-        )
-    if config.engine.name is EngineName.cosmos and config.model.family is not ModelFamily.pixtral:
-        wrong.append(f"model.family={config.model.family.value}: engine=cosmos serves family pixtral only")
+    if config.engine.name is EngineName.cosmos:
+        wrong += _wrong_cosmos(config)
     wrong += _wrong_host_or_image(config)
     wrong += _wrong_key(config)
     if config.engine.in_flight != "auto" and not _is_count(config.engine.in_flight):
@@ -84,6 +80,37 @@ def check_config(config: Config) -> None:
     wrong += _wrong_gguf(config)
     if wrong:
         raise InputError("the config cannot be used:\n" + "\n".join(f"  - {w}" for w in wrong))
+
+
+# What NVIDIA's PixtralPromptUpsampler has in its code (cosmos-transfer1, auxiliary/upsampler/model/upsampler.py).
+COSMOS_LEN, COSMOS_TOKENS, COSMOS_TEMPERATURE, COSMOS_IMAGES = 4096, 300, 0.6, 2
+
+
+def _wrong_cosmos(config: Config) -> Iterator[str]:
+    """What NVIDIA's class cannot do, which takes a prompt and pictures and nothing else."""
+    if not config.model.checkpoint:
+        yield "model.checkpoint: engine=cosmos needs the folder above nvidia/Cosmos-UpsamplePrompt1-12B-Transfer"
+    if config.model.family is not ModelFamily.pixtral:
+        yield f"model.family={config.model.family.value}: engine=cosmos serves family pixtral only"
+    fixed = {
+        "budget.max_model_len": (config.budget.max_model_len, COSMOS_LEN),
+        "budget.max_output_tokens": (config.budget.max_output_tokens, COSMOS_TOKENS),
+        "sampling.temperature": (config.sampling.temperature, COSMOS_TEMPERATURE),
+    }
+    for name, (value, own) in fixed.items():
+        if value != own:
+            yield f"{name}={value}: NVIDIA's class of engine=cosmos has {own} in its code; engine=vllm takes any"
+    if config.frames.count > COSMOS_IMAGES and config.frames.rule is not FrameRule.clip:
+        yield f"frames.count={config.frames.count}: NVIDIA's class of engine=cosmos takes {COSMOS_IMAGES} pictures"
+    if config.template.system:
+        yield f"template={config.template.name}: has a system message, which NVIDIA's class of engine=cosmos does not send"
+    if config.image.reference and not (
+        config.image.repository or any(e.startswith("PYTHONPATH=") for e in config.image.env)
+    ):
+        yield (
+            "image.repository: engine=cosmos needs the checkout of cosmos-transfer1, which NVIDIA's image does not install; "
+            "it is mounted and put on PYTHONPATH"
+        )
 
 
 def _wrong_key(config: Config) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from .. import log
 from ..media.kinds import hint_for, kind_of
-from . import arrow, tables
+from . import arrow, shots, tables
 from .fields import TEXT_FIELDS, VIDEO_FIELDS, VIDEO_SUFFIXES, Reading, text_of
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".xlsx", ".parquet", ".arrow")
@@ -47,6 +47,9 @@ def raw_items(file: Path, reading: Reading | None = None) -> Iterator[RawItem]:
     """(where, shape, raw item) of one file, streamed."""
     reading = reading or Reading()
     try:
+        if shots.is_clip(file):
+            yield "the shot", "shot", shots.item_of(file)
+            return
         with open(file, "rb") as f:
             head = f.read(512)
         if kind := arrow.kind_of(head):

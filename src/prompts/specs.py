@@ -8,6 +8,7 @@ The format is recognized by content, not by file name:
     { ... } NEWLINE { ... }   JSON lines; NVIDIA's batch file too (`visual_input`, `prompt`, `control_overrides`)
     prompt,video_path,...     CSV with a header; .xlsx
     one prompt per line       in a file that ends in .txt
+    color.mp4                 of a shot: a folder with a clip, its control clips and its prompt (`shots`)
     Parquet, Arrow            one column per field; a Hugging Face dataset folder too (prompts.arrow)
 """
 
@@ -26,7 +27,7 @@ from typing import Any
 from ..errors import InputError, SpecError
 from ..files import safe_name
 from ..media.kinds import hint_for, kind_of
-from . import arrow
+from . import arrow, shots
 from .fields import (
     OBJECT_FIELDS,
     TEXT_FIELDS,
@@ -86,6 +87,13 @@ def prompt_files(pattern: str) -> list[Path]:
             files = sorted(
                 p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file()
             )
+            if files or (files := shots.clips_of(path)):
+                return files
+            if sequences := list(shots.sequences_of(path)):
+                raise InputError(
+                    f"prompts={pattern}: holds frames in folders ({sequences[0][1][0].parent}), and no clip of them",
+                    hint="task=spec spec.prepare=true with the same prompts= makes clips of them",
+                )
             if not files:
                 raise InputError(
                     f"prompts={pattern}: the folder has no prompt file",
@@ -138,6 +146,8 @@ def read_specs(files: list[Path], reading: Reading | None = None) -> Iterator[Pr
                     continue
                 if not spec.name:
                     spec = replace(spec, name=defaults.free(_default_name(spec, count)))
+                if spec.name in seen and isinstance(raw.get("timestamp"), str):  # of PromptSpecs of one day
+                    spec = replace(spec, name=f"{spec.name}_{raw['timestamp']}")
                 if spec.name in seen:
                     problems.append(f"{at}, name: {shown_value(spec.name)} is also the name of {seen[spec.name]}")
                     continue

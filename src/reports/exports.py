@@ -13,6 +13,7 @@ from typing import IO, Any
 from .. import log
 from ..errors import HintError, VideoError
 from ..files import folder_atomic, open_atomic
+from ..inference.engines.engine import Refused
 from ..media import geometry
 from ..media.render import render
 from ..planning.plan import Plan, PlanItem
@@ -21,10 +22,10 @@ from ..planning.settings import Settings
 from ..prompts.specs import UniqueNames
 from ..run_folder import RunPaths
 from ..runs.staging import guard_of, seed_of
-from ..targets.exports import CONTROLS, EXPORTS, HEADS, Sample, call, controls_of, line_of_cogvideox, sample_of_cosmos3
+from ..targets.exports import EXPORTS, HEADS, Sample, call, line_of_cogvideox, sample_of_cosmos3
 from ..worker.chat import chat_body
 from ..worker.protocol import UPSAMPLED, Outcome
-from . import provenance
+from . import nvidia, provenance
 from .arrow import write_folder, write_parquet
 from .rows import Row, frame_files, hint_sent
 
@@ -84,7 +85,8 @@ def write(
         lines = _openai_lines(plan, table)
     else:
         root = Path(os.path.abspath(paths.root))
-        lines = _cosmos3_lines(plan, table, root) if name == "cosmos3" else _script_lines(name, plan, table, root)
+        samples = {"cosmos3": _cosmos3_lines, "transfer2_5": _transfer2_5_lines}
+        lines = samples[name](plan, table, root) if name in samples else _script_lines(name, plan, table, root)
     left_out = []
     with open_atomic(path) as f:
         for line in lines:
@@ -186,30 +188,31 @@ def _cosmos3_lines(plan: Plan, table: Sequence[Row], root: Path) -> Iterator[Lin
     prompt: a caption as JSON text), cosmos_framework/inference/common/args.py (JSON lines split at every line break
     of Unicode, hence ASCII here; names are folders; clips end in .mp4; unknown fields are refused).
     """
-    is_target = bool(plan.settings.target.hash)
+    is_target, folder = bool(plan.settings.target.hash), _seen_from(plan, root)
     wants_image = plan.settings.target.name in ("cosmos3", "cosmos3_i2v")  # they animate the first frame
     for item, row in zip(plan.items, table, strict=True):
         try:
             sample = sample_of(item, row, plan.settings, root)
-            controls = controls_of(_controls_in(item)) if is_target else {}
-            if wants_image and sample.image:
-                sample = replace(sample, clip="")
-            yield sample_of_cosmos3(replace(sample, controls=controls), ascii_only=is_target)
-        except (_LeftOut, ValueError) as e:
+            request = nvidia.request_for("cosmos3", item, sample.prompt, sample.negative, folder)
+            animates = wants_image and sample.image and not request.controls
+            line = sample_of_cosmos3(replace(sample, clip="" if animates else request.clip), ascii_only=is_target)
+            yield {**line, **request.arguments, **request.whole}
+        except (_LeftOut, Refused, ValueError) as e:
             yield _Reason(f"{item.name}: {e}")
 
 
-def _controls_in(item: PlanItem) -> Line:
-    """The controls of an item, as Cosmos-Transfer1 or Cosmos 3 has them, with absolute paths."""
-    extra = json.loads(item.extra)
-    given = extra.get("control_overrides") or {
-        name: extra[name] for name in CONTROLS if isinstance(extra.get(name), dict)
-    }
-    folder = Path(item.source).parent
-    return {
-        name: {key: str(folder / value) if isinstance(value, str) else value for key, value in (values or {}).items()}
-        for name, values in given.items()
-    }
+def _transfer2_5_lines(plan: Plan, table: Sequence[Row], root: Path) -> Iterator[Line | str]:
+    """Samples for `examples/inference.py -i transfer2_5.jsonl` of Cosmos-Transfer2.5, or why an item is none."""
+    for item, row in zip(plan.items, table, strict=True):
+        try:
+            sample = sample_of(item, row, plan.settings, root)
+            yield nvidia.line_of("transfer2_5", item, sample.prompt, sample.negative, _seen_from(plan, root))
+        except (_LeftOut, Refused) as e:
+            yield _Reason(f"{item.name}: {e}")
+
+
+def _seen_from(plan: Plan, root: Path) -> Path | None:
+    return root if plan.settings.paths == "relative" else None
 
 
 def _script_lines(name: str, plan: Plan, table: Sequence[Row], root: Path) -> Iterator[str]:

@@ -1,4 +1,5 @@
-"""Updated prompt files in place of the old ones: output.specs=in_place.
+"""Updated prompt files in place of the old ones: output.specs=in_place. Of a controlnet spec, what NVIDIA's loader would refuse
+stands beside it.
 
 What can be kept of a file is kept: byte order mark, encoding, line ends, indentation, separator and columns.
 """
@@ -22,6 +23,7 @@ from ..planning.plan import Plan, PlanItem
 from ..prompts.fields import Reading
 from ..prompts.formats import raw_items
 from ..prompts.tables import DELIMITERS, delimiter_of
+from . import nvidia
 from .rows import Row
 
 Additions = Callable[[PlanItem, Row, dict[str, Any]], dict[str, Any]]
@@ -35,9 +37,13 @@ def update(plan: Plan, table: Sequence[Row], additions: Additions) -> None:
     for source, found in by_source.items():
         file = Path(source)
         style, updated, shape = _style_of(file), [], "list"
-        for where, shape, raw in raw_items(file):  # noqa: B007 - of the last item: all have the same
+        for where, shape, raw in raw_items(file):
             if item_and_row := found.get(where) or found.get(raw.get("name", "")):
-                raw |= additions(*item_and_row, raw)
+                more = additions(*item_and_row, raw)
+                raw, beside = nvidia.split(raw, more) if shape == "object" else (raw | more, {})
+                if beside:
+                    text = json.dumps(beside, ensure_ascii=False, indent=1) + "\n"
+                    write_atomic(file.with_name(f"{file.name}{nvidia.SIDECAR}"), text)
             updated.append(raw)
         data = _as_file(updated, shape, style)
         shutil.copy2(file, _free_backup(file))

@@ -12,7 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
+from .. import log
 from ..files import folder_atomic, open_atomic
+from ..inference.engines.engine import Refused
 from ..media.hint import Hint, hint_key
 from ..media.video import Video
 from ..planning.plan import Plan, PlanItem
@@ -21,7 +23,7 @@ from ..prompts.fields import VIDEO_FIELDS
 from ..prompts.paths import find_file
 from ..run_folder import RunPaths
 from ..text import cell
-from . import in_place
+from . import in_place, nvidia
 from .rows import HintFolders, Row, read_rows
 
 
@@ -50,7 +52,8 @@ def _link_or_copy(source: str, target: str) -> None:
 
 def write_exports(plan: Plan, rows: Iterable[tuple[PlanItem, Row]], paths: RunPaths, now: datetime) -> Sequence[Row]:
     """Write results.json, summary.csv, batch.jsonl and the updated specs, in one pass; each file appears whole. The rows that
-    were written."""
+    were written; the note of one that cannot be in batch.jsonl says why."""
+    left_out: list[str] = []
     with ExitStack() as files:
         results, summary, batch = (
             files.enter_context(open_atomic(path)) for path in (paths.results, paths.summary, paths.batch)
@@ -58,11 +61,18 @@ def write_exports(plan: Plan, rows: Iterable[tuple[PlanItem, Row]], paths: RunPa
         summary_row, spec = _summary_writer(summary), _spec_writer(plan.settings, paths, now, files)
         results.write("[\n")
         for n, (item, row) in enumerate(rows):
+            try:
+                batch.write(dumps(_batch_line(item, row, plan.settings, paths)) + "\n")
+            except Refused as e:
+                left_out.append(f"{item.name}: {e}")
+                if item.video:
+                    row["note"] = "; ".join(filter(None, (row["note"], f"not in {paths.batch.name}: {e}")))
             results.write((",\n" if n else "") + dumps(row))
             summary_row(row)
-            batch.write(dumps(_batch_line(item, row)) + "\n")
             spec(item, row)
         results.write("\n]\n")
+    if left_out:
+        log.get().info("left_out_of_export", file=paths.batch.name, items=len(left_out), first=left_out[0])
     table = read_rows(paths.results)
     if plan.settings.spec_output == "in_place":
         in_place.update(
@@ -77,13 +87,22 @@ def _spec_writer(
     """The function that writes the updated spec of an item: into specs.jsonl, or a file of its own."""
     if settings.spec_output == "beside":
         out = files.enter_context(open_atomic(paths.specs_list))
-        return lambda item, row: out.write(dumps(updated_spec(item, row, settings, now)) + "\n")
+        folder = paths.root if settings.paths == "relative" else None
+        return lambda item, row: out.write(dumps(updated_spec(item, row, settings, now, folder)) + "\n")
     if settings.spec_output == "files":
-        folder = files.enter_context(folder_atomic(paths.specs))
+        into = files.enter_context(folder_atomic(paths.specs))
         files.callback(os.sync)  # one for all files
-        return lambda item, row: (folder / f"{item.slug}.json").write_text(
-            json.dumps(updated_spec(item, row, settings, now), ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
-        )
+        seen_from = paths.specs if settings.paths == "relative" else None
+
+        def write(item: PlanItem, row: Row) -> None:
+            given = as_prompt(item, seen_from)
+            parts = nvidia.split(given, _additions(item, row, settings, now, given.get("metadata")))
+            for name, part in zip((f"{item.slug}.json", f"{item.slug}.json{nvidia.SIDECAR}"), parts, strict=True):
+                if part:
+                    text = json.dumps(part, ensure_ascii=False, indent=1) + "\n"
+                    (into / name).write_text(text, encoding="utf-8")
+
+        return write
     return lambda item, row: None
 
 
@@ -114,29 +133,31 @@ def _summary_writer(out: IO[str]) -> Callable[[Row], None]:
     return write
 
 
-def _batch_line(item: PlanItem, row: Row) -> dict[str, Any]:
-    """A line of NVIDIA's batch format, for `--batch_input_path`: the upsampled prompt, or the original where it was kept."""
-    line: dict[str, Any] = {
-        "visual_input": str(_absolute_video(item) or ""),
-        "prompt": row["upsampled_prompt"] or item.prompt,
-    }
-    control = json.loads(item.extra).get("control_overrides")
-    return {**line, "control_overrides": control} if control is not None else line
+def _batch_line(item: PlanItem, row: Row, settings: Settings, paths: RunPaths) -> dict[str, Any]:
+    """A line of NVIDIA's batch format, for `--batch_input_path`: the upsampled prompt, or the original where it was kept.
+    Raises Refused."""
+    folder = paths.root if settings.paths == "relative" else None
+    return nvidia.line_of(
+        "transfer1", item, row["upsampled_prompt"] or item.prompt, row.get("negative_prompt") or "", folder
+    )
 
 
-def updated_spec(item: PlanItem, row: Row, settings: Settings, now: datetime) -> dict[str, Any]:
-    """The item as a PromptSpec with the additions of this run. Unknown fields stay as they are; video paths are made absolute,
-    since the file is somewhere else."""
-    given = as_prompt(item)
+def updated_spec(
+    item: PlanItem, row: Row, settings: Settings, now: datetime, folder: Path | None = None
+) -> dict[str, Any]:
+    """The item as a PromptSpec with the additions of this run. Unknown fields stay as they are; paths are made absolute, or seen
+    from this folder, since the file is somewhere else."""
+    given = as_prompt(item, folder)
     return given | _additions(item, row, settings, now, given.get("metadata"))
 
 
-def as_prompt(item: PlanItem) -> dict[str, Any]:
-    """The item as its prompt file had it, with absolute video paths, for a file somewhere else."""
+def as_prompt(item: PlanItem, folder: Path | None = None) -> dict[str, Any]:
+    """The item as its prompt file had it, with paths that are absolute, or seen from this folder, for a file somewhere else."""
     video = _absolute_video(item)
-    extra = json.loads(item.extra)
-    moved = {field: str(video) for field in VIDEO_FIELDS if field in extra and video}
-    return {"name": item.name, "prompt": item.prompt, "video_path": str(video) if video else None, **extra, **moved}
+    video_path = os.path.relpath(video, folder) if video and folder else str(video) if video else None
+    extra = nvidia.moved(item, json.loads(item.extra), folder)
+    clips = {field: video_path for field in VIDEO_FIELDS if field in extra and video}
+    return {"name": item.name, "prompt": item.prompt, "video_path": video_path, **extra, **clips}
 
 
 def _additions(item: PlanItem, row: Row, settings: Settings, now: datetime, metadata: Any) -> dict[str, Any]:

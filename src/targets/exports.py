@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# Name -> file of a run folder. cosmos3: samples; cogvideox: lines; the others: a shell script, a call for each prompt.
+# Name -> file of a run folder. cosmos3, transfer2_5: samples; cogvideox: lines; the others: a shell script, a call for each prompt.
 EXPORTS = {
     "cosmos3": "cosmos3.jsonl",
+    "transfer2_5": "transfer2_5.jsonl",
     "wan": "wan.sh",
     "ltx2": "ltx2.sh",
     "hunyuan15": "hunyuan15.sh",
@@ -30,16 +31,6 @@ _CALLS = {
     "wan": (("python", "generate.py"), "--image", "", ""),
     "ltx2": (("python", "-m", "ltx_pipelines.ti2vid_two_stages"), "--image", "--negative-prompt", "--output-path"),
     "hunyuan15": (("python", "generate.py"), "--image_path", "--negative_prompt", "--output_path"),
-}
-# Controls as Cosmos-Transfer1 names them -> as Cosmos 3 does.
-CONTROLS = {
-    "edge": "edge",
-    "vis": "blur",
-    "blur": "blur",
-    "depth": "depth",
-    "seg": "seg",
-    "world_scenario": "wsm",
-    "wsm": "wsm",
 }
 _VISION_OF = {
     ".mp4": "video2video",
@@ -60,7 +51,6 @@ class Sample:
     image: str = ""
     clip: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    controls: Mapping[str, Any] = field(default_factory=dict)
 
 
 def call(name: str, sample: Sample) -> str:
@@ -85,21 +75,6 @@ def line_of_cogvideox(sample: Sample) -> str:
     return f"{prompt}@@{sample.image}" if sample.image else prompt
 
 
-def controls_of(given: Any) -> dict[str, dict[str, Any]]:
-    """The controls of an item (control_overrides of Cosmos-Transfer1) as Cosmos 3 takes them. ValueError for one that it lacks."""
-    found = {}
-    for name, values in (given or {}).items():
-        path = (values or {}).get("input_control") or (values or {}).get("control_path")
-        if name not in CONTROLS or not path:
-            raise ValueError(
-                f"control {name}: "
-                + ("has no file (input_control)" if name in CONTROLS else "Cosmos 3 has no such control")
-            )
-        weight = values.get("control_weight", values.get("weight", 1.0))
-        found[CONTROLS[name]] = {"control_path": path, "weight": weight}
-    return found
-
-
 def sample_of_cosmos3(sample: Sample, *, ascii_only: bool = True) -> dict[str, Any]:
     """A sample of Cosmos 3. Raises ValueError in words for what is none."""
     vision, mode = sample.clip or sample.image, "text2video"
@@ -117,7 +92,7 @@ def sample_of_cosmos3(sample: Sample, *, ascii_only: bool = True) -> dict[str, A
     line |= {"negative_prompt": sample.negative} if sample.negative else {}
     line |= {"vision_path": vision} if vision else {}
     line |= {key: facts[key] for key in ("resolution", "aspect_ratio", "fps", "num_frames") if key in facts}
-    return line | dict(sample.controls)
+    return line
 
 
 def caption(prompt: str, facts: Mapping[str, Any], ascii_only: bool = True) -> str:

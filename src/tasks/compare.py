@@ -11,6 +11,8 @@ from ..errors import ExitCode, InputError
 from ..files import write_atomic
 from ..reports.compare import Compared, Finished, as_csv, common_items, facts, ordinal, read_run
 from ..reports.report import write_comparison
+from ..reports.videos import write_videos
+from ..run_folder import RunPaths
 from ..text import printable
 from . import Invocation
 
@@ -42,7 +44,10 @@ def compare(folders: Sequence[str], pair_by: PairBy, folder: Path, out: Console)
     write_comparison(sides, items, page)
     write_atomic(table, as_csv(items))
     _print_table(runs, sides, items, out)
-    for path in (page, table):
+    made = [folder / "videos.html"] if all(RunPaths(Path(name)).inference_results.exists() for name in folders) else []
+    for path in made:
+        write_videos([Path(name) for name in folders], path)
+    for path in (page, table, *made):
         out.print(f"{path.name:<13} {path}", markup=False, highlight=False, soft_wrap=True)
 
 

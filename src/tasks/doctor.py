@@ -18,6 +18,7 @@ from ..errors import ExitCode, HostError, UpsamplerError
 from ..hosts.connect import connect, root_on
 from ..hosts.host import Host, script
 from ..hosts.launch import interpreter
+from ..inference.configure import inference_settings
 from ..planning.configure import host_settings
 from ..planning.settings import HostSettings
 from ..planning.validate import check_config
@@ -91,6 +92,8 @@ def _checks(host: Host, settings: HostSettings, config: Config) -> Iterator[Chec
     if image:
         yield "docker", lambda: _docker(host, settings)
         yield "image", lambda: _image(host, settings, config)
+    if config.inference.repository:
+        yield "inference", lambda: _inference(host, config)
     if engine is EngineName.offline:
         yield "engine", lambda: "offline: needs no model and no GPU"
     if engine is EngineName.endpoint:
@@ -254,6 +257,26 @@ def _checkpoint(host: Host, config: Config) -> str:
     if missing:
         raise HostError(f"{folder} lacks {', '.join(missing)}", hint=hint)
     return f"{folder}: {len(weights)} weight files, {sum(weights.values()) / 1e9:.1f} GB"
+
+
+def _inference(host: Host, config: Config) -> str:
+    """What makes videos: the settings, the checkout, the checkpoints, and the models that make control videos."""
+    settings = inference_settings(config, None)
+    wanted = [settings.checkpoint_dir, settings.hf_home, settings.repository if config.inference.repository else ""]
+    template, from_hub = settings.template.controls, settings.engine_of.from_hub
+    models = [m for name, fields in template.items() if "input_control" not in fields for m in from_hub.get(name, ())]
+    if settings.hf_home:
+        wanted += [f"{settings.hf_home}/hub/models--{name.replace('/', '--')}" for name in models]
+    elif models and not settings.reaches_hub:
+        raise HostError(
+            f"the container has no network, and {', '.join(models)} make the control videos",
+            hint="inference.hf_home names the hub's cache on the host; or bring control videos (input_control)",
+        )
+    check = 'for f in "$@"; do [ -e "$f" ] || echo "$f"; done'
+    named = [path for path in wanted if path.startswith("/")]
+    if missing := output_of(host, script(check, *named), "the files of inference cannot be looked for").splitlines():
+        raise HostError(f"missing: {', '.join(missing)}", hint="copy or download them there, as with hf download")
+    return f"{settings.engine_of.title}: {', '.join(named)} are there"
 
 
 def _gpus(host: Host, config: Config) -> str:

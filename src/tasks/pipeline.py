@@ -1,4 +1,4 @@
-"""`task=pipeline`: upsample the prompts, then let Cosmos-Transfer1 make the videos, on the same host.
+"""`task=pipeline`: upsample the prompts, then let a program of NVIDIA's make the videos, on the same host.
 
 Each stage can be left out, and each resumes where it stopped: resume=FOLDER does only what is missing.
 """
@@ -17,17 +17,20 @@ from ..choices import TaskName
 from ..errors import ExitCode, InputError
 from ..files import write_atomic
 from ..hosts.job_folder import open_jobs
-from ..inference.configure import inference_settings, refuse_what_is_missing
+from ..inference.configure import inference_settings, refuse_what_is_missing, upscaling
 from ..inference.generate import ended_before, generate
-from ..inference.items import InferenceItem, inference_items, pieces_of
+from ..inference.items import InferenceItem, inference_items
 from ..inference.pipeline_file import read_pipeline, save_pipeline
+from ..inference.preview import lines_of
 from ..inference.settings import InferenceSettings
 from ..planning.plan import Plan
 from ..planning.plan_file import read_plan
 from ..reports.reviews import read_marks, rejected_names
 from ..reports.rows import HintFolders, Row, read_rows, result_rows
+from ..reports.videos import write_videos
 from ..run_folder import RunPaths, locked
 from ..runs.outcomes import Outcomes
+from ..runs.saved_run import save_plan
 from ..text import duration, printable
 from ..timing.estimates import (
     VideoTiming,
@@ -41,7 +44,7 @@ from ..timing.phases import LOADING, Measured, Stopwatch
 from ..timing.progress import progress_display
 from ..worker.protocol import DONE, VideoOutcome
 from . import Invocation, run_task
-from .resolving import saved_plan, warn_ignored_overrides
+from .resolving import resolve_with_progress, saved_plan, warn_ignored_overrides
 
 SKIPPED = "skipped"
 
@@ -55,6 +58,8 @@ def run(invocation: Invocation) -> ExitCode:
     upsampling, inference = stages.upsample, None
     if stages.inference:
         upsampling, inference = _inference(invocation, resumes)
+        if config.inference.dry_run:
+            return _preview(upsampling, inference, invocation, resumes)
     with locked(paths):
         if inference is not None:  # before anything happens, so that it can be resumed
             save_pipeline(upsampling, inference, paths)
@@ -64,7 +69,8 @@ def run(invocation: Invocation) -> ExitCode:
     if inference is None:
         return code
     with locked(paths):
-        return max(code, _make_videos(read_plan(paths.plan), inference, invocation))
+        code = max(code, _make_videos(read_plan(paths.plan), inference, invocation))
+    return max(code, _upscale(inference, invocation)) if inference.upscale else code
 
 
 def _inference(invocation: Invocation, resumes: bool) -> tuple[bool, InferenceSettings]:
@@ -76,8 +82,30 @@ def _inference(invocation: Invocation, resumes: bool) -> tuple[bool, InferenceSe
         upsamples, settings = read_pipeline(paths)
         return upsamples and config.pipeline.upsample, settings
     settings = inference_settings(config, read_plan(paths.plan).settings if resumes else None)
-    refuse_what_is_missing(settings)
+    if not config.inference.dry_run:
+        refuse_what_is_missing(settings)
     return config.pipeline.upsample, settings
+
+
+def _preview(upsampling: bool, inference: InferenceSettings, invocation: Invocation, resumes: bool) -> ExitCode:
+    """Print what would be done; exit code 3 when something is left out or missing."""
+    plan = read_plan(invocation.paths.plan) if resumes else resolve_with_progress(invocation)
+    rows = _rows(plan, invocation.paths) if resumes else None
+    wanted = inference_items(plan.items, rows, inference)
+    if upsampling and rows is None:
+        invocation.print(f"{len(plan.items)} prompts are upsampled first; below they stand as they are now")
+    for line in lines_of(wanted, inference):
+        invocation.print(printable(line))
+    expected = estimate_videos(*_work(wanted), earlier_videos(plan, inference.how))
+    unknown = "not known before the first run of this kind"
+    where = f"{inference.how} on {inference.host.name}"
+    invocation.print(f"estimate     {estimate_text(expected, where) if expected else unknown}")
+    try:
+        refuse_what_is_missing(inference)
+    except InputError as e:
+        invocation.print(printable(str(e)))
+        return ExitCode.INCOMPLETE
+    return ExitCode.OK if all(item.id for item in wanted) else ExitCode.INCOMPLETE
 
 
 def _upsample(invocation: Invocation, resumes: bool) -> ExitCode:
@@ -96,12 +124,9 @@ def _upsample(invocation: Invocation, resumes: bool) -> ExitCode:
 def _make_videos(plan: Plan, inference: InferenceSettings, invocation: Invocation) -> ExitCode:
     config, paths = invocation.config, invocation.paths
     wanted = inference_items(plan.items, _rows(plan, paths), inference)
-    for item in wanted:
-        if item.note:
-            log.get().warning("control_ignored", item=item.name, reason=item.note)
     ended = ended_before(wanted, paths)
     is_typical = not ended and not open_jobs(paths.inference)  # one that is resumed would look faster than it is
-    pieces, loads = _work(plan, wanted)
+    pieces, loads = _work(wanted)
     expected = estimate_videos(pieces, loads, earlier_videos(plan, inference.how)) if is_typical else None
     if expected:
         log.get().info("estimate", text=estimate_text(expected, f"{inference.how} on {plan.settings.host.name}"))
@@ -125,11 +150,25 @@ def _make_videos(plan: Plan, inference: InferenceSettings, invocation: Invocatio
     return ExitCode.OK if whole else ExitCode.INCOMPLETE
 
 
-def _work(plan: Plan, wanted: Sequence[InferenceItem]) -> tuple[int, int]:
+def _upscale(inference: InferenceSettings, invocation: Invocation) -> ExitCode:
+    """The videos of this run in 4K, as a run of its own below it; those that are there already are not made again."""
+    paths, prompts = RunPaths(invocation.paths.root / "upscaled"), str(invocation.paths.video_prompts)
+    config = replace(invocation.config, prompts=prompts, run="", resume="", name="")
+    below = replace(invocation, config=config, paths=paths)
+    if not invocation.paths.video_prompts.read_text(encoding="utf-8"):
+        return ExitCode.INCOMPLETE  # no video was made
+    settings = upscaling(inference)
+    with locked(paths):
+        plan = resolve_with_progress(below)
+        save_plan(plan, paths)
+        save_pipeline(False, settings, paths)
+        return _make_videos(plan, settings, below)
+
+
+def _work(wanted: Sequence[InferenceItem]) -> tuple[int, int]:
     """The pieces that all videos are made in, and how often the model is loaded for them."""
-    asked = {video.id: (item.video, video.spec) for item, video in zip(plan.items, wanted, strict=True) if video.id}
-    pieces = sum(pieces_of(video.frames) for video, _ in asked.values() if video)
-    return pieces, len({spec for _, spec in asked.values()})
+    made = {item.id: item for item in wanted if item.id}.values()
+    return sum(item.pieces for item in made), len({item.group for item in made})
 
 
 def _rows(plan: Plan, paths: RunPaths) -> Sequence[Row] | None:
@@ -154,6 +193,7 @@ def _write(table: Sequence[Mapping[str, Any]], paths: RunPaths) -> None:
     ]
     paths.videos.mkdir(exist_ok=True)
     write_atomic(paths.video_prompts, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in made))
+    write_videos([paths.root], paths.videos_page)
 
 
 def _row(item: InferenceItem, outcome: VideoOutcome | None, paths: RunPaths) -> dict[str, Any]:
@@ -165,14 +205,19 @@ def _row(item: InferenceItem, outcome: VideoOutcome | None, paths: RunPaths) -> 
         "name": item.name,
         "state": state,
         "reason": outcome.reason if outcome else item.left_out or "did not end",
-        "note": item.note,
+        "note": "",
         "prompt": item.prompt,
         "prompt_from": item.source,
         "input_video": item.video_path,
+        "clip": dict(item.files).get(item.video),
         "video": str(video.relative_to(paths.root)) if state == DONE else None,
         "sha256": (outcome.sha256 or None) if outcome else None,
         "seconds": outcome.seconds if outcome else None,
         "attempts": outcome.attempts if outcome else 0,
+        "controls": {
+            name: str(paths.controls_of(item.slug, name).relative_to(paths.root))
+            for name in (outcome.controls if outcome else {})
+        },
     }
 
 
@@ -189,5 +234,5 @@ def _show_end(table: list[dict[str, Any]], paths: RunPaths, measured: Measured, 
         invocation.print(f"  {count} {state}: {printable(reason)}")
     if off := error_text(measured.estimated_s, measured.seconds):
         out.print(off, markup=False, highlight=False)
-    for path in (paths.videos, paths.inference_results):
+    for path in (paths.videos, paths.inference_results, paths.videos_page):
         invocation.print(f"{path.name:<13} {path}")

@@ -5,6 +5,7 @@ With then=true they are upsampled in the same run folder.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from .. import log
 from ..choices import TaskName
 from ..config import Config
 from ..errors import ExitCode, InputError, SpecError, VideoError
+from ..files import aside_of
+from ..media.encode import clip_of_frames
 from ..planning.configure import reading
 from ..planning.resolve import probe_all
-from ..prompts import drafts
+from ..prompts import drafts, shots
 from ..prompts.drafts import Draft, Listed
 from ..prompts.paths import expanded
 from ..prompts.specs import matches, prompt_files, read_specs
@@ -30,6 +33,8 @@ def run(invocation: Invocation) -> ExitCode:
     config, out = invocation.config, invocation.out
     if config.resume:
         raise InputError("task=spec starts something new", hint="resume a run with resume=FOLDER and no task")
+    if config.spec.prepare:
+        _prepare(config, invocation)
     found = _described(config) or _clips(config) or _listed(config)
     listed, problems = _probe(found, invocation)
     print_specs(listed, out)
@@ -71,6 +76,8 @@ def _described(config: Config) -> _Found | None:
 def _clips(config: Config) -> _Found | None:
     """The clips that prompts= names; None when it names prompt files."""
     path = expanded(config.prompts)
+    if path.is_dir() and shots.clips_of(path):
+        return None
     files = drafts.clips_of_folder(path) if path.is_dir() else matches(config.prompts)
     clips = drafts.clips_among(files)
     if path.is_dir() and (unread := drafts.unread_clips(path)):
@@ -86,6 +93,24 @@ def _clips(config: Config) -> _Found | None:
             hint=f"name one kind: 'prompts={path / '*' if path.is_dir() else path.parent / '*'}{clips[0].suffix}'",
         )
     return _Found(*drafts.drafts_of_clips(clips, config.spec.prompt))
+
+
+def _prepare(config: Config, invocation: Invocation) -> None:
+    """Make a clip of each folder of frames in the shots that prompts= names; one that is there stays."""
+    folder = expanded(config.prompts)
+    if not folder.is_dir():
+        raise InputError(f"prompts={config.prompts}: spec.prepare=true wants a folder of shots, with frames in folders")
+    for clip, frames in shots.sequences_of(folder):
+        if clip.exists() and not config.spec.overwrite:
+            continue
+        part = aside_of(clip)
+        try:
+            clip_of_frames(part, frames, config.spec.fps, is_colour=shots.is_clip(clip))
+        except VideoError as e:
+            part.unlink(missing_ok=True)
+            raise InputError(f"{clip}: {e.message}") from None
+        os.replace(part, clip)
+        invocation.print(f"{clip}  of {len(frames)} frames at {config.spec.fps} per second")
 
 
 def _prompt_files_beside(folder: str) -> list[Path]:

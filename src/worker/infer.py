@@ -1,13 +1,14 @@
-"""A job that makes videos: NVIDIA's `transfer.py` makes one for each item, in rounds.
+"""A job that makes videos: a program of NVIDIA's makes one for each item, in rounds.
 
-transfer.py ends at the first item that raises, and loses those after it. So what is missing is asked for in rounds: an item
-that ended a round is tried again, and fails after `max_attempts`; the others go into the next round without it.
+It ends at the first item that raises, and loses those after it. So what is missing is asked for in rounds: an item that ended
+a round is tried again, and fails after `max_attempts`, or at once where the guardrail blocked it; the others go on without it.
 
 In the job folder, beside what `protocol` names:
 
-    rounds/NNN/         OUT one call of transfer.py: its batch, its controlnet spec, what it wrote
+    rounds/NNN/         OUT one call of the program: its batch, its controlnet spec, what it wrote
     videos/ID.mp4       OUT the videos, moved here whole
-    server.log          OUT what torchrun and transfer.py printed
+    videos/ID.NAME.mp4  OUT control videos that were made on the way, where they are to be kept
+    server.log          OUT what torchrun and the program printed
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ import hashlib
 import os
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from .journal import read_records, sync_folder
 from .lifecycle import Control, JobLog, LoadFailed, left_out
 from .processes import failure_reason, kill_marked, last_line
-from .protocol import DONE, FAILED, HEARTBEAT_S, Exit, InferItem, InferJob, VideoOutcome
+from .protocol import DONE, FAILED, HEARTBEAT_S, Exit, InferItem, InferJob, MadeFile, VideoOutcome
 from .records import from_line
 from .transfer_round import MARK, Round
+from .video_engines import BLOCKED
 
 
 class Runner:
@@ -41,7 +44,7 @@ class Runner:
         self.ended = {outcome.id for outcome in read_records(self.log.results.path, VideoOutcome, left_out)}
         self.engine_log = folder / "server.log"
         self.attempts: Counter[str] = Counter()
-        self._made = 0
+        self._fruits = 0  # videos, and items that need not be asked for again
         self._beat = 0.0
 
     @classmethod
@@ -54,7 +57,7 @@ class Runner:
         return len(self.ended)
 
     def run(self) -> Exit:
-        """Make what is missing. Raises LoadFailed when transfer.py cannot start, or round after round gives no video."""
+        """Make what is missing. Raises LoadFailed when the program cannot start, or round after round gives no video."""
         (self.folder / "videos").mkdir(exist_ok=True)
         kill_marked(MARK, self.folder)  # of a runner that was killed
         for old in sorted((self.folder / "rounds").glob("*/")):
@@ -69,10 +72,10 @@ class Runner:
             todo = [i for i in self.items if i.group == number and i.id not in self.ended]
             if not todo:
                 return
-            before, rounds = self._made, self.folder / "rounds"
+            before, rounds = self._fruits, self.folder / "rounds"
             rounds.mkdir(exist_ok=True)
             Round(self, rounds / f"{len(list(rounds.iterdir())):03d}").run(todo, self.job.groups[number])
-            fruitless = 0 if self._made > before else fruitless + 1
+            fruitless = 0 if self._fruits > before else fruitless + 1
             if fruitless >= self.job.give_up_after and not self.control.stop.is_set():
                 reason = failure_reason(self.engine_log, 0)
                 raise LoadFailed(f"{fruitless} rounds in a row gave no video: {reason}")
@@ -83,23 +86,31 @@ class Runner:
             self._beat = time.monotonic()
             self.log.heartbeat(answered=self.answered, log_line=last_line(self.engine_log))
 
-    def done(self, item_id: str, video: Path, seconds: float | None) -> None:
-        """Move a whole video to its place, and write its outcome once it is on disk."""
-        target = self.folder / "videos" / f"{item_id}.mp4"
-        sha256 = hashlib.sha256()
-        with open(video, "rb") as f:
+    def done(self, item_id: str, video: Path, seconds: float | None, controls: Mapping[str, Path]) -> None:
+        """Move a whole video and its control videos to their places, and write its outcome once they are on disk."""
+        kept = {name: self._keep(path, f"{item_id}.{name}.mp4") for name, path in controls.items()}
+        made = self._keep(video, f"{item_id}.mp4")
+        sync_folder(self.folder / "videos")
+        tries = self.attempts[item_id] + 1
+        self._end(VideoOutcome(item_id, DONE, "", seconds, tries, made.file, made.sha256, made.bytes, kept))
+        self._fruits += 1
+
+    def _keep(self, file: Path, name: str) -> MadeFile:
+        with open(file, "rb") as f:
+            sha256 = hashlib.sha256()
             while piece := f.read(1 << 20):
                 sha256.update(piece)
             os.fsync(f.fileno())
-        size = video.stat().st_size
-        os.replace(video, target)
-        sync_folder(target.parent)
-        tries = self.attempts[item_id] + 1
-        self._end(VideoOutcome(item_id, DONE, "", seconds, tries, f"videos/{target.name}", sha256.hexdigest(), size))
-        self._made += 1
+        size = file.stat().st_size
+        os.replace(file, self.folder / "videos" / name)
+        return MadeFile(f"videos/{name}", sha256.hexdigest(), size)
 
     def failed(self, item_id: str, reason: str, seconds: float | None) -> None:
         self._end(VideoOutcome(item_id, FAILED, reason, seconds, self.attempts[item_id]))
+
+    def blocked(self, item_id: str, seconds: float | None) -> None:
+        self.failed(item_id, BLOCKED, seconds)
+        self._fruits += 1
 
     def _end(self, outcome: VideoOutcome) -> None:
         self.log.results.append(outcome)

@@ -29,19 +29,25 @@ def read_since(path: Path, start: int) -> bytes:
 
 
 _HARMLESS = re.compile(
-    r"(\(.{1,80}?\)\s*)?(DEBUG|INFO|WARNING)\b|[\d.]+ [DIW] "
-)  # vLLM writes "(EngineCore pid=7) WARNING 11-26 ...", llama.cpp "0.01.750.706 W srv ..."
+    r"(\(.{1,80}?\)\s*)?(DEBUG|INFO|WARNING)\b|[\d.]+ [DIW] |.*\[patch\] "
+)  # vLLM writes "(EngineCore pid=7) WARNING 11-26 ...", llama.cpp "0.01.750.706 W srv ...", Cosmos-Transfer1 "[patch] ..."
+_RAISED = re.compile(
+    r"(\[rank\d+\]:\s*)?(?!.*ChildFailedError)([A-Za-z_]\w*\.)*[A-Z]\w*(Error|Exception|Interrupt)\b:?"
+)
 
 
 def failure_reason(path: Path, start: int, lines: int = 12) -> str:
-    """The last error lines of a log after `start`; its last lines of any kind when there is no error among them.
+    """The last error lines of a log after `start`; its last lines of any kind when there is no error among them. The line that
+    ends a traceback comes first, for it is the cause.
 
     What a logger marks as information or a warning is no error, whatever words are in it.
     """
     text = read_since(path, start).decode("utf-8", "replace")
     written = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in written if re.search(r"Error|error:|memory", line) and not _HARMLESS.match(line)]
-    return " | ".join((errors or written)[-lines:])[-3000:]
+    chosen = (errors or written)[-lines:]
+    cause = [line for line in errors if _RAISED.match(line)][-1:]
+    return " | ".join([*cause, *(line for line in chosen if line not in cause)])[:3000]
 
 
 def guard_group(group: int) -> subprocess.Popen[bytes]:

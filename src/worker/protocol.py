@@ -97,8 +97,9 @@ class UpsampleJob:
 class InferJob:
     """job.json of a job that makes videos.
 
-    argv: NVIDIA's command; {videos}, {spec} and {batch} in it are replaced for each round. groups: the controlnet specs,
-    in NVIDIA's form; items name theirs by its number. give_up_after: rounds in a row without a video.
+    argv: NVIDIA's command; {videos}, {spec} and {batch} in it are replaced for each round. groups: what the items of a round
+    have in common, for Cosmos-Transfer1 a controlnet spec; items name theirs by its number. give_up_after: rounds in a row
+    without a video. engine: how its folder is read (`video_engines`). keep_controls: keep the control videos that it makes.
     """
 
     protocol: int
@@ -111,6 +112,8 @@ class InferJob:
     grace_s: float
     time_limit_s: float
     kind: str = INFER
+    engine: str = "transfer1"
+    keep_controls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +162,9 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class InferItem:
-    """One video to make. group: number of its controlnet spec; controls: what it overrides there, in NVIDIA's form; frames:
-    the files below the job folder that it names."""
+    """One video to make. group: its number; line: its line of NVIDIA's batch, without its name; frames: the files below the job
+    folder that line and group name. Without a line, as jobs of older versions were staged: controls, which the spec's are
+    overridden by."""
 
     id: FileName
     group: int
@@ -168,6 +172,12 @@ class InferItem:
     video: Relative
     controls: Mapping[str, Mapping[str, Any]]
     frames: tuple[Relative, ...] = ()
+    line: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def as_line(self) -> dict[str, Any]:
+        overrides = {"control_overrides": self.controls} if self.controls else {}
+        return dict(self.line) or {"visual_input": self.video, "prompt": self.prompt, **overrides}
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,8 +275,18 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class MadeFile:
+    """A file in the job folder, with its hash and size."""
+
+    file: Relative
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class VideoOutcome:
-    """How one item of inference ended: `done`, with the video's name in the job folder, its hash and size, or `failed`."""
+    """How one item of inference ended: `done`, with the video's name in the job folder, its hash and size, or `failed`.
+    controls: the control videos that were made for it, by the name of the control."""
 
     id: FileName
     state: Annotated[str, one_of(DONE, FAILED)]
@@ -276,6 +296,7 @@ class VideoOutcome:
     file: Relative = ""
     sha256: str = ""
     bytes: int = 0
+    controls: Mapping[str, MadeFile] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

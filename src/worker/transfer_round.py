@@ -1,14 +1,10 @@
-"""One call of NVIDIA's `transfer.py` for some items: its input files, its process, what it wrote.
-
-How transfer.py shows its progress (nvidia-cosmos/cosmos-transfer1, cosmos_transfer1/diffusion/inference/transfer.py): with
---batch_input_path it makes the folder video_K when it starts line K, writes video_K/output.mp4 into it when the item is
-done, and video_K/prompt.txt after that. An item that NVIDIA's guardrail blocks gets no video, and the next one starts.
-"""
+"""One call of NVIDIA's program for some items: its input files, its process, what it wrote (`video_engines`)."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections import Counter
@@ -17,12 +13,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .lifecycle import Control, JobLog, LoadFailed
-from .processes import end_child, failure_reason, guard_group_gently, kill_marked
+from .processes import end_child, failure_reason, guard_group_gently, kill_marked, read_since
 from .protocol import InferItem, InferJob
+from .video_engines import BLOCKED, TRACES
 
 POLL_S = 0.1
 MARK = "PROMPT_UPSAMPLER_JOB"  # variable by which processes of this job are known, whoever their parent is
-FILE_FIELDS = ("input_control", "control_weight")  # fields of a control that may name a file
 
 
 class Runner(Protocol):
@@ -37,8 +33,9 @@ class Runner(Protocol):
     attempts: Counter[str]
 
     def beat(self) -> None: ...
-    def done(self, item_id: str, video: Path, seconds: float | None) -> None: ...
+    def done(self, item_id: str, video: Path, seconds: float | None, controls: Mapping[str, Path]) -> None: ...
     def failed(self, item_id: str, reason: str, seconds: float | None) -> None: ...
+    def blocked(self, item_id: str, seconds: float | None) -> None: ...
 
 
 class Round:
@@ -47,70 +44,78 @@ class Round:
     def __init__(self, runner: Runner, folder: Path) -> None:
         self.runner, self.folder, self.videos = runner, folder, folder / "videos"
         self._began: dict[int, float] = {}  # when each line was started, as far as it was seen
+        self._traces = TRACES[runner.job.engine]
 
-    def run(self, items: Sequence[InferItem], spec: Mapping[str, Any]) -> None:
-        """Call transfer.py for these items and wait for its end.
+    def run(self, items: Sequence[InferItem], group: Mapping[str, Any]) -> None:
+        """Call the program for these items and wait for its end.
 
         Raises LoadFailed when it ends before it started one.
         """
         runner = self.runner
-        self._write(items, spec)
+        self._write(items, group)
         runner.log.phase("loading", items=len(items))
         log_from = runner.engine_log.stat().st_size if runner.engine_log.exists() else 0
         code = self._call()
         self.collect(ended=code == 0)
         if runner.control.stop.is_set():
             return
-        started = [n for n in range(len(items)) if self._folder_of(n).is_dir()]
+        started = [n for n, item in enumerate(items) if self._path(self._traces.begun, n, item.id).exists()]
         reason = failure_reason(runner.engine_log, log_from)
         if code and not started:
-            raise LoadFailed(f"transfer.py ended with {code} before the first video: {reason}")
+            raise LoadFailed(f"{reason or 'no reason given'} (the program ended with {code} before the first video)")
+        log = read_since(runner.engine_log, log_from).decode("utf-8", "replace")
         culprit = started[-1] if code and started else None
         for n, item in enumerate(items):
             if item.id in runner.ended:
                 continue
             if n == culprit:
-                runner.attempts[item.id] += 1
-                if runner.attempts[item.id] >= runner.job.max_attempts:
-                    runner.failed(item.id, f"transfer.py ended with {code}: {reason}", self._seconds(n))
-            elif (not code or (culprit is not None and n < culprit)) and not self._video_of(n).exists():
-                runner.failed(item.id, _why_no_video(runner.engine_log, log_from), self._seconds(n))
+                self._blame(item, n, f"{reason} (the program ended with {code})", log)
+            elif not code or (culprit is not None and n < culprit):
+                why = self._traces.why_no_video(log, item.id)
+                runner.blocked(item.id, self._seconds(n)) if why == BLOCKED else runner.failed(
+                    item.id, why, self._seconds(n)
+                )
+
+    def _blame(self, item: InferItem, n: int, reason: str, log: str) -> None:
+        """An item ended the program: it fails at once if the guardrail blocked it, else when it has no attempts left."""
+        runner = self.runner
+        runner.attempts[item.id] += 1
+        if re.search(self._traces.block_ends, log):
+            runner.blocked(item.id, self._seconds(n))
+        elif runner.attempts[item.id] >= runner.job.max_attempts:
+            runner.failed(item.id, reason, self._seconds(n))
 
     def collect(self, *, ended: bool = False) -> None:
-        """Collect the complete videos: prompt.txt is written after a complete video.
-
-        ended: transfer.py has ended well, so all that is there is whole.
-        """
+        """Collect the complete videos. ended: the program has ended well, so all that is there is whole."""
         try:
             ids: list[str] = json.loads((self.folder / "ids.json").read_text())
         except (FileNotFoundError, ValueError):
             return  # killed before the call, or while it was written
+        traces, runner = self._traces, self.runner
         for n, item_id in enumerate(ids):
-            folder = self._folder_of(n)
-            if item_id in self.runner.ended or not folder.is_dir():
+            if item_id in runner.ended or not self._path(traces.begun, n, item_id).exists():
                 continue
             self._began.setdefault(n, time.monotonic())
-            if self._video_of(n).exists() and (ended or (folder / "prompt.txt").exists()):
-                self.runner.done(item_id, self._video_of(n), self._seconds(n))
+            video = self._path(traces.video, n, item_id)
+            if video.exists() and (ended or self._path(traces.whole, n, item_id).exists()):
+                controls = traces.control_videos(self.videos, n, item_id) if runner.job.keep_controls else {}
+                runner.done(item_id, video, self._seconds(n), controls)
 
-    def _folder_of(self, line: int) -> Path:
-        return self.videos / f"video_{line}"
-
-    def _video_of(self, line: int) -> Path:
-        return self._folder_of(line) / "output.mp4"
+    def _path(self, pattern: str, n: int, name: str) -> Path:
+        return self.videos / pattern.format(n=n, name=name)
 
     def _seconds(self, line: int) -> float | None:
         return round(time.monotonic() - self._began[line], 1) if line in self._began else None
 
-    def _write(self, items: Sequence[InferItem], spec: Mapping[str, Any]) -> None:
+    def _write(self, items: Sequence[InferItem], group: Mapping[str, Any]) -> None:
         self.folder.mkdir()
         self.videos.mkdir()
-        root = self.runner.folder
-        lines = [json.dumps(batch_line(item, root)) + "\n" for item in items]
+        lines = [json.dumps(batch_line(item, self.runner.job, self.runner.folder)) + "\n" for item in items]
         (self.folder / "batch.jsonl").write_text("".join(lines), encoding="ascii")
         # transfer.py reads the spec's own input_video_path before the batch, and refuses a spec without one.
-        whole = {"input_video_path": str(root / items[0].video), **spec}
-        (self.folder / "spec.json").write_text(json.dumps(whole, indent=1), encoding="ascii")
+        clip = {"input_video_path": items[0].video} if items[0].video else {}
+        spec = absolute({**clip, **group}, items[0].frames, self.runner.folder)
+        (self.folder / "spec.json").write_text(json.dumps(spec, indent=1), encoding="ascii")
         (self.folder / "ids.json").write_text(json.dumps([item.id for item in items]))
 
     def _call(self) -> int:
@@ -152,21 +157,16 @@ class Round:
         return int(child.returncode)
 
 
-def batch_line(item: InferItem, root: Path) -> dict[str, Any]:
+def batch_line(item: InferItem, job: InferJob, root: Path) -> dict[str, Any]:
     """The item as NVIDIA's batch file has it, with the job folder's files by their absolute paths."""
-    line = {"visual_input": str(root / item.video), "prompt": item.prompt}
-    controls = {
-        name: {
-            field: str(root / value) if field in FILE_FIELDS and str(value).startswith("frames/") else value
-            for field, value in control.items()
-        }
-        for name, control in item.controls.items()
-    }
-    return {**line, "control_overrides": controls} if controls else line
+    line: dict[str, Any] = absolute(item.as_line, (item.video, *item.frames), root)
+    return line if job.engine == "transfer1" else {**line, "name": item.id}
 
 
-def _why_no_video(log: Path, start: int) -> str:
-    with open(log, "rb") as f:
-        f.seek(start)
-        blocked = any(b"Guardrail blocked" in line for line in f)
-    return "NVIDIA's guardrail blocked it" if blocked else "transfer.py wrote no video and gave no reason"
+def absolute(value: Any, names: Sequence[str], root: Path) -> Any:
+    """The same with the files of the job folder that are among these names by their absolute paths."""
+    if isinstance(value, Mapping):
+        return {key: absolute(inner, names, root) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [absolute(inner, names, root) for inner in value]
+    return str(root / value) if isinstance(value, str) and value and value in names else value

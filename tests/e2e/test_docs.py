@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.cosmos import Cosmos
+from tests.harness.cosmos import SCRIPTS, Cosmos
 from tests.harness.program import ROOT, close_fork_server, program, wait_for
 from tests.harness.sshd import missing as missing_sshd
 
@@ -56,7 +56,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRe
             f"name: gpu_box\nkind: ssh\naddress: 127.0.0.1\nport: {box.port}\nuser: root\nkey_file: {box.key}\n"
             f"known_hosts: {folder}/known_hosts\nroot: {folder}/root\n"
         )
-    Cosmos(copy.parent / "cosmos")  # a stand-in for NVIDIA's, for the pipelines
+    for engine in SCRIPTS:  # stand-ins for NVIDIA's, for the pipelines
+        Cosmos(copy.parent / engine, engine=engine)
     for guide in GUIDES:
         for name, text in SHOWN_FILE.findall(guide.read_text()):
             (copy / name).parent.mkdir(exist_ok=True)
@@ -93,7 +94,8 @@ def test_guide_command_works(guide: str, command: str, checkout: Path, request: 
     elif any(word in command for word in NEEDS_MORE) and "task=doctor" not in command:
         arguments = [word for word in arguments if word != "task=pipeline"] + ["task=plan"]
     elif "inference.repository" in command:
-        arguments += stand_in(checkout.parent / "cosmos")
+        engine = next((word.split("=")[1] for word in arguments if word.startswith("inference/engine=")), "transfer1")
+        arguments += stand_in(checkout.parent / engine)
     if any(word in command for word in ASKS):
         arguments += ["yes=true"]
     cluster = request.getfixturevalue("slurm").environment if "launcher=slurm" in command else None
@@ -111,7 +113,8 @@ def test_guide_command_works(guide: str, command: str, checkout: Path, request: 
 
 def stand_in(cosmos: Path) -> list[str]:
     """Overrides that put the stand-in in place of NVIDIA's script and checkpoints, after those of the guide."""
-    names = {"repository": "cosmos transfer1", "checkpoint_dir": "checkpoints", "torchrun": "torchrun"}
+    models = "checkpoint_dir" if cosmos.name == "transfer1" else "hf_home"
+    names = {"repository": "cosmos transfer1", models: "checkpoints", "torchrun": "torchrun"}
     return [f'inference.{field}="{cosmos / name}"' for field, name in names.items()]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.cosmos import Cosmos
+from tests.harness.pages import Page
 from tests.harness.pipeline import Pipeline
 from tests.harness.processes import has_ended
 from tests.harness.program import logged, program, quoted, results_of, wait_for
@@ -21,6 +22,40 @@ def local(tmp_path: Path, clips: Path, cache_dir: Path, small: str) -> Iterator[
     pipeline = Pipeline(tmp_path, Cosmos(tmp_path / "cosmos"), clips, cache_dir, small)
     yield pipeline
     pipeline.close()
+
+
+@pytest.mark.parametrize("engine", ["transfer1", "transfer2_5", "cosmos3"])
+def test_engine_blocks_fails_and_resumes_on_two_gpus(
+    tmp_path: Path, clips: Path, cache_dir: Path, small: str, engine: str
+) -> None:
+    """A blocked prompt fails alone, one that cannot be made fails twice, one that no engine has a word for is never sent."""
+    local = Pipeline(tmp_path, Cosmos(tmp_path / "cosmos", engine=engine), clips, cache_dir, small)
+    local.cosmos.behave(fail=["storm"], block=["pirate"])
+    no_home = {"prompt": "a car", "shift": 3.0} if engine != "cosmos3" else {"prompt": "a car", "keypoint": {}}
+    prompts = local.prompts("a boat", "a pirate", "another pirate", "a storm", no_home, {"prompt": "a ship", "seed": 5})
+    try:
+        common = (prompts, "pipeline.upsample=false", "inference.num_gpus=2", "inference.keep_controls=true")
+        preview = local.to_its_end(*common, "inference.dry_run=true")
+        assert preview.code == 3 and "has no such" in preview.out and "--standalone" in preview.out, preview.out
+        assert not list(local.run.glob("*.json"))
+        end = local.to_its_end(*common)
+        assert end.code == 3, end.err
+        assert local.states() == ["done", "failed", "failed", "failed", "skipped", "done"], local.rows()
+        _, pirate, other, storm, car, ship = local.rows()
+        assert pirate["reason"] == other["reason"] == "blocked by NVIDIA's guardrail"
+        assert storm["reason"].startswith("RuntimeError: CUDA out of memory, says the stand-in about: ")
+        assert "[patch]" not in storm["reason"] and storm["attempts"] == 2
+        assert "Cosmos" in car["reason"]
+        assert (local.run / ship["controls"]["edge"]).stat().st_size > 0
+        shown = [tag for tag, _ in Page(local.run / "videos.html").tags].count("video")
+        assert shown == 2 * 3 + 3 * 1  # clip, control and video of two; the clips of three that failed
+        loads = local.calls()
+        assert loads <= (2 + 2 + 2 if engine == "transfer1" else 1 + 2 + 1)
+        local.cosmos.behave()
+        assert local.resumed().code == 3
+        assert local.states() == ["done", "done", "done", "done", "skipped", "done"]
+    finally:
+        local.close()
 
 
 def test_one_command_upsamples_and_makes_videos(local: Pipeline) -> None:
@@ -82,6 +117,21 @@ def test_upscaler_takes_the_videos_of_a_run(local: Pipeline) -> None:
     assert group["upscale"] == {"control_weight": 0.5} and group["num_steps"] == 10
 
 
+def test_pipeline_upscales_its_videos_and_resumes(local: Pipeline) -> None:
+    local.cosmos.behave(fail=["storm"])
+    end = local.to_its_end(local.prompts("a boat", "a storm"), "pipeline.upsample=false", "pipeline.upscale=true")
+    assert end.code == 3, end.err
+    upscaled = local.run / "upscaled"
+    assert [row["name"] for row in json.loads((upscaled / "inference.json").read_text())] == ["take 0"]
+    local.cosmos.behave()
+    assert local.resumed().code == 0
+    rows = json.loads((upscaled / "inference.json").read_text())
+    assert [(row["name"], row["state"]) for row in rows] == [("take 0", "done"), ("take 1", "done")]
+    groups = [json.loads(job.read_text())["groups"] for job in upscaled.glob("inference/*/job.json")]
+    assert all(group == [{"upscale": {"control_weight": 0.5}, "num_steps": 10}] for group in groups)
+    assert sum(len(json.loads(line)) > 0 for f in upscaled.glob("inference/*/results.jsonl") for line in f.open()) == 2
+
+
 def test_missing_parts_are_reported_before_start(local: Pipeline) -> None:
     prompts = local.prompts("a boat")
     for missing in ("checkpoint_dir", "repository", "torchrun"):
@@ -101,7 +151,7 @@ def test_failing_item_leaves_other_videos_alone(local: Pipeline) -> None:
     assert "says the stand-in about: a storm" in storm["reason"] and storm["attempts"] == 2
     assert "guardrail" in pirate["reason"]
     assert "no video" in clipless["reason"]
-    assert local.calls() == 3  # the storm ended two of them
+    assert local.calls() == 4  # the storm ended two of them, the pirate one
     local.cosmos.behave()
     assert local.resumed().code == 3  # a resume tries again what failed
     assert local.states() == ["done", "done", "done", "done", "skipped"]

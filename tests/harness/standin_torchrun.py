@@ -14,15 +14,15 @@ import time
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--nproc_per_node", type=int, required=True)
-    parser.add_argument("--nnodes", choices=["1"], required=True)
-    parser.add_argument("--node_rank", type=int, choices=[0], required=True)
+    parser.add_argument("--standalone", action="store_true", required=True)
+    parser.add_argument("-m", dest="is_module", action="store_true")
     parser.add_argument("script")
     parser.add_argument("rest", nargs=argparse.REMAINDER)
     asked = parser.parse_args()
     world = asked.nproc_per_node
     processes = [
         subprocess.Popen(
-            [sys.executable, "-u", asked.script, *asked.rest],
+            [sys.executable, "-u", *(["-m"] if asked.is_module else []), asked.script, *asked.rest],
             env={**os.environ, "RANK": str(n), "LOCAL_RANK": str(n), "WORLD_SIZE": str(world)},
             start_new_session=True,
         )

@@ -25,8 +25,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "timing": {"planning", "media"},
     "hosts": {"planning"},
     "runs": {"hosts", "timing", "targets", "models", "planning", "media"},
-    "inference": {"runs", "hosts", "timing", "planning", "prompts", "choices", "config"},
-    "reports": {"runs", "timing", "planning", "targets", "models", "prompts", "media"},
+    "inference": {"runs", "hosts", "timing", "planning", "targets", "prompts", "choices", "config"},
+    "reports": {"inference", "runs", "timing", "planning", "targets", "models", "prompts", "media"},
     "limits": {"reports", "runs", "timing", "planning", "models", "media", "choices", "config"},
     "tasks": {
         *(

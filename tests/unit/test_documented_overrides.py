@@ -22,7 +22,7 @@ OWN_OPTIONS = ("host=gpu_box", "budget=12k", "target=storyboard")  # files that 
 PLACEHOLDERS = {
     "PATH": "some/path", "FOLDER": "a_folder", "VLLM_PYTHON": "/opt/vllm/bin/python", "IMAGE": "an/image:1",
 }  # fmt: skip
-GROUPS = {folder.name for folder in (ROOT / "conf").iterdir() if folder.is_dir()}
+GROUPS = {folder.relative_to(ROOT / "conf").as_posix() for folder in (ROOT / "conf").rglob("*") if folder.is_dir()}
 
 
 def documented() -> list[str]:

@@ -25,7 +25,7 @@ def rejected(override: str, capsys: pytest.CaptureFixture[str]) -> str:
         ("engine.item_delay=3", "did you mean engine.item_delay_s?"),
         ("frames.count=abc", "could not be converted to Integer"),
         ("review.all=maybe", "expected one of [accepted, rejected]"),
-        ("output.exports=[csv]", "expected one of [parquet, dataset, openai, cosmos3, txt, target, "),
+        ("output.exports=[csv]", "expected one of [parquet, dataset, openai, cosmos3, transfer2_5, txt, "),
         ("upsample=safe", "safe_320"),
         ("resolution=720", "must be a string or a list"),
         ("engine=null", "must be a string or a list"),

@@ -19,8 +19,9 @@ from .vllm_server import vllm_build, vllm_environment
 class CosmosEngine:
     """NVIDIA's own `PixtralPromptUpsampler` in this process, one prompt after another.
 
-    It returns text only: prompt tokens and finish reason are unknown, and are reported as such. With engine.offload its model
-    is loaded for each prompt and unloaded after it; `_prompt_upsample_with_offload` is the class's entry for both modes.
+    It returns text only; token numbers and finish reason are those that its model gave it, where it can be listened to. With
+    engine.offload its model is loaded for each prompt and unloaded after it; `_prompt_upsample_with_offload` is the class's entry
+    for both modes.
     """
 
     name = "cosmos"
@@ -31,6 +32,7 @@ class CosmosEngine:
         self.fallbacks: list[str] = []
         self.window, self.signals = Window(1, "fixed", is_fixed=True), None
         self._upsampler: Any = None
+        self._said: Any = None  # the last output of its model
 
     def load(self, phase: Phase) -> None:
         os.environ.update(vllm_environment())  # before anything imports vllm
@@ -40,6 +42,7 @@ class CosmosEngine:
                 checkpoint_dir=self.job.model.checkpoint,
                 offload_prompt_upsampler=self.job.engine.offload,
             )
+            self._listen()
         except ImportError as e:
             raise LoadFailed(f"{sys.executable} cannot import NVIDIA's upsampler: {e}") from e
         except Exception as e:
@@ -47,13 +50,39 @@ class CosmosEngine:
 
     def answer(self, request: Request) -> Answer:
         frames = [str(self.folder / name) for name in request.item.frames]
+        self._said = None
         try:
             text = self._ask(request.item.text, frames)
         except Exception as e:
             if classify(str(e)) == "too_long":
                 raise Refused(message_of(str(e)), "too_long", counted_tokens(str(e)), named_limit(str(e))) from e
             raise ItemFailed(f"NVIDIA's upsampler: {type(e).__name__}: {e}") from e
-        return Answer(text, "unknown", None, None)
+        if self._said is None:
+            return Answer(text, "unknown", None, None)
+        answer = self._said.outputs[0]
+        return Answer(text, answer.finish_reason, len(self._said.prompt_token_ids), len(answer.token_ids))
+
+    def _listen(self) -> None:
+        """Keep what the model returns, also of one that is loaded again."""
+        upsampler = self._upsampler
+        load = getattr(upsampler, "_load_upsampler_model", None)
+
+        def listen() -> None:
+            model: Any = getattr(upsampler, "upsampler_model", None)
+            if chat := getattr(model, "chat", None):
+                model.chat = lambda *args, **kwargs: self._keep(chat(*args, **kwargs))
+
+        def load_and_listen() -> None:
+            if load:
+                load()
+            listen()
+
+        upsampler._load_upsampler_model = load_and_listen
+        listen()
+
+    def _keep(self, outputs: Any) -> Any:
+        self._said = outputs[0]
+        return outputs
 
     def _ask(self, text: str, frames: list[str]) -> str:
         """With the model in memory or, once that was too much, loaded for each prompt."""

@@ -9,10 +9,17 @@ from typing import Any
 
 import pytest
 
-from src.inference.items import UpsampledRow, choose_prompt, inference_items, pieces_of
+from src.inference.engines import ENGINES
+from src.inference.items import InferenceItem, UpsampledRow, choose_prompt, inference_items
 from src.inference.settings import InferenceSettings
 from src.planning.plan import PlanItem
+from src.planning.resolve import resolve
+from tests.conftest import Configure
 from tests.unit.inference.conftest import Planned, only_item
+
+
+def overrides_of(item: InferenceItem) -> Any:
+    return json.loads(item.line).get("control_overrides", {})
 
 
 def row(state: str, text: str | None = None, reason: str = "") -> UpsampledRow:
@@ -59,8 +66,8 @@ def test_item_without_usable_video_is_left_out(planned: Planned, settings: Infer
 
 def test_item_without_controls_uses_the_template(planned: Planned, settings: InferenceSettings) -> None:
     item = only_item(planned({}), settings)
-    assert json.loads(item.spec) == {"edge": {"control_weight": 1.0}}
-    assert json.loads(item.controls) == {}
+    assert json.loads(item.group) == {"edge": {"control_weight": 1.0}}
+    assert overrides_of(item) == {}
 
 
 def test_controls_of_item_replace_the_template(planned: Planned, settings: InferenceSettings) -> None:
@@ -71,21 +78,19 @@ def test_controls_of_item_replace_the_template(planned: Planned, settings: Infer
         "seed": 7,
     }
     item = only_item(planned(own), settings)
-    assert json.loads(item.spec) == {"depth": {"ckpt_path": "/x.pt"}, "vis": {}, "sigma_max": 60, "seed": 7}
-    assert json.loads(item.controls) == {"depth": own["depth"], "vis": own["vis"]}
+    assert json.loads(item.group) == {"depth": {"ckpt_path": "/x.pt"}, "vis": {}, "sigma_max": 60, "seed": 7}
+    assert overrides_of(item) == {"depth": own["depth"], "vis": own["vis"]}
 
 
-def test_arguments_need_controls_of_their_own(planned: Planned, settings: InferenceSettings) -> None:
-    item = only_item(planned({"seed": 7, "fps": "x"}), settings)
-    assert json.loads(item.spec) == {"edge": {"control_weight": 1.0}}
+def test_arguments_of_an_item_reach_its_spec(planned: Planned, settings: InferenceSettings) -> None:
+    """Also where it names no controls of its own."""
+    item = only_item(planned({"seed": 7, "negative_prompt": "fog"}), settings)
+    assert json.loads(item.group) == {"edge": {"control_weight": 1.0}, "seed": 7, "negative_prompt": "fog"}
 
 
 def test_control_overrides_change_existing_controls(planned: Planned, settings: InferenceSettings) -> None:
-    """Others are named in the note."""
-    overrides = {"edge": {"control_weight": 0.3}, "seg": {"control_weight": 1}}
-    item = only_item(planned({"control_overrides": overrides}), settings)
-    assert json.loads(item.controls) == {"edge": {"control_weight": 0.3}}
-    assert item.note == "control_overrides of seg: no such control in the spec"
+    item = only_item(planned({"control_overrides": {"edge": {"control_weight": 0.3}}}), settings)
+    assert overrides_of(item) == {"edge": {"control_weight": 0.3}}
 
 
 def test_control_files_are_named_by_content(planned: Planned, settings: InferenceSettings, tmp_path: Path) -> None:
@@ -94,7 +99,7 @@ def test_control_files_are_named_by_content(planned: Planned, settings: Inferenc
     (tmp_path / "weights.pt").write_bytes(b"weights")
     own = {"depth": {"input_control": "depth map.MP4", "control_weight": "weights.pt"}}
     item = only_item(planned(own), settings)
-    fields = json.loads(item.controls)["depth"]
+    fields = overrides_of(item)["depth"]
     files = dict(item.files)
     assert {Path(path).name for path in files.values()} == {"wide.mp4", "depth map.MP4", "weights.pt"}
     assert files[fields["input_control"]].endswith("depth map.MP4") and fields["input_control"].endswith(".mp4")
@@ -103,44 +108,100 @@ def test_control_files_are_named_by_content(planned: Planned, settings: Inferenc
     assert only_item(planned(own), settings).id != item.id
 
 
-@pytest.mark.parametrize("fields", [{"control_weight": -1}, {"control_weight": "much"}, {"input_control": "gone.mp4"}])
-def test_item_with_invalid_control_is_left_out(
-    planned: Planned, settings: InferenceSettings, fields: dict[str, Any]
-) -> None:
-    assert next(iter(fields)) in only_item(planned({"edge": fields}), settings).left_out
-
-
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
         ({"edge": 5}, "edge: is no object"),
         ({"depth": [1]}, "depth: is no object"),
+        ({"edge": {"control_weight": -1}}, "edge.control_weight=-1: must be 0 or more"),
+        ({"edge": {"control_weight": "much"}}, "edge.control_weight=much: must be a number"),
+        ({"edge": {"control_weight": "gone.pt"}}, "edge.control_weight=gone.pt: is not a file"),
+        ({"edge": {"input_control": "gone.mp4"}}, "edge.input_control=gone.mp4: is not a file"),
+        ({"hdmap": {"input_control": ["a.mp4", "b.mp4"]}}, 'hdmap.input_control=["a.mp4", "b.mp4"]: must be the path'),
+        ({"edge": {"input_control": ""}}, "edge.input_control=: must be the path of one file"),
+        ({"edge": {"control_wieght": 0.3}}, "edge.control_wieght: Cosmos-Transfer1 has no such field of a control"),
         ({"edge": {}, "sigma_max": "high"}, "sigma_max=high: must be a number"),
-        ({"edge": {}, "num_steps": -3}, "num_steps=-3: must be 1 or more"),
-        ({"edge": {}, "seed": 1.5}, "seed=1.5: must be a whole number"),
-        ({"edge": {}, "blur_strength": "soft"}, "blur_strength=soft: must be one of very_low"),
+        ({"num_steps": -3}, "num_steps=-3: must be 1 or more"),
+        ({"seed": 1.5}, "seed=1.5: must be a whole number"),
+        ({"seed": "7"}, "seed=7: must be a whole number"),
+        ({"blur_strength": "soft"}, "blur_strength=soft: must be one of very_low"),
+        ({"egde": {"control_weight": 0.5}}, "egde: unknown control; did you mean edge?"),
+        ({"control_overrides": {"edge": 7}}, "control_overrides of edge: is no object"),
+        (
+            {"control_overrides": {"seg": {"control_weight": 1}}},
+            "control_overrides of seg: no such control in the spec",
+        ),
+        (
+            {"num_frames": 121},
+            "num_frames: Cosmos-Transfer1 has no such key; inference.ignore=[num_frames] leaves it out",
+        ),
+        ({"vis": {}, "blur": {}}, "blur: is the same control as vis"),
+        ({"depth": {}, "use_distilled": True}, "use_distilled: depth has no distilled checkpoint"),
+        ({"hdmap": {}}, "hdmap: needs input_control"),
+        ({"edge": {}, "video_path": None}, "it has no video"),
+        ({"regional_prompts": [{"mask_prompt": "car"}]}, "each must be an object with a prompt"),
     ],
 )
-def test_item_with_invalid_arguments_is_left_out(
+def test_item_that_cannot_be_made_is_left_out(
     planned: Planned, settings: InferenceSettings, fields: dict[str, Any], reason: str
 ) -> None:
     assert reason in only_item(planned(fields), settings).left_out
 
 
-@pytest.mark.parametrize(
-    ("fields", "note"),
-    [
-        ({"egde": {"control_weight": 0.5}}, "egde: unknown control; did you mean edge?"),
-        ({"edge": {"control_wieght": 0.3}}, "edge.control_wieght: no field of a control"),
-        ({"control_overrides": {"edge": 7}}, "control_overrides of edge: no object"),
-        ({"metadata": {"edges": 1}, "edge": None}, ""),
-    ],
-)
-def test_ignored_fields_are_noted(
-    planned: Planned, settings: InferenceSettings, fields: dict[str, Any], note: str
-) -> None:
-    item = only_item(planned(fields), settings)
-    assert note in item.note if note else not item.note
+def test_ignored_keys_do_not_count(planned: Planned, settings: InferenceSettings) -> None:
+    fields = {"num_frames": 121, "edge": {"sigma_max": 70}}
+    item = only_item(planned(fields), replace(settings, ignore=("num_frames", "edge.sigma_max")))
+    assert (item.left_out, json.loads(item.group)) == ("", {"edge": {}})
+
+
+def test_item_without_clip_needs_noise_and_files(planned: Planned, settings: InferenceSettings, tmp_path: Path) -> None:
+    """As NVIDIA's examples for driving: the spec says that there is a file for each control, the line which one."""
+    (tmp_path / "map.mp4").write_bytes(b"a map")
+    own = {"video_path": None, "sigma_max": 80, "is_av_sample": True, "hdmap": {"input_control": "map.mp4"}}
+    item = only_item(planned(own), settings)
+    assert json.loads(item.group) == {"hdmap": {"input_control": ""}, "sigma_max": 80, "is_av_sample": True}
+    assert overrides_of(item) == {"hdmap": {"input_control": item.files[0][0]}} and not item.video
+
+
+def test_regional_items_share_no_spec(planned: Planned, settings: InferenceSettings) -> None:
+    """NVIDIA's script writes into the regions of a spec."""
+    regions = {"regional_prompts": [{"prompt": "a red car", "mask_prompt": "car"}]}
+    found = inference_items(planned(regions, {**regions, "prompt": "a ship"}).items, None, settings)
+    assert len({item.group for item in found}) == 2
+
+
+def test_container_without_network_downloads_nothing(planned: Planned, settings: InferenceSettings) -> None:
+    inside = replace(settings, image=replace(settings.image, reference="cosmos:1"))
+    plan = planned({"depth": {}})
+    assert "inference.hf_home" in only_item(plan, inside).left_out
+    assert not only_item(plan, replace(inside, hf_home="/models/hub")).left_out
+    assert not only_item(plan, settings).left_out
+
+
+def test_cells_of_a_table_are_values(tmp_path: Path, settings: InferenceSettings, configure: Configure) -> None:
+    file = tmp_path / "prompts.csv"
+    clip = Path(__file__).parents[3] / "examples/clips/robot_arm.mp4"
+    file.write_text(f'prompt,video_path,seed,edge,fps\na boat,{clip},7,"{{""control_weight"": 0.5}}",\n')
+    config = configure()
+    config.prompts = str(file)
+    item = only_item(resolve(config), settings)
+    assert (json.loads(item.group), overrides_of(item)) == ({"edge": {}, "seed": 7}, {"edge": {"control_weight": 0.5}})
+
+
+def test_prompt_spec_and_run_spec_are_read_whole(planned: Planned, settings: InferenceSettings, tmp_path: Path) -> None:
+    (tmp_path / "depth.mp4").write_bytes(b"a map")
+    given = {
+        "id": "ps_1", "negative_prompt": "fog", "control_inputs": {"depth": "depth.mp4"}, "parent_prompt_text": "a boat",
+        "control_weights": {"vis": 0.25, "depth": 0.75}, "parameters": {"num_steps": 20, "guidance": 7.0, "seed": 3},
+        "timestamp": "2025-08-30T16:30:00", "execution_status": "pending",
+    }  # fmt: skip
+    item = only_item(planned(given), settings)
+    file = next(name for name, path in item.files if path.endswith("depth.mp4"))
+    assert overrides_of(item) == {
+        "depth": {"control_weight": 0.75, "input_control": file}, "vis": {"control_weight": 0.25},
+    }  # fmt: skip
+    sampling = {"num_steps": 20, "guidance": 7.0, "seed": 3, "negative_prompt": "fog"}
+    assert json.loads(item.group) == {"depth": {}, "vis": {}, **sampling}
 
 
 # Identity
@@ -163,4 +224,4 @@ def test_items_of_the_plan_are_not_changed(planned: Planned, settings: Inference
 
 @pytest.mark.parametrize(("frames", "pieces"), [(1, 1), (24, 1), (121, 1), (122, 2), (241, 2), (242, 3)])
 def test_pieces_of_121_frames_share_one(frames: int, pieces: int) -> None:
-    assert pieces_of(frames) == pieces
+    assert ENGINES["transfer1"].pieces_of(frames, {}) == pieces

@@ -7,7 +7,7 @@ import json
 from src.hosts.docker import run_argv
 from src.inference.configure import inference_settings
 from src.inference.items import inference_items
-from src.inference.job import infer_item, infer_job, launch_of, specs_of, transfer_argv
+from src.inference.job import infer_item, infer_job, launch_of, specs_of
 from src.inference.settings import InferenceSettings
 from src.worker.protocol import InferItem, InferJob
 from src.worker.records import from_line, to_line
@@ -26,7 +26,9 @@ def test_items_with_equal_controls_share_a_group(planned: Planned, settings: Inf
 def test_batch_line_has_prompt_controls_and_files(planned: Planned, settings: InferenceSettings) -> None:
     [item] = inference_items(planned({"depth": {"control_weight": 0.5}}).items, None, settings)
     line = infer_item(item, specs_of([item]))
-    assert (line.id, line.prompt, line.controls) == (item.id, "a boat", {"depth": {"control_weight": 0.5}})
+    overrides = {"depth": {"control_weight": 0.5}}
+    assert (line.id, line.prompt) == (item.id, "a boat")
+    assert line.as_line == {"visual_input": line.video, "prompt": "a boat", "control_overrides": overrides}
     assert line.frames == (line.video,) == (item.video,)
     assert from_line(InferItem, to_line(line)) == line
 
@@ -43,8 +45,8 @@ def test_command_has_all_arguments_of_nvidia(configure: Configure) -> None:
     )  # fmt: skip
     config.host.gpus = "device=0,1,2,3"
     settings = inference_settings(config, None)
-    assert transfer_argv(settings) == (
-        "torchrun", "--nproc_per_node=4", "--nnodes=1", "--node_rank=0",
+    assert infer_job([], settings).argv == (
+        "torchrun", "--standalone", "--nproc_per_node=4",
         "cosmos_transfer1/diffusion/inference/transfer.py",
         "--checkpoint_dir", "/models/cosmos",
         "--video_save_folder", "{videos}",

@@ -38,6 +38,15 @@ WRONG = [
     ("engine.name=endpoint", "engine.base_url: engine=endpoint needs the address of a server"),
     ("engine.name=vllm", "model.checkpoint: engine=vllm needs the folder of a checkpoint"),
     ("engine.name=cosmos", "model.checkpoint: engine=cosmos needs the folder above"),
+    (
+        "engine.name=cosmos & budget.max_model_len=8192",
+        "budget.max_model_len=8192: NVIDIA's class of engine=cosmos has 4096",
+    ),
+    ("engine.name=cosmos & budget.max_output_tokens=400", "budget.max_output_tokens=400: NVIDIA's class"),
+    ("engine.name=cosmos & sampling.temperature=0.1", "sampling.temperature=0.1: NVIDIA's class"),
+    ("engine.name=cosmos & frames.count=4", "frames.count=4: NVIDIA's class of engine=cosmos takes 2 pictures"),
+    ("engine.name=cosmos & template.system=x", "has a system message, which NVIDIA's class"),
+    ("engine.name=cosmos & image.reference=cosmos", "image.repository: engine=cosmos needs the checkout"),
     ("engine.max_attempts=0", "engine.max_attempts=0: must be 1 to 100"),
     ("engine.item_delay_s=nan", "engine.item_delay_s=nan"),
     ("engine.item_delay_s=-1", "engine.item_delay_s=-1"),
@@ -72,7 +81,7 @@ WRONG = [
 @pytest.mark.parametrize(("override", "problem"), WRONG, ids=[override for override, _ in WRONG])
 def test_wrong_value_is_rejected_by_name(configure: Configure, override: str, problem: str) -> None:
     with pytest.raises(InputError) as caught:
-        check_config(configure(override, exact="tokenizer" in override))
+        check_config(configure(*override.split(" & "), exact="tokenizer" in override))
     assert problem in str(caught.value)
 
 

@@ -364,3 +364,10 @@ def test_hidden_files_are_skipped(write: Write, tmp_path: Path) -> None:
     write("x", "prompts.json")
     write(b"\x00\x05\x16\x07", "._prompts.json")
     assert [p.name for p in prompt_files(str(tmp_path))] == ["prompts.json"]
+
+
+def test_equal_names_of_one_day_have_their_timestamps(tmp_path: Path) -> None:
+    for hour in (16, 17):
+        spec = {"name": "boat", "prompt": "A boat.", "timestamp": f"2025-08-30T{hour}:30:00"}
+        (tmp_path / f"boat_{hour}.json").write_text(json.dumps(spec))
+    assert [spec.name for spec in read_specs(prompt_files(str(tmp_path)))] == ["boat", "boat_2025-08-30T17:30:00"]

@@ -225,6 +225,7 @@ def test_target_export_is_the_tools_own(planned: Planned, clips: Path, paths: Ru
 
 
 def test_cosmos3_sample_has_pins_and_controls(planned: Planned, clips: Path, paths: RunPaths, tmp_path: Path) -> None:
+    (tmp_path / "v.mp4").touch()
     vis = {"vis": {"input_control": "v.mp4", "control_weight": 0.5}}
     plan = planned([over(clips / "wide.mp4", control_overrides=vis)], "target=cosmos3_transfer", *ANSWERING)
     (line,) = exported("cosmos3", plan, paths)
@@ -237,7 +238,8 @@ def test_cosmos3_sample_has_pins_and_controls(planned: Planned, clips: Path, pat
 def test_samples_are_read_as_prompts_again(planned: Planned, clips: Path, paths: RunPaths, tmp_path: Path) -> None:
     sample = {"name": "s", "model_mode": "video2video", "prompt": "A boat.", "vision_path": "wide.mp4",
               "edge": {"control_path": "e.mp4", "weight": 1.0}}  # fmt: skip
-    shutil.copy(clips / "wide.mp4", tmp_path / "wide.mp4")
+    for name in ("wide.mp4", "e.mp4"):
+        shutil.copy(clips / "wide.mp4", tmp_path / name)
     (line,) = exported("cosmos3", planned([sample], "target=cosmos3_transfer", *ANSWERING), paths)
     assert line["vision_path"] == str(tmp_path / "wide.mp4")
     assert line["edge"] == {"control_path": str(tmp_path / "e.mp4"), "weight": 1.0}

@@ -7,13 +7,12 @@ import shlex
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.targets.exports import HEADS, Sample, call, controls_of, line_of_cogvideox, sample_of_cosmos3
+from src.targets.exports import HEADS, Sample, call, line_of_cogvideox, sample_of_cosmos3
 
 FACTS = {"resolution": "720", "aspect_ratio": "16,9", "fps": 24, "num_frames": 121, "duration": "5s"}
 SAMPLE = Sample("boat", '{"b": "ä", "scene_imagination": "x"}', "blur", "/f/frame_1.png", "", FACTS)
@@ -26,7 +25,6 @@ KNOWN = {"name", "model_mode", "prompt", "negative_prompt", "vision_path", "reso
     ("sample", "mode"),
     [
         (SAMPLE, "image2video"), (replace(SAMPLE, clip="/c/a.MP4"), "video2video"), (replace(SAMPLE, image=""), "text2video"),
-        (replace(SAMPLE, controls=controls_of({"world_scenario": {"control_path": "w.mp4"}})), "image2video"),
     ],
 )  # fmt: skip
 def test_sample_has_known_keys_only(sample: Sample, mode: str) -> None:
@@ -38,17 +36,6 @@ def test_sample_has_known_keys_only(sample: Sample, mode: str) -> None:
 def test_clip_of_another_kind_is_no_sample() -> None:
     with pytest.raises(ValueError, match=r"end in \.mp4"):
         sample_of_cosmos3(replace(SAMPLE, clip="a.mkv"))
-
-
-def test_controls_get_the_names_of_cosmos_3() -> None:
-    given = {"vis": {"input_control": "v.mp4", "control_weight": 0.3}, "wsm": {"control_path": "w.mp4"}}
-    assert controls_of(given) == {
-        "blur": {"control_path": "v.mp4", "weight": 0.3}, "wsm": {"control_path": "w.mp4", "weight": 1.0},
-    }  # fmt: skip
-    wrongs: tuple[dict[str, Any], ...] = ({"keypoint": {"input_control": "k"}}, {"edge": {}}, {"edge": None})
-    for wrong in wrongs:
-        with pytest.raises(ValueError, match=r"control (keypoint|edge)"):
-            controls_of(wrong)
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -20,10 +20,23 @@ STAND_IN = '''
 import os
 assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn", "the environment must be set before the import"
 
+class Model:
+    """As much of vLLM's LLM as the class uses."""
+    finish_reason, token_ids, prompt_token_ids = "length", [1] * 300, [1] * 500
+
+    def chat(self, messages, sampling_params=None):
+        self.outputs, self.text = [self], messages[0]
+        return [self]
+
 class PixtralPromptUpsampler:
     def __init__(self, checkpoint_dir, offload_prompt_upsampler=False):
         self.checkpoint_dir, self.offload_prompt_upsampler = checkpoint_dir, offload_prompt_upsampler
         self.unloaded = 0
+        if not offload_prompt_upsampler:
+            self._load_upsampler_model()
+
+    def _load_upsampler_model(self):
+        self.upsampler_model = Model()
 
     def _offload_upsampler_model(self):
         self.unloaded += 1
@@ -34,7 +47,10 @@ class PixtralPromptUpsampler:
         if "4687" in prompt:
             raise ValueError("Prompt length of 4687 is longer than the maximum model length of 4096.")
         assert isinstance(video_path, list), "a path would be read with its own frames"
-        return f"{prompt} at length, from {len(video_path)} frames of {self.checkpoint_dir}"
+        if self.offload_prompt_upsampler:
+            self._load_upsampler_model()
+        text = f"{prompt} at length, from {len(video_path)} frames of {self.checkpoint_dir}"
+        return self.upsampler_model.chat([text], sampling_params=None)[0].outputs[0].text
 '''
 
 
@@ -67,7 +83,16 @@ def request(**fields: object) -> Request:
 def test_frames_are_passed_as_a_list(engine: CosmosEngine) -> None:
     answer = load(engine).answer(request(text="a boat", frames=("frames/1.png", "frames/2.png")))
     assert answer.text == "a boat at length, from 2 frames of /ckpt"
-    assert answer.prompt_tokens is None  # NVIDIA's class does not report it
+
+
+@pytest.mark.parametrize("offload", [False, True])
+def test_tokens_and_finish_are_those_of_the_model(engine: CosmosEngine, offload: bool) -> None:
+    """The class hides that an answer was cut off."""
+    engine.job = replace(engine.job, engine=replace(engine.job.engine, offload=offload))
+    load(engine)
+    for _ in range(2):
+        answer = engine.answer(request(text="a boat"))
+        assert (answer.finish_reason, answer.prompt_tokens, answer.output_tokens) == ("length", 500, 300)
 
 
 def test_long_prompt_is_refused(engine: CosmosEngine) -> None:

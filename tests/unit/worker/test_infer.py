@@ -137,7 +137,7 @@ def test_failing_item_does_not_stop_the_others(job: Job) -> None:
     job.stage("a boat", "a pirate", "a storm", "a ship")
     assert job.run() == 0
     assert job.states() == ["done", "failed", "failed", "done"]
-    assert job.results[1]["reason"] == "NVIDIA's guardrail blocked it"
+    assert job.results[1]["reason"] == "blocked by NVIDIA's guardrail"
     assert "out of memory" in job.results[2]["reason"] and "a storm" in job.results[2]["reason"]
     assert job.results[2]["attempts"] == 2 and job.rounds() == 3
 
@@ -162,7 +162,9 @@ def test_script_that_fails_at_once_is_quoted(job: Job) -> None:
     job.stage("a boat")
     assert job.run() == 7
     assert exit_record(job.folder)["state"] == "load_failed"
-    assert "ended with 2 before the first video: error: invalid choice: hard" in exit_record(job.folder)["reason"]
+    assert exit_record(job.folder)["reason"].startswith(
+        "error: invalid choice: hard (the program ended with 2 before the first"
+    )
 
 
 def test_missing_program_is_named(job: Job) -> None:
@@ -245,7 +247,7 @@ def use_stand_ins(job: Job, cosmos: Cosmos, gpus: int = 1, torchrun: Path | None
     job.record = replace(
         job.record,
         argv=(
-            str(torchrun or cosmos.torchrun), f"--nproc_per_node={gpus}", "--nnodes=1", "--node_rank=0",
+            str(torchrun or cosmos.torchrun), "--standalone", f"--nproc_per_node={gpus}",
             "cosmos_transfer1/diffusion/inference/transfer.py", "--checkpoint_dir", str(cosmos.checkpoints),
             "--video_save_folder", "{videos}", "--controlnet_specs", "{spec}", "--num_gpus", str(gpus),
             "--batch_input_path", "{batch}",
