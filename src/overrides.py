@@ -30,8 +30,14 @@ def unknown_fields(raw: DictConfig, kind: type, prefix: str = "") -> list[str]:
     return found
 
 
+def plain_spelling(argument: str) -> str:
+    """review.from= by the name of its field: `from` is a keyword of Python, which no field of a dataclass can be."""
+    return argument.replace("from", "verdicts", 1) if argument.startswith("review.from=") else argument
+
+
 def with_run_folders(arguments: list[str]) -> list[str]:
-    """The command line with folders in place of `latest` and of runs' names, in resume=, run= and runs=[A,B]."""
+    """The command line with folders in place of `latest` and of runs' names, in resume=, run= and runs=[A,B], and with fields
+    in place of their other spellings."""
 
     def folder(value: str, resumes: bool) -> str:
         is_name = value == LATEST or (value not in ("", "null") and not Path(value).is_dir())
@@ -40,6 +46,7 @@ def with_run_folders(arguments: list[str]) -> list[str]:
 
     replaced = []
     for argument in arguments:
+        argument = plain_spelling(argument)
         key, value = split_override(argument)
         if key == "runs":
             parts = [part.strip() for part in value.strip("[]").split(",")]

@@ -33,7 +33,7 @@ MAX_WIDTH_PX, MIN_WIDTH_PX = 360, 64
 FULL_WIDTH_FRAMES = 1000  # as many thumbnails of full width take 8 MB (drawn clips) to 18 MB (busy ones) as base64
 
 # What a card has of a row unchanged; `page_item` adds the texts and the frames.
-_KEYS = ["name", "state", "reason", "note", "attempts", "engine", "tokens", "finish_reason", "seconds"]
+_KEYS = ["id", "name", "state", "reason", "note", "attempts", "engine", "tokens", "finish_reason", "seconds"]
 _KEYS += ["source", "hint", "shrunk_from"]
 
 

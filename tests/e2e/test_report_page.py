@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from src.reports.report import Report, page_item, write_report
+from src.reports.reviews import read_verdicts
 from src.timing.run_facts import Bar
 from tests.harness.browser import Visit
 from tests.harness.rows import HOSTILE, kept_row, picture, report_of, row
@@ -103,6 +104,23 @@ def test_filters_are_combined(visit: Open) -> None:
     v.page.keyboard.press("Space")
     assert v.page.get_attribute("[data-flag='cut off']", "aria-pressed") == "false"
     assert v.page.inner_text("#matching") == "2 of 5 items"
+
+
+def test_decisions_are_saved_as_a_file(visit: Open, tmp_path: Path) -> None:
+    v = visit(report_of(row("a", id="1"), row("b", id="2"), row("c", id="3"), kept_row("d")))
+    assert v.count(".judge") == 3 and not v.page.locator("#offer").is_visible()
+    cards = v.page.locator(".item")
+    cards.nth(0).get_by_role("button", name="Accept").click()
+    cards.nth(1).get_by_role("button", name="Reject").click()
+    cards.nth(1).get_by_role("button", name="Reject").click()  # taken back
+    cards.nth(2).get_by_role("button", name="Edit").click()
+    cards.nth(2).get_by_role("textbox").fill("Better, 雨.")
+    with v.page.expect_download() as download:
+        v.page.get_by_role("button", name="Save 2 verdicts").click()
+    assert download.value.suggested_filename == "verdicts.json"
+    download.value.save_as(tmp_path / "verdicts.json")
+    found = [(mark.name, mark.id, mark.verdict, mark.text) for mark in read_verdicts(tmp_path / "verdicts.json")]
+    assert found == [("a", "1", "accepted", None), ("c", "3", "edited", "Better, 雨.")]
 
 
 def test_review_verdicts_are_filters(visit: Open) -> None:
