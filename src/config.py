@@ -372,7 +372,7 @@ class ConsoleConf:
 class Config:
     """The whole configuration; every node is a config group or a plain block below."""
 
-    prompts: str = "examples/prompts.json"  # file, folder or glob with prompts
+    prompts: str = "${or_bundled:examples/prompts.json}"  # file, folder or glob with prompts; the bundled examples
     name: str = ""  # name of a new run, by which run= and resume= find it
     resume: str | None = (
         None  # folder (or name, or latest) to resume: a run, a pipeline, a review, a limits run or a sweep

@@ -148,6 +148,19 @@ def why_not_readable(arguments: list[str], conf: Path) -> str | None:
     return None
 
 
+def own_conf(conf: Path) -> list[Path]:
+    """The folder conf/ of the working folder, where it is not the program's own."""
+    own = Path("conf")
+    return [own] if own.is_dir() and not own.samefile(conf) else []
+
+
+def with_own_conf(arguments: list[str], conf: Path) -> list[str]:
+    """The command line with the config files of the working folder, unless it names others."""
+    if any(argument.partition("=")[0] in _CONFIG_DIR for argument in arguments):
+        return arguments
+    return [*(f"--config-dir={folder}" for folder in own_conf(conf)), *arguments]
+
+
 _CONFIG_DIR = ("--config-dir", "-cd", "--config-path", "-cp")
 
 

@@ -46,7 +46,7 @@ from ..reports.reviews import (
 from ..reports.run_outputs import write_results
 from ..run_folder import RunPaths, locked
 from ..runs.outcomes import Outcomes
-from ..text import hydra_quoted, printable, run_command
+from ..text import PROGRAM, hydra_quoted, overrides_in, printable, resume_command, run_command
 from ..worker.protocol import UPSAMPLED
 from . import Invocation, run_task
 
@@ -63,7 +63,9 @@ def run(invocation: Invocation) -> ExitCode:
         )
     for paths in runs:
         if not paths.results.is_file():
-            raise InputError(f"{paths.root}: has no results yet", hint=f"finish it first: resume={paths.root}")
+            raise InputError(
+                f"{paths.root}: has no results yet", hint=f"finish it first:  {resume_command(paths.root)}"
+            )
     if asked.rerun:
         return _rerun(invocation, runs[0])
     with ExitStack() as locks:
@@ -308,5 +310,5 @@ def _same_request(invocation: Invocation, plan: Plan) -> bool:
 
 def _command(command: str, prompts: Path) -> str:
     """The command that repeats the new run, whatever the verdicts are by then."""
-    kept = [o for o in shlex.split(command)[3:] if not o.startswith(("task=", "run=", "prompts=", "review."))]
-    return shlex.join(["python", "-m", "src.run", f"prompts={hydra_quoted(str(prompts))}", *kept])
+    kept = [o for o in overrides_in(command) if not o.startswith(("task=", "run=", "prompts=", "review."))]
+    return f"{PROGRAM} {shlex.join([f'prompts={hydra_quoted(str(prompts))}', *kept])}"
