@@ -78,5 +78,5 @@ PAGES = {"config.json": config_schema, "prompts.json": prompts_schema}
 
 if __name__ == "__main__":
     for name, made in PAGES.items():
-        (FOLDER / name).write_text(json.dumps(made(), indent=1) + "\n", encoding="utf-8")
+        (FOLDER / name).write_text(json.dumps(made()) + "\n", encoding="utf-8")
         print(FOLDER / name)
