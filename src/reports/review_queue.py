@@ -15,7 +15,18 @@ from ..runs.run_record import read_record
 from ..worker.journal import Journal
 from ..worker.protocol import UPSAMPLED, Outcome
 from .reviews import ACCEPTED, EDITED, OPEN, REJECTED, Mark, now, problem_of, read_marks
-from .rows import HintFolders, ReportRow, Row, items_as_they_ended, outcome_of, report_row, result_rows, row_of
+from .rows import (
+    HintFolders,
+    ReportRow,
+    Row,
+    flags_of,
+    hint_used,
+    items_as_they_ended,
+    outcome_of,
+    report_row,
+    result_rows,
+    row_of,
+)
 
 MOST_ROWS = 100  # that one request gets
 
@@ -76,9 +87,10 @@ class Entry:
 
 def _entries(run: ReviewedRun) -> Iterator[Entry]:
     for at, (item, outcome) in enumerate(items_as_they_ended(run.plan, run.outcomes, run.unfinished)):
-        row, text = row_of(item, outcome, run.hints, run.plan.settings), outcome.text or ""
+        used = hint_used(item, outcome, text_only=run.plan.settings.model.text_only)
+        is_flagged, text = any(flags_of(item, outcome, used)), outcome.text or ""
         searched = f"{item.name}\n{item.prompt}\n{text}".lower()
-        yield Entry(run, at, item.name, outcome.state, bool(row["flags"]), len(text.split()), searched)
+        yield Entry(run, at, item.name, outcome.state, is_flagged, len(text.split()), searched)
 
 
 # What a filter leaves, by its name.
