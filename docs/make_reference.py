@@ -6,13 +6,11 @@ nothing has to be installed first.
 
 from __future__ import annotations
 
-import ast
-import io
 import re
-import tokenize
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from src.help import Block, Field, Option, options_of, schema
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reference.md"
@@ -28,64 +26,15 @@ that the chosen option of the group sets the value.
 """
 
 
-@dataclass(frozen=True)
-class Field:
-    """One field of a config class, as in its source."""
-
-    name: str
-    type: str
-    default: str
-    comment: str
-
-
-@dataclass(frozen=True)
-class Block:
-    """One config class: its docstring and its fields in order."""
-
-    text: str
-    fields: tuple[Field, ...]
-
-
-@dataclass(frozen=True)
-class Option:
-    """One file of a config group."""
-
-    name: str
-    text: str
-    default: bool
-
-
-def blocks(source: str) -> dict[str, Block]:
-    """The config classes of a schema by name; enumerations become the types of fields."""
-    comments = dict(_comments(source))
-    classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
-    enums = {c.name: _members(c) for c in classes if any(ast.unparse(base) == "Enum" for base in c.bases)}
-    return {
-        c.name: Block(
-            ast.get_docstring(c) or "",
-            tuple(
-                Field(n.target.id, _type(n.annotation, enums), _default(n.value), _comment_of(n, comments))
-                for n in c.body
-                if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
-            ),
-        )
-        for c in classes
-        if c.name not in enums
-    }
-
-
 def groups(conf: Path) -> dict[str, tuple[Option, ...]]:
     """The config groups by name, with the options under version control: not the user's own hosts."""
-    chosen = dict(re.findall(r"^  - (\w+): (\w+)", (conf / "config.yaml").read_text(encoding="utf-8"), re.MULTILINE))
     own = re.findall(
         r"^!conf/(\w+)/(\w+)\.yaml$", (conf.parent / ".gitignore").read_text(encoding="utf-8"), re.MULTILINE
     )
     limited = {group for group, _ in own}
     return {
         folder.name: tuple(
-            Option(file.stem, _first_comment(file), chosen.get(folder.name) == file.stem)
-            for file in sorted(folder.glob("*.yaml"), key=_in_order)
-            if folder.name not in limited or (folder.name, file.stem) in own
+            option for option in options_of(folder) if folder.name not in limited or (folder.name, option.name) in own
         )
         for folder in sorted(conf.iterdir())
         if folder.is_dir() and folder.name not in UNDOCUMENTED and any(folder.glob("*.yaml"))
@@ -94,11 +43,9 @@ def groups(conf: Path) -> dict[str, tuple[Option, ...]]:
 
 def page() -> str:
     """The whole page."""
-    schema = blocks(
-        "\n".join((ROOT / "src" / name).read_text(encoding="utf-8") for name in ("choices.py", "config.py"))
-    )
-    top = schema["Config"]
-    nodes = {field.name: schema[field.type] for field in top.fields if field.type in schema}
+    known = schema()
+    top = known["Config"]
+    nodes = {field.name: known[field.type] for field in top.fields if field.type in known}
     plain = Block("", tuple(field for field in top.fields if field.name not in nodes))
     options = groups(ROOT / "conf")
     parts = [HEAD, "## Config groups\n"]
@@ -124,65 +71,6 @@ def _section(name: str, block: Block, options: tuple[Option, ...]) -> Iterator[s
 def _table(prefix: str, fields: tuple[Field, ...]) -> str:
     rows = [f"| `{prefix}{f.name}` | {_cell(f.type)} | {_cell(f.default)} | {_cell(f.comment)} |" for f in fields]
     return "\n".join(["| field | type | default | description |", "|---|---|---|---|", *rows, ""])
-
-
-def _comments(source: str) -> Iterator[tuple[int, str]]:
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            yield token.start[0], token.string.removeprefix("#").strip()
-
-
-def _comment_of(node: ast.stmt, comments: dict[int, str]) -> str:
-    """The comment next to a field; the formatter may have wrapped its line."""
-    return " ".join(comments[line] for line in range(node.lineno, (node.end_lineno or 0) + 1) if line in comments)
-
-
-def _members(enum: ast.ClassDef) -> str:
-    return ", ".join(f"`{ast.literal_eval(n.value)}`" for n in enum.body if isinstance(n, ast.Assign))
-
-
-def _type(annotation: ast.expr, enums: dict[str, str]) -> str:
-    text = ast.unparse(annotation)
-    if (of := re.fullmatch(r"list\[(\w+)\]", text)) and of[1] in enums:
-        return f"list of {enums[of[1]]}"
-    return enums.get(text, text.replace(" | None", " or null"))
-
-
-def _default(value: ast.expr | None) -> str:
-    """A default as on the command line."""
-    if isinstance(value, ast.Call):  # field(default_factory=list), or a lambda
-        factory = value.keywords[0].value
-        call = f"{ast.unparse(factory)}()"
-        value = factory.body if isinstance(factory, ast.Lambda) else ast.parse(call, mode="eval").body
-    match value:
-        case None | ast.Name(id="MISSING"):
-            return "by option"
-        case ast.Attribute():  # a member of an enumeration
-            return f"`{value.attr}`"
-        case ast.Call(func=ast.Name(id="dict")):
-            return "`{}`"
-        case ast.Call(func=ast.Name(id="list")):
-            return "`[]`"
-        case ast.List():
-            return f"`[{', '.join(str(ast.literal_eval(e)) for e in value.elts)}]`"
-        case ast.Constant(value=bool() | None):
-            return f"`{'null' if value.value is None else str(value.value).lower()}`"
-        case ast.Constant(value=str() as text):
-            return f"`{text}`" if text else "empty"
-        case ast.BinOp(op=ast.Mult()):
-            return f"`{ast.literal_eval(value.left) * ast.literal_eval(value.right)}`"
-        case _:
-            return f"`{ast.unparse(value)}`"
-
-
-def _first_comment(file: Path) -> str:
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return next((line[2:] for line in lines if line.startswith("# ") and not line.startswith("# @package")), "")
-
-
-def _in_order(file: Path) -> list[tuple[str, int]]:
-    """Natural sort order: 4k before 16k, 480p before 1080p."""
-    return [(word, int(n or 0)) for word, n in re.findall(r"(\D*)(\d*)", file.stem)]
 
 
 def _cell(text: str) -> str:

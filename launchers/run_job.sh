@@ -30,6 +30,8 @@ fi
 
 root=${ROOT:-$(dirname "$(dirname "$job")")}
 mkdir -p "$root/cache/home"
-cd "$(dirname "$0")/.."
-command=$("${PYTHON:-python3}" -m src.hosts.docker "$job" "$root" "$2" "${3:-}" "${GPUS:-all}")
+here=$(cd "$(dirname "$0")/.." && pwd) package=src
+[[ -d $here/src ]] || { package=$(basename "$here"); here=$(dirname "$here"); }  # installed: inside the package
+cd "$here"
+command=$("${PYTHON:-python3}" -m "$package.hosts.docker" "$job" "$root" "$2" "${3:-}" "${GPUS:-all}")
 eval "exec $command"

@@ -24,6 +24,7 @@ class TaskName(Enum):
     review = "review"
     limits = "limits"
     verify = "verify"
+    init = "init"
 
 
 class SizeRule(Enum):

@@ -349,11 +349,20 @@ class OutputConf:
 
 @dataclass
 class ReviewConf:
-    """task=review: verdicts on the command line instead of in a dialog."""
+    """task=review: how texts are shown, or the verdicts themselves."""
 
+    terminal: bool | None = (
+        None  # true: ask in the terminal; false: serve a page; null: a page where there is a terminal
+    )
+    open: bool = False  # open the page in a browser
+    port: int = 0  # port of the page on 127.0.0.1; 0: any that is free
+    reasons: list[str] = field(
+        default_factory=lambda: ["wrong subject", "wrong action", "invented", "missing", "camera", "style", "wording"]
+    )  # why texts are rejected, for the keys 1 to 9
     accept: list[str] = field(default_factory=list)  # names of items whose text is good
     reject: list[str] = field(default_factory=list)  # names of items whose original prompt is kept
     edit: Any = None  # better texts by name: "{boat: A boat at dusk.}", or a JSON file of that shape
+    verdicts: str = ""  # file of verdicts that a report collected, also spelled review.from
     all: Verdict | None = None  # for every text without a verdict: accepted or rejected
     page: int = 1  # page of the printed table, 20 items each; 0: no table
     rerun: bool = False  # request the rejected ones again, as a run of its own
@@ -379,7 +388,7 @@ class ConsoleConf:
 class Config:
     """The whole configuration; every node is a config group or a plain block below."""
 
-    prompts: str = "examples/prompts.json"  # file, folder or glob with prompts
+    prompts: str = "${or_bundled:examples/prompts.json}"  # file, folder or glob with prompts; the bundled examples
     name: str = ""  # name of a new run, by which run= and resume= find it
     resume: str | None = (
         None  # folder (or name, or latest) to resume: a run, a pipeline, a review, a limits run or a sweep
@@ -390,7 +399,7 @@ class Config:
     )
     detach: bool = False  # start the job, and return while it runs
     job: str | None = None  # task=stage: job folder to create; task=collect: job folder to take results from
-    runs: list[str] = field(default_factory=list)  # task=compare: two runs or more
+    runs: list[str] = field(default_factory=list)  # task=compare: two runs or more; task=review: several on one page
     pair_by: PairBy = PairBy.input  # task=compare: items pair by name, prompt and video, or by name alone
     log: bool = False  # task=status: also print the end of the engine's log
     yes: bool = False  # task=clean and trust: confirm without a question

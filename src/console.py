@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import ExitCode, HostError, UpsamplerError
+from .files import relative
 from .text import printable, resume_command, wrapped
 
 if TYPE_CHECKING:
@@ -93,11 +94,3 @@ def message(text: str) -> None:
     """Print a message, without characters that move the cursor; on a terminal it is broken between words."""
     width = int(os.environ.get("COLUMNS") or 0) or (shutil.get_terminal_size().columns if sys.stderr.isatty() else 0)
     print(wrapped(printable(text), width) if width else printable(text), file=sys.stderr)
-
-
-def relative(path: Path) -> Path:
-    """Below the working directory as a relative path, which people can read and paste."""
-    try:
-        return path.relative_to(Path.cwd())
-    except ValueError:
-        return path

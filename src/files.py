@@ -19,6 +19,20 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
+def relative(path: Path) -> Path:
+    """Below the working directory as a relative path, which people can read and paste."""
+    try:
+        return path.relative_to(Path.cwd())
+    except ValueError:
+        return path
+
+
+def bundled(name: str) -> Path:
+    """A file or folder that comes with the program: inside an installed package, and beside it in a checkout."""
+    inside = Path(__file__).parent / name
+    return inside if inside.exists() else Path(__file__).parents[1] / name
+
+
 def file_sha256(path: Path, each: Callable[[], object] = lambda: None) -> str:
     """SHA-256 of a file. each: called with every piece, so that a large file can be given up."""
     hashed = hashlib.sha256()

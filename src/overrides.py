@@ -30,8 +30,14 @@ def unknown_fields(raw: DictConfig, kind: type, prefix: str = "") -> list[str]:
     return found
 
 
+def plain_spelling(argument: str) -> str:
+    """review.from= by the name of its field: `from` is a keyword of Python, which no field of a dataclass can be."""
+    return argument.replace("from", "verdicts", 1) if argument.startswith("review.from=") else argument
+
+
 def with_run_folders(arguments: list[str]) -> list[str]:
-    """The command line with folders in place of `latest` and of runs' names, in resume=, run= and runs=[A,B]."""
+    """The command line with folders in place of `latest` and of runs' names, in resume=, run= and runs=[A,B], and with fields
+    in place of their other spellings."""
 
     def folder(value: str, resumes: bool) -> str:
         is_name = value == LATEST or (value not in ("", "null") and not Path(value).is_dir())
@@ -40,6 +46,7 @@ def with_run_folders(arguments: list[str]) -> list[str]:
 
     replaced = []
     for argument in arguments:
+        argument = plain_spelling(argument)
         key, value = split_override(argument)
         if key == "runs":
             parts = [part.strip() for part in value.strip("[]").split(",")]
@@ -139,6 +146,19 @@ def why_not_readable(arguments: list[str], conf: Path) -> str | None:
         if len(_ALIAS.findall(file.read_text(encoding="utf-8", errors="replace"))) > _MOST_ALIASES:
             return f"{file}: has more than {_MOST_ALIASES} YAML aliases\n  → write the values out"
     return None
+
+
+def own_conf(conf: Path) -> list[Path]:
+    """The folder conf/ of the working folder, where it is not the program's own."""
+    own = Path("conf")
+    return [own] if own.is_dir() and not own.samefile(conf) else []
+
+
+def with_own_conf(arguments: list[str], conf: Path) -> list[str]:
+    """The command line with the config files of the working folder, unless it names others."""
+    if any(argument.partition("=")[0] in _CONFIG_DIR for argument in arguments):
+        return arguments
+    return [*(f"--config-dir={folder}" for folder in own_conf(conf)), *arguments]
 
 
 _CONFIG_DIR = ("--config-dir", "-cd", "--config-path", "-cp")

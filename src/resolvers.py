@@ -12,11 +12,12 @@ from omegaconf import OmegaConf
 
 from .choices import TaskName
 from .config import Config
+from .files import bundled
 
 # Tasks that are no runs.
 _WITHOUT_RUN = (
     TaskName.status, TaskName.runs, TaskName.report, TaskName.cancel, TaskName.clean, TaskName.trust, TaskName.doctor,
-    TaskName.verify,
+    TaskName.verify, TaskName.init,
 )  # fmt: skip
 created: list[str] = []  # folders that this process created for new runs
 
@@ -57,6 +58,11 @@ def hydra_subdir(task: TaskName, folder: str) -> str | None:
     return ".hydra" if is_first else f".hydra/resumed-{datetime.now():%Y%m%d-%H%M%S-%f}"
 
 
+def or_bundled(name: str) -> str:
+    """A file of the working folder, or the one that comes with the program."""
+    return name if os.path.exists(name) else str(bundled(name))
+
+
 def register() -> None:
     """Make the schema and the resolvers known to Hydra; called once, before `hydra.main`."""
     store = ConfigStore.instance()
@@ -67,4 +73,6 @@ def register() -> None:
     OmegaConf.register_new_resolver(
         "choose", lambda condition, then, otherwise: then if condition else otherwise, replace=True
     )
+    OmegaConf.register_new_resolver("or_bundled", or_bundled, replace=True)
+    OmegaConf.register_new_resolver("package", lambda name: f"{__package__}.{name}", replace=True)
     OmegaConf.register_new_resolver("hydra_subdir", hydra_subdir, use_cache=True, replace=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -23,10 +24,13 @@ from . import __version__, console, interrupts, seals, sweep
 from .choices import ProgressMode
 from .config import Config
 from .errors import ExitCode
+from .files import bundled, relative
+from .help import help_text
 from .overrides import (
     did_you_mean,
     flags_first,
     new_folders,
+    own_conf,
     quoted,
     resumed_sweep,
     secret_among,
@@ -35,20 +39,22 @@ from .overrides import (
     why_not_readable,
     why_not_resumable,
     with_inherited,
+    with_own_conf,
     with_run_folders,
 )
 from .resolvers import created, is_new
 from .run_folder import SWEEP_RECORD, discard_unused
-from .text import resume_command
+from .shortcuts import expanded
+from .text import PROGRAM, resume_command
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
-CONF = Path(__file__).parents[1] / "conf"
+CONF = bundled("conf")
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _job(raw: DictConfig) -> None:
     """One run. It leaves its exit code and raises nothing, so that a bad point does not stop a sweep."""
     code = ExitCode.INTERRUPTED
@@ -84,7 +90,7 @@ def _run(raw: DictConfig) -> ExitCode:
     except KeyboardInterrupt:
         started = (root / "plan.json").exists()
         whole = Path(hydra_config.sweep.dir) if hydra_config.mode is RunMode.MULTIRUN else root
-        command = resume_command(console.relative(whole))
+        command = resume_command(relative(whole))
         console.message(
             f"\nstopped; nothing is lost. Resume:\n  {command}" if started else "\nstopped; nothing was started"
         )
@@ -110,9 +116,9 @@ def _run_task(config: Config, root: Path, out: Console, err: Console) -> ExitCod
     from .run_folder import RunPaths
     from .tasks import Invocation, ending
 
-    command = shlex.join(["python", "-m", "src.run", *HydraConfig.get().overrides.task])
+    command = f"{PROGRAM} {shlex.join(HydraConfig.get().overrides.task)}".rstrip()
     in_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
-    return ending.run(Invocation(config, RunPaths(console.relative(root)), command, out, err, in_sweep))
+    return ending.run(Invocation(config, RunPaths(relative(root)), command, out, err, in_sweep))
 
 
 def main() -> None:
@@ -125,7 +131,14 @@ def main() -> None:
         print(f"prompt upsampler {__version__}")
         sys.exit(0)
     try:
-        given = with_run_folders(sys.argv[1:])
+        if {"--help", "-h"} & {*sys.argv[1:]}:
+            print(help_text(sys.argv[1:], own_conf(CONF), shutil.get_terminal_size().columns))
+            console.flush()
+            sys.exit(0)
+        short = expanded(sys.argv[1:])
+        if short != sys.argv[1:]:
+            console.message(f"→ {PROGRAM} {shlex.join(short)}")
+        given = with_run_folders(with_own_conf(short, CONF))
         reason = secret_among(map(split_override, given)) or why_not_resumable(given) or why_not_readable(given, CONF)
         if reason is None:
             try:

@@ -22,9 +22,9 @@ from omegaconf import OmegaConf, open_dict, read_write
 
 from .choices import TaskName
 from .config import Config
-from .console import message, messages_console, relative, report_error, results_console
+from .console import message, messages_console, report_error, results_console
 from .errors import ExitCode
-from .files import write_atomic
+from .files import relative, write_atomic
 from .overrides import leaves_of, secret_among
 from .resolvers import created, register
 from .run_folder import SWEEP_ENDS, SWEEP_RECORD, discard_unused

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 import textwrap
 from pathlib import Path
 
-PROGRAM = f"python -m {__package__}.run"
+# As it was started, so that a printed command works where it is printed: a console script may have no `python` beside it.
+PROGRAM = "upsample" if Path(sys.argv[0]).name == "upsample" else f"python -m {__package__}.run"
 
 
 def printable(text: str) -> str:
@@ -30,7 +32,7 @@ def wrapped(text: str, width: int) -> str:
     files, which are indented deeply."""
 
     def fill(line: str) -> str:
-        if len(line) <= width or PROGRAM in line or line.startswith("      "):
+        if len(line) <= width or f"{PROGRAM} " in line or line.startswith("      "):
             return line
         indent = " " * (len(line) - len(line.lstrip()) + 2)
         return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
@@ -53,9 +55,19 @@ def run_command(words: str, folder: Path) -> str:
 
 def path_override(key: str, path: Path) -> str:
     """The override that sets a field to a path, quoted for Hydra and for the shell where the path needs it."""
-    value = str(path)
+    override = plain_override(key, str(path))
+    return override if override == f"{key}={path}" else shlex.quote(override)
+
+
+def plain_override(key: str, value: str) -> str:
+    """The override that sets a field to a text, quoted for Hydra where the text needs it."""
     plain = re.fullmatch(r"[A-Za-z0-9_./-]+", value) and not _OF_ANOTHER_TYPE.fullmatch(value)
-    return f"{key}={value}" if plain else shlex.quote(f"{key}={hydra_quoted(value)}")
+    return f"{key}={value}" if plain else f"{key}={hydra_quoted(value)}"
+
+
+def overrides_in(command: str) -> list[str]:
+    """The overrides of a command line of this program, without the shell's quotes."""
+    return shlex.split(command.removeprefix(PROGRAM))
 
 
 def resume_command(folder: Path) -> str:

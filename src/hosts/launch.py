@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from ..planning.settings import HostSettings, ImageSettings, Settings
 from ..worker.values import is_secret_name
@@ -12,8 +13,9 @@ from .bundle import WORKER
 
 def interpreter(engine: str, python: str, *, is_here: bool) -> str:
     """The interpreter of a worker outside of containers: `python`, or on this machine this one, where the engine needs no other
-    and, for llama.cpp, none was named."""
-    own = engine in ("offline", "endpoint") or (engine == "llamacpp" and python == "python3")
+    or none was named and this one has what it needs."""
+    has_engine = engine == "llamacpp" or (engine == "vllm" and find_spec("vllm") is not None)
+    own = engine in ("offline", "endpoint") or (has_engine and python == "python3")
     return sys.executable if is_here and own else python
 
 

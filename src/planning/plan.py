@@ -103,7 +103,6 @@ class Summary:
     shrunk: int = 0
     first_shrunk: PlanItem | None = None
     refused_names: list[str] = field(default_factory=list)
-    largest_linear_estimate: int = 0
     clips: set[str] = field(default_factory=set)
     hints: dict[str, tuple[Video, Hint]] = field(default_factory=dict)
     shapes: Counter[tuple[Size, Media]] = field(default_factory=Counter)
@@ -148,7 +147,6 @@ class Summary:
             return
         self.longest_with_hint = max(self.longest_with_hint or 0, item.tokens.prompt)
         if item.fits:
-            self.largest_linear_estimate = max(self.largest_linear_estimate, item.linear_estimate)
             self.shapes[size, Media(item.hint.frames, item.hint.clip_fps)] += 1
             self.planned.setdefault(size, item.hint)
         if sends:

@@ -1,7 +1,8 @@
-"""The report of a run, and of runs compared: HTML pages that open from disk, stand alone and load nothing.
+"""The report of a run, and of runs compared: HTML pages that open from disk and need no network.
 
 A page contains its data as JSON, which its template draws, and thumbnails of the frames, each once; it is written as a
-stream.
+stream. The report of a long run has only what its filters need, and the rest in files beside it, with the frames as they are
+in the run folder.
 """
 
 from __future__ import annotations
@@ -9,31 +10,36 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from PIL import Image
 
-from ..files import open_atomic, safe_name
+from ..files import folder_atomic, open_atomic, safe_name
 from ..timing.run_facts import Bar, WindowLine
 from ..worker.protocol import STATES
 from .compare import Compared, ordinal
 from .compare import page_item as compared_item
-from .pages import page_template
+from .pages import page_template, script_json
 from .reviews import ACCEPTED, EDITED, REJECTED
 from .rows import FLAGS, frame_files
 
 COMMAND = "command"  # label, in any case, of the fact that gets a box to copy from
 MAX_WIDTH_PX, MIN_WIDTH_PX = 360, 64
+STANDALONE_ITEMS = 1000  # a report of more has files beside it
+CHUNK_ITEMS = 250  # in each of those files: 0.3 MB
 FULL_WIDTH_FRAMES = 1000  # as many thumbnails of full width take 8 MB (drawn clips) to 18 MB (busy ones) as base64
 
 # What a card has of a row unchanged; `page_item` adds the texts and the frames.
-_KEYS = ["name", "state", "reason", "note", "attempts", "engine", "tokens", "finish_reason", "seconds"]
+_KEYS = ["id", "name", "state", "reason", "note", "attempts", "engine", "tokens", "finish_reason", "seconds"]
 _KEYS += ["source", "hint", "shrunk_from"]
 
 
@@ -45,6 +51,7 @@ class Report:
     rows: rows of results.json in input order, gone through twice, each with `source`, `hint` (as in plan.json, or None) and
     `frame_files` (absolute PNG paths in order; a file that is missing or damaged leads to a placeholder).
     timelines: the phases of each start of the run. windows: requests in flight over the time of each worker.
+    failures: why items were not upsampled: state, reason, and how many.
     """
 
     title: str
@@ -54,34 +61,93 @@ class Report:
     rows: Iterable[Mapping[str, Any]]
     timelines: tuple[tuple[Bar, ...], ...] = ()
     windows: tuple[tuple[WindowLine, ...], ...] = ()
+    failures: tuple[tuple[str, str, int], ...] = ()
 
 
 def write_report(report: Report, out: Path) -> None:
-    """Write the page aside, then rename it to `out`; creates the folder. Same report and frames: same bytes."""
-    states, flags, files, offline = Counter[str](), Counter[str](), dict[str, None](), False
-    for row in report.rows:
+    """Write the page aside, then rename it to `out`; creates the folder. Same report and frames: same bytes.
+
+    A report of more than STANDALONE_ITEMS has its items in files in a folder beside it (`data_folder`).
+    """
+    states, flags, files, offline, count = Counter[str](), Counter[str](), dict[str, None](), False, 0
+    for count, row in enumerate(report.rows, start=1):
         states[row["state"]] += 1
         flags.update(_flags(row))
-        files.update(dict.fromkeys(row["frame_files"]))
+        if count <= STANDALONE_ITEMS:
+            files.update(dict.fromkeys(row["frame_files"]))
         offline = offline or row["engine"] == "offline"
-    number_of, pictures = distinct_frames(files)
-    width_px = thumbnail_width(len(pictures))
-    page = page_template("report.html.j2").generate(
-        title=report.title,
-        facts=[fact for fact in report.facts if fact[0].casefold() != COMMAND],
-        commands=[value for label, value in report.facts if label.casefold() == COMMAND],
-        counts=[(state, states[state]) for state in STATES],
-        flags=[(flag, flags[flag]) for flag in (*FLAGS, ACCEPTED, EDITED, REJECTED) if flags[flag]],
-        timelines=report.timelines,
-        windows=report.windows,
-        offline=offline,
-        thumbnail_px=width_px,
-        budget={"max_model_len": report.max_model_len, "max_output_tokens": report.max_output_tokens},
-        items=(page_item(row, [number_of[file] for file in row["frame_files"]]) for row in report.rows),
-        frames=thumbnails(pictures, width_px),
-    )
-    with open_atomic(out, errors="replace") as f:  # half a surrogate pair in a text must not prevent the report
-        f.writelines(page)
+    shown_flags = [(flag, flags[flag]) for flag in (*FLAGS, ACCEPTED, EDITED, REJECTED) if flags[flag]]
+    beside, is_long = data_folder(out), count > STANDALONE_ITEMS
+    number_of, pictures = distinct_frames([] if is_long else files)
+    width_px = MAX_WIDTH_PX if is_long else thumbnail_width(len(pictures))
+    with ExitStack() as stack:
+        if is_long:
+            folder = stack.enter_context(folder_atomic(beside))
+            items: Iterator[Any] = _in_chunks(report.rows, folder, out.parent, [flag for flag, _ in shown_flags])
+        else:
+            items = (
+                page_item(row, [number_of[file] for file in row["frame_files"]], _clip_of(row, out.parent))
+                for row in report.rows
+            )
+        page = page_template("report.html.j2").generate(
+            title=report.title,
+            facts=[fact for fact in report.facts if fact[0].casefold() != COMMAND],
+            commands=[value for label, value in report.facts if label.casefold() == COMMAND],
+            counts=[(state, states[state]) for state in STATES],
+            flags=shown_flags,
+            timelines=report.timelines,
+            windows=report.windows,
+            failures=report.failures,
+            offline=offline,
+            thumbnail_px=width_px,
+            budget={"max_model_len": report.max_model_len, "max_output_tokens": report.max_output_tokens},
+            chunk=CHUNK_ITEMS if is_long else 0,
+            beside=beside.name,
+            items=items,
+            frames=thumbnails(pictures, width_px),
+        )
+        with open_atomic(out, errors="replace") as f:  # half a surrogate pair in a text must not prevent the report
+            f.writelines(page)
+
+
+def data_folder(page: Path) -> Path:
+    """Where the items of a long report are."""
+    return page.with_name(f"{page.stem}_data")
+
+
+def _in_chunks(
+    rows: Iterable[Mapping[str, Any]], folder: Path, root: Path, flags: Sequence[str]
+) -> Iterator[tuple[Any, ...]]:
+    """Write the items into files; what the filters of the page need of each: name, numbers of its state and its flags, tokens,
+    seconds, words, and its slug where that is not its name."""
+    left = iter(rows)
+    for number in itertools.count():
+        chunk = [
+            page_item(row, [_address(file, root) for file in row["frame_files"]], _clip_of(row, root, stays=True))
+            for row in itertools.islice(left, CHUNK_ITEMS)
+        ]
+        if not chunk:
+            return
+        text = f"reportChunk({number},{script_json(chunk)});\n"
+        (folder / f"{number:05}.js").write_text(text, encoding="utf-8", errors="replace")
+        for item in chunk:
+            kind = (STATES.index(item["state"]), [flags.index(flag) for flag in item["flags"]])
+            slug = [item["slug"]] if item["slug"] != item["name"] else []
+            yield (item["name"], *kind, item["tokens"]["predicted"], item["seconds"], item["words"], *slug)
+
+
+def _clip_of(row: Mapping[str, Any], root: Path, *, stays: bool = False) -> str | None:
+    """The address of a clip, for a page that stays in its run folder; for one that may be sent only where the path says nothing
+    about this machine, else that of the hint video."""
+    clip, hint = row["video_path"], row["preprocessed_video"]
+    if clip and row["source"] and (stays or Path(clip).absolute().is_relative_to(Path.cwd())):
+        return _address(clip, root)
+    return quote(hint) if hint else None
+
+
+def _address(file: str, root: Path) -> str:
+    """A file as the page links to it: relative, so that the run folder can be moved."""
+    return quote(os.path.relpath(file, root))
 
 
 def write_comparison(sides: Sequence[Mapping[str, str]], items: Sequence[Compared], out: Path) -> None:
@@ -160,8 +226,8 @@ def _flags(row: Mapping[str, Any]) -> list[str]:
     return [*row["flags"], *([row["review"]["verdict"]] if row.get("review") else [])]
 
 
-def page_item(row: Mapping[str, Any], frames: Sequence[int | None]) -> dict[str, Any]:
-    """What the page needs of a row. `quoted`: `after` is only what was added after the original prompt."""
+def page_item(row: Mapping[str, Any], frames: Sequence[int | str | None], clip: str | None = None) -> dict[str, Any]:
+    """What the page needs of a row. `quoted`: `after` is only what was added after the original prompt. clip: its address."""
     before, after = row["original_prompt"], row["upsampled_prompt"]
     quoted = bool(before) and after is not None and after.startswith(before)
     texts = {"before": before, "after": after[len(before) :] if quoted else after, "quoted": quoted}
@@ -169,7 +235,9 @@ def page_item(row: Mapping[str, Any], frames: Sequence[int | None]) -> dict[str,
         "slug": safe_name(row["name"]),
         **{key: row[key] for key in _KEYS},
         **texts,
+        "words": len((after or "").split()),
         "frames": frames,
+        "clip": clip,
         "flags": _flags(row),
         "answer": (row.get("review") or {}).get("answer"),
     }

@@ -6,35 +6,46 @@ the engine's answers, stays as it is.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import ClassVar
 
 from ..errors import InputError
 from ..worker.journal import Journal, read_records
 from ..worker.protocol import UPSAMPLED
-from ..worker.records import InvalidRecord
+from ..worker.records import InvalidRecord, from_json
 from ..worker.upsample import fallback_state
 from .rows import Review, Row
 
 ACCEPTED, REJECTED, EDITED = "accepted", "rejected", "edited"
+OPEN = "open"  # takes the verdict before it back
 REJECTED_REASON = "rejected in review"
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A verdict about one item. text: the better one, for `edited`. at: when it was given, as ISO time."""
+    """A verdict about one item. text: the better one, for `edited`. at: when it was given, as ISO time. reason: in short, why
+    it was rejected. id: of the item, where the verdict came in a file; "": of any item of that name."""
+
+    SPARSE: ClassVar[bool] = True
 
     name: str
     verdict: str
     text: str | None = None
     at: str = ""
+    reason: str = ""
+    note: str = ""
+    id: str = ""
 
 
 def read_marks(file: Path) -> dict[str, Mark]:
     """The last verdict about each item that has one, by name."""
     try:
-        return {mark.name: mark for mark in read_records(file, Mark)}
+        last = {mark.name: mark for mark in read_records(file, Mark)}
+        return {name: mark for name, mark in last.items() if mark.verdict != OPEN}
     except InvalidRecord as e:
         raise InputError(f"{e}: not a valid verdict", hint="fix or remove that line") from e
 
@@ -58,48 +69,77 @@ def reviewed(row: Row, mark: Mark | None) -> Row:
     if mark is None or row["state"] != UPSAMPLED:
         return {**row, "review": None}
     review: Review = {"verdict": mark.verdict, "at": mark.at}
+    if mark.reason:
+        review["reason"] = mark.reason
+    if mark.note:
+        review["note"] = mark.note
     if mark.verdict == ACCEPTED:
         return {**row, "review": review}
     replaced: Row = {**row, "review": {**review, "answer": row["upsampled_prompt"]}}
     if mark.verdict == EDITED:
         return {**replaced, "upsampled_prompt": mark.text}
     state = fallback_state(row["original_prompt"])
-    return {**replaced, "state": state, "reason": REJECTED_REASON, "upsampled_prompt": None}
+    reason = f"{REJECTED_REASON}: {mark.reason}" if mark.reason else REJECTED_REASON
+    return {**replaced, "state": state, "reason": reason, "upsampled_prompt": None}
 
 
-def marks_from(
-    rows: Sequence[Row],
-    marked: Mapping[str, Mark],
-    *,
-    accept: Sequence[str],
-    reject: Sequence[str],
-    edit: Mapping[str, str],
-    rest: str | None,
-    at: str,
-) -> list[Mark]:
-    """The verdicts that a command line gives, checked; `rows` as the engine left them.
+def marks_from(rows: Sequence[Row], marked: Mapping[str, Mark], given: Sequence[Mark], rest: str | None) -> list[Mark]:
+    """Verdicts from a command line or a file, checked; `rows` as the engine left them.
 
-    rest: the verdict of every text that has none, neither here nor in `marked`. Raises InputError for a name that is
-    not in the run, has no text of the engine, or is named twice.
+    rest: the verdict of every text that has none, neither here nor in `marked`. Raises InputError for each that is about no
+    text of the run, or about one that another is about.
     """
-    given = [*(Mark(n, ACCEPTED, at=at) for n in accept), *(Mark(n, REJECTED, at=at) for n in reject)]
-    given += [Mark(name, EDITED, text, at) for name, text in edit.items()]
-    states, wrong, seen = {row["name"]: row["state"] for row in rows}, [], set[str]()
+    by_name, wrong, seen = {row["name"]: row for row in rows}, [], set[str]()
     for mark in given:
-        if mark.name not in states:
-            wrong.append(f"{mark.name}: there is no such item in the run")
-        elif states[mark.name] != UPSAMPLED:
-            wrong.append(f"{mark.name}: was {states[mark.name]}: there is no text to review")
-        elif mark.name in seen:
-            wrong.append(f"{mark.name}: has two verdicts")
-        elif mark.verdict == EDITED and not (mark.text or "").strip():
-            wrong.append(f"{mark.name}: the edited text is empty; reject it to keep the original prompt")
+        row = by_name.get(mark.name)
+        problem = problem_of(mark, row["state"] if row else None, row["id"] if row else "")
+        if problem := problem or ("has two verdicts" if mark.name in seen else ""):
+            wrong.append(f"{mark.name}: {problem}")
         seen.add(mark.name)
     if wrong:
         raise InputError("review: nothing was marked:\n" + "\n".join(f"  - {w}" for w in wrong))
-    if rest:
-        given += [Mark(row["name"], rest, at=at) for row in open_rows(rows, {*marked, *seen})]
-    return given
+    at = given[-1].at if given else now()
+    return [*given, *(Mark(row["name"], rest, at=at) for row in open_rows(rows, {*marked, *seen}) if rest)]
+
+
+def problem_of(mark: Mark, state: str | None, item_id: str = "") -> str:
+    """Why a verdict cannot be given, "" where it can; the state as the engine left the item, None for no such item."""
+    if state is None:
+        return "there is no such item in the run"
+    if state != UPSAMPLED:
+        return f"was {state}: there is no text to review"
+    if mark.id and item_id and mark.id != item_id:
+        return "the verdict is about the item of that name in another run"
+    if mark.verdict == EDITED and not (mark.text or "").strip():
+        return "the edited text is empty; reject it to keep the original prompt"
+    return "" if mark.verdict in (ACCEPTED, REJECTED, EDITED, OPEN) else f"{mark.verdict} is not a verdict"
+
+
+def read_verdicts(file: Path) -> list[Mark]:
+    """Verdicts that a report collected: a JSON list, or one per line as in review.jsonl. Raises InputError for each that is
+    not one, by its place in the file."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as e:
+        raise InputError(f"{file}: cannot be read: {e}") from None
+    try:
+        entries = json.loads(text)
+        place = "verdict"
+    except ValueError:
+        entries, place = text.splitlines(), "line"
+    marks, wrong = [], []
+    for number, entry in enumerate(entries if isinstance(entries, list) else [entries], start=1):
+        try:
+            marks.append(from_json(Mark, json.loads(entry) if place == "line" else entry))
+        except ValueError as e:
+            wrong.append(f"{place} {number}: {e}")
+    if wrong:
+        raise InputError(f"{file}: nothing was marked:\n" + "\n".join(f"  - {w}" for w in wrong))
+    return marks
+
+
+def now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def open_rows(rows: Iterable[Row], known: Iterable[str]) -> list[Row]:

@@ -44,10 +44,12 @@ class RowFrame(TypedDict):
 
 
 class Review(TypedDict):
-    """The verdict about a row; answer: the engine's text, where it was edited."""
+    """The verdict about a row; answer: the engine's text, where it was edited or rejected."""
 
     verdict: str
     at: str
+    reason: NotRequired[str]
+    note: NotRequired[str]
     answer: NotRequired[str | None]
 
 
@@ -119,7 +121,12 @@ def items_as_they_ended(
     plan: Plan, outcomes: Mapping[str, Outcome], unfinished: str
 ) -> Iterator[tuple[PlanItem, Outcome]]:
     for item in plan.items:
-        yield item, outcomes.get(item.id) or Outcome(item.id, fallback_state(item.prompt), unfinished)
+        yield item, outcome_of(item, outcomes, unfinished)
+
+
+def outcome_of(item: PlanItem, outcomes: Mapping[str, Outcome], unfinished: str) -> Outcome:
+    """How an item ended; `unfinished` is the reason for one that did not."""
+    return outcomes.get(item.id) or Outcome(item.id, fallback_state(item.prompt), unfinished)
 
 
 def row_of(item: PlanItem, outcome: Outcome, hints: HintFolders, settings: Settings) -> Row:
@@ -206,12 +213,17 @@ class ReportRows(Iterable[ReportRow]):
 
     def __iter__(self) -> Iterator[ReportRow]:
         for item, row in zip(self._plan.items, self._table, strict=True):
-            hint = item.hint if item.video else None
-            if item.video and hint and row["frames"]:
-                hint = hint_sent(item.video, hint, len(row["frames"]), row["frames"][0]["size"])
-            files = frame_files(Path(self._root), row) or _measured_files(Path(self._root), row)
-            source = fields_of(item.video) if item.video else None
-            yield {**row, "source": source, "hint": fields_of(hint) if hint else None, "frame_files": files}
+            yield report_row(item, row, self._root)
+
+
+def report_row(item: PlanItem, row: Row, root: str) -> ReportRow:
+    """A row with what the report shows beside it; root: the run folder, absolute."""
+    hint = item.hint if item.video else None
+    if item.video and hint and row["frames"]:
+        hint = hint_sent(item.video, hint, len(row["frames"]), row["frames"][0]["size"])
+    files = frame_files(Path(root), row) or _measured_files(Path(root), row)
+    source = fields_of(item.video) if item.video else None
+    return {**row, "source": source, "hint": fields_of(hint) if hint else None, "frame_files": files}
 
 
 def _measured_files(root: Path, row: Row) -> list[str]:

@@ -15,14 +15,17 @@ from .. import __version__, log
 from ..planning.plan import Plan
 from ..run_folder import RunPaths
 from ..runs.run_record import read_record, record_more
+from ..text import resume_command
 from ..timing.phases import Measured, WorkerLifetime, read_starts, worker_lifetimes
 from ..timing.run_facts import WindowLine, cost_of, run_facts, timeline, window_lines
 from ..worker.journal import read_records
-from ..worker.protocol import Event, Outcome
+from ..worker.protocol import FAILED, Event, Outcome
 from . import exports, results
 from .reviews import read_marks, reviewed
 from .rows import ReportRows, Row, items_as_they_ended, read_rows, row_of
 from .totals import Totals
+
+MAX_REASONS = 20  # for items that were not upsampled, in the report
 
 
 def versions() -> dict[str, str]:
@@ -143,6 +146,7 @@ def write_results(
             ReportRows(plan, table, paths),
             tuple(timeline(start) for start in starts),
             windows_of(paths),
+            tuple((state, reason, count) for (state, reason), count in totals.reasons.most_common(MAX_REASONS)),
         )
         write_report(report, paths.report)
     _record_end(plan, totals, outcomes, paths, starts, exported)
@@ -199,5 +203,6 @@ def _facts(
         *run_facts(plan, totals.tokens, starts, workers_of(paths)),
         ("Versions", ", ".join(f"{name} {version}" for name, version in used.items())),
         ("Run", str(paths.root)),
+        *([("Command", f"{resume_command(paths.root)} retry=failed")] if totals.ended[FAILED] else []),
         ("Command", paths.command.read_text().strip() if paths.command.exists() else command),
     )

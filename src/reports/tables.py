@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from ..media import geometry
 from ..models.family import Media
-from ..models.linear import linear_says_safe
 from ..planning.plan import Plan, PlanItem, smallest_max_model_len
 from ..prompts.drafts import Listed
 from ..run_folder import RunPaths
@@ -31,12 +30,6 @@ def print_plan(plan: Plan, console: Console, verbose_rows: int = MAX_ROWS) -> No
         console.print(f"… and {len(plan.items) - verbose_rows} more items, all in plan.json", style="dim")
     for line in advice(plan):
         print_prose(console, printable(line))
-    limit = plan.settings.max_model_len
-    if not linear_says_safe(plan.summary.largest_linear_estimate, limit):
-        print_prose(
-            console,
-            "! marks what the old linear estimate (w x h x frames x 0.0173, safe below 90 %) would have rejected.",
-        )
 
 
 def print_prose(console: Console, text: str) -> None:
@@ -71,8 +64,8 @@ def _table(plan: Plan, items: Sequence[PlanItem], width: int) -> Table:
 
 
 # Columns, and how wide each may be before others make room for it.
-_WIDEST = {"item": 28, "source": 10, "hint": 10, "frames": 6, "tokens": 8, "old est.": 8, "budget": 7, "verdict": 30}
-_LEAST_NEEDED = ("old est.", "source", "frames", "hint", "budget", "tokens")
+_WIDEST = {"item": 28, "source": 10, "hint": 10, "frames": 6, "tokens": 8, "budget": 7, "verdict": 30}
+_LEAST_NEEDED = ("source", "frames", "hint", "budget", "tokens")
 
 
 def _cells(item: PlanItem, plan: Plan) -> dict[str, str]:
@@ -83,7 +76,6 @@ def _cells(item: PlanItem, plan: Plan) -> dict[str, str]:
         "hint": f"{item.hint.width_px}x{item.hint.height_px}" if item.hint else "–",
         "frames": str(item.hint.frames) if item.hint else "–",
         "tokens": f"{item.tokens.prompt}",
-        "old est.": _old_estimate(item, limit),
         "budget": f"{used / limit:.1%}" if item.hint or item.fits else "–",
         "verdict": printable(_verdict(item, plan)[0]),
     }
@@ -107,11 +99,6 @@ def verdict_of(item: PlanItem) -> tuple[str, str]:
     if item.shrunk_from:
         return f"fits, shrunk from {item.shrunk_from}{note}", "yellow"
     return f"fits{note}", "green"
-
-
-def _old_estimate(item: PlanItem, limit: int) -> str:
-    estimate = item.linear_estimate
-    return f"{estimate}{'' if linear_says_safe(estimate, limit) else '!'}" if item.hint else "–"
 
 
 def advice(plan: Plan) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 from ..choices import EngineName, HostKind, ModelFamily, TaskName
 from ..config import Config
 from ..errors import ExitCode, HostError, UpsamplerError
+from ..files import bundled, relative
 from ..hosts.connect import connect, root_on
 from ..hosts.host import Host, script
 from ..hosts.launch import interpreter
@@ -194,9 +195,10 @@ else:
 
 
 def _interpreter(host: Host, config: Config) -> str:
-    hint = "worker.python names the interpreter that has vLLM; launchers/vllm_env.sh makes one"
-    what = f"{config.worker.python} cannot be used"
-    return f"{config.worker.python} has {_said(host, (config.worker.python, '-c', _VLLM_VERSION), what, hint)}"
+    maker = relative(bundled("launchers/vllm_env.sh"))
+    hint = f"worker.python names the interpreter that has vLLM; {maker} makes one"
+    python = interpreter("vllm", config.worker.python, is_here=config.host.kind is HostKind.local)
+    return f"{python} has {_said(host, (python, '-c', _VLLM_VERSION), f'{python} cannot be used', hint)}"
 
 
 # Finds package:NAME/FILE as `worker.engines.llamacpp_server.model_file` does.

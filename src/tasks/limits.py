@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..choices import SizeRule, SpecOutput
@@ -33,6 +34,10 @@ from . import Invocation
 def run(invocation: Invocation) -> ExitCode:
     """Plan one point (or one for each aspect). By itself, it is measured and written up at once."""
     config, paths = invocation.config, invocation.paths
+    if find_spec("matplotlib") is None:
+        raise InputError(
+            "task=limits: draws its matrix with matplotlib, which is not installed", hint="pip install matplotlib"
+        )
     with locked(paths):
         if paths.plan.exists() and not invocation.in_sweep:
             plan = read_plan(paths.plan)

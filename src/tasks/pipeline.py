@@ -128,8 +128,8 @@ def _make_videos(plan: Plan, inference: InferenceSettings, invocation: Invocatio
     is_typical = not ended and not open_jobs(paths.inference)  # one that is resumed would look faster than it is
     pieces, loads = _work(wanted)
     expected = estimate_videos(pieces, loads, earlier_videos(plan, inference.how)) if is_typical else None
-    if expected:
-        log.get().info("estimate", text=estimate_text(expected, f"{inference.how} on {plan.settings.host.name}"))
+    if text := estimate_text(expected, f"{inference.how} on {plan.settings.host.name}"):
+        log.get().info("estimate", text=text)
     with progress_display(
         config.console.progress.value, invocation.err, expected.total_s if expected else None
     ) as display:

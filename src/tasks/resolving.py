@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from .. import log
@@ -10,6 +9,7 @@ from ..files import write_atomic
 from ..planning.plan import Plan
 from ..planning.resolve import resolve
 from ..runs.saved_run import refuse_another_run, save_plan
+from ..text import overrides_in
 from ..timing.progress import progress_display
 from . import Invocation
 
@@ -27,7 +27,7 @@ _STILL_USED = ("task", "resume", "run", "retry", "output", "console", "hydra", "
 
 def warn_ignored_overrides(invocation: Invocation, decides: str) -> None:
     """Warn of overrides on the command line that no longer count. decides: the file of the run that does."""
-    given = [override.lstrip("+~") for override in shlex.split(invocation.command)[3:]]
+    given = [override.lstrip("+~") for override in overrides_in(invocation.command)]
     if ignored := [override for override in given if override.split("=")[0].split(".")[0] not in _STILL_USED]:
         log.get().warning("ignored", overrides=" ".join(ignored), note=f"the run's {decides} decides")
 

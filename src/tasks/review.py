@@ -1,7 +1,8 @@
 """`task=review run=FOLDER`: accept, reject or edit the texts of a run before they are used.
 
-On a terminal it asks about each text without a verdict; elsewhere the fields of `review` hold the verdicts. The exports are
-written again. With review.rerun, the rejected items are upsampled again, as a run of their own.
+Where there is a terminal it serves a page for a browser; elsewhere, or with review.terminal=true, it asks here. The fields of
+`review` can hold the verdicts instead. The exports are written again. With review.rerun, the rejected items are upsampled
+again, as a run of their own.
 """
 
 from __future__ import annotations
@@ -9,39 +10,43 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
 import tempfile
+import webbrowser
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from .. import log
 from ..choices import TaskName
+from ..config import ReviewConf
 from ..errors import ExitCode, InputError
 from ..files import write_atomic
 from ..planning.plan import Plan
 from ..planning.plan_file import read_plan
 from ..reports import results, rows
+from ..reports.review_queue import ReviewedRun, ReviewQueue
 from ..reports.reviews import (
     ACCEPTED,
     EDITED,
     REJECTED,
     Mark,
-    add_marks,
     marks_from,
+    now,
     open_rows,
     read_marks,
+    read_verdicts,
     rejected_names,
 )
-from ..reports.rows import HintFolders, result_rows
 from ..reports.run_outputs import write_results
 from ..run_folder import RunPaths, locked
 from ..runs.outcomes import Outcomes
-from ..text import hydra_quoted, printable, run_command
+from ..text import PROGRAM, hydra_quoted, overrides_in, printable, resume_command, run_command
 from ..worker.protocol import UPSAMPLED
 from . import Invocation, run_task
 
@@ -50,44 +55,94 @@ Ask = Callable[[str], str]
 
 
 def run(invocation: Invocation) -> ExitCode:
-    config = invocation.config
-    if not config.run:
-        raise InputError("task=review: which run?", hint="name its folder: run=outputs/DATE/TIME")
-    old = RunPaths(Path(config.run))
-    if not old.results.is_file():
-        raise InputError(f"{old.root}: has no results yet", hint=f"finish it first: resume={old.root}")
-    if config.review.rerun:
-        return _rerun(invocation, old)
-    with locked(old):
-        plan, outcomes = read_plan(old.plan), Outcomes(old.journal)
-        unfinished = _reason_of_unfinished(old, outcomes)
-        rows = list(result_rows(plan, outcomes, HintFolders(old), unfinished))
-        marked, asked = read_marks(old.review), config.review
-        new = marks_from(
-            rows,
-            marked,
-            accept=asked.accept,
-            reject=asked.reject,
-            edit=_edits(asked.edit),
-            rest=asked.all.value if asked.all else None,
-            at=_now(),
+    config, asked = invocation.config, invocation.config.review
+    runs = [RunPaths(Path(folder)) for folder in config.runs or filter(None, [config.run])]
+    if not runs:
+        raise InputError(
+            "task=review: which run?", hint="name its folder: run=outputs/DATE/TIME, or several: runs=[A,B]"
         )
-        if new:
-            add_marks(old.review, new)
+    for paths in runs:
+        if not paths.results.is_file():
+            raise InputError(
+                f"{paths.root}: has no results yet", hint=f"finish it first:  {resume_command(paths.root)}"
+            )
+    if asked.rerun:
+        return _rerun(invocation, runs[0])
+    with ExitStack() as locks:
+        for paths in runs:
+            locks.enter_context(locked(paths))
+        opened = [_opened(paths) for paths in runs]
+        new = _given(asked, opened)
+        serves = not new and _wants_page(asked)
         stopped: KeyboardInterrupt | None = None
-        if not new and sys.stdin.isatty():
+        if serves:
+            _serve(opened, invocation)
+        elif new:
+            opened[0].write(new)
+        elif sys.stdin.isatty():
             try:
-                for mark in _answers(open_rows(rows, marked), old, invocation, input):
-                    add_marks(old.review, [mark])
+                _ask(opened, invocation)
             except KeyboardInterrupt as e:  # the verdicts given until then count
                 stopped = e
-        table = write_results(plan, outcomes, old, invocation.command, unfinished).table
-        if stopped:
-            raise stopped
-    if asked.page:
-        _show(table, asked.page, invocation)
-    _count(table, old, invocation)
+        tables = [
+            write_results(one.plan, one.outcomes, one.paths, invocation.command, one.unfinished).table for one in opened
+        ]
+    if stopped:
+        raise stopped
+    for one, table in zip(opened, tables, strict=True):
+        if asked.page and not serves:
+            _show(table, asked.page, invocation)
+        _count(table, one.paths, invocation)
     return ExitCode.OK
+
+
+def _opened(paths: RunPaths) -> ReviewedRun:
+    outcomes = Outcomes(paths.journal)
+    return ReviewedRun(paths, read_plan(paths.plan), outcomes, _reason_of_unfinished(paths, outcomes))
+
+
+def _given(asked: ReviewConf, opened: Sequence[ReviewedRun]) -> list[Mark]:
+    """The verdicts in the fields of `review`, checked against the run."""
+    at = now()
+    given = [*(Mark(n, ACCEPTED, at=at) for n in asked.accept), *(Mark(n, REJECTED, at=at) for n in asked.reject)]
+    given += [Mark(name, EDITED, text, at) for name, text in _edits(asked.edit).items()]
+    given += read_verdicts(Path(asked.verdicts).expanduser()) if asked.verdicts else []
+    if not given and not asked.all:
+        return []
+    if len(opened) > 1:
+        raise InputError("review: verdicts can be given to one run at a time", hint="name it with run=")
+    [one] = opened
+    return marks_from(list(one.rows()), one.marks, given, asked.all.value if asked.all else None)
+
+
+# -------------------------------------------------------------------------------------------------------------- the page
+
+
+def _wants_page(asked: ReviewConf) -> bool:
+    if asked.terminal is None:
+        return asked.open or asked.port > 0 or sys.stdin.isatty()
+    return not asked.terminal
+
+
+def _serve(opened: Sequence[ReviewedRun], invocation: Invocation) -> None:
+    """Serve the page until someone finishes there, or Ctrl-C; either way the verdicts count."""
+    from ..reports.review_server import ReviewServer
+
+    asked = invocation.config.review
+    try:
+        server = ReviewServer(ReviewQueue(opened), asked.reasons, asked.port)
+    except (OSError, OverflowError) as e:
+        raise InputError(f"review.port={asked.port}: {e}", hint="choose another port, or 0 for any") from None
+    port = server.server_port
+    invocation.print(f"review page   {server.address}")
+    invocation.print(
+        f"from afar     ssh -L {port}:127.0.0.1:{port} {socket.gethostname()}   (there, then open the same address)"
+    )
+    invocation.print("end           Finish on the page, or Ctrl-C here; each verdict is saved at once")
+    if asked.open:
+        webbrowser.open(server.address)
+    with suppress(KeyboardInterrupt):
+        server.serve()
 
 
 def _edits(given: Any) -> dict[str, str]:
@@ -106,10 +161,6 @@ def _edits(given: Any) -> dict[str, str]:
     return {str(name): text for name, text in (given or {}).items()}
 
 
-def _now() -> str:
-    return datetime.now().astimezone().isoformat(timespec="seconds")
-
-
 def _reason_of_unfinished(paths: RunPaths, outcomes: Mapping[str, object]) -> str:
     """The reason for items that did not end, from results.json."""
     try:
@@ -121,6 +172,12 @@ def _reason_of_unfinished(paths: RunPaths, outcomes: Mapping[str, object]) -> st
 
 
 # ------------------------------------------------------------------------------------------------- asked on a terminal
+
+
+def _ask(opened: Sequence[ReviewedRun], invocation: Invocation) -> None:
+    for one in opened:
+        for mark in _answers(open_rows(one.rows(), one.marks), one.paths, invocation, input):
+            one.write([mark])
 
 
 def _answers(rows: Sequence[rows.Row], run: RunPaths, invocation: Invocation, ask: Ask) -> Iterator[Mark]:
@@ -145,13 +202,13 @@ def _answers(rows: Sequence[rows.Row], run: RunPaths, invocation: Invocation, as
             if reply == "e":
                 text = edited(row["upsampled_prompt"] or "", ask)
                 if text.strip() and text != row["upsampled_prompt"]:
-                    yield Mark(row["name"], EDITED, text, _now())
+                    yield Mark(row["name"], EDITED, text, now())
                     break
                 out.print("nothing changed")
             elif reply not in ("y", "n"):
                 out.print("y: use the text  n: keep the original prompt  e: edit the text  s: skip  q: quit")
             if reply in ("y", "n"):
-                yield Mark(row["name"], ACCEPTED if reply == "y" else REJECTED, at=_now())
+                yield Mark(row["name"], ACCEPTED if reply == "y" else REJECTED, at=now())
                 break
 
 
@@ -253,5 +310,5 @@ def _same_request(invocation: Invocation, plan: Plan) -> bool:
 
 def _command(command: str, prompts: Path) -> str:
     """The command that repeats the new run, whatever the verdicts are by then."""
-    kept = [o for o in shlex.split(command)[3:] if not o.startswith(("task=", "run=", "prompts=", "review."))]
-    return shlex.join(["python", "-m", "src.run", f"prompts={hydra_quoted(str(prompts))}", *kept])
+    kept = [o for o in overrides_in(command) if not o.startswith(("task=", "run=", "prompts=", "review."))]
+    return f"{PROGRAM} {shlex.join([f'prompts={hydra_quoted(str(prompts))}', *kept])}"

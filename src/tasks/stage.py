@@ -9,7 +9,7 @@ import shlex
 from pathlib import Path
 
 from ..errors import ExitCode, InputError
-from ..files import write_atomic
+from ..files import bundled, relative, write_atomic
 from ..hosts.job_folder import JobPaths, open_job
 from ..planning.plan import Plan
 from ..run_folder import RunPaths, locked
@@ -35,7 +35,8 @@ def run(invocation: Invocation) -> ExitCode:
         staged = _stage(plan, job, paths, invocation)
     invocation.print(f"{staged} of {len(plan.items)} items staged in {job.root}")
     collect = f"{run_command('task=collect run', paths.root)} {path_override('job', job.root)}"
-    invocation.print(f"run           launchers/run_job.sh {shlex.quote(str(job.root))} [IMAGE [CHECKPOINT]]")
+    launcher = shlex.quote(str(relative(bundled("launchers/run_job.sh"))))
+    invocation.print(f"run           {launcher} {shlex.quote(str(job.root))} [IMAGE [CHECKPOINT]]")
     invocation.print(f"collect       {collect}")
     return ExitCode.OK if staged == len(plan.items) else ExitCode.INCOMPLETE
 

@@ -53,8 +53,8 @@ def run(invocation: Invocation, *, most: int | None = None, files: list[Path] | 
         is_typical = not config.resume and not config.reuse  # a run that finds answers would look faster than it is
         work = work_of(plan) if is_typical else None
         expected = estimate_work(work, earlier_runs(plan)) if work else None
-        if expected:
-            log.get().info("estimate", text=estimate_text(expected, where_text(plan)))
+        if text := estimate_text(expected, where_text(plan)):
+            log.get().info("estimate", text=text)
         with progress_display(
             config.console.progress.value, invocation.err, expected.total_s if expected else None
         ) as display:

@@ -17,6 +17,7 @@ from .phases import ANSWERS, FETCHING, FIRST, HINTS, LOADING, SENDING, STARTING,
 from .workload import Work, work_of
 
 LAST = 5  # runs behind an estimate: for each phase, the last ones that had it
+SHOWN_FROM_S = 60.0  # people wait for less anyway, and the share of start-up makes its error large
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,9 +216,9 @@ def where_text(plan: Plan) -> str:
 
 
 def estimate_text(found: Estimate | None, where: str) -> str:
-    """An estimate in one line, with the runs behind it."""
-    if not found:
-        return f"No time estimate: no earlier run with {where}."
+    """An estimate in one line, with the runs behind it; "" without one, and for what takes less than a minute."""
+    if not found or found.total_s < SHOWN_FROM_S:
+        return ""
     parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in found.phases.items() if seconds >= 0.05)
     source = "the last run" if found.runs == 1 else f"the last {found.runs} runs"
     within = "" if found.least_s == found.most_s else f", {duration(found.least_s)} to {duration(found.most_s)},"
@@ -225,9 +226,9 @@ def estimate_text(found: Estimate | None, where: str) -> str:
 
 
 def error_text(estimated_s: Mapping[str, float], took_s: float) -> str:
-    """How far an estimate was off, "" when there was none."""
+    """How far an estimate was off, "" when there was none, and for what took less than a minute."""
     total_s = estimated_s.get("total", 0.0)
-    if total_s <= 0:
+    if total_s <= 0 or max(total_s, took_s) < SHOWN_FROM_S:
         return ""
     off = round(100 * (took_s - total_s) / total_s)
     sign = "+" if off > 0 else "-" if off < 0 else "±"

@@ -59,11 +59,12 @@ def _shown(event: Event) -> str:
 def timeline(start: Measured) -> tuple[Bar, ...]:
     """The phases of one start of a run, in their order; some run side by side."""
     whole_s = max(start.seconds, 1e-3)
+    shows_estimate = bool(error_text(start.estimated_s, start.seconds))
 
     def bar(name: str) -> Bar:
         phase = start.phases[name]
         parts = [precise_duration(phase.end_s - phase.begin_s), _amount(name, phase.amount, phase.busy_s)]
-        if name in start.estimated_s and start.estimated_s[name] > 0:
+        if shows_estimate and start.estimated_s.get(name, 0) > 0:
             # The estimate of the answers counts from when the worker is ready.
             parts.append(
                 f"estimated {precise_duration(start.estimated_s[name])}{' with the first' if name == ANSWERS else ''}"

@@ -95,24 +95,47 @@ def test_asking_for_candidates_leaves_nothing(checkout: Path) -> None:
     assert sorted(p for p in checkout.rglob("*") if "__pycache__" not in p.parts) == before
 
 
-def test_tab_completes_on_a_terminal(checkout: Path) -> None:
+@pytest.mark.parametrize(
+    ("argv", "prepare"),
+    [
+        (["bash", "--norc", "--noprofile", "-i"], ""),
+        (["zsh", "-f", "-i"], "autoload -U compinit; compinit -u -D; "),
+    ],
+)
+def test_tab_completes_on_a_terminal(checkout: Path, argv: list[str], prepare: str) -> None:
+    if not shutil.which(argv[0]):
+        pytest.skip(f"{argv[0]} is not installed")
     keys, terminal = pty.openpty()
     env = {**environment(checkout), "PS1": "ready> "}
-    argv = ["bash", "--norc", "--noprofile", "-i"]
     shell = subprocess.Popen(
         argv, cwd=checkout, env=env, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True
     )
     os.close(terminal)
     try:
-        until("ready> $", keys)
-        os.write(keys, b"source launchers/completion.bash\n")
-        until("completion.bash.*ready> $", keys)
+        until("ready> ", keys)
+        os.write(keys, f"{prepare}source launchers/completion.{argv[0]}; echo rea''dy\n".encode())
+        until("ready\r.*ready> ", keys)
         os.write(keys, b"python -m src.run task=pl\t budget=16\t")
-        until("task=plan budget=16k$", keys)
+        until("task=pl.*an.* budget=16.*k", keys)
     finally:
         shell.kill()
         shell.wait()
         os.close(keys)
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+@pytest.mark.parametrize("program", ["python -m src.run", "upsample"])
+def test_fish_offers_the_same(checkout: Path, program: str) -> None:
+    ask = f"source launchers/completion.fish; complete -C '{program} task=plan upsample='"
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", ask],
+        cwd=checkout,
+        env=environment(checkout),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert set(done.stdout.split()) == {f"upsample={name}" for name in RECIPES}, done.stderr
 
 
 def until(pattern: str, terminal: int, patience_s: float = 30.0) -> str:

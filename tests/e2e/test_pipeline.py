@@ -85,8 +85,7 @@ def test_pipeline_without_upsampling_keeps_prompts(local: Pipeline) -> None:
     second = f"hydra.run.dir={quoted(local.folder / 'second')}"
     again = local.to_its_end(local.prompts("a car"), "pipeline.upsample=false", second)
     assert again.code == 0, again.err
-    assert re.search(r"inference=edge, 1 GPU on local \(.*videos", again.err)
-    assert re.search(r"estimated .* took .* %\)", again.out)
+    assert "Estimated time" not in again.err and ", took" not in again.out  # it takes seconds
     resumed = local.resumed("inference=depth", "inference.require_upsampled=true")
     assert resumed.code == 0 and "inference=depth inference.require_upsampled=true" in resumed.err
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 
 from src.reports.report import Report, page_item, write_report
+from src.reports.reviews import read_verdicts
 from src.timing.run_facts import Bar
 from tests.harness.browser import Visit
 from tests.harness.rows import HOSTILE, kept_row, picture, report_of, row
@@ -103,6 +107,23 @@ def test_filters_are_combined(visit: Open) -> None:
     v.page.keyboard.press("Space")
     assert v.page.get_attribute("[data-flag='cut off']", "aria-pressed") == "false"
     assert v.page.inner_text("#matching") == "2 of 5 items"
+
+
+def test_decisions_are_saved_as_a_file(visit: Open, tmp_path: Path) -> None:
+    v = visit(report_of(row("a", id="1"), row("b", id="2"), row("c", id="3"), kept_row("d")))
+    assert v.count(".judge") == 3 and not v.page.locator("#offer").is_visible()
+    cards = v.page.locator(".item")
+    cards.nth(0).get_by_role("button", name="Accept").click()
+    cards.nth(1).get_by_role("button", name="Reject").click()
+    cards.nth(1).get_by_role("button", name="Reject").click()  # taken back
+    cards.nth(2).get_by_role("button", name="Edit").click()
+    cards.nth(2).get_by_role("textbox").fill("Better, 雨.")
+    with v.page.expect_download() as download:
+        v.page.get_by_role("button", name="Save 2 verdicts").click()
+    assert download.value.suggested_filename == "verdicts.json"
+    download.value.save_as(tmp_path / "verdicts.json")
+    found = [(mark.name, mark.id, mark.verdict, mark.text) for mark in read_verdicts(tmp_path / "verdicts.json")]
+    assert found == [("a", "1", "accepted", None), ("c", "3", "edited", "Better, 雨.")]
 
 
 def test_review_verdicts_are_filters(visit: Open) -> None:
@@ -216,7 +237,6 @@ def test_token_bar_is_drawn_to_scale(visit: Open, mixed: Report) -> None:
 def test_page_does_not_overflow_sideways(width: int, dark: bool, visit: Open, mixed: Report, tmp_path: Path) -> None:
     v = visit(mixed, width=width, dark=dark)
     v.page.evaluate("dispatchEvent(new Event('beforeprint'))")  # draws every card
-    v.page.add_style_tag(content=".item { content-visibility: visible !important }")
     assert v.page.evaluate("document.documentElement.scrollWidth") <= width
     outside = "[...document.body.querySelectorAll('*')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)"
     assert v.page.evaluate(f"{outside}.map(e => e.outerHTML.slice(0, 80))") == []
@@ -225,18 +245,63 @@ def test_page_does_not_overflow_sideways(width: int, dark: bool, visit: Open, mi
     v.page.screenshot(path=folder / f"report-{width}-{'dark' if dark else 'light'}.png", full_page=width < 500)
 
 
-def test_thousand_items_can_be_filtered(visit: Open, tmp_path: Path) -> None:
-    files = [picture(tmp_path / f"{n}.png", sun=n / 50) for n in range(50)]
-    rows = [(kept_row if n % 10 == 0 else row)(f"item {n}", frame_files=[files[n % 50]]) for n in range(1000)]
+@pytest.mark.parametrize("count", [1000, 1200], ids=["alone", "with files beside it"])
+def test_many_items_can_be_filtered(visit: Open, count: int) -> None:
+    rows = [(kept_row if n % 10 == 0 else row)(f"item {n}") for n in range(count)]
     v = visit(report_of(*rows))
-    assert v.count(".item") == 1000
-    assert v.count(".item:not(:empty)") < 50
+    v.page.wait_for_selector(".item h3")
+    assert 0 < v.count(".item") < 50
     v.page.click("[data-state=kept]")
-    assert v.page.inner_text("#matching") == "100 of 1000 items"
+    assert v.page.inner_text("#matching") == f"{count // 10} of {count:,} items"
     v.page.fill("#search", "990")
-    v.page.wait_for_function("document.querySelectorAll('.item').length === 1")
+    v.page.wait_for_function("() => document.querySelectorAll('.item').length === 1")
     v.page.wait_for_selector(".item h3")
     assert v.page.text_content(".item h3") == "item 990"
     v = visit(report_of(*rows), fragment=f"#item-{page_item(rows[801], [])['slug']}")
-    assert v.page.locator(".item:target h3").inner_text() == "item 801"
-    assert 0 <= v.page.evaluate("document.querySelector('.item:target').getBoundingClientRect().top") < 200
+    v.page.wait_for_selector(".item.here")
+    assert v.page.locator(".item.here h3").inner_text() == "item 801"
+    assert 0 <= v.page.evaluate("document.querySelector('.item.here').getBoundingClientRect().top") < 200
+
+
+def test_items_out_of_sight_leave_the_page(visit: Open) -> None:
+    v = visit(report_of(*(row(f"item {n}") for n in range(900))))
+    for part in (1, 2, 3):
+        v.page.evaluate(f"scrollTo(0, document.body.scrollHeight * {part} / 3)")
+        v.page.wait_for_timeout(300)
+    assert v.count(".item") < 100 and v.count("#item-item_0") == 0
+
+
+@pytest.mark.parametrize("view", ["grid", "table"])
+def test_density_is_part_of_the_address(visit: Open, mixed: Report, view: str) -> None:
+    v = visit(mixed)
+    v.page.click(f"[data-view={view}]")
+    v.page.fill("#search", '"dusk, wide"')
+    v.page.wait_for_function("document.querySelectorAll('.item').length === 4")
+    assert v.page.evaluate("CSS.highlights.get('found').size") >= 4
+    v = visit(mixed, fragment=v.page.evaluate("location.hash"))
+    assert v.count(f"#list.{view}") == 1 and v.count(".item") == 4
+    v.page.click(".item h3 a")
+    v.page.wait_for_selector("#list.list .item.here")
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_what_is_shown_can_be_saved(visit: Open, tmp_path: Path, kind: str) -> None:
+    v = visit(report_of(row("=1+1", original_prompt='a "boat"', upsampled_prompt="A boat,\nat dusk."), kept_row("b")))
+    v.page.click("[data-state=upsampled]")
+    with v.page.expect_download() as download:
+        v.page.click(f"[data-save={kind}]")
+    download.value.save_as(tmp_path / "items")
+    with open(tmp_path / "items", encoding="utf-8-sig", newline="") as f:
+        [line] = csv.DictReader(f) if kind == "csv" else map(json.loads, f)
+    assert (line["name"], line["upsampled_prompt"]) == ("'=1+1" if kind == "csv" else "=1+1", "A boat,\nat dusk.")
+    assert line["original_prompt"] == 'a "boat"'
+
+
+def test_clip_is_played_on_request(visit: Open, clips: Path, tmp_path: Path) -> None:
+    shutil.copy(clips / "wide.mp4", tmp_path / "a clip.mp4")
+    v = visit(
+        report_of(row("a", video_path=None, preprocessed_video="a clip.mp4", frame_files=[picture(tmp_path / "1.png")]))
+    )
+    v.page.click(".play")
+    v.page.wait_for_function("document.querySelector('video').readyState >= 1")
+    v.requests = [url for url in v.requests if not url.endswith(".mp4")]

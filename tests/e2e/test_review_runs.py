@@ -105,7 +105,7 @@ def test_rerun_asks_only_the_rejected(reviewed: tuple[Path, Ended], tmp_path: Pa
 def review_on_terminal(run: Path) -> tuple[Program, int]:
     """A review of a run on a terminal: its process, and where a person types."""
     keys, terminal = pty.openpty()
-    process = start("task=review", f"run={quoted(run)}", "review.page=0", stdin=terminal)
+    process = start("task=review", f"run={quoted(run)}", "review.page=0", "review.terminal=true", stdin=terminal)
     os.close(terminal)
     return process, keys
 

@@ -15,7 +15,7 @@ class Visit:
         self.page = browser.new_context(viewport=view, color_scheme=scheme, reduced_motion="reduce").new_page()
         self.requests: list[str] = []
         self.messages: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request.url[:80]))
+        self.page.on("request", lambda request: self.requests.append(request.url[:300]))
         self.page.on("console", lambda message: self.messages.append(message.text))
         self.page.on("pageerror", lambda error: self.messages.append(str(error)))
         self.page.goto(path.as_uri() + fragment)
@@ -31,8 +31,8 @@ class Visit:
         return self.page.evaluate(f"document.activeElement.{what}")
 
     def close(self) -> None:
-        """Leave the page; it must have requested only itself, and logged nothing."""
-        assert [url for url in self.requests if not url.startswith(("data:", "file:///"))] == []
-        assert len([url for url in self.requests if url.startswith("file:")]) == 1
+        """Leave the page; it must have requested only itself and its own data, and logged nothing."""
+        assert [url for url in self.requests if not url.startswith(("data:", "blob:", "file:///"))] == []
+        assert len([url for url in self.requests if url.startswith("file:") and "_data/" not in url]) == 1
         assert self.messages == []
         self.page.context.close()

@@ -60,11 +60,13 @@ TOP: dict[str, set[str]] = {
     "line_file": set(),
     "run_folder": {"errors"},
     "seals": {"files"},
-    "resolvers": {"choices", "config"},
+    "shortcuts": {"run_folder", "text"},
+    "help": {"files", "shortcuts", "text"},
+    "resolvers": {"choices", "config", "files"},
     "overrides": {"config", "run_folder", "seals", "text"},
     "console": FOR_ALL,
     "sweep": {"choices", "config", "console", "limits", "overrides", "reports", "resolvers", "tasks", *FOR_ALL},
-    "run": {"choices", "config", "console", "overrides", "resolvers", "sweep", "tasks", *FOR_ALL},
+    "run": {"choices", "config", "console", "help", "overrides", "resolvers", "shortcuts", "sweep", "tasks", *FOR_ALL},
 }
 # The worker runs elsewhere: others import how it is spoken to, and what both sides must do alike.
 OF_WORKER = {f"worker.{name}" for name in ("answer_form", "job_settings", "journal", "protocol", "records", "values")}

@@ -8,6 +8,7 @@ import pytest
 
 from src import console
 from src.errors import AuthError, Detached, ExitCode, HostError, InputError, UpsamplerError
+from src.files import relative
 
 
 @pytest.fixture
@@ -67,8 +68,8 @@ def test_unexpected_error_is_a_bug(run: Path, capsys: pytest.CaptureFixture[str]
 
 def test_paths_below_the_folder_are_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert console.relative(tmp_path / "outputs" / "x") == Path("outputs/x")
-    assert console.relative(Path("/elsewhere")) == Path("/elsewhere")
+    assert relative(tmp_path / "outputs" / "x") == Path("outputs/x")
+    assert relative(Path("/elsewhere")) == Path("/elsewhere")
 
 
 def test_text_of_others_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from src.config import Config
-from src.overrides import quoted
+from src.overrides import plain_spelling, quoted
 from tests.conftest import ROOT, composed
 from tests.unit.test_docs import fields
 
@@ -49,7 +49,7 @@ def config() -> DictConfig:
 
 @pytest.mark.parametrize("argument", [word for word in documented() if word not in OWN_OPTIONS])
 def test_documented_override_is_accepted(argument: str) -> None:
-    key, _, value = argument.partition("=")
+    key, _, value = plain_spelling(argument).partition("=")
     assert key in GROUPS or key in fields(Config)
     if not value:  # a sentence about the field
         return

@@ -56,6 +56,10 @@ def run(tmp_path: Path) -> Path:
 # What can be resumed
 
 
+def test_review_from_is_a_spelling() -> None:
+    assert with_run_folders(["review.from=a/from.json"]) == ["review.verdicts=a/from.json"]
+
+
 def test_run_and_sweep_folders_can_be_resumed(run: Path, sweep: Path) -> None:
     assert why_not_resumable([f"resume={run}"]) is None
     assert why_not_resumable([f"resume={hydra_quoted(str(sweep))}", "sampling.seed=3"]) is None

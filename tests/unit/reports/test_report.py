@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -12,8 +13,17 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from src.files import safe_name
 from src.reports.pages import script_hash
-from src.reports.report import Report, distinct_frames, page_item, thumbnail_width, thumbnails, write_report
+from src.reports.report import (
+    STANDALONE_ITEMS,
+    Report,
+    distinct_frames,
+    page_item,
+    thumbnail_width,
+    thumbnails,
+    write_report,
+)
 from src.timing.run_facts import WindowLine
 from tests.harness.pages import Page
 from tests.harness.rows import HOSTILE, kept_row, picture, report_of, row
@@ -186,3 +196,21 @@ def test_text_contrast_reaches_level_aa(scheme: int) -> None:
     for ground in ("wash", "new", "gone"):
         assert contrast("ink", ground) >= 4.5, ground
     assert contrast("soft", "wash") >= 4.5
+
+
+def test_long_report_has_items_beside_it(tmp_path: Path) -> None:
+    frame = picture(tmp_path / "hints" / "a b" / "1.png")
+    rows = [row(f"n {n}", frame_files=[frame], flags=["cut off"] if n % 2 else []) for n in range(STANDALONE_ITEMS + 1)]
+    page = written(report_of(*rows), tmp_path)
+    assert len(page.json("items")) == STANDALONE_ITEMS + 1
+    assert page.json("items")[3] == ["n 3", 0, [0], 509, 3.25, 22, safe_name("n 3")]
+    assert page.scripts["frames"].split() == ["[", "]"] and len(page.text) < 200_000
+    chunks = sorted((tmp_path / "report_data").iterdir())
+    assert [file.name for file in chunks] == ["00000.js", "00001.js", "00002.js", "00003.js", "00004.js"]
+    call, _, data = chunks[4].read_text().partition(",")
+    assert call == "reportChunk(4" and json.loads(data.rstrip(");\n"))[0]["frames"] == ["hints/a%20b/1.png"]
+
+
+def test_reasons_stand_above_the_items(tmp_path: Path) -> None:
+    page = written(report_of(row(), failures=(("failed", HOSTILE, 1234),)), tmp_path)
+    assert "1,234 failed" in page.text and "<img src=x" not in page.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,15 +11,18 @@ from src.errors import InputError
 from src.reports.reviews import (
     ACCEPTED,
     EDITED,
+    OPEN,
     REJECTED,
     Mark,
     add_marks,
     marks_from,
     open_rows,
     read_marks,
+    read_verdicts,
     reviewed,
 )
 from src.reports.totals import Totals
+from src.worker.records import to_json
 from tests.harness.rows import kept_row, row
 
 ROWS = [row("a"), row("b"), kept_row("c"), row("d")]
@@ -76,22 +80,58 @@ def test_rejection_is_no_failure(verdict: Mark | None) -> None:
     assert not totals.is_whole
 
 
-def marks(**options: object) -> list[Mark]:
+def marks(*given: Mark, rest: str | None = None) -> list[Mark]:
     """The new verdicts of a command line, in a run where d was rejected before."""
-    given = {"accept": [], "reject": [], "edit": {}, "rest": None, "at": "now"} | options
-    return marks_from(ROWS, {"d": Mark("d", REJECTED)}, **given)  # type: ignore[arg-type]
+    return marks_from(ROWS, {"d": Mark("d", REJECTED)}, given, rest)
 
 
 def test_rest_is_text_without_verdict() -> None:
-    assert marks(edit={"a": "Better."}, rest=ACCEPTED) == [
-        Mark("a", EDITED, "Better.", "now"),
-        Mark("b", ACCEPTED, at="now"),
-    ]
+    edit = Mark("a", EDITED, "Better.", "now")
+    assert marks(edit, rest=ACCEPTED) == [edit, Mark("b", ACCEPTED, at="now")]
     assert [r["name"] for r in open_rows(ROWS, {"b"})] == ["a", "d"]
 
 
 def test_all_wrong_names_are_listed() -> None:
     with pytest.raises(InputError) as e:
-        marks(accept=["a", "x"], reject=["c", "a"], edit={"b": " "})
-    for problem in ("x: there is no such item", "c: was kept", "a: has two verdicts", "b: the edited text is empty"):
+        marks(
+            *(Mark(name, ACCEPTED) for name in "ax"), Mark("c", REJECTED), Mark("a", REJECTED), Mark("b", EDITED, " "),
+            Mark("d", ACCEPTED, id="of another run"),
+        )  # fmt: skip
+    for problem in (
+        *("x: there is no such item", "c: was kept", "a: has two verdicts", "b: the edited text is empty"),
+        "d: the verdict is about the item of that name in another run",
+    ):
         assert problem in e.value.message
+
+
+VERDICTS = (Mark("a", ACCEPTED, id="1"), Mark("b", EDITED, "Ö\nx", reason="style"))
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_verdicts_of_a_report_are_read(tmp_path: Path, indent: int | None) -> None:
+    file = tmp_path / "verdicts.json"
+    file.write_text(json.dumps(to_json(VERDICTS), indent=indent))
+    assert tuple(read_verdicts(file)) == VERDICTS
+    add_marks(tmp_path / "review.jsonl", VERDICTS)
+    assert tuple(read_verdicts(tmp_path / "review.jsonl")) == VERDICTS
+
+
+@pytest.mark.parametrize(("between", "place"), [(",", "verdict"), ("", "line")])
+def test_each_wrong_verdict_is_named(tmp_path: Path, between: str, place: str) -> None:
+    lines = ['{"name": "a", "verdict": "accepted"}', '{"name": 1, "verdict": "accepted"}', "[]"]
+    text = f"{between}\n".join(lines)
+    (tmp_path / "verdicts.json").write_text(f"[{text}]" if between else text)
+    with pytest.raises(InputError) as e:
+        read_verdicts(tmp_path / "verdicts.json")
+    assert f"{place} 2: name" in e.value.message and f"{place} 3:" in e.value.message
+
+
+def test_verdict_can_be_taken_back(tmp_path: Path) -> None:
+    add_marks(tmp_path / "review.jsonl", [Mark("a", ACCEPTED), Mark("b", REJECTED), Mark("a", OPEN)])
+    assert read_marks(tmp_path / "review.jsonl") == {"b": Mark("b", REJECTED)}
+
+
+def test_reason_and_note_reach_the_row() -> None:
+    found = reviewed(row("a"), Mark("a", REJECTED, reason="style", note="too dark"))
+    assert found["reason"] == "rejected in review: style"
+    assert found["review"] and (found["review"]["reason"], found["review"]["note"]) == ("style", "too dark")

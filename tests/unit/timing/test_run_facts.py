@@ -26,7 +26,7 @@ from tests.unit.timing.conftest import Clock, remote_run
 
 
 def test_timeline_has_every_phase_in_place(clock: Clock) -> None:
-    bars = timeline(replace(remote_run(clock), estimated_s={"loading": 25.0}))
+    bars = timeline(replace(remote_run(clock), estimated_s={"loading": 25.0, "total": 60.0}))
     assert [bar.label for bar in bars] == [STARTING, HINTS, SENDING, LOADING, FIRST, ANSWERS, FETCHING]
     loading, sending = bars[3], bars[2]
     assert (loading.left, loading.width) == pytest.approx((100 * 6 / 33, 100 * 20 / 33), abs=0.001)
@@ -66,10 +66,10 @@ def test_tokens_are_compared_over_counted_items() -> None:
 
 
 def test_two_starts_add_up_without_an_estimate(plan: Plan) -> None:
-    start = Measured("", "", 20.0, {HINTS: Phase(0, 1, 1)}, {"total": 10.0})
-    assert dict(run_facts(plan, TokenTotals(), [start], []))["Time"] == "estimated 10 s, took 20 s (+100 %)"
+    start = Measured("", "", 80.0, {HINTS: Phase(0, 1, 1)}, {"total": 40.0})
+    assert dict(run_facts(plan, TokenTotals(), [start], []))["Time"] == "estimated 40 s, took 80 s (+100 %)"
     both = dict(run_facts(plan, TokenTotals(), [start, start], []))
-    assert both["Took"] == "40 s, in 2 starts" and "Time" not in both
+    assert both["Took"] == "3 min, in 2 starts" and "Time" not in both
 
 
 def test_window_shows_its_changes_only() -> None:

@@ -1,0 +1,37 @@
+"""Short commands: `plan FILE`, `run FILE`, `status`, `review` and others, rewritten to the overrides that they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .run_folder import LATEST
+from .text import plain_override
+
+
+def _of_prompts(task: str) -> Callable[[list[str]], list[str]]:
+    return lambda names: [*([f"task={task}"] if task else []), *(plain_override("prompts", name) for name in names)]
+
+
+def _of_run(task: str) -> Callable[[list[str]], list[str]]:
+    return lambda names: [f"task={task}", *(plain_override("run", name) for name in names or [LATEST])]
+
+
+# Each word, what follows it, what it does, and the overrides for what follows.
+WORDS: dict[str, tuple[str, str, Callable[[list[str]], list[str]]]] = {
+    "plan": ("FILE", "what would run, to the token; starts nothing", _of_prompts("plan")),
+    "run": ("FILE", "upsample the prompts of a file or folder", _of_prompts("")),
+    "status": ("[RUN]", "how a run stands; without a name, the latest", _of_run("status")),
+    "review": ("[RUN]", "accept, reject or edit its texts", _of_run("review")),
+    "report": ("[RUN]", "write its results and its report as they stand", _of_run("report")),
+    "resume": ("[RUN]", "go on with it", lambda names: [plain_override("resume", name) for name in names or [LATEST]]),
+    "runs": ("", "the runs so far", lambda names: ["task=runs"]),
+    "init": ("", "write a starter into this folder", lambda names: ["task=init"]),
+}
+
+
+def expanded(arguments: list[str]) -> list[str]:
+    """The command line with a short command replaced by its overrides; any other comes back as it is."""
+    if not arguments or arguments[0] not in WORDS:
+        return arguments
+    names = [word for word in arguments[1:] if "=" not in word and not word.startswith("-")]
+    return [*WORDS[arguments[0]][2](names), *(word for word in arguments[1:] if word not in names)]

@@ -1,0 +1,35 @@
+"""Short commands stand for overrides, and for nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from src.shortcuts import WORDS, expanded
+
+
+@pytest.mark.parametrize(
+    ("typed", "overrides"),
+    [
+        ("plan p.json", ["task=plan", "prompts=p.json"]),
+        ("run clips/", ["prompts=clips/"]),
+        ("run p.json upsample=best_fit --multirun", ["prompts=p.json", "upsample=best_fit", "--multirun"]),
+        ("run 2026_01", ['prompts="2026_01"']),
+        ("status", ["task=status", "run=latest"]),
+        ("review night review.open=true", ["task=review", "run=night", "review.open=true"]),
+        ("report outputs/a", ["task=report", "run=outputs/a"]),
+        ("resume", ["resume=latest"]),
+        ("runs", ["task=runs"]),
+        ("task=plan prompts=p.json", ["task=plan", "prompts=p.json"]),
+        ("", []),
+    ],
+)
+def test_short_command_becomes_overrides(typed: str, overrides: list[str]) -> None:
+    assert expanded(typed.split()) == overrides
+
+
+def test_path_with_blanks_stays_one_value() -> None:
+    assert expanded(["plan", "my prompts, new.json"]) == ["task=plan", 'prompts="my prompts, new.json"']
+
+
+def test_every_word_is_explained() -> None:
+    assert all(text for _, text, _ in WORDS.values())
