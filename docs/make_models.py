@@ -76,7 +76,9 @@ Both need the name under which the server serves the model, as in `model.name=NA
 - `model.family=ask` lets the running vLLM server count (`/tokenize`) while the plan is made, before anything is paid for: one
   question for each distinct size and number of frames, and one for each distinct text. The answers are kept in the cache
   folder, for this server and model.
-  With `model.gguf`, llama.cpp counts on this machine ([Engines](engines.md#llamacpp)).
+  With `model.gguf`, llama.cpp counts on this machine ([Engines](engines.md#llamacpp)). With `engine=vllm` and a
+  `model.checkpoint` that lies on this machine, vLLM's preprocessing counts (`vllm launch render`, in the interpreter
+  `worker.python`), without weights or GPU: about a minute to start, once for a checkpoint and kind of request.
 - `model.family=unverified` counts nothing: sizes follow the recipe, the server's own count is written down, and every item is
   marked `unverified` in the plan, the report and the results. A request that the server refuses is sent again, smaller.
 
