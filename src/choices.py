@@ -62,6 +62,7 @@ class EngineName(Enum):
 class HostKind(Enum):
     local = "local"
     ssh = "ssh"
+    fleet = "fleet"
 
 
 class BadVideo(Enum):

@@ -203,7 +203,8 @@ class HostConf:
     """Where the worker runs. Secrets stay outside: keys in their files, a password in an environment variable."""
 
     name: str = MISSING  # name of the host, for reports
-    kind: HostKind = MISSING  # local: this machine; ssh: another one
+    kind: HostKind = MISSING  # local: this machine; ssh: another one; fleet: several
+    members: list[str] = field(default_factory=list)  # fleet only: names of options of this group, or addresses
     address: str = ""  # ssh only: a name from ~/.ssh/config, or the name or address of a machine
     user: str = ""  # ssh only: user there; "": from ~/.ssh/config
     port: int = 0  # ssh only: port; 0: from ~/.ssh/config
@@ -213,7 +214,7 @@ class HostConf:
     root: str = "~/.cache/prompt-upsampler"  # folder on the host for jobs, frames and compiled kernels
     docker: list[str] = field(default_factory=lambda: ["docker"])  # the docker command there, as in [sudo, docker]
     gpus: str = "all"  # GPUs for the worker: all, a count, device=0,2 or none
-    workers: int = 1  # parallel workers, each with its share of the GPUs and, by tokens, of the items
+    workers: int = 1  # parallel workers, each with its share of the GPUs; items go to those that have room
     patience_s: float = 3600.0  # how long to retry a lost link before detaching
     silent_s: float = 120.0  # a worker without a heartbeat for so long is ended and replaced; 0: never
     keep_job: bool = False  # leave a finished job's folder on the host
@@ -424,6 +425,7 @@ class Config:
     checks: ChecksConf = field(default_factory=ChecksConf)
     sampling: SamplingConf = field(default_factory=SamplingConf)
     host: HostConf = field(default_factory=HostConf)
+    fleet: list[HostConf] = field(default_factory=list)  # the members of host=fleet, put here by the program
     image: ImageConf = field(default_factory=ImageConf)
     limits: LimitsConf = field(default_factory=LimitsConf)
     inference: InferenceConf = field(default_factory=InferenceConf)

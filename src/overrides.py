@@ -58,6 +58,16 @@ def with_run_folders(arguments: list[str]) -> list[str]:
     return replaced
 
 
+def with_fleet(arguments: list[str]) -> list[str]:
+    """The command line with host=[A,B] as the fleet of these members; Hydra would lay one over the other."""
+    found = []
+    for argument in arguments:
+        key, value = split_override(argument)
+        is_fleet = key == "host" and value.startswith("[")
+        found += ["host=fleet", f"host.members={value}"] if is_fleet else [argument]
+    return found
+
+
 def new_folders(arguments: list[str]) -> list[str]:
     """The folders that a command line names for a new run or sweep, and that are not there yet."""
     named = dict(map(split_override, arguments))

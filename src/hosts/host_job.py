@@ -97,10 +97,7 @@ class HostJob:
     def peek(self) -> JobStatus:
         self.fail_fast()
         state = self.runtime.state(answer_of(self.host, self.runtime.question()))
-        answered, phase, end = peek(self.host, self.location.folder)
-        if state.status == "ended" and state.ending is None:
-            state = ended(end.code if end else None)
-        return JobStatus(state, answered, phase)
+        return peek(self.host, self.location.folder, state)
 
     def ask_to_stop(self) -> None:
         """The mark tells whoever supervises the job that its end was wanted; dockerd too ends containers with SIGTERM."""

@@ -58,6 +58,7 @@ class Settings:
 
     shrink: a prompt that the engine refuses is sent again with smaller frames. effective_len: tokens of prompt and answer
     that this engine accepts, where that was observed to be less than max_model_len (`planning.observed_limits`); 0: unknown.
+    members: the machines of a fleet, whose name is that of `host`.
     """
 
     recipe: str
@@ -89,6 +90,7 @@ class Settings:
     max_pixels: int = 8192 * 8192
     target: Target = field(default_factory=Target)
     paths: str = "absolute"
+    members: tuple[HostSettings, ...] = ()
 
     @property
     def family(self) -> Family:
@@ -111,7 +113,7 @@ def _as_object(value: Any) -> dict[str, Any]:
     """As in plan.json, where what came later is left out by default: a plan is the same as before there was more of it."""
     data = fields_of(value)
     if isinstance(value, Settings):
-        later = {"target": Target(), "paths": "absolute"}
+        later = {"target": Target(), "paths": "absolute", "members": ()}
         data = {name: field for name, field in data.items() if name not in later or field != later[name]}
     return data
 

@@ -220,12 +220,13 @@ def _wrong_host_or_image(config: Config) -> list[str]:
     if config.image.reference and config.model.checkpoint and not config.model.checkpoint.startswith("/"):
         wrong.append("model.checkpoint: must be an absolute path on the host, because it is mounted into the container")
     wants = config.model.tensor_parallel_size * config.model.data_parallel_size
-    try:
-        named = gpus.devices(gpus.shares(config.host.gpus, max(config.host.workers, 1))[0])
-        if named and len(named) < wants:
-            wrong.append(f"host.gpus={config.host.gpus}: {len(named)} per worker; model.*_parallel_size need {wants}")
-    except ValueError as e:
-        wrong.append(f"host.gpus={e}")
+    for host in config.fleet or [config.host]:
+        try:
+            named = gpus.devices(gpus.shares(host.gpus, max(host.workers, 1))[0])
+            if named and len(named) < wants:
+                wrong.append(f"host.gpus={host.gpus}: {len(named)} per worker; model.*_parallel_size need {wants}")
+        except ValueError as e:
+            wrong.append(f"host.gpus={e}")
     if config.image.repository and not config.image.repository.startswith("/"):
         wrong.append("image.repository: must be an absolute path on the host, because it is mounted into the container")
     for entry in config.image.mounts:

@@ -19,7 +19,7 @@ def test_settings_hold_host_and_image(configure: Configure) -> None:
         "host.name=gpu_box", "host.docker=[sudo,docker]", "image.reference=mine:1", "image.mounts=[/data]"
     )
     settings = plan_settings(config)
-    assert (settings.host, settings.image) == (host_settings(config), image_settings(config))
+    assert (settings.host, settings.image) == (host_settings(config.host), image_settings(config))
     assert (settings.host.name, settings.host.docker) == ("gpu_box", ("sudo", "docker"))
     assert (settings.image.reference, settings.image.mounts) == ("mine:1", ("/data",))
     hash(settings)
@@ -27,7 +27,7 @@ def test_settings_hold_host_and_image(configure: Configure) -> None:
 
 def test_ssh_host_needs_an_address(configure: Configure) -> None:
     with pytest.raises(InputError, match=r"host\.address: host=ssh needs a name") as caught:
-        host_settings(configure("host.kind=ssh"))
+        host_settings(configure("host.kind=ssh").host)
     assert "conf/host/NAME.yaml" in caught.value.hint
 
 
