@@ -69,12 +69,17 @@ def test_killed_controller_is_resumed(fleet: RemoteFleet) -> None:
 
 
 def test_cancel_ends_all_workers(fleet: RemoteFleet) -> None:
-    process = fleet.start_run(300, *SLOW)
-    wait_for(lambda: fleet.ended() > 20 and len(fleet.workers()) == 3)
-    assert fleet.task("cancel").code == 0
+    process = fleet.start_run(60, "engine.in_flight=2", "engine.item_delay_s=3")
+    wait_for(lambda: len(fleet.workers()) == 3)
+    canceled = fleet.task("cancel")
+    assert canceled.code == 0, canceled.err
     assert process.ended().code == 4
     assert fleet.workers() == {}
-    fleet.assert_whole(fleet.resume())
+    again = fleet.start(f"resume={fleet.run}")
+    wait_for(lambda: len(fleet.workers()) == 3)
+    again.interrupt()
+    end = again.ended()
+    assert end.code == 130 and "reattach" in end.err, end.err
 
 
 def test_all_hosts_down_is_an_error(fleet: RemoteFleet) -> None:
