@@ -127,6 +127,7 @@ class EngineConf:
     in_flight: str = "auto"  # requests in flight: a number, or auto, found by what the server shows
     item_delay_s: float = 0.0  # offline only: wait before each answer, to rehearse a slow engine
     base_url: str = ""  # endpoint only: address of the server, including /v1
+    more_urls: list[str] = field(default_factory=list)  # endpoint only: further servers of the same model
     api_key_env: str = ""  # endpoint only: NAME of the environment variable that holds the key
     api_key_file: str = ""  # endpoint only: file that holds the key
     slots: int = 4  # llamacpp only: requests processed at the same time, each with a context of budget.max_model_len

@@ -38,8 +38,8 @@ from .overrides import (
     unknown_fields,
     why_not_readable,
     why_not_resumable,
-    with_fleet,
     with_inherited,
+    with_lists,
     with_own_conf,
     with_run_folders,
 )
@@ -140,7 +140,7 @@ def main() -> None:
         short = expanded(sys.argv[1:])
         if short != sys.argv[1:]:
             console.message(f"→ {PROGRAM} {shlex.join(short)}")
-        given = with_fleet(with_run_folders(with_own_conf(short, CONF)))
+        given = with_lists(with_run_folders(with_own_conf(short, CONF)))
         reason = secret_among(map(split_override, given)) or why_not_resumable(given) or why_not_readable(given, CONF)
         if reason is None:
             try:

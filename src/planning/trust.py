@@ -14,7 +14,7 @@ from .configure import members_of
 
 _HOST = ("kind", "address", "user", "port", "key_file", "password_env", "known_hosts", "root", "docker")
 _IMAGE = ("network", "user", "repository", "mounts", "env")
-_ENGINE = ("base_url", "api_key_env", "api_key_file")
+_ENGINE = ("base_url", "more_urls", "api_key_env", "api_key_file")
 _SHARED = tuple(f"{group}.{name}" for group, names in (("host", _HOST), ("image", _IMAGE)) for name in names)
 # Config field -> field of the saved settings: what names a program, a machine, where a secret is, or where is written.
 OF_A_PLAN = {

@@ -59,7 +59,8 @@ def check_config(config: Config) -> None:
     if budget.max_batch_size < 1 or budget.max_batch_tokens < 1:
         wrong.append("budget: max_batch_size and max_batch_tokens must be at least 1")
     wrong += _out_of_range(config)
-    if config.engine.name is EngineName.endpoint and not config.engine.base_url.startswith(("http://", "https://")):
+    urls = [config.engine.base_url, *config.engine.more_urls]
+    if config.engine.name is EngineName.endpoint and not all(url.startswith(("http://", "https://")) for url in urls):
         wrong.append("engine.base_url: engine=endpoint needs the address of a server, as in http://localhost:8000/v1")
     if config.engine.name is EngineName.vllm and not (config.model.checkpoint or config.model.tiny_random):
         wrong.append("model.checkpoint: engine=vllm needs the folder of a checkpoint, or model=tiny_random to try it")
