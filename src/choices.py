@@ -63,6 +63,7 @@ class HostKind(Enum):
     local = "local"
     ssh = "ssh"
     fleet = "fleet"
+    slurm = "slurm"
 
 
 class BadVideo(Enum):

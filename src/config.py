@@ -204,9 +204,9 @@ class HostConf:
     """Where the worker runs. Secrets stay outside: keys in their files, a password in an environment variable."""
 
     name: str = MISSING  # name of the host, for reports
-    kind: HostKind = MISSING  # local: this machine; ssh: another one; fleet: several
+    kind: HostKind = MISSING  # local: this machine; ssh: another one; slurm: a cluster; fleet: several
     members: list[str] = field(default_factory=list)  # fleet only: names of options of this group, or addresses
-    address: str = ""  # ssh only: a name from ~/.ssh/config, or the name or address of a machine
+    address: str = ""  # a name from ~/.ssh/config, or the name or address of a machine; of slurm "": this one
     user: str = ""  # ssh only: user there; "": from ~/.ssh/config
     port: int = 0  # ssh only: port; 0: from ~/.ssh/config
     key_file: str = ""  # ssh only: private key; "": from ~/.ssh/config and the agent
@@ -217,6 +217,7 @@ class HostConf:
     gpus: str = "all"  # GPUs for the worker: all, a count, device=0,2 or none
     workers: int = 1  # parallel workers, each with its share of the GPUs; items go to those that have room
     patience_s: float = 3600.0  # how long to retry a lost link before detaching
+    sbatch: list[str] = field(default_factory=list)  # slurm only: options of sbatch, as in [--partition=gpu,--gpus=1]
     silent_s: float = 120.0  # a worker without a heartbeat for so long is ended and replaced; 0: never
     keep_job: bool = False  # leave a finished job's folder on the host
     price_per_gpu_hour: float = 0.0  # price of one GPU hour, in any currency; makes the report show the cost

@@ -18,6 +18,7 @@ from .job_folder import ABSENT, JobPaths, JobStatus, State, ended
 from .launch import Launch
 from .mirror import Location, Mirror, RemoteFolder, SharedFolder, answer_of, locate, peek
 from .runtimes import DockerRuntime, ProcessRuntime, Runtime
+from .slurm import SlurmRuntime
 
 RETRY_MAX_S = 8.0
 
@@ -46,8 +47,10 @@ class HostJob:
         return kind(self.host, self.job, self.location)
 
     @cached_property
-    def runtime(self) -> Runtime:
+    def runtime(self) -> Runtime | SlurmRuntime:
         kind = DockerRuntime if self.launch.image.reference else ProcessRuntime
+        if self.launch.host.kind == "slurm":
+            return SlurmRuntime(self.host, self.launch, self.location)
         return kind(self.host, self.launch, self.location)
 
     @property

@@ -43,13 +43,19 @@ ENDINGS: dict[int | None, Ending] = {
 class State:
     """How a job stands on its host.
 
-    status: absent (nothing was ever started, or it was removed), waiting (created, not started), running or ended.
+    status: absent (nothing was ever started, or it was removed), waiting (created, not started), queued (it will be started
+    by a cluster), running or ended.
     ending: how it ended, when it did; exit_code as the container or the worker gave it, None when it is not known.
     """
 
-    status: Literal["absent", "waiting", "running", "ended"]
+    status: Literal["absent", "waiting", "queued", "running", "ended"]
     ending: Ending | None = None
     exit_code: int | None = None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether there is a worker, or will be one without being started."""
+        return self.status in ("queued", "running")
 
     @property
     def label(self) -> str:
@@ -57,7 +63,7 @@ class State:
         return f"ended: {self.ending}" if self.ending else self.status
 
 
-ABSENT, RUNNING = State("absent"), State("running")
+ABSENT, QUEUED, RUNNING = State("absent"), State("queued"), State("running")
 
 
 def ended(exit_code: int | None, *, oom_killed: bool = False) -> State:

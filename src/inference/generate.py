@@ -245,7 +245,8 @@ class _Videos:
                 target.unlink(missing_ok=True)
                 link_atomic(source, target)
 
-    def give_back(self) -> None: ...
+    def give_back(self) -> bool:
+        return False
 
     def stop(self) -> None: ...
 

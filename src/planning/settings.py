@@ -34,6 +34,7 @@ class HostSettings:
     workers: int = 1
     price_per_gpu_hour: float = 0.0
     silent_s: float = 120.0
+    sbatch: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

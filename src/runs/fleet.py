@@ -159,7 +159,7 @@ def _detach_or_stop(error: BaseException, started: Sequence[Supervisor]) -> None
         supervisor.handle.ask_to_stop()
         log.get().info("waiting_for_requests_in_flight", job=supervisor.name)
     for supervisor in started:
-        while supervisor.handle.poll().status == "running":
+        while supervisor.handle.poll().is_alive:
             time.sleep(min(supervisor.handle.poll_s, 0.1))
         supervisor.job.take_rest(supervisor.handle)
 

@@ -106,11 +106,14 @@ class Pool:
                         link_atomic(self.folder.root / frame, job.root / frame)
         staging.put_batch(job, next(iter(items.values())).rpartition("-")[0], "".join(lines))
 
-    def give_back(self, name: str) -> None:
-        """The host of a job is lost: others get what it holds. Should it come back, it is told so (`hosts.mirror`)."""
+    def give_back(self, name: str) -> bool:
+        """The host of a job is lost: others get what it holds, if it holds anything. Should it come back, it is told so
+        (`hosts.mirror`)."""
+        is_any = bool(self.dealer.open[name])
         self.dealer.give_back(name)
         for batch in self.folders[name].batches.glob("*.jsonl"):
             batch.rename(f"{batch}{WITHDRAWN}")
+        return is_any
 
     def stop(self) -> None:
         """Stage nothing more."""

@@ -25,6 +25,7 @@ from .tail import Tail
 
 MAX_DEATHS = 3  # without a result between them
 MAX_SILENCE_STEP_S = 5.0
+QUEUE_POLL_S = 5.0  # of a cluster
 QUIET_S = 30.0  # without a heartbeat until that is said
 CALL_LOOK_S = 0.02  # between looks whether a call to a host has ended
 
@@ -87,8 +88,8 @@ class JobDriver(Protocol):
     def take_rest(self, handle: JobHandle) -> None:
         """After its worker was asked to stop: write down what ended until then."""
 
-    def give_back(self) -> None:
-        """Its host is lost: what it holds is for others, if there are any."""
+    def give_back(self) -> bool:
+        """Its host is lost: what it holds is for others. Whether it was anything."""
 
     def stop(self) -> None:
         """Stage nothing more."""
@@ -104,7 +105,7 @@ class Supervisor:
     def __init__(self, job: JobDriver, *, is_alone: bool = True) -> None:
         self.job, self.folder, self.name = job, job.folder, job.folder.root.name
         self.last_line, self.is_started, self.window = "", False, 0
-        self.is_up, self.is_left_out, self._is_alone = False, False, is_alone
+        self.is_up, self.is_queued, self.is_left_out, self._is_alone = False, False, False, is_alone
         self._call: Future[Any] | None = None  # to its host, that is under way
         self._called_at = 0.0
         self._handle: JobHandle | None = None
@@ -127,7 +128,7 @@ class Supervisor:
     @property
     def is_expected(self) -> bool:
         """Whether its worker will be started soon."""
-        return not (self.is_up or self.is_left_out)
+        return not (self.is_up or self.is_queued or self.is_left_out)
 
     @property
     def waits_s(self) -> float:
@@ -147,7 +148,7 @@ class Supervisor:
 
     def leave(self) -> None:
         """The host is lost, for now: forget what is known of the worker there."""
-        self.is_started, self.is_up, self.is_left_out = False, False, True
+        self.is_started, self.is_up, self.is_queued, self.is_left_out = False, False, False, True
         self._call, self._deaths, self._kills, self._silent_s = None, 0, 0, 0.0
         self.job.give_back()
 
@@ -160,21 +161,24 @@ class Supervisor:
         self.is_started = True
         yield from self._apart(handle.push)
         state = yield from self._poll(Quiet())  # what was written until now is history
-        if state.status == "running":
+        if state.is_alive:
             log.get().info("job_found_running", job=self.name)
             if self._phase:
                 progress.phase(self._phase)
         elif not job.is_done:
             yield from self._apart(handle.start)
             log.get().info("job_started", job=self.name, **job.started_with)
-        self.is_up = True
         while True:
             job.collect()
             state = yield from self._poll(progress)
+            self.is_up, self.is_queued = state.status != "queued", state.status == "queued"
             if job.is_done:
                 break
             if state.status == "running":
                 yield from self._end_if_silent()
+            elif self.is_queued:
+                yield from self._wait_in_queue()
+                continue
             else:
                 yield from self._raise_if_final(state)
                 if state.ending != "done" or job.is_staged:  # else it had nothing to do, while hints were slow
@@ -184,10 +188,20 @@ class Supervisor:
         progress.phase("fetching")
         write_atomic(self.folder.closed, "")
         yield from self._apart(handle.push)
-        while (yield from self._apart(handle.poll)).status == "running":
+        if self.is_queued:
+            yield from self._apart(handle.ask_to_stop)
+        while (yield from self._apart(handle.poll)).is_alive:
             yield min(handle.poll_s, 0.1)
         yield from self._apart(handle.finish)
         write_atomic(self.folder.finished, "")
+
+    def _wait_in_queue(self) -> Iterator[float]:
+        """It was not started yet, or lost its place to others: what it holds is for those that run."""
+        self._silent_s = 0.0
+        if not self._is_alone and self.job.give_back():
+            yield from self._apart(self.handle.prepare)
+            self.job.begin(self.handle, Quiet())
+        yield QUEUE_POLL_S
 
     def submit(self) -> None:
         """Everything is staged: let the worker end by itself once it has processed that."""

@@ -139,7 +139,11 @@ def _run_jobs(
         note = "  ".join(f"{states[s]} {s}" for s in (UPSAMPLED, KEPT, FAILED) if states[s])
         progress.step("answers", len(outcomes), asked, note)
         on_round(outcomes)
-        up = [(part, supervisor) for part, supervisor in zip(parts, supervisors, strict=True) if supervisor.is_up]
+        up = [
+            (part, supervisor)
+            for part, supervisor in zip(parts, supervisors, strict=True)
+            if supervisor.is_up or (detach and supervisor.is_queued)
+        ]
         rooms = {part.name: 2 * pool.asked if detach else part.room(supervisor.window) for part, supervisor in up}
         among = sum(not supervisor.is_left_out for supervisor in supervisors)
         for part in pool.deal(rooms, among):
@@ -184,6 +188,8 @@ class _Answers:
         return handle_of_plan(self.pool.plan, self.folder, self._settings)
 
     def begin(self, handle: JobHandle, progress: Progress) -> None:
+        if self._pusher:  # of a host that was lost
+            self._pusher.close(0)
         self._pusher = Pusher(handle, progress)
         self.pool.begin(progress)
 
@@ -229,11 +235,9 @@ class _Answers:
     def take_rest(self, handle: JobHandle) -> None:
         absorb(self.folder, self.pool.journal)
 
-    def give_back(self) -> None:
-        if self._pusher:
-            self._pusher.close(0)
-        self._room, self._pusher = 0, None
-        self.pool.give_back(self.name)
+    def give_back(self) -> bool:
+        self._room = 0
+        return self.pool.give_back(self.name)
 
     def stop(self) -> None:
         self.pool.stop()

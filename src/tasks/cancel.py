@@ -35,7 +35,7 @@ def run(invocation: Invocation) -> ExitCode:
         for name, handle in [*handles.items()]:
             stack.callback(handle.close)
             try:
-                if handle.peek().state.status == "running":
+                if handle.peek().state.is_alive:
                     handle.ask_to_stop()
                     running[name] = handle
                     log.get().info("waiting_for_requests_in_flight", job=name)
@@ -44,7 +44,7 @@ def run(invocation: Invocation) -> ExitCode:
                 del handles[name]
         deadline = time.monotonic() + grace_s + PATIENCE_S
         for handle in running.values():
-            while handle.peek().state.status == "running":
+            while handle.peek().state.is_alive:
                 if time.monotonic() > deadline:
                     raise HostError("the worker does not end", hint="inspect it with task=status log=true")
                 time.sleep(handle.poll_s)

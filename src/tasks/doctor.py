@@ -103,6 +103,8 @@ def _checks(host: Host, settings: HostSettings, config: Config) -> Iterator[Chec
     yield "disk", lambda: _disk(host, str(OUTPUTS.absolute()) if is_here else root_on(host, settings))
     if settings.kind != "local":
         yield "clock", lambda: _clock(host)
+    if settings.kind == "slurm":
+        yield "slurm", lambda: _said(host, ("sinfo", "--noheader", "--format=%P %D nodes %t"), "Slurm cannot be asked")
     if image:
         yield "docker", lambda: _docker(host, settings)
         yield "image", lambda: _image(host, settings, config)

@@ -165,7 +165,7 @@ def _peeked(
         return _Job(folder, "unknown", unreachable=e.message)
     finally:
         handle.close()
-    return _Job(folder, _in_words(status, is_whole), status.phase, status.state.status == "running", status=status)
+    return _Job(folder, _in_words(status, is_whole), status.phase, status.state.is_alive, status=status)
 
 
 def _in_words(status: JobStatus, is_whole: bool) -> str:
@@ -173,7 +173,7 @@ def _in_words(status: JobStatus, is_whole: bool) -> str:
     if state.status == "ended":
         return state.label + (f" (code {state.exit_code})" if state.exit_code is not None else "")
     absent = "finished and removed" if is_whole else "not there"
-    return {"running": "running", "waiting": "created, not started", "absent": absent}[state.status]
+    return {"running": "running", "queued": "queued", "waiting": "created, not started", "absent": absent}[state.status]
 
 
 def _videos(paths: RunPaths, handles: list[tuple[JobPaths, JobHandle]], invocation: Invocation) -> _Status:

@@ -126,8 +126,9 @@ class FakeDriver:
     def take_rest(self, handle: JobHandle) -> None:
         self.calls.append("take_rest")
 
-    def give_back(self) -> None:
+    def give_back(self) -> bool:
         self.calls.append("give_back")
+        return True
 
     def stop(self) -> None:
         self.calls.append("stop")
