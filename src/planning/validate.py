@@ -222,6 +222,10 @@ def _wrong_host_or_image(config: Config) -> list[str]:
         wrong.append("model.checkpoint: must be an absolute path on the host, because it is mounted into the container")
     wants = config.model.tensor_parallel_size * config.model.data_parallel_size
     for host in config.fleet or [config.host]:
+        if host.kind is HostKind.slurm and config.image.reference:
+            wrong.append(
+                f"image={config.image.name}: host={host.name} is Slurm, which starts no Docker containers; see docs/scale.md"
+            )
         try:
             named = gpus.devices(gpus.shares(host.gpus, max(host.workers, 1))[0])
             if named and len(named) < wants:

@@ -156,6 +156,7 @@ def _detach_or_stop(error: BaseException, started: Sequence[Supervisor]) -> None
             hint = how_to_reattach(first.folder.run_folder)
             raise Detached(f"detached; the job runs on on {first.handle.name}", hint=hint) from None
     for supervisor in started:
+        supervisor.settle(END_S)
         supervisor.handle.ask_to_stop()
         log.get().info("waiting_for_requests_in_flight", job=supervisor.name)
     for supervisor in started:

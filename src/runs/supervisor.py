@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -145,6 +145,11 @@ class Supervisor:
             yield CALL_LOOK_S
         self._call = None
         return future.result()
+
+    def settle(self, patience_s: float) -> None:
+        """Wait until a call to its host that is under way has ended."""
+        if self._call:
+            wait([self._call], patience_s)
 
     def leave(self) -> None:
         """The host is lost, for now: forget what is known of the worker there."""

@@ -34,7 +34,7 @@ from .supervisor import Labels, Supervisor
 from .tail import Tail
 
 MOST_OPEN = 4096  # items at one of several workers
-PATIENCE_S = 5.0  # with one of several hosts, at the end
+PATIENCE_S = 1.0  # with one of several hosts, at the end
 OnRound = Callable[[Outcomes], None]
 LABELS = Labels(
     worker="the worker",
@@ -168,6 +168,7 @@ class _Answers:
         self.load_log = self.folder.log
         self.started_with = {"items": str(pool.asked), "engine": place.settings.engine.name}
         self.ended = 0  # that this worker answered first
+        self._batch = max(map(len, pool.plan.batches), default=1)
         self._room = 0
         self._pusher: Pusher | None = None
 
@@ -201,7 +202,7 @@ class _Answers:
 
     def room(self, window: int) -> int:
         """How many items may be open here: two batches, or two windows, or more where a poll brings much of that."""
-        self._room = max(self._room, 2 * window, 2 * max(map(len, self.pool.plan.batches)))
+        self._room = max(self._room, 2 * window, 2 * self._batch)
         return self._room
 
     def push(self) -> None:

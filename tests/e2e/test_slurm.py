@@ -21,7 +21,8 @@ from tests.harness.program import (
     wait_for,
 )
 from tests.harness.remote import PYTHON, QUIET
-from tests.harness.slurm import Slurm
+from tests.harness.slurm import PATH, Slurm
+from tests.harness.sshd import Sshd, missing
 
 SLOW = ("engine.in_flight=2", "engine.item_delay_s=0.3", "budget.max_batch_size=4")
 
@@ -119,6 +120,20 @@ def test_cancel_takes_workers_out_of_the_queue(on_slurm: SlurmRun) -> None:
     assert end.code == 0, end.err
     assert process.ended().code == 4
     assert on_slurm.jobs("RUNNING,PENDING") == []
+
+
+def test_login_node_is_reached_by_ssh(on_slurm: SlurmRun, slurm: Slurm) -> None:
+    if reason := missing():
+        pytest.skip(reason)
+    environment = f'export SLURM_CONF="{slurm.config}" PATH="{PATH}"'
+    sshd = Sshd(on_slurm.folder / "sshd", login=f'{environment}\nexec /bin/sh -c "$SSH_ORIGINAL_COMMAND"')
+    (on_slurm.folder / "known_hosts").write_text(sshd.known_hosts_line)
+    login = (f"host.address=root@127.0.0.1:{sshd.port}", f"host.key_file={quoted(sshd.key)}")
+    try:
+        process = on_slurm.start(8, *login, f"host.known_hosts={quoted(on_slurm.folder / 'known_hosts')}")
+        on_slurm.assert_whole(process.ended())
+    finally:
+        sshd.kill()
 
 
 def test_wrong_option_is_named(on_slurm: SlurmRun) -> None:
