@@ -42,14 +42,14 @@ def test_lost_host_is_left_out(fleet: RemoteFleet) -> None:
     fleet.sshds[1].kill()
     end = process.ended()
     fleet.assert_whole(end, most_twice=16)
-    assert fleet.logged("host_left_out") == [fleet.name(1)]
+    assert set(fleet.logged("host_left_out")) == {fleet.name(1)}
 
 
 def test_host_that_is_down_is_used_later(fleet: RemoteFleet, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet.sshds[2].kill()
     process = fleet.start_run(400, *SLOW)
     wait_for(lambda: fleet.ended() > 20)
-    assert fleet.logged("host_left_out") == [fleet.name(2)]
+    assert set(fleet.logged("host_left_out")) == {fleet.name(2)}
     fleet.sshds[2].start()
     fleet.assert_whole(process.ended())
     assert len(fleet.shares()) == 3 and min(fleet.shares()) > 0
