@@ -106,6 +106,7 @@ class Supervisor:
         self.job, self.folder, self.name = job, job.folder, job.folder.root.name
         self.last_line, self.is_started, self.window = "", False, 0
         self.is_up, self.is_queued, self.is_left_out, self._is_alone = False, False, False, is_alone
+        self._was_lost = False
         self._call: Future[Any] | None = None  # to its host, that is under way
         self._called_at = 0.0
         self._handle: JobHandle | None = None
@@ -154,7 +155,7 @@ class Supervisor:
     def leave(self) -> None:
         """The host is lost, for now: forget what is known of the worker there."""
         self.is_started, self.is_up, self.is_queued, self.is_left_out = False, False, False, True
-        self._call, self._deaths, self._kills, self._silent_s = None, 0, 0, 0.0
+        self._call, self._deaths, self._kills, self._silent_s, self._was_lost = None, 0, 0, 0.0, True
         self.job.give_back()
 
     def steps(self, progress: Progress) -> Iterator[float]:
@@ -193,7 +194,7 @@ class Supervisor:
         progress.phase("fetching")
         write_atomic(self.folder.closed, "")
         yield from self._apart(handle.push)
-        if self.is_queued:
+        if self.is_queued or self._was_lost:  # then it may be busy with what others have answered
             yield from self._apart(handle.ask_to_stop)
         while (yield from self._apart(handle.poll)).is_alive:
             yield min(handle.poll_s, 0.1)
