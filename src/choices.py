@@ -62,6 +62,8 @@ class EngineName(Enum):
 class HostKind(Enum):
     local = "local"
     ssh = "ssh"
+    fleet = "fleet"
+    slurm = "slurm"
 
 
 class BadVideo(Enum):

@@ -127,6 +127,7 @@ class EngineConf:
     in_flight: str = "auto"  # requests in flight: a number, or auto, found by what the server shows
     item_delay_s: float = 0.0  # offline only: wait before each answer, to rehearse a slow engine
     base_url: str = ""  # endpoint only: address of the server, including /v1
+    more_urls: list[str] = field(default_factory=list)  # endpoint only: further servers of the same model
     api_key_env: str = ""  # endpoint only: NAME of the environment variable that holds the key
     api_key_file: str = ""  # endpoint only: file that holds the key
     slots: int = 4  # llamacpp only: requests processed at the same time, each with a context of budget.max_model_len
@@ -203,8 +204,9 @@ class HostConf:
     """Where the worker runs. Secrets stay outside: keys in their files, a password in an environment variable."""
 
     name: str = MISSING  # name of the host, for reports
-    kind: HostKind = MISSING  # local: this machine; ssh: another one
-    address: str = ""  # ssh only: a name from ~/.ssh/config, or the name or address of a machine
+    kind: HostKind = MISSING  # local: this machine; ssh: another one; slurm: a cluster; fleet: several
+    members: list[str] = field(default_factory=list)  # fleet only: names of options of this group, or addresses
+    address: str = ""  # a name from ~/.ssh/config, or the name or address of a machine; of slurm "": this one
     user: str = ""  # ssh only: user there; "": from ~/.ssh/config
     port: int = 0  # ssh only: port; 0: from ~/.ssh/config
     key_file: str = ""  # ssh only: private key; "": from ~/.ssh/config and the agent
@@ -213,8 +215,9 @@ class HostConf:
     root: str = "~/.cache/prompt-upsampler"  # folder on the host for jobs, frames and compiled kernels
     docker: list[str] = field(default_factory=lambda: ["docker"])  # the docker command there, as in [sudo, docker]
     gpus: str = "all"  # GPUs for the worker: all, a count, device=0,2 or none
-    workers: int = 1  # parallel workers, each with its share of the GPUs and, by tokens, of the items
+    workers: int = 1  # parallel workers, each with its share of the GPUs; items go to those that have room
     patience_s: float = 3600.0  # how long to retry a lost link before detaching
+    sbatch: list[str] = field(default_factory=list)  # slurm only: options of sbatch, as in [--partition=gpu,--gpus=1]
     silent_s: float = 120.0  # a worker without a heartbeat for so long is ended and replaced; 0: never
     keep_job: bool = False  # leave a finished job's folder on the host
     price_per_gpu_hour: float = 0.0  # price of one GPU hour, in any currency; makes the report show the cost
@@ -424,6 +427,7 @@ class Config:
     checks: ChecksConf = field(default_factory=ChecksConf)
     sampling: SamplingConf = field(default_factory=SamplingConf)
     host: HostConf = field(default_factory=HostConf)
+    fleet: list[HostConf] = field(default_factory=list)  # the members of host=fleet, put here by the program
     image: ImageConf = field(default_factory=ImageConf)
     limits: LimitsConf = field(default_factory=LimitsConf)
     inference: InferenceConf = field(default_factory=InferenceConf)

@@ -58,6 +58,22 @@ def with_run_folders(arguments: list[str]) -> list[str]:
     return replaced
 
 
+def with_lists(arguments: list[str]) -> list[str]:
+    """The command line with host=[A,B] as the fleet of these members, where Hydra would lay one over the other, and
+    engine.base_url=[A,B] as the first server and the others."""
+    found = []
+    for argument in arguments:
+        key, value = split_override(argument)
+        if key == "host" and value.startswith("["):
+            found += ["host=fleet", f"host.members={value}"]
+        elif key == "engine.base_url" and value.startswith("["):
+            first, _, others = value.strip("[]").partition(",")
+            found += [f"engine.base_url={first.strip()}", f"engine.more_urls=[{others}]"]
+        else:
+            found.append(argument)
+    return found
+
+
 def new_folders(arguments: list[str]) -> list[str]:
     """The folders that a command line names for a new run or sweep, and that are not there yet."""
     named = dict(map(split_override, arguments))
@@ -174,7 +190,7 @@ def _loaded(record: Path) -> Any:
 
 # Fields that name programs, machines, the places of secrets or of files that are written; options of a group are one's own.
 _OF_PROGRAMS = re.compile(
-    r"(?:worker|host|image|inference|hydra|spec|notify)\.|engine\.(?:base_url|api_key)|model\.(?:checkpoint|extra|gguf|mmproj)|"
+    r"(?:worker|host|image|inference|hydra|spec|notify)\.|engine\.(?:base_url|more_urls|api_key)|model\.(?:checkpoint|extra|gguf|mmproj)|"
     r"output\.specs|cache_dir"
 )
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from datetime import datetime
+from typing import cast
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from .choices import TaskName
-from .config import Config
+from .choices import HostKind, TaskName
+from .config import Config, HostConf
 from .files import bundled
 
 # Tasks that are no runs.
@@ -61,6 +63,22 @@ def hydra_subdir(task: TaskName, folder: str) -> str | None:
 def or_bundled(name: str) -> str:
     """A file of the working folder, or the one that comes with the program."""
     return name if os.path.exists(name) else str(bundled(name))
+
+
+def members(fleet: HostConf) -> list[HostConf]:
+    """The members of a fleet: options of the group `host`, and by address machines that are reached as the fleet says."""
+    return [_member(name, fleet) for name in fleet.members]
+
+
+def _member(name: str, fleet: HostConf) -> HostConf:
+    from hydra import compose
+    from hydra.core.global_hydra import GlobalHydra
+
+    known = GlobalHydra.instance().config_loader().get_group_options("host")
+    if name not in known:
+        return replace(fleet, name=name, kind=HostKind.ssh, address=name, members=[])
+    option = OmegaConf.merge(OmegaConf.structured(HostConf), compose(f"host/{name}").host)
+    return cast(HostConf, OmegaConf.to_object(option))
 
 
 def register() -> None:

@@ -39,10 +39,11 @@ from .overrides import (
     why_not_readable,
     why_not_resumable,
     with_inherited,
+    with_lists,
     with_own_conf,
     with_run_folders,
 )
-from .resolvers import created, is_new
+from .resolvers import created, is_new, members
 from .run_folder import SWEEP_RECORD, discard_unused
 from .shortcuts import expanded
 from .text import PROGRAM, resume_command
@@ -72,6 +73,7 @@ def _run(raw: DictConfig) -> ExitCode:
     from . import log
 
     config = cast(Config, OmegaConf.to_object(raw))
+    config.fleet = members(config.host)
     if unknown := unknown_fields(raw, Config):
         console.message(f"error: the config has no field {', '.join(unknown)}")
         return ExitCode.INPUT
@@ -138,7 +140,7 @@ def main() -> None:
         short = expanded(sys.argv[1:])
         if short != sys.argv[1:]:
             console.message(f"→ {PROGRAM} {shlex.join(short)}")
-        given = with_run_folders(with_own_conf(short, CONF))
+        given = with_lists(with_run_folders(with_own_conf(short, CONF)))
         reason = secret_among(map(split_override, given)) or why_not_resumable(given) or why_not_readable(given, CONF)
         if reason is None:
             try:

@@ -33,6 +33,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "foreign_results_ignored": ("Videos of job {job} are ignored, for nobody asked for them: {ids}.",),
     "frame_sent_again": ("{item}: {reason}; its frames are sent again.",),
     "hint_made_smaller": ("{item}: the engine refused it and gets smaller frames: {reason}.",),
+    "host_left_out": ("{host} is left out, {note}: {reason}", " → {hint}", "."),
     "ignored": ("Ignored: {overrides}; {note}.",),
     "image_pulled": ("Image {image} is being pulled on {host}.",),
     "job_found_running": ("Job {job} is running already; it is supervised from here.",),

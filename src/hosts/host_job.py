@@ -18,6 +18,7 @@ from .job_folder import ABSENT, JobPaths, JobStatus, State, ended
 from .launch import Launch
 from .mirror import Location, Mirror, RemoteFolder, SharedFolder, answer_of, locate, peek
 from .runtimes import DockerRuntime, ProcessRuntime, Runtime
+from .slurm import SlurmRuntime
 
 RETRY_MAX_S = 8.0
 
@@ -46,8 +47,10 @@ class HostJob:
         return kind(self.host, self.job, self.location)
 
     @cached_property
-    def runtime(self) -> Runtime:
+    def runtime(self) -> Runtime | SlurmRuntime:
         kind = DockerRuntime if self.launch.image.reference else ProcessRuntime
+        if self.launch.host.kind == "slurm":
+            return SlurmRuntime(self.host, self.launch, self.location)
         return kind(self.host, self.launch, self.location)
 
     @property
@@ -97,10 +100,7 @@ class HostJob:
     def peek(self) -> JobStatus:
         self.fail_fast()
         state = self.runtime.state(answer_of(self.host, self.runtime.question()))
-        answered, phase, end = peek(self.host, self.location.folder)
-        if state.status == "ended" and state.ending is None:
-            state = ended(end.code if end else None)
-        return JobStatus(state, answered, phase)
+        return peek(self.host, self.location.folder, state)
 
     def ask_to_stop(self) -> None:
         """The mark tells whoever supervises the job that its end was wanted; dockerd too ends containers with SIGTERM."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..worker.protocol import (
     OK,
     TIMEOUT,
     UNAVAILABLE,
+    Event,
     Exit,
     InferJob,
     JobHeader,
@@ -28,6 +30,7 @@ from ..worker.protocol import (
 from ..worker.records import InvalidRecord, from_file, to_json, to_line
 from .bundle import WORKER, worker_bundle
 
+WITHDRAWN = ".withdrawn"  # after the name of a batch whose items are for others now
 Ending = Literal["done", "cancelled", "timeout", "oom", "load_failed", "unavailable", "locked", "failed"]
 ENDINGS: dict[int | None, Ending] = {
     OK: "done", LOAD_FAILED: "load_failed", UNAVAILABLE: "unavailable", LOCKED: "locked", TIMEOUT: "timeout",
@@ -40,13 +43,19 @@ ENDINGS: dict[int | None, Ending] = {
 class State:
     """How a job stands on its host.
 
-    status: absent (nothing was ever started, or it was removed), waiting (created, not started), running or ended.
+    status: absent (nothing was ever started, or it was removed), waiting (created, not started), queued (it will be started
+    by a cluster), running or ended.
     ending: how it ended, when it did; exit_code as the container or the worker gave it, None when it is not known.
     """
 
-    status: Literal["absent", "waiting", "running", "ended"]
+    status: Literal["absent", "waiting", "queued", "running", "ended"]
     ending: Ending | None = None
     exit_code: int | None = None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether there is a worker, or will be one without being started."""
+        return self.status in ("queued", "running")
 
     @property
     def label(self) -> str:
@@ -54,7 +63,7 @@ class State:
         return f"ended: {self.ending}" if self.ending else self.status
 
 
-ABSENT, RUNNING = State("absent"), State("running")
+ABSENT, QUEUED, RUNNING = State("absent"), State("queued"), State("running")
 
 
 def ended(exit_code: int | None, *, oom_killed: bool = False) -> State:
@@ -67,11 +76,26 @@ def ended(exit_code: int | None, *, oom_killed: bool = False) -> State:
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """A job as it stands: its state, how many items have ended, and the phase that the worker last named."""
+    """A job as it stands: its state, how many items have ended, and the phase that the worker last named. per_s: items ended a
+    second, lately; beat_age_s: since its last heartbeat; both None where there was none."""
 
     state: State
     answered: int
     phase: str
+    per_s: float | None = None
+    beat_age_s: float | None = None
+
+
+def pace(beats: Sequence[Event], now: float) -> tuple[float | None, float | None]:
+    """`JobStatus.per_s` and `beat_age_s` by the last heartbeats of a worker, on the clock of its machine."""
+    if not beats:
+        return None, None
+    first, last = beats[0], beats[-1]
+    seconds = last.time - first.time
+    return (last.answered - first.answered) / seconds if seconds > 0 else None, max(0.0, now - last.time)
+
+
+BEATS = 12  # of which the pace is taken
 
 
 @dataclass(frozen=True, slots=True)

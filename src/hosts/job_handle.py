@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from ..planning.plan import Plan
+from ..planning.settings import Settings
 from .connect import connect
 from .host_job import HostJob
 from .job_folder import JobPaths, JobStatus, State
@@ -78,6 +79,6 @@ def handle_for(launch: Launch, job: JobPaths) -> JobHandle:
     return HostJob(launch, job, connect(launch.host))
 
 
-def handle_of_plan(plan: Plan, job: JobPaths) -> JobHandle:
-    """The handle of a job that upsamples."""
-    return handle_for(Launch.of(plan.settings, plan.run_id), job)
+def handle_of_plan(plan: Plan, job: JobPaths, settings: Settings) -> JobHandle:
+    """The handle of a job that upsamples. settings: those of the plan, with the machine and the GPUs of this job."""
+    return handle_for(Launch.of(settings, plan.run_id), job)

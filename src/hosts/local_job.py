@@ -16,7 +16,7 @@ from ..interrupts import interrupts_deferred
 from ..planning import gpus
 from ..worker.journal import read_records
 from ..worker.protocol import REFUSED, Ended, Event
-from .job_folder import RUNNING, JobPaths, JobStatus, State, state_by_exit_record
+from .job_folder import BEATS, RUNNING, JobPaths, JobStatus, State, pace, state_by_exit_record
 from .launch import Launch
 
 
@@ -67,8 +67,10 @@ class LocalJob:
 
     def peek(self) -> JobStatus:
         answered = {r.id for r in read_records(self.job.results, Ended, log.left_out) if r.state != REFUSED}
-        phases = [e.phase for e in read_records(self.job.events, Event, log.left_out) if e.event == "phase"]
-        return JobStatus(self.poll(), len(answered), phases[-1] if phases else "")
+        events = list(read_records(self.job.events, Event, log.left_out))
+        phases = [e.phase for e in events if e.event == "phase"]
+        beats = [e for e in events if e.event == "heartbeat"][-BEATS:]
+        return JobStatus(self.poll(), len(answered), phases[-1] if phases else "", *pace(beats, time.time()))
 
     def ask_to_stop(self) -> None:
         self.job.cancelled.touch()

@@ -21,7 +21,7 @@ from ..worker.records import InvalidRecord, from_line
 from . import transfer
 from .connect import root_on
 from .host import Host, checked, script, unexpected_output
-from .job_folder import JobPaths
+from .job_folder import BEATS, WITHDRAWN, JobPaths, JobStatus, State, ended, pace
 
 MOST_REREAD = 5  # times that a job's journals are read from their beginning
 LIMIT = 4 << 20  # bytes of each journal that one poll brings at most
@@ -31,9 +31,12 @@ LIMIT = 4 << 20  # bytes of each journal that one poll brings at most
 _MAKE = """
 set -e
 umask 022
+folder=$1
 mkdir -p "$1/batches" "$1/frames" "$2/frames" "$2/cache/home"
 [ -e "$2/.prompt-upsampler" ] || ls -A "$2/frames" | grep -qvxE '[0-9a-f]{64}[.][a-z0-9]+' || : > "$2/.prompt-upsampler"
-cd "$1"
+shift 2
+cd "$folder"
+for name; do rm -f "batches/$name"; done
 sha256sum job.json worker.pyz batches/*.jsonl 2>/dev/null || true
 """
 _SPACE = """
@@ -78,9 +81,12 @@ done
 [ -d "$folder" ] || echo gone
 """
 _PEEK = """
-cd "$1" 2>/dev/null || { echo 0; echo; exit 0; }
+cd "$1" 2>/dev/null || { echo 0; echo; date +%s; echo; exit 0; }
 cat results.jsonl 2>/dev/null | grep -vc '"state":"refused"' || true
 grep '"event":"phase"' events.jsonl 2>/dev/null | tail -n 1 | grep . || echo
+date +%s
+grep '"event":"heartbeat"' events.jsonl 2>/dev/null | tail -n "$2" || true
+echo
 cat exit.json 2>/dev/null || true
 """
 _EXIT = 'cat "$1/exit.json" 2>/dev/null || true'
@@ -171,8 +177,13 @@ class RemoteFolder:
         self._events_at = job.events.stat().st_size if job.events.exists() else 0
 
     def create(self) -> None:
-        """Create what is missing of the folder, and check that its journal is the one that is known here."""
-        names = self._checked(script(_MAKE, self.folder, self.location.root), "the job's folder cannot be created")
+        """Create what is missing of the folder, remove what was given to others meanwhile, and check that its journal is the one
+        that is known here."""
+        gone = [file for file in self.job.batches.glob(f"*{WITHDRAWN}") if not file.with_suffix("").exists()]
+        make = script(_MAKE, self.folder, self.location.root, *(file.stem for file in gone))
+        names = self._checked(make, "the job's folder cannot be created")
+        for file in gone:
+            file.unlink()
         self._pushed = {file.name for file in self._local(names.decode())}
         self._check_journal()
         has_events = self.host.run(script('[ -e "$1/events.jsonl" ]', self.folder)).code == 0
@@ -326,13 +337,17 @@ def _journal_parts(output: bytes, *starts: int) -> list[tuple[int, int, bytes]]:
     return parts
 
 
-def peek(host: Host, folder: str) -> tuple[int, str, Exit | None]:
-    """How many items ended in a job's folder, the phase that its worker named last, and its exit record."""
-    output = checked(host.run(script(_PEEK, folder)), host, "the job cannot be read")
+def peek(host: Host, folder: str, state: State) -> JobStatus:
+    """A job by its folder; state: of its worker, which may lack how it ended."""
+    output = checked(host.run(script(_PEEK, folder, str(BEATS))), host, "the job cannot be read")
     try:
-        answered, event, record = output.split(b"\n", 2)
+        answered, event, now, rest = output.split(b"\n", 3)
+        beats, _, record = (b"\n" + rest).partition(b"\n\n")
         phase = from_line(Event, event).phase if event else ""
-        return int(answered), phase, from_line(Exit, record) if record.strip() else None
+        if state.status == "ended" and state.ending is None:
+            state = ended(from_line(Exit, record).code if record.strip() else None)
+        last = [from_line(Event, line) for line in beats.splitlines() if line]
+        return JobStatus(state, int(answered), phase, *pace(last, float(now)))
     except (InvalidRecord, ValueError) as e:
         raise HostError(f"{host.name}: {folder}: not a valid job folder ({e})") from None
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import HostError
 from ..planning.settings import HostSettings
-from . import docker
+from . import docker, slurm
 from .connect import root_on
 from .host import Host, checked, script
 from .mirror import REMOVE
@@ -43,19 +43,27 @@ def jobs_on(host: Host, settings: HostSettings) -> list[StaleJob]:
     listed = checked(host.run(script(_JOBS, root)), host, "jobs cannot be listed").decode()
     rows = (line.split(" ", 3) for line in listed.splitlines())
     folders = {row[3]: row[:3] for row in rows if len(row) == 4}
-    found = _containers(host, settings, root)
+    found, in_cluster = _containers(host, settings, root), _in_cluster(host, settings)
     jobs = []
     for job_id in sorted({*folders, *(job for job, _, _ in found)}):
         if not _JOB_ID.fullmatch(job_id):
             continue  # not a job of this program
         answered, status, kib = folders.get(job_id, ["0", "ended", "0"])
         own = [(name, state) for job, name, state in found if job == job_id]
-        if any(state.startswith("Up") for _, state in own):
+        if job_id in in_cluster or any(state.startswith("Up") for _, state in own):
             status = "running"
         jobs.append(
             StaleJob(job_id, status, int(answered), int(kib), job_id in folders, tuple(name for name, _ in own))
         )
     return jobs
+
+
+def _in_cluster(host: Host, settings: HostSettings) -> set[str]:
+    """The jobs that Slurm runs or queues; raises HostError when it does not answer."""
+    if settings.kind != "slurm":
+        return set()
+    names = checked(host.run(("squeue", "--me", "--noheader", "--format=%j")), host, "Slurm's jobs cannot be listed")
+    return {name.removeprefix(slurm.NAME) for name in names.decode().split()}
 
 
 def _containers(host: Host, settings: HostSettings, root: str) -> list[tuple[str, str, str]]:

@@ -12,7 +12,7 @@ from ..config import Config
 from ..errors import InputError
 from ..hosts.docker import WORKSPACE
 from ..planning import gpus
-from ..planning.configure import checked, host_settings, image_settings
+from ..planning.configure import checked, image_settings, one_machine
 from ..planning.settings import Settings
 from ..worker.records import to_json
 from .engines import ENGINES
@@ -27,7 +27,7 @@ def inference_settings(config: Config, run: Settings | None) -> InferenceSetting
     A config that names no host uses the run's. Raises InputError with all that is wrong.
     """
     chosen, image = config.inference, image_settings(config)
-    place = host_settings(config)
+    place = one_machine(config, "videos are made on")
     if run is not None and place.kind == "local":
         place = run.host
         image = image if image.reference else run.image

@@ -22,7 +22,8 @@ from ..hosts.launch import Launch
 from ..planning.plan import Plan
 from ..planning.settings import digest
 from ..run_folder import RunPaths
-from ..runs.supervisor import Labels, Supervisor, supervise
+from ..runs.fleet import supervise
+from ..runs.supervisor import Labels, Supervisor
 from ..timing.progress import Progress, Quiet
 from ..worker.journal import read_records
 from ..worker.protocol import DONE, InferJob, MadeFile, VideoOutcome
@@ -172,7 +173,7 @@ class _Videos:
         paths: RunPaths,
     ) -> None:
         self.folder, self.launch, self.slugs, self.taken, self.paths = folder, launch, slugs, taken, paths
-        self.asked, self.load_log = folder.staged(), folder.engine_log
+        self.asked, self.load_log, self.place = folder.staged(), folder.engine_log, launch.host.name
         self.started_with = {"items": str(len(self.asked)), "inference": launch.host.name}
 
     @property
@@ -243,6 +244,9 @@ class _Videos:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.unlink(missing_ok=True)
                 link_atomic(source, target)
+
+    def give_back(self) -> bool:
+        return False
 
     def stop(self) -> None: ...
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..choices import AnswerKind, EngineName, FrameRule, HostKind, Language, TaskName
-from ..config import Config, ModelConf
+from ..config import Config, HostConf, ModelConf
 from ..errors import InputError
 from ..models.families import with_cap, with_checkpoint
 from ..prompts.fields import Reading
@@ -30,14 +30,40 @@ def checked(kind: type[T], group: str, values: Mapping[str, Any]) -> T:
         raise InputError(f"the config cannot be used:\n  - {e}") from None
 
 
-def host_settings(config: Config) -> HostSettings:
-    """The host group as a plan value; InputError when it names no machine."""
-    if config.host.kind is HostKind.ssh and not config.host.address:
+def host_settings(host: HostConf) -> HostSettings:
+    """The host group, or a member of a fleet, as a plan value; InputError when it names no machine."""
+    if host.kind is HostKind.ssh and not host.address:
         raise InputError(
             "host.address: host=ssh needs a name from ~/.ssh/config, or the name or address of a machine",
             hint="host.address=NAME, or a file conf/host/NAME.yaml of your own (docs/remote.md)",
         )
-    return checked(HostSettings, "host", vars(config.host) | {"kind": config.host.kind.value})
+    return checked(HostSettings, "host", vars(host) | {"kind": host.kind.value})
+
+
+def members_of(config: Config) -> tuple[HostSettings, ...]:
+    """The machines of a fleet; none for one machine. InputError for a fleet that cannot be."""
+    if config.host.kind is not HostKind.fleet:
+        return ()
+    members = tuple(host_settings(member) for member in config.fleet)
+    names = [member.name for member in members]
+    if not members or len(set(names)) < len(names) or any(member.kind == HostKind.fleet.value for member in members):
+        raise InputError(
+            "host.members: host=fleet needs machines, each once, and no other fleet",
+            hint="host=[gpu_a,gpu_b], with names of files in conf/host/ or addresses (docs/scale.md)",
+        )
+    return members
+
+
+def one_machine(config: Config, what: str) -> HostSettings:
+    """The host group where it must be one machine."""
+    if config.host.kind is HostKind.fleet:
+        raise InputError(f"host={config.host.name}: {what} one machine, not a fleet", hint="name one member: host=NAME")
+    return host_settings(config.host)
+
+
+def machines_of(config: Config) -> tuple[HostSettings, ...]:
+    """Each machine that the host group names."""
+    return members_of(config) or (host_settings(config.host),)
 
 
 def image_settings(config: Config) -> ImageSettings:
@@ -138,7 +164,8 @@ def plan_settings(config: Config) -> Settings:
         check_cut_off=config.checks.cut_off,
         check_script=config.checks.script,
         python=config.worker.python,
-        host=host_settings(config),
+        host=host_settings(config.host),
+        members=members_of(config),
         image=image_settings(config),
         reuse=config.reuse,
         cache_dir=config.cache_dir,

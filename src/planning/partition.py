@@ -1,12 +1,13 @@
-"""Items into batches, and a plan into parts for several workers."""
+"""Items into batches, and the places at which workers answer them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from .gpus import shares
 from .plan import Plan
+from .settings import HostSettings, Settings
 
 
 def group(sizes: Sequence[tuple[str, int]], max_batch_size: int, max_batch_tokens: int) -> tuple[tuple[str, ...], ...]:
@@ -43,32 +44,37 @@ def _fill(ordered: Sequence[tuple[str, int]], sizes: Sequence[int], max_tokens: 
     return batches
 
 
-def shards(plan: Plan) -> tuple[Plan, ...]:
-    """A plan for each of `host.workers`; the plan itself for one. A worker that would get no item is left out.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one worker of a run works. name: which of several, "" for the only one."""
 
-    Every item that runs is in one shard. The largest goes first, each to the worker with the fewest tokens (prompt and
-    reserved output) so far, so that two workers differ by one item's tokens at most. It depends on the plan alone: a
-    resumed run finds the same shards.
+    name: str
+    settings: Settings
+
+
+LOST_S = 120.0  # until a lost member of a fleet is left out, where host.silent_s says nothing else
+
+
+def places(plan: Plan) -> tuple[Place, ...]:
+    """A place for each worker of each machine, with its share of the GPUs; on one machine no more than there are items.
+
+    It depends on the plan alone: a resumed run finds the same places.
     """
-    host = plan.settings.host
-    if host.workers == 1:
-        return (plan,)
-    loads = [0] * host.workers
-    parts: list[set[str]] = [set() for _ in loads]
-    sizes = {i.id: i.tokens.prompt + i.tokens.output_reserved for i in plan.items if i.runs}
-    for item_id, size in sorted(sizes.items(), key=lambda pair: -pair[1]):
-        least = loads.index(min(loads))
-        loads[least] += size
-        parts[least].add(item_id)
-    shared = zip(parts, shares(host.gpus, host.workers), strict=True)
-    return tuple(_part(plan, ids, gpus) for ids, gpus in shared if ids)
-
-
-def _part(plan: Plan, ids: set[str], gpus: str) -> Plan:
-    batches = (tuple(i for i in batch if i in ids) for batch in plan.batches)
-    return Plan(
-        replace(plan.settings, host=replace(plan.settings.host, gpus=gpus, workers=1)),
-        tuple(batch for batch in batches if batch),
-        tuple(item for item in plan.items if item.id in ids),
-        part_of=plan.run_id,
+    settings = plan.settings
+    hosts = [host for member in settings.members or (settings.host,) for host in _each_worker(member)]
+    if not settings.members:
+        hosts = hosts[: max(1, len(plan.distinct_ids))]
+    if len(hosts) == 1:
+        return (Place("", replace(settings, host=hosts[0][1], members=())),)
+    return tuple(
+        Place(name, replace(settings, host=replace(host, patience_s=min(host.patience_s, host.silent_s or LOST_S))))
+        for name, host in hosts
     )
+
+
+def _each_worker(host: HostSettings) -> list[tuple[str, HostSettings]]:
+    """The host as each of its workers has it, with a name for it."""
+    if host.workers == 1:
+        return [(host.name, host)]
+    each = shares(host.gpus, host.workers)
+    return [(f"{host.name} {n}", replace(host, gpus=share, workers=1)) for n, share in enumerate(each, 1)]

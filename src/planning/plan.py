@@ -163,7 +163,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Plan:
-    """All of a run, or one worker's part of it (`part_of`: the run's id, see `planning.partition`).
+    """All of a run.
 
     `batches` holds item ids in the order in which they are staged. `items` may be on disk (`plan_file.StoredItems`): going
     through all of them takes a while, so what several places need to know of all is in `summary`. unused_fields: of the
@@ -173,13 +173,12 @@ class Plan:
     settings: Settings
     batches: tuple[tuple[str, ...], ...]
     items: Sequence[PlanItem]
-    part_of: str = ""
     unused_fields: tuple[str, ...] = ()
 
     @property
     def run_id(self) -> str:
         """Hash of all requests, in order."""
-        return self.part_of or digest(self.ids, dumps(self.settings))
+        return digest(self.ids, dumps(self.settings))
 
     @cached_property
     def ids(self) -> Sequence[str]:

@@ -34,6 +34,7 @@ class HostSettings:
     workers: int = 1
     price_per_gpu_hour: float = 0.0
     silent_s: float = 120.0
+    sbatch: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class Settings:
 
     shrink: a prompt that the engine refuses is sent again with smaller frames. effective_len: tokens of prompt and answer
     that this engine accepts, where that was observed to be less than max_model_len (`planning.observed_limits`); 0: unknown.
+    members: the machines of a fleet, whose name is that of `host`.
     """
 
     recipe: str
@@ -89,6 +91,7 @@ class Settings:
     max_pixels: int = 8192 * 8192
     target: Target = field(default_factory=Target)
     paths: str = "absolute"
+    members: tuple[HostSettings, ...] = ()
 
     @property
     def family(self) -> Family:
@@ -111,7 +114,7 @@ def _as_object(value: Any) -> dict[str, Any]:
     """As in plan.json, where what came later is left out by default: a plan is the same as before there was more of it."""
     data = fields_of(value)
     if isinstance(value, Settings):
-        later = {"target": Target(), "paths": "absolute"}
+        later = {"target": Target(), "paths": "absolute", "members": ()}
         data = {name: field for name, field in data.items() if name not in later or field != later[name]}
     return data
 

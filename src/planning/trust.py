@@ -10,10 +10,11 @@ from typing import Any
 
 from ..config import Config
 from ..errors import InputError
+from .configure import members_of
 
-_HOST = ("kind", "address", "user", "port", "key_file", "password_env", "known_hosts", "root", "docker")
+_HOST = ("kind", "address", "user", "port", "key_file", "password_env", "known_hosts", "root", "docker", "sbatch")
 _IMAGE = ("network", "user", "repository", "mounts", "env")
-_ENGINE = ("base_url", "api_key_env", "api_key_file")
+_ENGINE = ("base_url", "more_urls", "api_key_env", "api_key_file")
 _SHARED = tuple(f"{group}.{name}" for group, names in (("host", _HOST), ("image", _IMAGE)) for name in names)
 # Config field -> field of the saved settings: what names a program, a machine, where a secret is, or where is written.
 OF_A_PLAN = {
@@ -47,7 +48,10 @@ _INSTEAD = {"inference.image": ("image.reference",), "inference.python": ("image
 
 def refuse_foreign(file: Path, saved: Any, config: Config, names: Mapping[str, str]) -> None:
     """Raises InputError where a file whose seal does not hold names something else than this command line does."""
-    if differing := list(_differing(saved, config, names)):
+    differing = list(_differing(saved, config, names))
+    if (members := getattr(saved, "members", ())) and members != members_of(config):
+        differing.append(("host.members", ",".join(member.name for member in members)))
+    if differing:
         raise InputError(
             f"{file}: was changed, or comes from somebody else, and names what would be used or run:\n"
             + "\n".join(f"  - {name}={value}" for name, value in differing),

@@ -59,7 +59,8 @@ def check_config(config: Config) -> None:
     if budget.max_batch_size < 1 or budget.max_batch_tokens < 1:
         wrong.append("budget: max_batch_size and max_batch_tokens must be at least 1")
     wrong += _out_of_range(config)
-    if config.engine.name is EngineName.endpoint and not config.engine.base_url.startswith(("http://", "https://")):
+    urls = [config.engine.base_url, *config.engine.more_urls]
+    if config.engine.name is EngineName.endpoint and not all(url.startswith(("http://", "https://")) for url in urls):
         wrong.append("engine.base_url: engine=endpoint needs the address of a server, as in http://localhost:8000/v1")
     if config.engine.name is EngineName.vllm and not (config.model.checkpoint or config.model.tiny_random):
         wrong.append("model.checkpoint: engine=vllm needs the folder of a checkpoint, or model=tiny_random to try it")
@@ -220,12 +221,17 @@ def _wrong_host_or_image(config: Config) -> list[str]:
     if config.image.reference and config.model.checkpoint and not config.model.checkpoint.startswith("/"):
         wrong.append("model.checkpoint: must be an absolute path on the host, because it is mounted into the container")
     wants = config.model.tensor_parallel_size * config.model.data_parallel_size
-    try:
-        named = gpus.devices(gpus.shares(config.host.gpus, max(config.host.workers, 1))[0])
-        if named and len(named) < wants:
-            wrong.append(f"host.gpus={config.host.gpus}: {len(named)} per worker; model.*_parallel_size need {wants}")
-    except ValueError as e:
-        wrong.append(f"host.gpus={e}")
+    for host in config.fleet or [config.host]:
+        if host.kind is HostKind.slurm and config.image.reference:
+            wrong.append(
+                f"image={config.image.name}: host={host.name} is Slurm, which starts no Docker containers; see docs/scale.md"
+            )
+        try:
+            named = gpus.devices(gpus.shares(host.gpus, max(host.workers, 1))[0])
+            if named and len(named) < wants:
+                wrong.append(f"host.gpus={host.gpus}: {len(named)} per worker; model.*_parallel_size need {wants}")
+        except ValueError as e:
+            wrong.append(f"host.gpus={e}")
     if config.image.repository and not config.image.repository.startswith("/"):
         wrong.append("image.repository: must be an absolute path on the host, because it is mounted into the container")
     for entry in config.image.mounts:

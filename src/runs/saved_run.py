@@ -7,7 +7,7 @@ from typing import Literal
 from .. import seals
 from ..errors import InputError
 from ..hosts.job_folder import JobPaths
-from ..planning.partition import shards
+from ..planning.partition import Place, places
 from ..planning.plan import Plan
 from ..planning.plan_file import read_plan, write_plan
 from ..run_folder import RunPaths
@@ -50,10 +50,10 @@ def save_plan(plan: Plan, paths: RunPaths, name: str = "") -> None:
     record_plan(plan, paths, name)
 
 
-def jobs_of(paths: RunPaths) -> tuple[Plan, list[tuple[Plan, JobPaths]]]:
-    """The plan of a run, and its jobs with each one's part of it; InputError when nothing was ever staged."""
+def jobs_of(paths: RunPaths) -> tuple[Plan, list[tuple[Place, JobPaths]]]:
+    """The plan of a run, and its jobs with the place of each; InputError when nothing was ever staged."""
     plan = read_plan(paths.plan)
-    found = [(part, jobs[-1]) for part in shards(plan) if (jobs := jobs_for(part, paths.jobs))]
+    found = [(place, jobs[-1]) for place in places(plan) if (jobs := jobs_for(plan, paths.jobs, place.name))]
     if not found:
         raise InputError(
             f"{paths.root}: nothing was started in this run yet", hint=f"start it:  {resume_command(paths.root)}"

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import HintError, VideoError
@@ -32,48 +32,58 @@ from ..worker.upsample import fallback_state
 LINGER_S = 60.0
 MOST_AGAIN = 3  # times that an item is sent again for damaged frames
 AHEAD = 4  # batches whose frames are in work at a time, beside the one that is staged
-Batch = tuple[int, list[PlanItem]]  # its number, and what of it is to be staged
+Numbered = tuple[int, list[PlanItem]]  # a batch: its number, and what of it is to be staged
 
 
-def job_id(plan: Plan, before: int = 0) -> str:
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What was staged at a time. count: of items that have been taken care of, lost: of them, how those ended that never reach
+    a worker; name, ids: the file of the others, and what is in it."""
+
+    count: int
+    lost: list[Outcome] = field(default_factory=list)
+    name: str = ""
+    ids: tuple[str, ...] = ()
+
+
+def job_id(plan: Plan, before: int = 0, place: str = "") -> str:
     """Name of a new job: a hash of what it asks for, of the worker that answers, and of how many jobs ended `before`."""
-    made_of = (to_json(upsample_job(plan)), hashlib.sha256(worker_bundle()).hexdigest())
+    made_of = (to_json(upsample_job(plan, place)), hashlib.sha256(worker_bundle()).hexdigest())
     return digest(*made_of, before) if before else digest(*made_of)
 
 
-def jobs_for(plan: Plan, jobs: Path) -> list[JobPaths]:
-    """The jobs for a plan's items below the folder of a run's jobs, the oldest first, whichever version of the worker they
-    were started with."""
-    ids = plan.distinct_ids
-    found = []
+def jobs_for(plan: Plan, jobs: Path, place: str = "") -> list[JobPaths]:
+    """The jobs for a plan's items at a place below the folder of a run's jobs, the oldest first, whichever version of the
+    worker they were started with."""
+    ids, items_hash, found = plan.distinct_ids, hash_of(plan.distinct_ids, place), []
     for file in sorted(jobs.glob("*/job.json"), key=lambda file: file.stat().st_mtime_ns):
         job = JobPaths(file.parent)
         try:
             record = from_line(UpsampleJob, file.read_bytes())
         except InvalidRecord:
             continue  # of a version with another protocol: its answers are taken over, and it is left alone
-        is_for_these = record.items_hash == hash_of(ids) if record.items_hash else job.staged() <= ids
+        is_for_these = record.items_hash == items_hash if record.items_hash else job.staged() <= ids
         if record.protocol == PROTOCOL and is_for_these:
             found.append(job)
     return found
 
 
-def job_folder(plan: Plan, jobs: Path) -> JobPaths:
-    """The folder of the job for a plan's items.
+def job_folder(plan: Plan, jobs: Path, place: str = "") -> JobPaths:
+    """The folder of the job for a plan's items at a place, one of several.
 
     An unfinished job is kept: a second worker is never started beside it, and what it has answered is not asked again.
     Otherwise a new one, whose name depends on how many there were before.
     """
-    before = jobs_for(plan, jobs)
+    before = jobs_for(plan, jobs, place)
     unfinished = next((job for job in before if not job.finished.exists()), None)
-    return unfinished or JobPaths(jobs / job_id(plan, len(before)))
+    return unfinished or JobPaths(jobs / job_id(plan, len(before), place))
 
 
-def hash_of(ids: Collection[str]) -> str:
-    return digest(sorted(ids))
+def hash_of(ids: Collection[str], place: str = "") -> str:
+    return digest(sorted(ids), place) if place else digest(sorted(ids))
 
 
-def upsample_job(plan: Plan) -> UpsampleJob:
+def upsample_job(plan: Plan, place: str = "") -> UpsampleJob:
     """The job.json of a job for a plan's items."""
     settings, summary = plan.settings, plan.summary
     return UpsampleJob(
@@ -88,7 +98,7 @@ def upsample_job(plan: Plan) -> UpsampleJob:
         temperature=settings.temperature,
         checks=Checks(settings.check_cut_off, settings.check_script),
         linger_s=LINGER_S,
-        items_hash=hash_of(plan.distinct_ids),
+        items_hash=hash_of(plan.distinct_ids, place),
         tokenizer=_tiny_tokenizer(settings),
         answer=_answer_form(settings),
     )
@@ -116,18 +126,15 @@ def seed_of(item: PlanItem, settings: Settings) -> int:
     return (int(item.id[:8], 16) ^ settings.seed) & 0x7FFF_FFFF
 
 
-def stage(
-    plan: Plan, missing: set[str], paths: JobPaths, cache: Path, stop: Stop
-) -> Iterator[tuple[int, list[Outcome]]]:
+def stage(plan: Plan, missing: set[str], paths: JobPaths, cache: Path, stop: Stop) -> Iterator[Batch]:
     """Render the hints of the missing items and stage them, one batch at a time.
 
-    Yields, per batch, how many items are ready and the outcomes of those that never reach the worker.
     Clips are rendered in parallel and each hint once, however many items share it.
     """
     settings = plan.settings
     clear_asides(cache, paths.run_folder, paths.root, paths.batches)
     staged = paths.staged()  # by an earlier start; their frames are in the job folder
-    yield len(missing & staged), []
+    yield Batch(len(missing & staged))
     with _Renderer(paths, cache, settings, stop) as renderer:
         for number, batch in _as_ready(_batches(plan, missing, staged), renderer):
             records, lost = [], []
@@ -137,23 +144,29 @@ def stage(
                 lost += [outcome] if outcome else []
             if stop.asked:
                 return
+            name = ""
             if records:
-                text = "".join(to_line(r) + "\n" for r in records)
-                name = f"{number:05d}-{digest(text)[:8]}.jsonl"  # a resumed run may add to a batch
-                write_atomic(paths.batches / name, text)
-            yield len(batch), lost
+                name = put_batch(paths, f"{number:05d}", "".join(to_line(r) + "\n" for r in records))
+            yield Batch(len(batch), lost, name, tuple(record.id for record in records))
 
 
-def _batches(plan: Plan, missing: Container[str], staged: Container[str]) -> Iterator[Batch]:
+def put_batch(paths: JobPaths, stem: str, text: str) -> str:
+    """Write a batch, with a name that says what is in it: a resumed run may add to it. Returns the name."""
+    name = f"{stem}-{digest(text)[:8]}.jsonl"
+    write_atomic(paths.batches / name, text)
+    return name
+
+
+def _batches(plan: Plan, missing: Container[str], staged: Container[str]) -> Iterator[Numbered]:
     """What of each batch is to be staged, with its number; batches of which nothing is are left out."""
     for number, batch in enumerate(plan.batches):
         if todo := [plan.find(i) for i in batch if i in missing and i not in staged]:
             yield number, todo
 
 
-def _as_ready(batches: Iterable[Batch], renderer: _Renderer) -> Iterator[Batch]:
+def _as_ready(batches: Iterable[Numbered], renderer: _Renderer) -> Iterator[Numbered]:
     """The batches in the order in which their frames are there: those after it do not wait for a slow clip."""
-    waiting: list[Batch] = []
+    waiting: list[Numbered] = []
     for batch in batches:
         for item in batch[1]:
             renderer.start(item)
@@ -200,7 +213,7 @@ class _Renderer:
                 self._frames.pop(next(iter(self._frames)))
             self._frames[hint_key(item.video, item.hint)] = self._pool.submit(self._render, item.video, item.hint)
 
-    def ready(self, batches: Sequence[Batch], *, wait_for_one: bool) -> Batch | None:
+    def ready(self, batches: Sequence[Numbered], *, wait_for_one: bool) -> Numbered | None:
         """The first of these batches whose hints are all rendered, or cannot be; None for none."""
         while True:
             for batch in batches:
@@ -210,7 +223,7 @@ class _Renderer:
                 return None
             wait([future for batch in batches for future in self._in_work(batch)], return_when=FIRST_COMPLETED)
 
-    def _in_work(self, batch: Batch) -> list[Future[tuple[list[str], str]]]:
+    def _in_work(self, batch: Numbered) -> list[Future[tuple[list[str], str]]]:
         keys = (hint_key(item.video, item.hint) for item in batch[1] if item.video and item.hint)
         return [future for key in keys if (future := self._frames.get(key)) and not future.done()]
 
@@ -308,7 +321,11 @@ def stage_again(item: PlanItem, refused: Outcome, paths: JobPaths, settings: Set
 
 def _stage_alone(line: Item, paths: JobPaths) -> None:
     """Stage one item, by a name that sorts after the numbered batches, and apart from every other refusal."""
-    write_atomic(paths.batches / f"smaller-{line.id}-{line.step}.jsonl", to_line(line) + "\n")
+    write_atomic(paths.batches / alone(line.id, line.step), to_line(line) + "\n")
+
+
+def alone(item_id: str, step: int) -> str:
+    return f"smaller-{item_id}-{step}.jsonl"
 
 
 def _media(hint: Hint, frames: int) -> Media:

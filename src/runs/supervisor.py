@@ -1,5 +1,4 @@
-"""Jobs to their end, wherever they run: start a worker where none runs, take what it writes, start it again when it dies, and
-detach without losing anything.
+"""A job to its end, wherever it runs: start a worker where none runs, take what it writes, start it again when it dies.
 
 First start, resuming and recovery are the same code. What the results of a job mean is not known here: that is the
 `JobDriver`'s, a worker's share of the prompts (`runs.upsampling`) or the videos (`inference.generate`).
@@ -7,29 +6,28 @@ First start, resuming and recovery are the same code. What the results of a job 
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from .. import log
-from ..errors import Detached, EngineError, HostError
+from ..errors import EngineError, HostError
 from ..files import write_atomic
 from ..hosts.job_folder import JobPaths, State
 from ..hosts.job_handle import JobHandle
-from ..interrupts import raise_lost
-from ..text import resume_command, run_command
 from ..timing.progress import Progress, Quiet
 from ..worker.protocol import Event
-from ..worker.records import DamagedRecord, InvalidRecord, from_line
+from .tail import Tail
 
 MAX_DEATHS = 3  # without a result between them
-MOST_DAMAGED = 100  # lines of one file that are left out before its host is given up
-SECOND_CTRL_C_S = 3.0
 MAX_SILENCE_STEP_S = 5.0
+QUEUE_POLL_S = 5.0  # of a cluster
 QUIET_S = 30.0  # without a heartbeat until that is said
-MAX_POLL_S = 0.5  # of a job that takes long: what came is written down at once, with one flush to disk
+CALL_LOOK_S = 0.02  # between looks whether a call to a host has ended
 
 T = TypeVar("T")
 
@@ -44,14 +42,20 @@ class Labels:
     time_limit: str
 
 
+class JobEnded(HostError):
+    """A worker ended because that was wanted, so it is not started again."""
+
+
 class JobDriver(Protocol):
     """What a supervisor must know of a job. Its folder is complete but for what `begin` stages.
 
+    place: where it runs, for messages.
     outcome: the type of its results. started_with: facts for the log when it is started. load_log: where the reason of a
     failed start can be read.
     """
 
     folder: JobPaths
+    place: str
     labels: Labels
     outcome: type[Any]
     started_with: dict[str, str]
@@ -84,46 +88,27 @@ class JobDriver(Protocol):
     def take_rest(self, handle: JobHandle) -> None:
         """After its worker was asked to stop: write down what ended until then."""
 
+    def give_back(self) -> bool:
+        """Its host is lost: what it holds is for others. Whether it was anything."""
+
     def stop(self) -> None:
         """Stage nothing more."""
 
     def close(self) -> None: ...
 
 
-def supervise(jobs: Sequence[JobDriver], progress: Progress, on_round: Callable[[Sequence[Supervisor]], None]) -> None:
-    """Bring jobs to their end, side by side. on_round: called after each round of polls, with how far they are.
-
-    Raises EngineError when what a job needs cannot be loaded, HostError when its worker keeps dying or was ended from
-    elsewhere; Detached after Ctrl-C while the jobs run on elsewhere. On KeyboardInterrupt, workers on this machine are
-    asked to finish what they have in flight, that is taken, and the interrupt is raised again.
-    """
-    supervisors, began = [Supervisor(job) for job in jobs], time.monotonic()
-    try:
-        running = [(supervisor, supervisor.steps(progress)) for supervisor in supervisors]
-        while running:
-            raise_lost()
-            pauses = [(supervisor, steps, next(steps, None)) for supervisor, steps in running]
-            running = [(supervisor, steps) for supervisor, steps, pause_s in pauses if pause_s is not None]
-            on_round(supervisors)
-            if running:
-                least_s = max(pause_s for *_, pause_s in pauses if pause_s is not None)
-                time.sleep(max(least_s, min((time.monotonic() - began) / 50, MAX_POLL_S)))
-    except BaseException as e:
-        for job in jobs:
-            job.stop()
-        _detach_or_stop(e, [supervisor for supervisor in supervisors if supervisor.is_started])
-        raise
-    finally:
-        for supervisor in supervisors:
-            supervisor.close()
-
-
 class Supervisor:
-    """How far one job is. last_line: of its engine's log, as its worker reported it."""
+    """How far one job is. last_line: of its engine's log, as its worker reported it; window: how many requests it may have in
+    flight, where it tells. is_started: something of it may be on its host; is_up:
+    its worker was started; is_left_out: its host is lost, for now."""
 
-    def __init__(self, job: JobDriver) -> None:
+    def __init__(self, job: JobDriver, *, is_alone: bool = True) -> None:
         self.job, self.folder, self.name = job, job.folder, job.folder.root.name
-        self.last_line, self.is_started = "", False
+        self.last_line, self.is_started, self.window = "", False, 0
+        self.is_up, self.is_queued, self.is_left_out, self._is_alone = False, False, False, is_alone
+        self._was_lost = False
+        self._call: Future[Any] | None = None  # to its host, that is under way
+        self._called_at = 0.0
         self._handle: JobHandle | None = None
         self._phase = ""  # that the worker named last
         self._outcomes, self._events = Tail(job.folder.results, job.outcome), Tail(job.folder.events, Event)
@@ -141,49 +126,97 @@ class Supervisor:
     def sent_bytes(self) -> int:
         return self._handle.sent_bytes if self._handle and self.is_started else 0
 
+    @property
+    def is_expected(self) -> bool:
+        """Whether its worker will be started soon."""
+        return not (self.is_up or self.is_queued or self.is_left_out)
+
+    @property
+    def waits_s(self) -> float:
+        """For how long a call to its host has been under way; 0: none is."""
+        return time.monotonic() - self._called_at if self._call else 0.0
+
+    def _apart(self, call: Callable[[], T]) -> Generator[float, None, T]:
+        """The result of a call to the host, which holds up no other job."""
+        if self._is_alone or (self._handle and not self._handle.survives_controller):
+            return call()
+        self._call, self._called_at = future, _ = Future[T](), time.monotonic()
+        threading.Thread(target=_settle, args=(future, call), daemon=True).start()
+        while not future.done():
+            yield CALL_LOOK_S
+        self._call = None
+        return future.result()
+
+    def settle(self, patience_s: float) -> None:
+        """Wait until a call to its host that is under way has ended."""
+        if self._call:
+            wait([self._call], patience_s)
+
+    def leave(self) -> None:
+        """The host is lost, for now: forget what is known of the worker there."""
+        self.is_started, self.is_up, self.is_queued, self.is_left_out = False, False, False, True
+        self._call, self._deaths, self._kills, self._silent_s, self._was_lost = None, 0, 0, 0.0, True
+        self.job.give_back()
+
     def steps(self, progress: Progress) -> Iterator[float]:
         """Bring the job to its end; yields the seconds until the next step is worth taking."""
-        job, handle = self.job, self.handle
-        handle.prepare()
+        self.is_left_out = False
+        job, handle = self.job, (yield from self._apart(lambda: self.handle))
+        yield from self._apart(handle.prepare)
         job.begin(handle, progress)
         self.is_started = True
-        handle.push()
-        if self._poll(Quiet()).status == "running":  # what was written until now is history
+        yield from self._apart(handle.push)
+        state = yield from self._poll(Quiet())  # what was written until now is history
+        if state.is_alive:
             log.get().info("job_found_running", job=self.name)
             if self._phase:
                 progress.phase(self._phase)
         elif not job.is_done:
-            handle.start()
+            yield from self._apart(handle.start)
             log.get().info("job_started", job=self.name, **job.started_with)
         while True:
             job.collect()
-            state = self._poll(progress)
+            state = yield from self._poll(progress)
+            self.is_up, self.is_queued = state.status != "queued", state.status == "queued"
             if job.is_done:
                 break
             if state.status == "running":
-                self._end_if_silent()
+                yield from self._end_if_silent()
+            elif self.is_queued:
+                yield from self._wait_in_queue()
+                continue
             else:
-                self._raise_if_final(state)
+                yield from self._raise_if_final(state)
                 if state.ending != "done" or job.is_staged:  # else it had nothing to do, while hints were slow
-                    self._recover(state)
-                handle.start()
+                    yield from self._recover(state)
+                yield from self._apart(handle.start)
             yield handle.poll_s
         progress.phase("fetching")
         write_atomic(self.folder.closed, "")
-        handle.push()
-        while handle.poll().status == "running":
+        yield from self._apart(handle.push)
+        if self.is_queued or self._was_lost:  # then it may be busy with what others have answered
+            yield from self._apart(handle.ask_to_stop)
+        while (yield from self._apart(handle.poll)).is_alive:
             yield min(handle.poll_s, 0.1)
-        handle.finish()
+        yield from self._apart(handle.finish)
         write_atomic(self.folder.finished, "")
+
+    def _wait_in_queue(self) -> Iterator[float]:
+        """It was not started yet, or lost its place to others: what it holds is for those that run."""
+        self._silent_s = 0.0
+        if not self._is_alone and self.job.give_back():
+            yield from self._apart(self.handle.prepare)
+            self.job.begin(self.handle, Quiet())
+        yield QUEUE_POLL_S
 
     def submit(self) -> None:
         """Everything is staged: let the worker end by itself once it has processed that."""
         write_atomic(self.folder.closed, "")
         self.handle.push()
 
-    def _poll(self, progress: Progress) -> State:
+    def _poll(self, progress: Progress) -> Generator[float, None, State]:
         """How the worker stands, and then what it wrote, for after its end it writes nothing."""
-        state = self.handle.poll()
+        state = yield from self._apart(self.handle.poll)
         self._count_silence()
         for event in self._events.new():
             self._silent_s, self._is_quiet = 0.0, False
@@ -193,7 +226,7 @@ class Supervisor:
                 progress.phase(self._phase)
             elif event.event == "busy":
                 log.get().warning("server_busy", reason=event.reason)
-            self.last_line = event.log_line or self.last_line
+            self.last_line, self.window = event.log_line or self.last_line, event.window or self.window
         self.job.take(list(self._outcomes.new()), self.handle, progress)
         return state
 
@@ -203,7 +236,7 @@ class Supervisor:
         self._silent_s += min(now - self._polled_at, MAX_SILENCE_STEP_S)
         self._polled_at = now
 
-    def _end_if_silent(self) -> None:
+    def _end_if_silent(self) -> Iterator[float]:
         """A worker that is frozen, or hangs with its GPU or disk, is ended; what it had in flight is asked again."""
         patience_s = self.handle.silent_s
         if not patience_s or self._silent_s < min(patience_s, QUIET_S):
@@ -221,9 +254,9 @@ class Supervisor:
             )
         log.get().warning("worker_silent", job=self.name, silent=f"{self._silent_s:.0f}s", note="ended and replaced")
         self._kills, self._silent_s = self._kills + 1, 0.0
-        self.handle.kill()
+        yield from self._apart(self.handle.kill)
 
-    def _recover(self, state: State) -> None:
+    def _recover(self, state: State) -> Iterator[float]:
         """A worker ended before its work did: log why, create its folder again if that is gone, or give up."""
         labels, self._kills = self.job.labels, 0
         is_narrowed = 0 < self._suspects < (self._suspects_at_death or self._suspects + 1)
@@ -234,13 +267,13 @@ class Supervisor:
             raise HostError(f"{labels.worker} ended {self._deaths} times without {labels.result}: {reason}")
         if state.status == "absent" and self.handle.survives_controller:
             log.get().info("job_gone", job=self.name, note="another controller cleaned it up; it is created again")
-            self.handle.prepare()
+            yield from self._apart(self.handle.prepare)
             self._events.restart_if_shorter()
-            self.handle.push()
+            yield from self._apart(self.handle.push)
         else:
             log.get().warning("worker_restarted", job=self.name, ended=failure_reason(self.folder, state))
 
-    def _raise_if_final(self, state: State) -> None:
+    def _raise_if_final(self, state: State) -> Iterator[float]:
         """Raise what makes starting the worker again pointless, or unwanted."""
         labels = self.job.labels
         resume = "resume the run for what is missing"
@@ -253,9 +286,9 @@ class Supervisor:
         if state.ending == "unavailable":
             raise HostError(failure_reason(self.folder, state), hint=f"once it does, {resume}")
         if state.ending == "timeout":
-            raise HostError(f"{labels.worker} reached {labels.time_limit}", hint=resume)
-        if state.ending == "cancelled" and self.handle.was_cancelled():
-            raise HostError("the job was cancelled from elsewhere", hint=resume)
+            raise JobEnded(f"{labels.worker} reached {labels.time_limit}", hint=resume)
+        if state.ending == "cancelled" and (yield from self._apart(self.handle.was_cancelled)):
+            raise JobEnded("the job was cancelled from elsewhere", hint=resume)
 
     def close(self) -> None:
         self.job.close()
@@ -263,81 +296,11 @@ class Supervisor:
             self._handle.close()
 
 
-def _detach_or_stop(error: BaseException, started: Sequence[Supervisor]) -> None:
-    """End before the jobs have ended. Workers on this machine are asked to finish what they have in flight; elsewhere
-    they run on, unless a second Ctrl-C comes."""
-    if isinstance(error, Detached):  # as was asked for, on this machine too
-        return
-    elsewhere = [supervisor for supervisor in started if supervisor.handle.survives_controller]
-    for supervisor in elsewhere:
-        supervisor.handle.fail_fast()
-    if elsewhere:
-        if not isinstance(error, KeyboardInterrupt):
-            return
-        names = " ".join(supervisor.name for supervisor in elsewhere)
-        log.get().warning("detaching", job=names, note=f"Ctrl-C again within {SECOND_CTRL_C_S:.0f} s cancels the job")
-        try:
-            time.sleep(SECOND_CTRL_C_S)
-        except KeyboardInterrupt:
-            log.get().warning("cancelling", job=names, note="what has ended is kept")
-        else:
-            first = elsewhere[0]
-            hint = how_to_reattach(first.folder.run_folder)
-            raise Detached(f"detached; the job runs on on {first.handle.name}", hint=hint) from None
-    for supervisor in started:
-        supervisor.handle.ask_to_stop()
-        log.get().info("waiting_for_requests_in_flight", job=supervisor.name)
-    for supervisor in started:
-        while supervisor.handle.poll().status == "running":
-            time.sleep(min(supervisor.handle.poll_s, 0.1))
-        supervisor.job.take_rest(supervisor.handle)
-
-
-def how_to_reattach(run: Path) -> str:
-    """Two lines for people."""
-    return f"reattach:  {resume_command(run)}\n    cancel:    {run_command('task=cancel run', run)}"
-
-
-class Tail(Generic[T]):
-    """The whole lines that were added to a journal since the last call."""
-
-    def __init__(self, path: Path, kind: type[T]) -> None:
-        self.path, self.kind, self.at, self._damaged = path, kind, 0, 0
-
-    def restart_if_shorter(self) -> None:
-        """After a journal may have been emptied, and before it can have grown beyond this position."""
-        if not self.path.exists() or self.path.stat().st_size < self.at:
-            self.at = 0
-
-    def new(self) -> Iterator[T]:
-        """A damaged line is left out, which is said. Raises HostError for too many of them, and for one that somebody wrote so."""
-        self.restart_if_shorter()
-        try:
-            f = open(self.path, "rb")
-        except FileNotFoundError:
-            return
-        with f:
-            f.seek(self.at)
-            for line in f:
-                if not line.endswith(b"\n"):
-                    return
-                start, self.at = self.at, self.at + len(line)
-                try:
-                    record = from_line(self.kind, line)
-                except DamagedRecord as e:
-                    self._leave_out(f"{self.path}, byte {start}: {e}")
-                except InvalidRecord as e:
-                    raise HostError(
-                        f"{self.path}, byte {start}: {e}", hint="the worker's output is not what it must be"
-                    ) from None
-                else:
-                    yield record
-
-    def _leave_out(self, what: str) -> None:
-        self._damaged += 1
-        if self._damaged > MOST_DAMAGED:
-            raise HostError(f"{what}; so are {MOST_DAMAGED} lines before it", hint="the worker's output is damaged")
-        log.left_out(what)
+def _settle(future: Future[T], call: Callable[[], T]) -> None:
+    try:
+        future.set_result(call())
+    except BaseException as e:  # raised where the result is waited for
+        future.set_exception(e)
 
 
 def failure_reason(job: JobPaths, state: State) -> str:

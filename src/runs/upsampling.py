@@ -6,8 +6,6 @@ runs is supervised (`runs.supervisor`), and only what is missing is asked.
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -20,7 +18,7 @@ from ..hosts.job_folder import JobPaths, open_job, open_jobs
 from ..hosts.job_handle import JobHandle, handle_of_plan
 from ..planning import observed_limits
 from ..planning.observed_limits import ObservedLimit
-from ..planning.partition import shards
+from ..planning.partition import Place, places
 from ..planning.plan import Plan, PlanItem
 from ..run_folder import RunPaths
 from ..timing.progress import Progress
@@ -28,10 +26,15 @@ from ..worker.protocol import DAMAGED, FAILED, KEPT, REFUSED, UPSAMPLED, Outcome
 from ..worker.upsample import fallback_state
 from . import staging
 from .answer_cache import AnswerCache
+from .fleet import supervise
 from .outcomes import Outcomes, RunJournal
-from .staging import Stop
-from .supervisor import Labels, Supervisor, Tail, supervise
+from .pool import Pool
+from .pusher import Pusher
+from .supervisor import Labels, Supervisor
+from .tail import Tail
 
+MOST_OPEN = 4096  # items at one of several workers
+PATIENCE_S = 1.0  # with one of several hosts, at the end
 OnRound = Callable[[Outcomes], None]
 LABELS = Labels(
     worker="the worker",
@@ -80,12 +83,16 @@ def _run_missing(
     """Ask what has not ended, and bring jobs to their end that have ended everything."""
     if plan.settings.reuse:
         _reuse(plan, journal)
-    parts = [_Answers(shard, paths, journal) for shard in shards(plan)]
-    _run_jobs([part for part in parts if part.missing], plan, journal, progress, on_round, detach)
+    found = {place: staging.job_folder(plan, paths.jobs, place.name) for place in places(plan)}
+    pool = Pool(plan, {place.name: folder for place, folder in found.items()}, paths, journal)
+    parts = [_Answers(pool, place) for place in found]
+    if pool.missing:
+        _run_jobs(parts, pool, progress, on_round, detach)
+        return
     for part in parts:
-        if not part.missing and part.is_unfinished:  # the controller was killed between the last answer and the end
+        if part.is_unfinished:  # the controller was killed between the last answer and the end
             try:
-                _run_jobs([part], plan, journal, progress, on_round)
+                _run_jobs([part], pool, progress, on_round)
             except HostError as e:
                 log.get().warning("job_not_cleaned_up", job=part.folder.root.name, reason=e.message)
 
@@ -116,49 +123,54 @@ def absorb(job: JobPaths, journal: RunJournal) -> int:
 
 
 def _run_jobs(
-    parts: Sequence[_Answers],
-    plan: Plan,
-    journal: RunJournal,
-    progress: Progress,
-    on_round: OnRound,
-    detach: bool = False,
+    parts: Sequence[_Answers], pool: Pool, progress: Progress, on_round: OnRound, detach: bool = False
 ) -> None:
     """Bring jobs to their end, side by side, as one: one journal, one progress."""
     started = time.monotonic()
-    asked, states = len(plan.distinct_ids), journal.outcomes.states
+    outcomes, asked = pool.journal.outcomes, len(pool.plan.distinct_ids)
+    by_name = {part.name: part for part in parts}
 
     def show(supervisors: Sequence[Supervisor]) -> None:
-        staged, total = sum(part.staged for part in parts), sum(part.asked for part in parts)
+        states = outcomes.states
         sent_mib = sum(supervisor.sent_bytes for supervisor in supervisors) / 2**20
         rate = sent_mib / max(time.monotonic() - started, 1e-3)
-        sending = f"{sent_mib:.1f} MiB sent, {rate:.1f} MiB/s" if sent_mib and staged < total else ""
-        progress.step("hints", staged, total, sending)
+        sending = f"{sent_mib:.1f} MiB sent, {rate:.1f} MiB/s" if sent_mib and pool.staged < pool.asked else ""
+        progress.step("hints", pool.staged, pool.asked, sending)
         note = "  ".join(f"{states[s]} {s}" for s in (UPSAMPLED, KEPT, FAILED) if states[s])
-        progress.step("answers", len(journal.outcomes), asked, note)
-        on_round(journal.outcomes)
-        if detach and staged == total and not all(part.is_done for part in parts):
-            for part, supervisor in zip(parts, supervisors, strict=True):
-                if not part.is_done:
-                    supervisor.submit()
+        progress.step("answers", len(outcomes), asked, note)
+        on_round(outcomes)
+        up = [
+            (part, supervisor)
+            for part, supervisor in zip(parts, supervisors, strict=True)
+            if supervisor.is_up or (detach and supervisor.is_queued)
+        ]
+        rooms = {part.name: 2 * pool.asked if detach else part.room(supervisor.window) for part, supervisor in up}
+        among = sum(not supervisor.is_left_out for supervisor in supervisors)
+        for part in pool.deal(rooms, among):
+            by_name[part].push()
+        if detach and pool.is_given_out and pool.missing and not any(s.is_expected for s in supervisors):
+            for _, supervisor in up:
+                supervisor.submit()
             raise Detached("the workers run on")
 
-    supervise(parts, progress, show)
+    supervise(parts, progress, show, pool.plan.settings.host.patience_s)
 
 
 class _Answers:
-    """One worker's share of a run's items: what is missing of it, staged in its job folder and written down."""
+    """What one worker has of a run's items: dealt to it from the pool, staged in its job folder, answered there."""
 
     labels = LABELS
     outcome = Outcome
 
-    def __init__(self, plan: Plan, paths: RunPaths, journal: RunJournal) -> None:
-        self.plan, self.journal = plan, journal
-        self.missing = {item_id for item_id in plan.distinct_ids if item_id not in journal.outcomes}
-        self.asked = len(self.missing)
-        self.folder = staging.job_folder(plan, paths.jobs)
+    def __init__(self, pool: Pool, place: Place) -> None:
+        self.pool, self.name, self._settings, self.folder = pool, place.name, place.settings, pool.folders[place.name]
+        self.place = place.name or place.settings.host.name
         self.load_log = self.folder.log
-        self.started_with = {"items": str(self.asked), "engine": plan.settings.engine.name}
-        self._stager: _Stager | None = None
+        self.started_with = {"items": str(pool.asked), "engine": place.settings.engine.name}
+        self.ended = 0  # that this worker answered first
+        self._batch = max(map(len, pool.plan.batches), default=1)
+        self._room = 0
+        self._pusher: Pusher | None = None
 
     @property
     def is_unfinished(self) -> bool:
@@ -166,61 +178,75 @@ class _Answers:
 
     @property
     def is_done(self) -> bool:
-        return not self.missing
+        return not self.pool.missing
 
     @property
     def is_staged(self) -> bool:
-        return self.staged >= self.asked
-
-    @property
-    def ended(self) -> int:
-        return self.asked - len(self.missing)
-
-    @property
-    def staged(self) -> int:
-        return self._stager.done if self._stager else 0
+        return bool(self.pool.dealer.open[self.name]) if self.pool.is_shared else self.pool.is_given_out
 
     def open(self) -> JobHandle:
-        open_job(self.folder, staging.upsample_job(self.plan))
-        return handle_of_plan(self.plan, self.folder)
+        open_job(self.folder, staging.upsample_job(self.pool.plan, self.name))
+        return handle_of_plan(self.pool.plan, self.folder, self._settings)
 
     def begin(self, handle: JobHandle, progress: Progress) -> None:
-        self._stager = _Stager(self.plan, self.missing, self.folder, handle, progress)
+        if self._pusher:  # of a host that was lost
+            self._pusher.close(0)
+        self._pusher = Pusher(handle, progress)
+        self.pool.begin(progress)
 
     def collect(self) -> None:
-        if self._stager:
-            self._add(self._stager.collect())
+        if self._pusher:
+            self._pusher.raise_error()
+            if self.pool.collect() and not self.pool.is_shared:
+                self._pusher.wake()
+
+    def room(self, window: int) -> int:
+        """How many items may be open here: two batches, or two windows, or more where a poll brings much of that."""
+        self._room = max(self._room, 2 * window, 2 * self._batch)
+        return self._room
+
+    def push(self) -> None:
+        if self._pusher:
+            self._pusher.wake()
 
     def take(self, outcomes: Iterable[Outcome], handle: JobHandle, progress: Progress) -> None:
-        ended, again = [], False
-        for outcome in self.journal.asked_for(outcomes):
-            if outcome.state == REFUSED and outcome.id not in self.journal.outcomes:
-                final = _stage_again(outcome, self.plan, self.folder)
-                again = again or final is None
-            else:
-                final = outcome
-            ended += [final] if final else []
-        if new := self._add(ended):
+        ended = []
+        for outcome in self.pool.journal.asked_for(outcomes):
+            if outcome.state != REFUSED:
+                ended.append(outcome)
+            elif outcome.id in self.pool.missing and (final := self._again(outcome)):
+                ended.append(final)
+        if new := self.pool.add(ended):
+            self.ended += new
+            if new >= self._room // 4:
+                self._room = min(2 * self._room, MOST_OPEN)
             progress.took("answers", time.monotonic(), new)
-        if again:
-            handle.push()
 
-    def _add(self, outcomes: Iterable[Outcome]) -> int:
-        new = self.journal.add(outcomes)
-        self.missing.difference_update(new)
-        return len(new)
+    def _again(self, refused: Outcome) -> Outcome | None:
+        pool, step = self.pool, refused.step + 1
+        if pool.is_shared and (pool.folder.batches / staging.alone(refused.id, step)).exists():
+            return None  # as an earlier start saw to it
+        if final := _stage_again(refused, pool.plan, pool.folder):
+            return final
+        pool.staged_again(refused.id, step)
+        if not pool.is_shared:
+            self.push()
+        return None
 
     def take_rest(self, handle: JobHandle) -> None:
-        absorb(self.folder, self.journal)
+        absorb(self.folder, self.pool.journal)
+
+    def give_back(self) -> bool:
+        self._room = 0
+        return self.pool.give_back(self.name)
 
     def stop(self) -> None:
-        if self._stager:
-            self._stager.stop.asked = True
+        self.pool.stop()
 
     def close(self) -> None:
-        self.stop()
-        if self._stager:
-            self._stager.join()
+        self.pool.close()
+        if self._pusher:
+            self._pusher.close(PATIENCE_S if self.pool.is_shared else None)
 
 
 def _stage_again(refused: Outcome, plan: Plan, job: JobPaths) -> Outcome | None:
@@ -263,84 +289,3 @@ def _remember_limit(refused: Outcome, item: PlanItem, plan: Plan) -> None:
     )  # fmt: skip
     observed_limits.remember(file, key, new)
     log.get().warning("engine_accepts_less", max_model_len=settings.max_model_len, refused=shortest, file=str(file))
-
-
-class _Stager:
-    """Renders and stages in a thread of its own, so that answers come in while hints are still being made."""
-
-    def __init__(self, plan: Plan, missing: set[str], job: JobPaths, handle: JobHandle, progress: Progress) -> None:
-        self.stop, self.done, self.total = Stop(), 0, len(missing)
-        self._out: queue.Queue[tuple[int, list[Outcome]] | BaseException] = queue.Queue()
-        self._thread = threading.Thread(target=self._run, args=(plan, missing, job, handle, progress), name="stage")
-        self._thread.start()
-
-    def _run(self, plan: Plan, missing: set[str], job: JobPaths, handle: JobHandle, progress: Progress) -> None:
-        try:
-            with _Pusher(handle, progress) as pusher:
-                began = time.monotonic()
-                for ready in staging.stage(plan, missing, job, Path(plan.settings.cache_dir) / "hints", self.stop):
-                    progress.took("hints", began, ready[0])
-                    pusher.wake()
-                    self._out.put(ready)
-                    began = time.monotonic()
-        except BaseException as e:  # handed to the main thread, which raises it
-            self._out.put(e)
-
-    def collect(self) -> list[Outcome]:
-        """The outcomes of what could not be staged; raises what went wrong in the thread."""
-        lost: list[Outcome] = []
-        while not self._out.empty():
-            ready = self._out.get()
-            if isinstance(ready, OSError):
-                raise HostError(f"hints cannot be written: {ready.filename or ''} {ready.strerror}") from ready
-            if isinstance(ready, BaseException):
-                raise ready
-            self.done += ready[0]
-            lost += ready[1]
-        return lost
-
-    def join(self) -> None:
-        self._thread.join()
-
-
-class _Pusher:
-    """Pushes in a thread of its own, each time all that is staged by then: over a slow link, batches travel together."""
-
-    def __init__(self, handle: JobHandle, progress: Progress) -> None:
-        self._handle, self._progress = handle, progress
-        self._staged, self._ends = threading.Event(), False
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="push")
-
-    def __enter__(self) -> _Pusher:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ends = True
-        self._staged.set()
-        self._thread.join()
-        self._raise_error()
-
-    def wake(self) -> None:
-        """There is something new to push. Raises what went wrong before."""
-        self._raise_error()
-        self._staged.set()
-
-    def _raise_error(self) -> None:
-        if self._error:
-            raise self._error
-
-    def _run(self) -> None:
-        try:
-            is_last = False
-            while not is_last:
-                self._staged.wait()
-                self._staged.clear()
-                is_last = self._ends  # looked up before the push, which takes all that was staged until then
-                began, sent = time.monotonic(), self._handle.sent_bytes
-                self._handle.push()
-                if self._handle.sent_bytes > sent:
-                    self._progress.took("sending", began, self._handle.sent_bytes - sent)
-        except BaseException as e:  # handed to the thread that stages
-            self._error = e

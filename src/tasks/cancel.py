@@ -28,21 +28,28 @@ def run(invocation: Invocation) -> ExitCode:
         if handles := {job.root.name: handle for job, handle in open_handles(paths)}:  # then upsampling is over
             grace_s = read_pipeline(paths)[1].grace_s
         else:
-            plan, parts = jobs_of(paths)
+            plan, jobs = jobs_of(paths)
             grace_s = plan.settings.engine.grace_s
-            handles = {job.root.name: handle_of_plan(part, job) for part, job in parts}
-        for handle in handles.values():
+            handles = {job.root.name: handle_of_plan(plan, job, place.settings) for place, job in jobs}
+        running, unreached = {}, None
+        for name, handle in [*handles.items()]:
             stack.callback(handle.close)
-        running = {name: handle for name, handle in handles.items() if handle.peek().state.status == "running"}
-        for name, handle in running.items():
-            handle.ask_to_stop()
-            log.get().info("waiting_for_requests_in_flight", job=name)
+            try:
+                if handle.peek().state.is_alive:
+                    handle.ask_to_stop()
+                    running[name] = handle
+                    log.get().info("waiting_for_requests_in_flight", job=name)
+            except HostError as e:  # the others are cancelled first
+                unreached = e
+                del handles[name]
         deadline = time.monotonic() + grace_s + PATIENCE_S
         for handle in running.values():
-            while handle.peek().state.status == "running":
+            while handle.peek().state.is_alive:
                 if time.monotonic() > deadline:
                     raise HostError("the worker does not end", hint="inspect it with task=status log=true")
                 time.sleep(handle.poll_s)
         for name, handle in handles.items():
             invocation.print(f"{name}  {handle.peek().state.label}; resume:  {resume_command(paths.root)}")
+    if unreached:
+        raise unreached
     return ExitCode.OK

@@ -5,13 +5,19 @@ from __future__ import annotations
 from ..errors import ExitCode
 from ..hosts import stale_jobs
 from ..hosts.connect import connect
-from ..planning.configure import host_settings
+from ..planning.configure import machines_of
+from ..planning.settings import HostSettings
 from . import Invocation
 from .confirm import agrees
 
 
 def run(invocation: Invocation) -> ExitCode:
-    settings = host_settings(invocation.config)
+    for settings in machines_of(invocation.config):
+        _clean(settings, invocation)
+    return ExitCode.OK
+
+
+def _clean(settings: HostSettings, invocation: Invocation) -> None:
     host, out = connect(settings), invocation.out
     try:
         found = stale_jobs.jobs_on(host, settings)
@@ -25,15 +31,14 @@ def run(invocation: Invocation) -> ExitCode:
             )
         if not ended:
             out.print(f"nothing to remove on {settings.name}")
-            return ExitCode.OK
+            return
         if not agrees(
             invocation, f"Remove {len(ended)} ended job(s) on {settings.name}? Answers not fetched yet are lost"
         ):
             out.print("nothing was removed")
-            return ExitCode.OK
+            return
         for job in ended:
             stale_jobs.remove(host, settings, job)
         out.print(f"{len(ended)} removed")
     finally:
         host.close()
-    return ExitCode.OK

@@ -20,7 +20,7 @@ from ..hosts.connect import connect, root_on
 from ..hosts.host import Host, script
 from ..hosts.launch import interpreter
 from ..inference.configure import inference_settings
-from ..planning.configure import host_settings
+from ..planning.configure import host_settings, members_of
 from ..planning.settings import HostSettings
 from ..planning.validate import check_config
 from ..run_folder import OUTPUTS
@@ -42,11 +42,29 @@ NEEDED = {
 
 def run(invocation: Invocation) -> ExitCode:
     """Exit code 0 when all is well, else that of the first thing that is not."""
-    settings = host_settings(invocation.config)
-    host, found = connect(settings), []
-    code = ExitCode.OK
+    config = invocation.config
+    hosts, code, probed = [], ExitCode.OK, None
+    members_of(config)
+    for member in config.fleet or [config.host]:
+        if config.fleet and not invocation.wants_json:
+            invocation.print(f"{member.name}:")
+        found, wrong = _examine(replace(config, host=member, fleet=[]), invocation)
+        hosts.append({"host": member.name, "checks": found})
+        code = code or wrong
+    if code is ExitCode.OK and config.probe:
+        probed, code = _probe(invocation)
+    if invocation.wants_json:
+        facts = hosts[0] if not config.fleet else {"host": config.host.name, "hosts": hosts}
+        invocation.print_json({**facts, "probe": probed, "exit_code": int(code)})
+    return code
+
+
+def _examine(config: Config, invocation: Invocation) -> tuple[list[dict[str, Any]], ExitCode]:
+    """What each check of one machine found, and the exit code of the first that failed."""
+    settings, found, code = host_settings(config.host), [], ExitCode.OK
+    host = connect(settings)
     try:
-        for name, check in _checks(host, settings, invocation.config):
+        for name, check in _checks(host, settings, config):
             error: UpsamplerError | None = None
             try:
                 result = check()
@@ -59,12 +77,7 @@ def run(invocation: Invocation) -> ExitCode:
                 break
     finally:
         host.close()
-    probed = None
-    if code is ExitCode.OK and invocation.config.probe:
-        probed, code = _probe(invocation)
-    if invocation.wants_json:
-        invocation.print_json({"host": settings.name, "checks": found, "probe": probed, "exit_code": int(code)})
-    return code
+    return found, code
 
 
 def _print(name: str, error: UpsamplerError | None, result: str, invocation: Invocation) -> None:
@@ -90,6 +103,8 @@ def _checks(host: Host, settings: HostSettings, config: Config) -> Iterator[Chec
     yield "disk", lambda: _disk(host, str(OUTPUTS.absolute()) if is_here else root_on(host, settings))
     if settings.kind != "local":
         yield "clock", lambda: _clock(host)
+    if settings.kind == "slurm":
+        yield "slurm", lambda: _said(host, ("sinfo", "--noheader", "--format=%P %D nodes %t"), "Slurm cannot be asked")
     if image:
         yield "docker", lambda: _docker(host, settings)
         yield "image", lambda: _image(host, settings, config)

@@ -50,10 +50,10 @@ def _stage(plan: Plan, job: JobPaths, paths: RunPaths, invocation: Invocation) -
         journal.add(never_sent(item) for item in plan.never_sent())
         hints = Path(plan.settings.cache_dir) / "hints"
         with progress_display(invocation.config.console.progress.value, invocation.err) as progress:
-            for count, lost in staging.stage(plan, missing, job, hints, staging.Stop()):
-                done += count
+            for batch in staging.stage(plan, missing, job, hints, staging.Stop()):
+                done += batch.count
                 progress.step("hints", done, len(missing))
-                journal.add(lost)
+                journal.add(batch.lost)
         ended = journal.outcomes
     finally:
         journal.close()

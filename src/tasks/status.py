@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import ExitCode, LinkLost
+from ..errors import ExitCode, HostError, LinkLost
 from ..hosts import stale_jobs
 from ..hosts.connect import connect
 from ..hosts.job_folder import JobPaths, JobStatus
 from ..hosts.job_handle import JobHandle, handle_of_plan
 from ..inference.generate import open_handles
-from ..planning.configure import host_settings
+from ..planning.configure import machines_of
+from ..planning.partition import Place
+from ..planning.settings import HostSettings
 from ..run_folder import RunPaths, is_locked
 from ..runs.run_record import RunRecord, read_record
 from ..runs.run_state import RunState, Word, ended_ids, items_of, state_of, written_ids
@@ -28,7 +31,7 @@ def run(invocation: Invocation) -> ExitCode:
     """Exit code of a run: 0 complete or running, 3 complete with items kept or failed, 130 interrupted or to be collected,
     2 planned and not started, 6 when its host cannot be reached."""
     if not invocation.config.run:
-        return _host(invocation)
+        return _hosts(invocation)
     paths = RunPaths(Path(invocation.config.run))
     record = read_record(paths)
     status = _status(paths, record, invocation)
@@ -42,8 +45,13 @@ def run(invocation: Invocation) -> ExitCode:
     return status.code
 
 
-def _host(invocation: Invocation) -> ExitCode:
-    settings = host_settings(invocation.config)
+def _hosts(invocation: Invocation) -> ExitCode:
+    for settings in machines_of(invocation.config):
+        _host(settings, invocation)
+    return ExitCode.OK
+
+
+def _host(settings: HostSettings, invocation: Invocation) -> None:
     host = connect(settings)
     try:
         found = stale_jobs.jobs_on(host, settings)
@@ -54,23 +62,36 @@ def _host(invocation: Invocation) -> ExitCode:
             {"job": job.job_id, "state": job.status, "answered": job.answered, "bytes": job.kib * 1024} for job in found
         ]
         invocation.print_json({"host": settings.name, "jobs": facts})
-        return ExitCode.OK
+        return
     if not found:
         invocation.print(f"no jobs on {settings.name}")
     for job in found:
         invocation.print(f"{job.job_id}  {job.status:8}  {job.answered} answered  {job.kib / 1024:.1f} MiB")
-    return ExitCode.OK
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One job: where its files are here, its state in words, its phase."""
+    """One job: where its files are here, its state in words, its phase; of one of several workers, what it has and does."""
 
     paths: JobPaths
     state: str
     phase: str = ""
     is_running: bool = False
     unreachable: str = ""
+    status: JobStatus | None = None
+    worker: str = ""
+    open: int = 0
+
+    @property
+    def row(self) -> str:
+        """The worker in one line, for people."""
+        status = self.status
+        facts = [self.state, f"{self.open:,} open"]
+        if status:
+            facts.append(f"{status.answered:,} done")
+            facts += [f"{status.per_s:.2f} prompts/s"] if status.per_s is not None and self.is_running else []
+            facts += [f"last beat {status.beat_age_s:.0f} s ago"] if status.beat_age_s is not None else []
+        return f"{self.worker}: {', '.join(facts)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +123,22 @@ def _status(paths: RunPaths, record: RunRecord, invocation: Invocation) -> _Stat
 
 def _upsampling(paths: RunPaths, record: RunRecord, state: RunState, invocation: Invocation) -> _Status:
     """The run by what its hosts say."""
-    plan, parts = jobs_of(paths)
-    known, jobs = written_ids(paths).keys(), []
+    plan, found = jobs_of(paths)
+    known, is_shared = written_ids(paths).keys(), len(found) > 1
     ended = len(known)
-    for part, folder in parts:
-        here = len(known & part.distinct_ids)
-        job, answered = _peeked(folder, handle_of_plan(part, folder), here >= len(part.distinct_ids), invocation)
-        ended += max(0, answered - here)
-        jobs.append(job)
+
+    def peeked(job: tuple[Place, JobPaths]) -> _Job:
+        place, folder = job
+        seen = _peeked(folder, handle_of_plan(plan, folder, place.settings), ended >= len(plan.distinct_ids), invocation,
+                       HostError if is_shared else LinkLost)  # fmt: skip
+        return replace(seen, worker=place.name, open=len(folder.staged() - known)) if is_shared else seen
+
+    with ThreadPoolExecutor(len(found)) as threads:
+        jobs = list(threads.map(peeked, found))
+    for job in jobs:
+        here = sum(1 for item_id in ended_ids(job.paths.results) if item_id in known)
+        ended += max(0, job.status.answered - here) if job.status else 0
+    ended = min(ended, len(plan.distinct_ids))
     if state.word == "complete" or state.unit == "videos":
         return _Status(state, tuple(jobs))
     state = replace(state, done=items_of(ended, record))
@@ -124,17 +153,19 @@ def _upsampling(paths: RunPaths, record: RunRecord, state: RunState, invocation:
     return _Status(replace(state, word=word), tuple(jobs), note=note)
 
 
-def _peeked(folder: JobPaths, handle: JobHandle, is_whole: bool, invocation: Invocation) -> tuple[_Job, int]:
-    """A job as its host knows it, and how much of it has ended."""
+def _peeked(
+    folder: JobPaths, handle: JobHandle, is_whole: bool, invocation: Invocation, unreachable: type[HostError] = LinkLost
+) -> _Job:
+    """A job as its host knows it. unreachable: what is no error of this task."""
     try:
         status = handle.peek()
         if invocation.config.log and status.state.status != "absent":
             handle.fetch_logs()
-    except LinkLost as e:
-        return _Job(folder, "unknown", unreachable=e.message), 0
+    except unreachable as e:
+        return _Job(folder, "unknown", unreachable=e.message)
     finally:
         handle.close()
-    return _Job(folder, _in_words(status, is_whole), status.phase, status.state.status == "running"), status.answered
+    return _Job(folder, _in_words(status, is_whole), status.phase, status.state.is_alive, status=status)
 
 
 def _in_words(status: JobStatus, is_whole: bool) -> str:
@@ -142,15 +173,14 @@ def _in_words(status: JobStatus, is_whole: bool) -> str:
     if state.status == "ended":
         return state.label + (f" (code {state.exit_code})" if state.exit_code is not None else "")
     absent = "finished and removed" if is_whole else "not there"
-    return {"running": "running", "waiting": "created, not started", "absent": absent}[state.status]
+    return {"running": "running", "queued": "queued", "waiting": "created, not started", "absent": absent}[state.status]
 
 
 def _videos(paths: RunPaths, handles: list[tuple[JobPaths, JobHandle]], invocation: Invocation) -> _Status:
     jobs, done, total = [], 0, 0
     for folder, handle in handles:
-        job, answered = _peeked(folder, handle, False, invocation)
-        jobs.append(job)
-        done, total = done + answered, total + len(folder.staged())
+        jobs.append(job := _peeked(folder, handle, False, invocation))
+        done, total = done + (job.status.answered if job.status else 0), total + len(folder.staged())
     running = is_locked(paths) or any(job.is_running for job in jobs)
     return _Status(RunState("running" if running else "interrupted", done, total, {}, "videos"), tuple(jobs))
 
@@ -159,6 +189,7 @@ def _as_json(status: _Status, paths: RunPaths, record: RunRecord) -> dict[str, A
     state = status.state
     jobs = [
         {"job": job.paths.root.name, "state": job.state, "phase": job.phase, "error": job.unreachable}
+        | (_worker_facts(job) if job.worker else {})
         for job in status.jobs
     ]
     return {
@@ -178,12 +209,29 @@ def _as_json(status: _Status, paths: RunPaths, record: RunRecord) -> dict[str, A
     }
 
 
+def _worker_facts(job: _Job) -> dict[str, Any]:
+    status = job.status
+    return {
+        "worker": job.worker,
+        "open": job.open,
+        "done": status and status.answered,
+        "prompts_per_s": status and status.per_s,
+        "beat_age_s": status and status.beat_age_s,
+    }
+
+
 def _print(status: _Status, paths: RunPaths, record: RunRecord, invocation: Invocation) -> None:
     state = status.state
     facts = [("run", str(paths.root)), ("prompts", record.title), ("status", str(state)), ("note", status.note)]
     facts.append(("host", record.host))
     for job in status.jobs:
-        facts += [("job", job.paths.root.name), ("state", job.state), ("phase", job.phase), ("error", job.unreachable)]
+        facts += [
+            ("worker", job.row if job.worker else ""),
+            ("job", job.paths.root.name),
+            ("state", job.state),
+            ("phase", job.phase),
+            ("error", job.unreachable),
+        ]
     facts.append((state.unit, f"{state.done:,} of {state.total:,}"))
     if state.is_open or (state.word == "running" and not is_locked(paths)):
         facts.append(("resume", resume_command(paths.root)))

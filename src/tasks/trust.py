@@ -7,16 +7,24 @@ from pathlib import Path
 from ..errors import AuthError, ExitCode, InputError, UnknownHostKey
 from ..files import write_atomic
 from ..hosts.connect import connect
-from ..planning.configure import host_settings
+from ..planning.configure import machines_of
+from ..planning.settings import HostSettings
 from . import Invocation
 from .confirm import agrees
 
 
 def run(invocation: Invocation) -> ExitCode:
     """A changed key is never accepted here. With jump hosts, each is asked about in turn."""
-    settings, out = host_settings(invocation.config), invocation.out
-    if settings.kind != "ssh":
-        raise InputError(f"host={settings.name} is this machine: there is no key to accept")
+    for settings in (machines := machines_of(invocation.config)):
+        if settings.kind != "ssh" and len(machines) == 1:
+            raise InputError(f"host={settings.name} is this machine: there is no key to accept")
+        if settings.kind == "ssh" and (code := _trust(settings, invocation)):
+            return code
+    return ExitCode.OK
+
+
+def _trust(settings: HostSettings, invocation: Invocation) -> ExitCode:
+    out = invocation.out
     while True:
         host = connect(settings)
         try:

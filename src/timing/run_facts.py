@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..planning.gpus import devices
+from ..planning.partition import places
 from ..planning.plan import Plan
 from ..text import duration, precise_duration
 from ..worker.protocol import Event
@@ -119,12 +120,11 @@ class TokenTotals:
 
 
 def gpus_of(plan: Plan) -> int | None:
-    """GPUs that each worker of the plan holds; None when host.gpus names no number, or the worker uses none."""
-    settings = plan.settings
-    named = devices(settings.host.gpus)
-    if not named or settings.engine.name in WITHOUT_GPU:
+    """GPUs that each worker holds; None when host.gpus names no number, or not the same everywhere, or no GPU is used."""
+    if plan.settings.engine.name in WITHOUT_GPU:
         return None
-    return len(named) // settings.host.workers
+    each = {len(devices(place.settings.host.gpus) or ()) for place in places(plan)}
+    return each.pop() or None if len(each) == 1 else None
 
 
 def gpu_facts(plan: Plan, workers: Sequence[WorkerLifetime]) -> list[tuple[str, str]]:

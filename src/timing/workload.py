@@ -9,6 +9,7 @@ from pathlib import Path
 from ..media.hint import Hint
 from ..media.sampling import SLOTTED
 from ..media.video import Video
+from ..planning.partition import places
 from ..planning.plan import Plan
 
 # What a hint costs to render, in pixels of the clip that are decoded: `rendering_cost`. The weight was fitted to measured
@@ -68,4 +69,4 @@ def max_in_flight(plan: Plan) -> int:
         "vllm": s.model.max_num_seqs * s.model.data_parallel_size,
     }
     each = 1 if s.engine.name == "cosmos" else s.engine.in_flight or by_engine.get(s.engine.name, 1)
-    return each * s.host.workers
+    return each * len(places(plan))

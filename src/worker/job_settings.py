@@ -33,6 +33,7 @@ class EngineSettings:
     slots: int = 4
     threads: int = 0
     gpu_layers: int = -1
+    more_urls: tuple[Url, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

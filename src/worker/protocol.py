@@ -182,10 +182,11 @@ class InferItem:
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """What every line of a batch file has."""
+    """What every line of a batch file has. step: of an item that was refused, in the line that it then got."""
 
     id: FileName
     frames: tuple[Relative, ...] = ()
+    step: int = 0
 
 
 # --------------------------------------------------------------------------------------------------------- outcomes

@@ -52,7 +52,7 @@ def test_dead_link_is_noticed(remote: Remote, configure: Configure) -> None:
 
     def command() -> None:
         try:
-            host = SshHost(host_settings(configure(*remote.host)))
+            host = SshHost(host_settings(configure(*remote.host).host))
             host.run(("sh", "-c", 'touch "$1"; sleep 60', "sh", str(remote.folder / "began")))
         except BaseException as e:
             raised.append(e)

@@ -98,7 +98,7 @@ class FakeDriver:
     outcome = Outcome
 
     def __init__(self, folder: JobPaths, wanted: Collection[str], handle: JobHandle) -> None:
-        self.folder, self.wanted, self.handle = folder, set(wanted), handle
+        self.folder, self.wanted, self.handle, self.place = folder, set(wanted), handle, handle.name
         self.load_log, self.started_with = folder.log, {"items": str(len(wanted))}
         self.taken: list[str] = []
         self.calls: list[str] = []
@@ -125,6 +125,10 @@ class FakeDriver:
 
     def take_rest(self, handle: JobHandle) -> None:
         self.calls.append("take_rest")
+
+    def give_back(self) -> bool:
+        self.calls.append("give_back")
+        return True
 
     def stop(self) -> None:
         self.calls.append("stop")

@@ -11,14 +11,19 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from src.config import Config
-from src.overrides import plain_spelling, quoted
+from src.overrides import plain_spelling, quoted, with_lists
 from tests.conftest import ROOT, composed
 from tests.unit.test_docs import fields
 
 GUIDES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 COMMAND = re.compile(r"^(?: {4}|\$ )?python -m src\.run( [^\n]*)?$", re.MULTILINE)
 NO_OVERRIDES = ("device=", "group", "scale=", "title=")  # Docker's, a pattern for all, ffmpeg's, Markdown's
-OWN_OPTIONS = ("host=gpu_box", "budget=12k", "target=storyboard")  # files that the guides tell the reader to write
+OWN_OPTIONS = (
+    "host=gpu_box",
+    "host=farm",
+    "budget=12k",
+    "target=storyboard",
+)  # files that the guides tell the reader to write
 PLACEHOLDERS = {
     "PATH": "some/path", "FOLDER": "a_folder", "VLLM_PYTHON": "/opt/vllm/bin/python", "IMAGE": "an/image:1",
 }  # fmt: skip
@@ -53,10 +58,11 @@ def test_documented_override_is_accepted(argument: str) -> None:
     assert key in GROUPS or key in fields(Config)
     if not value:  # a sentence about the field
         return
-    [typed] = quoted([f"{key}={PLACEHOLDERS.get(value, value)}"])
-    override = parser().parse_override(typed)
-    for point in override.sweep_iterator() if override.is_sweep_override() else [override.value()]:
-        if key in GROUPS:
-            assert point is None or (ROOT / "conf" / key / f"{point}.yaml").is_file()  # test_config composes each
-        else:
-            OmegaConf.update(config(), key, point)  # which checks the type
+    for typed in quoted(with_lists([f"{key}={PLACEHOLDERS.get(value, value)}"])):
+        override = parser().parse_override(typed)
+        key = override.get_key_element()
+        for point in override.sweep_iterator() if override.is_sweep_override() else [override.value()]:
+            if key in GROUPS:
+                assert point is None or (ROOT / "conf" / key / f"{point}.yaml").is_file()  # test_config composes each
+            else:
+                OmegaConf.update(config(), key, point)  # which checks the type

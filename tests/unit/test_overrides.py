@@ -25,6 +25,7 @@ from src.overrides import (
     why_not_readable,
     why_not_resumable,
     with_inherited,
+    with_lists,
     with_run_folders,
 )
 from src.text import hydra_quoted
@@ -322,3 +323,11 @@ def test_multirun_may_stand_between_overrides(flag: str) -> None:
 @pytest.mark.parametrize("arguments", [[], ["-cd"], ["seed=1", "--config-dir", "nowhere"]])
 def test_command_line_without_aliases_is_readable(arguments: list[str], tmp_path: Path) -> None:
     assert why_not_readable(arguments, tmp_path) is None
+
+
+def test_lists_of_hosts_and_servers_are_fields() -> None:
+    given = ["host=[gpu_a,me@10.0.0.8]", "engine.base_url=[http://a:1/v1, http://b:2/v1]", "host.root=/x", "seed=[1]"]
+    assert with_lists(given) == [
+        "host=fleet", "host.members=[gpu_a,me@10.0.0.8]",
+        "engine.base_url=http://a:1/v1", "engine.more_urls=[ http://b:2/v1]", "host.root=/x", "seed=[1]",
+    ]  # fmt: skip

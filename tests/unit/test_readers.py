@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from src.errors import InputError, UpsamplerError
 from src.hosts import docker
 from src.hosts.host import CommandResult, LocalHost
-from src.hosts.job_folder import JobPaths
+from src.hosts.job_folder import JobPaths, State
 from src.hosts.mirror import peek
 from src.hosts.transfer import fetch
 from src.inference.pipeline_file import read_pipeline
@@ -143,7 +143,9 @@ READERS: dict[str, Reader] = {
     "limits": Reader(json.dumps(LIMITS).encode(), observed_limits.read),
     "answer cache": Reader(b"SQLite format 3\0" + b"\0" * 84, cached, ()),
     "tar of a host": Reader(tar(), fetched, (UpsamplerError,)),
-    "job on a host": Reader(b"1\n\n{}", lambda f: peek(Says(f.read_bytes()), "/jobs/a"), (UpsamplerError,)),
+    "job on a host": Reader(
+        b"1\n\n9\n\n{}", lambda f: peek(Says(f.read_bytes()), "/jobs/a", State("ended")), (UpsamplerError,)
+    ),
     "docker": Reader(INSPECTED, lambda f: docker.state_of(f.read_text(errors="replace")), (ValueError,)),
     "endpoint": Reader(REPLY, lambda f: completion_of(f.read_bytes()), (InvalidRecord,)),
     "counts of a server": Reader(b'["a", 7]\n["b", "too large"]\n', ask._kept, ()),

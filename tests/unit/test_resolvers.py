@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hydra import initialize_config_dir
 
-from src.choices import TaskName
-from src.resolvers import hydra_subdir, run_folder
+from src.choices import HostKind, TaskName
+from src.config import HostConf
+from src.resolvers import hydra_subdir, members, run_folder
 
 UPSAMPLE = TaskName.upsample
 
@@ -51,3 +53,16 @@ def test_rerun_of_a_review_is_separate(tmp_path: Path) -> None:
 def test_task_without_run_leaves_no_folder(tmp_path: Path, task: str) -> None:
     assert run_folder(None, str(tmp_path), TaskName[task], "pattern") == "outputs/.tasks"
     assert hydra_subdir(TaskName[task], str(tmp_path)) is None
+
+
+def test_members_are_options_or_addresses(tmp_path: Path) -> None:
+    (tmp_path / "host").mkdir()
+    (tmp_path / "host" / "gpu_a.yaml").write_text("name: gpu_a\nkind: ssh\naddress: 10.0.0.7\nworkers: 2\ngpus: '2'\n")
+    fleet = HostConf("fleet", HostKind.fleet, ["gpu_a", "me@10.0.0.8"], root="~/jobs")
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        option, address = members(fleet)
+    assert (option.name, option.kind, option.address, option.workers) == ("gpu_a", HostKind.ssh, "10.0.0.7", 2)
+    assert option.root == HostConf.root  # what its file does not say is as for any host, not as for the fleet
+    assert (address.name, address.kind, address.address, address.root) == (
+        "me@10.0.0.8", HostKind.ssh, "me@10.0.0.8", "~/jobs",
+    )  # fmt: skip

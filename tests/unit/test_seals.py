@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from src import seals
-from src.config import Config
+from src.choices import HostKind
+from src.config import Config, HostConf
 from src.errors import InputError
 from src.planning.configure import plan_settings
 from src.planning.trust import OF_A_PLAN, refuse_foreign
@@ -79,6 +80,16 @@ def test_foreign_plan_names_only_what_the_command_does(configure: Configure, fil
     refuse_foreign(file, saved, same, OF_A_PLAN)
     with pytest.raises(InputError, match=named.split("=")[0]):
         refuse_foreign(file, saved, other, OF_A_PLAN)
+
+
+def test_foreign_fleet_must_be_the_command_lines(configure: Configure, file: Path) -> None:
+    config = configure("host=fleet")
+    config.fleet = [HostConf("gpu_a", HostKind.ssh, address="10.0.0.7"), HostConf("gpu_b", HostKind.ssh, address="b")]
+    saved = plan_settings(config)
+    refuse_foreign(file, saved, config, OF_A_PLAN)
+    config.fleet[0].address = "10.0.0.8"
+    with pytest.raises(InputError, match=r"host\.members=gpu_a,gpu_b"):
+        refuse_foreign(file, saved, config, OF_A_PLAN)
 
 
 def test_foreign_plan_of_defaults_is_accepted(configure: Configure, file: Path) -> None:

@@ -7,19 +7,21 @@ import http.client
 import os
 from pathlib import Path
 
-from ..chat import ChatClient, NotConnected
+from ..chat import ChatClient
+from ..endpoints import Endpoints
 from ..job_settings import EngineSettings
 from ..lifecycle import LoadFailed
 from ..protocol import AUTO, KEY_FILE_VARIABLE, UpsampleJob
 from ..records import InvalidRecord, from_line
 from ..replies import Models, Version
+from ..signals import Signals
 from ..values import Secret, secret_in, secret_named
 from ..window import Window
-from .engine import Answer, Phase, Request, Unavailable
+from .engine import Answer, Phase, Request
 
 
 class EndpointEngine:
-    """An OpenAI-compatible server that already runs."""
+    """OpenAI-compatible servers of one model that already run."""
 
     name = "endpoint"
 
@@ -28,46 +30,66 @@ class EndpointEngine:
         self.window = Window() if engine.in_flight == AUTO else Window(engine.in_flight, "fixed", is_fixed=True)
         self.version = "unknown"
         self.fallbacks: list[str] = []
-        self.client = ChatClient(
-            engine.base_url.rstrip("/"),
+        urls = [url.rstrip("/") for url in (engine.base_url, *engine.more_urls)]
+        self.signals = Signals(lambda: self._servers.metrics_page())
+        self.clients = [self._client(url, job) for url in urls]
+        self.client, self._servers = self.clients[0], Endpoints(self.clients)
+
+    def _client(self, url: str, job: UpsampleJob) -> ChatClient:
+        return ChatClient(
+            url,
             job.model.name,
-            key_of(engine),
-            engine.request_timeout_s,
+            key_of(job.engine),
+            job.engine.request_timeout_s,
             job.temperature,
             job.request_fields,
+            self.signals,
             response_format=job.response_format,
             examples=job.model.examples,
         )
-        self.signals = self.client.signals
 
     def load(self, phase: Phase) -> None:
-        try:
-            status, body = self.client.get(f"{self.client.base.path}/models")
-        except (OSError, http.client.HTTPException) as e:
-            raise LoadFailed(f"{self.client.base.geturl()} cannot be reached: {e}") from e
-        if status in (401, 403):
-            raise LoadFailed(f"{self.client.base.geturl()} refused the key (HTTP {status})")
-        if status == 200:
+        """One of the servers must be there, and those that are must serve the model."""
+        gone: list[LoadFailed] = []
+        for client in self.clients:
             try:
-                names = [model.name for model in from_line(Models, body).data or ()]
-            except InvalidRecord:
-                raise LoadFailed(
-                    f"{self.client.base.geturl()} is no OpenAI-compatible server: GET /models gives no list of models; "
-                    "check engine.base_url"
-                ) from None
-            if names and self.client.model not in names:
-                raise LoadFailed(f"the server serves {', '.join(names)}, not {self.client.model}: set model.name")
+                _check(client)
+            except NotThere as e:
+                gone.append(e)
+        if len(gone) == len(self.clients):
+            raise gone[0]
         with contextlib.suppress(OSError, http.client.HTTPException, InvalidRecord):
             self.version = from_line(Version, self.client.get("/version")[1]).version
 
     def answer(self, request: Request) -> Answer:
-        try:
-            return self.client.ask(request)
-        except (OSError, http.client.HTTPException) as e:
-            raise Unavailable(str(e), refused=isinstance(e, NotConnected)) from e
+        return self._servers.ask(request)
 
     def close(self) -> None:
         pass
+
+
+class NotThere(LoadFailed):
+    """A server cannot be reached."""
+
+
+def _check(client: ChatClient) -> None:
+    """Raises LoadFailed for a server that is not there, refuses the key, or serves another model."""
+    url = client.base.geturl()
+    try:
+        status, body = client.get(f"{client.base.path}/models")
+    except (OSError, http.client.HTTPException) as e:
+        raise NotThere(f"{url} cannot be reached: {e}") from e
+    if status in (401, 403):
+        raise LoadFailed(f"{url} refused the key (HTTP {status})")
+    if status == 200:
+        try:
+            names = [model.name for model in from_line(Models, body).data or ()]
+        except InvalidRecord:
+            raise LoadFailed(
+                f"{url} is no OpenAI-compatible server: GET /models gives no list of models; check engine.base_url"
+            ) from None
+        if names and client.model not in names:
+            raise LoadFailed(f"the server serves {', '.join(names)}, not {client.model}: set model.name")
 
 
 def key_of(engine: EngineSettings) -> Secret | None:

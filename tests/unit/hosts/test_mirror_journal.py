@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from src.errors import HostError, LinkLost
 from src.hosts import mirror as mirror_module
-from src.hosts.job_folder import JobPaths
+from src.hosts.job_folder import RUNNING, JobPaths, JobStatus, State, ended
 from src.hosts.launch import Launch
 from src.hosts.mirror import MOST_REREAD, Polled, RemoteFolder, answer_of, locate, peek
 from src.worker.protocol import Event, Exit, Outcome
@@ -211,26 +212,36 @@ def test_peek_counts_final_outcomes(host: FakeHost, there: JobPaths) -> None:
     there.results.write_bytes(f"{refused}\n".encode() + b"".join(LINES[:3]))
     events = [Event("phase", 1.0, phase="loading"), Event("phase", 2.0, phase="serving"), Event("heartbeat", 3.0)]
     there.events.write_text("".join(f"{to_line(event)}\n" for event in events))
-    assert peek(host, str(there.root)) == (3, "serving", None)
+    status = peek(host, str(there.root), RUNNING)
+    assert (status.state, status.answered, status.phase, status.per_s) == (RUNNING, 3, "serving", None)
     there.exit.write_text('{"code": 0, "state": "done"}\n')
-    assert peek(host, str(there.root)) == (3, "serving", Exit(0, "done"))
+    assert peek(host, str(there.root), State("ended")).state == ended(0)
+
+
+def test_peek_tells_the_pace(host: FakeHost, there: JobPaths) -> None:
+    now = time.time()
+    beats = [Event("heartbeat", now - 20 + n, answered=3 * n) for n in range(11)]
+    there.events.write_text("".join(f"{to_line(beat)}\n" for beat in beats))
+    status = peek(host, str(there.root), RUNNING)
+    assert status.per_s == pytest.approx(3.0)
+    assert status.beat_age_s == pytest.approx(10.0, abs=2.0)
 
 
 def test_peek_at_an_empty_folder_finds_nothing(host: FakeHost, there: JobPaths, tmp_path: Path) -> None:
-    assert peek(host, str(there.root)) == (0, "", None)
-    assert peek(host, str(tmp_path / "gone")) == (0, "", None)
+    for folder in (there.root, tmp_path / "gone"):
+        assert peek(host, str(folder), RUNNING) == JobStatus(RUNNING, 0, "")
 
 
-@pytest.mark.parametrize("garbage", ["welcome\n\n\n", "", "3\n{not json}\n", "3\n\n{}\n"])
+@pytest.mark.parametrize("garbage", ["welcome\n\n\n", "", "3\n{not json}\n", "3\n\n9\n\n{}\n"])
 def test_unreadable_peek_is_an_error(host: FakeHost, there: JobPaths, garbage: str) -> None:
     host.fail(mirror_module._PEEK, prints(garbage))
     with pytest.raises(HostError, match="not a valid job folder"):
-        peek(host, str(there.root))
+        peek(host, str(there.root), State("ended"))
 
 
 def test_peek_leaves_the_copy_alone(mirror: RemoteFolder, job: JobPaths, there: JobPaths, host: FakeHost) -> None:
     there.results.write_bytes(LINES[0])
-    peek(host, mirror.folder)
+    peek(host, mirror.folder, RUNNING)
     assert not job.results.exists()
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from src.choices import TaskName
+from src.choices import HostKind, TaskName
+from src.config import Config, HostConf
 from src.errors import InputError
 from src.planning import observed_limits
-from src.planning.configure import host_settings, image_settings, plan_settings
+from src.planning.configure import host_settings, image_settings, one_machine, plan_settings
 from src.planning.observed_limits import ObservedLimit
 from tests.conftest import Configure
 
@@ -19,7 +20,7 @@ def test_settings_hold_host_and_image(configure: Configure) -> None:
         "host.name=gpu_box", "host.docker=[sudo,docker]", "image.reference=mine:1", "image.mounts=[/data]"
     )
     settings = plan_settings(config)
-    assert (settings.host, settings.image) == (host_settings(config), image_settings(config))
+    assert (settings.host, settings.image) == (host_settings(config.host), image_settings(config))
     assert (settings.host.name, settings.host.docker) == ("gpu_box", ("sudo", "docker"))
     assert (settings.image.reference, settings.image.mounts) == ("mine:1", ("/data",))
     hash(settings)
@@ -27,8 +28,30 @@ def test_settings_hold_host_and_image(configure: Configure) -> None:
 
 def test_ssh_host_needs_an_address(configure: Configure) -> None:
     with pytest.raises(InputError, match=r"host\.address: host=ssh needs a name") as caught:
-        host_settings(configure("host.kind=ssh"))
+        host_settings(configure("host.kind=ssh").host)
     assert "conf/host/NAME.yaml" in caught.value.hint
+
+
+def fleet_of(configure: Configure, *names: str) -> Config:
+    config = configure("host=fleet")
+    config.fleet = [HostConf(name, HostKind.ssh, address=name) for name in names]
+    return config
+
+
+def test_fleet_has_its_members(configure: Configure) -> None:
+    settings = plan_settings(fleet_of(configure, "gpu_a", "gpu_b"))
+    assert (settings.host.name, [member.address for member in settings.members]) == ("fleet", ["gpu_a", "gpu_b"])
+
+
+@pytest.mark.parametrize("names", [(), ("gpu_a", "gpu_a")])
+def test_fleet_needs_members_each_once(configure: Configure, names: tuple[str, ...]) -> None:
+    with pytest.raises(InputError, match=r"host\.members"):
+        plan_settings(fleet_of(configure, *names))
+
+
+def test_some_tasks_need_one_machine(configure: Configure) -> None:
+    with pytest.raises(InputError, match="host=fleet: videos are made on one machine"):
+        one_machine(fleet_of(configure, "gpu_a"), "videos are made on")
 
 
 def test_limits_task_ignores_observed_limits(configure: Configure, tmp_path: Path) -> None:

@@ -124,6 +124,11 @@ def test_gguf_without_eyes_is_rejected(configure: Configure) -> None:
     check_config(configure("engine.name=llamacpp", "model.gguf=/models/a.gguf", "model.text_only=true"))
 
 
+def test_slurm_starts_no_containers(configure: Configure) -> None:
+    with pytest.raises(InputError, match="host=slurm is Slurm, which starts no Docker containers"):
+        check_config(configure("host=slurm", "image.name=mine", "image.reference=mine:1"))
+
+
 def test_too_few_gpus_per_worker_are_rejected(configure: Configure) -> None:
     config = configure("host.workers=2", "model.tensor_parallel_size=2")
     config.host.gpus = "device=0,1"

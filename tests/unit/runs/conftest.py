@@ -11,6 +11,7 @@ import pytest
 from src.hosts.job_folder import JobPaths
 from src.planning.plan import Plan
 from src.planning.resolve import resolve
+from src.planning.settings import Settings
 from src.run_folder import RunPaths
 from src.runs import staging, upsampling
 from src.worker import __main__ as worker_main
@@ -57,7 +58,7 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> list[InProcessJob]:
     """Let workers run in this process, without pauses; the handles that were asked for, in order."""
     handles: list[InProcessJob] = []
 
-    def handle_of(plan: Plan, job: JobPaths) -> InProcessJob:
+    def handle_of(plan: Plan, job: JobPaths, settings: Settings) -> InProcessJob:
         handles.append(InProcessJob(job, worker_main.prepare))
         return handles[-1]
 

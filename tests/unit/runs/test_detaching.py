@@ -11,8 +11,9 @@ import pytest
 
 from src.errors import Detached, HostError, LinkLost
 from src.hosts.job_folder import ABSENT, JobPaths, ended
-from src.runs import supervisor
-from src.runs.supervisor import SECOND_CTRL_C_S, Supervisor, how_to_reattach, supervise
+from src.runs import fleet
+from src.runs.fleet import SECOND_CTRL_C_S, how_to_reattach, supervise
+from src.runs.supervisor import Supervisor
 from src.timing.progress import Quiet
 from tests.harness.fake_handle import FakeDriver, FakeHandle, Step
 
@@ -33,7 +34,7 @@ def second_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         if seconds == SECOND_CTRL_C_S and comes[0]:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+    monkeypatch.setattr(fleet, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
     return comes
 
 

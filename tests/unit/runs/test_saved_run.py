@@ -8,7 +8,7 @@ import pytest
 
 from src.errors import InputError
 from src.hosts.job_folder import JobPaths, open_job
-from src.planning.partition import shards
+from src.planning.partition import places
 from src.planning.plan import Plan
 from src.planning.plan_file import read_plan
 from src.run_folder import RunPaths
@@ -81,19 +81,19 @@ def test_folder_of_another_run_is_refused(paths: RunPaths, plan: Plan, make_plan
     assert "resume=" in error.value.hint
 
 
-def test_started_jobs_have_their_part(paths: RunPaths, make_plan: MakePlan) -> None:
+def test_started_jobs_have_their_place(paths: RunPaths, make_plan: MakePlan) -> None:
     prompts: dict[str, tuple[str, Path | None]] = {f"item{n}": (f"A boat, take {n}.", None) for n in range(4)}
     plan = make_plan(prompts, "host.workers=2", "host.gpus=none")
     save_plan(plan, paths)
     started: list[JobPaths] = []
-    for part in shards(plan):
-        job = job_folder(part, paths.jobs)
-        open_job(job, upsample_job(part))
+    for place in places(plan):
+        job = job_folder(plan, paths.jobs, place.name)
+        open_job(job, upsample_job(plan, place.name))
         started.append(job)
     saved, found = jobs_of(paths)
     assert saved == plan
     assert [job for _, job in found] == started
-    assert [part.items for part, _ in found] == [part.items for part in shards(plan)]
+    assert [place for place, _ in found] == list(places(plan))
 
 
 def test_newest_job_stands_for_its_part(paths: RunPaths, plan: Plan) -> None:

@@ -59,7 +59,7 @@ def test_blind_model_is_sent_no_frames(make_plan: MakePlan, paths: RunPaths, cli
     plan = make_plan(takes(clips, 1), "model=smollm2_135m", "model.family=unverified")
     job = job_folder(plan, paths.jobs)
     open_job(job, upsample_job(plan))
-    assert [lost for _, lost in stage(plan, set(plan.distinct_ids), job, paths.root / "cache", Stop())] == [[], []]
+    assert [batch.lost for batch in stage(plan, set(plan.distinct_ids), job, paths.root / "cache", Stop())] == [[], []]
     [batch] = job.batches.iterdir()
     [item] = read_records(batch, Item)
     assert item.frames == () and "The shot is wide" in item.text
@@ -173,7 +173,7 @@ def stage_all(plan: Plan, job: JobPaths, missing: set[str] | None = None, stop: 
     open_job(job, upsample_job(plan))
     ids = {item.id for item in plan.items} if missing is None else missing
     hints = Path(plan.settings.cache_dir) / "hints"
-    return [o for _, lost in stage(plan, ids, job, hints, stop or Stop()) for o in lost]
+    return [o for batch in stage(plan, ids, job, hints, stop or Stop()) for o in batch.lost]
 
 
 def staged_items(job: JobPaths) -> list[Item]:

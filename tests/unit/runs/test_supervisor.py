@@ -9,7 +9,9 @@ import pytest
 
 from src.errors import EngineError, HostError
 from src.hosts.job_folder import ABSENT, RUNNING, JobPaths, State, ended
-from src.runs.supervisor import MAX_DEATHS, MOST_DAMAGED, Supervisor, failure_reason, supervise
+from src.runs.fleet import supervise
+from src.runs.supervisor import MAX_DEATHS, Supervisor, failure_reason
+from src.runs.tail import MOST_DAMAGED
 from src.timing.progress import Quiet
 from src.worker.journal import write_json
 from src.worker.protocol import UNAVAILABLE, Event, Exit
@@ -293,7 +295,7 @@ def several(folder: JobPaths, *scripts: Sequence[Step]) -> list[FakeDriver]:
     for number, steps in enumerate(scripts):
         job = JobPaths(folder.root.parent / (f"{number}" * 16))
         job.root.mkdir()
-        drivers.append(FakeDriver(job, "a", FakeHandle(job, steps)))
+        drivers.append(FakeDriver(job, "a", FakeHandle(job, steps, survives_controller=False)))
     return drivers
 
 
@@ -322,15 +324,6 @@ def test_dead_worker_is_restarted_alone(folder: JobPaths) -> None:
     )
     supervise(drivers, Quiet(), lambda supervisors: None)
     assert [handle_of(driver).calls.count("start") for driver in drivers] == [2, 1]
-
-
-def test_one_failure_ends_the_supervision(folder: JobPaths) -> None:
-    drivers = several(folder, [Step(ABSENT), Step(), Step(ended(124))], [Step(ABSENT), Step()])
-    with pytest.raises(HostError, match="reached"):
-        supervise(drivers, Quiet(), lambda supervisors: None)
-    for driver in drivers:
-        assert driver.calls[-2:] == ["stop", "close"]
-        assert handle_of(driver).calls[-2:] == ["fail_fast", "close"]  # the other one runs on
 
 
 def test_finished_job_is_not_polled_again(folder: JobPaths) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,8 @@ from src.planning import observed_limits
 from src.run_folder import RunPaths
 from src.runs import staging
 from src.runs.answer_cache import AnswerCache
-from src.runs.upsampling import _Pusher, execute
+from src.runs.pusher import Pusher
+from src.runs.upsampling import execute
 from src.timing.progress import Quiet
 from src.worker.engines.engine import Answer, ItemFailed, Refused, Request
 from src.worker.protocol import Outcome
@@ -410,20 +410,21 @@ class CountedPushes:
 
 def test_batches_staged_meanwhile_are_pushed_together() -> None:
     handle = CountedPushes()
-    with _Pusher(cast(JobHandle, handle), Quiet()) as pusher:
-        for _ in range(50):
-            handle.staged += 1
-            pusher.wake()
-        handle.may_push.set()
+    pusher = Pusher(cast(JobHandle, handle), Quiet())
+    for _ in range(50):
+        handle.staged += 1
+        pusher.wake()
+    handle.may_push.set()
+    pusher.close()
     assert handle.pushed == 50 and handle.pushes <= 3
 
 
-def test_failed_push_ends_the_staging() -> None:
+def test_failed_push_is_raised() -> None:
     class Fails(CountedPushes):
         def push(self) -> None:
             raise HostError("the disk there is full")
 
-    with pytest.raises(HostError, match="full"), _Pusher(cast(JobHandle, Fails()), Quiet()) as pusher:  # noqa: PT012
-        for _ in range(1000):
-            pusher.wake()
-            time.sleep(0.01)
+    pusher = Pusher(cast(JobHandle, Fails()), Quiet())
+    pusher.close()
+    with pytest.raises(HostError, match="full"):
+        pusher.raise_error()

@@ -18,7 +18,7 @@ from tests.harness.program import quoted
 
 @pytest.fixture
 def host(configure: Configure) -> Iterator[Host]:
-    found = connect(host_settings(configure()))
+    found = connect(host_settings(configure().host))
     yield found
     found.close()
 

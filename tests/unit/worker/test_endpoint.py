@@ -99,3 +99,16 @@ def test_unreachable_server_fails_loading(server: ScriptedServer) -> None:
     server.close()
     with pytest.raises(LoadFailed, match="cannot be reached"):
         load(endpoint(server))
+
+
+def test_several_servers_are_one_engine(server: ScriptedServer) -> None:
+    """One of them serves, the other is away while loading and afterwards."""
+    away = ScriptedServer()
+    away.close()
+    engine = endpoint(server, more_urls=(away.url,))
+    load(engine)
+    assert {engine.answer(REQUEST).text for _ in range(4)} == {"a long boat "}
+    assert len(server.asked) == 4
+    server.models = (200, {}, b'{"data": [{"id": "other"}]}')
+    with pytest.raises(LoadFailed, match="serves other"):
+        load(engine)

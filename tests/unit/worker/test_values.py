@@ -67,7 +67,7 @@ def test_link_does_not_lead_out(tmp_path: Path, name: str) -> None:
 def test_config_value_that_is_a_command_is_refused(configure: Configure, override: str, field: str) -> None:
     config = configure(override)
     with pytest.raises(InputError, match=rf"- {field}") as error:
-        host_settings(config), image_settings(config), plan_settings(config)
+        host_settings(config.host), image_settings(config), plan_settings(config)
     assert not any(secret in str(error.value) for secret in ("u:p", "sk-planted", "abc"))
 
 
@@ -75,7 +75,7 @@ def test_config_value_that_is_a_command_is_refused(configure: Configure, overrid
     "address", ["gpu-box", "10.0.0.7", "me@box", "box.example.org:2222", "fe80::1%eth0", "[::1]", "läufer"]
 )
 def test_address_of_a_machine_is_accepted(configure: Configure, address: str) -> None:
-    assert host_settings(configure("host=ssh", f'host.address="{address}"')).address == address
+    assert host_settings(configure("host=ssh", f'host.address="{address}"').host).address == address
 
 
 def test_secret_shows_itself_nowhere() -> None:

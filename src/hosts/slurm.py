@@ -1,0 +1,94 @@
+"""A worker as a job of Slurm, in a folder on the disk that the cluster shares.
+
+Slurm queues it, starts it on some node, and after a failed node or a preemption again; whether it runs is Slurm's word, for a
+lock on a shared disk may not be seen from another node.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from ..errors import HostError, LinkLost
+from ..worker.protocol import CANCELLED
+from .host import Host, checked, script
+from .job_folder import ABSENT, QUEUED, RUNNING, State, ended
+from .launch import Launch
+from .mirror import Location
+
+NAME = "upsample-"  # before a job's id: what squeue shows
+STOP_BEFORE_S = 120  # the time limit: then a worker finishes what is in flight
+_CHECK = "command -v sbatch squeue scancel >/dev/null && sinfo --noheader >/dev/null"
+# A worker with a fresh heartbeat runs: Slurm need not be asked about it at each poll.
+_STATE = """
+cd "$1" 2>/dev/null || { echo absent; exit; }
+[ ! -e exit.json ] && [ -n "$(find events.jsonl -newermt '15 seconds ago' 2>/dev/null)" ] && { echo running; exit; }
+states=$(squeue --me --noheader --name="$2" --format=%T) || { echo away; exit; }
+case " $states" in
+  *PENDING*|*REQUEUE*|*SUSPENDED*|*STOPPED*|*SPECIAL_EXIT*) echo queued ;;
+  " ") if [ -e cancelled ] && [ ! -e exit.json ]; then echo canceled  # before it was started
+       elif [ -e slurm.id ]; then echo ended; else echo absent; fi ;;
+  *) echo running ;;
+esac
+"""
+_START = """
+cd "$1" && name=$2 command=$3 && shift 3 || exit 1
+[ -z "$(squeue --me --noheader --name="$name" --format=%i)" ] || exit 0
+rm -f exit.json cancelled
+sbatch --parsable --job-name="$name" --chdir="$PWD" --output=worker.log --open-mode=append --requeue \\
+  --signal="B:TERM@$STOP" "$@" --wrap="$command" > slurm.id.part && mv slurm.id.part slurm.id
+""".replace("$STOP", str(STOP_BEFORE_S))
+_STOP = """
+scancel --me --name="$1" --state=PENDING
+scancel --me --name="$1" --state=RUNNING --signal=TERM --batch
+"""
+_KILL = 'scancel --me --name="$1"'
+
+
+def job_name(folder: str) -> str:
+    return f"{NAME}{folder.rpartition('/')[2]}"
+
+
+class SlurmRuntime:
+    """The worker as the one Slurm job of its name."""
+
+    def __init__(self, host: Host, launch: Launch, location: Location) -> None:
+        self.host, self.launch, self.folder = host, launch, location.folder
+        self.name = job_name(location.folder)
+
+    def check(self) -> None:
+        checked(
+            self.host.run(script(_CHECK)), self.host, "there is no Slurm to submit to (sbatch, squeue, scancel, sinfo)"
+        )
+
+    def question(self) -> Sequence[str]:
+        return script(_STATE, self.folder, self.name)
+
+    def state(self, answer: str) -> State:
+        word = (answer.split() or [""])[-1]
+        states = {
+            "running": RUNNING,
+            "queued": QUEUED,
+            "absent": ABSENT,
+            "ended": State("ended"),
+            "canceled": ended(CANCELLED),
+        }
+        if word not in states:
+            raise LinkLost(f"{self.host.name}: Slurm does not answer: {answer.strip()[-300:]}")
+        return states[word]
+
+    def start(self) -> None:
+        command = f"exec {shlex.join(self.launch.command(self.folder))}"
+        start = script(_START, self.folder, self.name, command, *self.launch.host.sbatch)
+        done = self.host.run(start)
+        if done.code:
+            hint = "host.sbatch has the options of sbatch, as in [--partition=gpu,--gpus=1,--time=4:00:00]"
+            raise HostError(f"{self.host.name}: Slurm takes no job: {done.message}", hint=hint)
+
+    def ask_to_stop(self) -> None:
+        self.host.run(script(_STOP, self.name))
+
+    def kill(self) -> None:
+        self.host.run(script(_KILL, self.name))
+
+    def remove(self) -> None: ...

@@ -1,0 +1,161 @@
+"""What a run has to ask: rendered and staged once, and dealt to its jobs as they have room.
+
+A job that is alone finds everything in its own folder. Several share what is staged in `queue/` beside them: each gets a copy
+of what it is dealt, and what a lost one holds is dealt to others.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from ..errors import HostError
+from ..files import link_atomic
+from ..hosts.job_folder import WITHDRAWN, JobPaths
+from ..planning.plan import Plan
+from ..run_folder import RunPaths
+from ..timing.progress import Progress
+from ..worker.journal import read_records
+from ..worker.protocol import Outcome, Staged
+from ..worker.records import from_line
+from . import staging
+from .dealer import Dealer, Items
+from .outcomes import RunJournal
+from .staging import Batch, Stop
+
+
+class Pool:
+    """The items of a run that have not ended. folders: of its jobs, by the name of the place where each runs."""
+
+    def __init__(self, plan: Plan, folders: Mapping[str, JobPaths], paths: RunPaths, journal: RunJournal) -> None:
+        self.plan, self.folders, self.journal = plan, folders, journal
+        self.missing = {item_id for item_id in plan.distinct_ids if item_id not in journal.outcomes}
+        self.asked, self.staged = len(self.missing), 0
+        self.dealer = Dealer(folders)
+        self.is_shared = len(folders) > 1
+        self.folder = JobPaths(paths.jobs / "queue") if self.is_shared else next(iter(folders.values()))
+        self._stager: _Stager | None = None
+        if self.is_shared and self.missing:
+            self._find()
+
+    def _find(self) -> None:
+        """What an earlier start staged: some of it is open at jobs that may still run."""
+        for folder in (self.folder.batches, self.folder.frames):
+            folder.mkdir(parents=True, exist_ok=True)
+        latest = dict[str, int]()
+        for file in sorted(self.folder.batches.glob("*.jsonl"), key=lambda file: file.stat().st_mtime_ns):
+            staged = [record for record in read_records(file, Staged) if record.id in self.missing]
+            self.dealer.add(file.name, [record.id for record in staged])
+            latest |= {record.id: record.step for record in staged}
+        for name, job in self.folders.items():
+            for file in job.batches.glob("*.jsonl"):
+                self.dealer.found(name, (r.id for r in read_records(file, Staged) if latest.get(r.id) == r.step))
+
+    @property
+    def is_given_out(self) -> bool:
+        """Whether the workers have been given everything."""
+        return self.staged >= self.asked and not self.dealer.waiting
+
+    def begin(self, progress: Progress) -> None:
+        """Stage in a thread what is not staged yet."""
+        if self._stager is None:
+            self._stager = _Stager(self.plan, self.missing, self.folder, progress)
+
+    def collect(self) -> bool:
+        """Collect what that thread has done: whether it was anything. Raises what went wrong in it."""
+        ready = self._stager.collect() if self._stager else []
+        for batch in ready:
+            self.staged += batch.count
+            self.add(batch.lost)
+            if self.is_shared:
+                self.dealer.add(batch.name, batch.ids)
+        return bool(ready)
+
+    def add(self, outcomes: Iterable[Outcome]) -> int:
+        """These items have ended; how many had not before."""
+        new = self.journal.add(outcomes)
+        self.missing.difference_update(new)
+        self.dealer.end(new)
+        return len(new)
+
+    def staged_again(self, item_id: str, step: int) -> None:
+        """An item was staged alone, for another try: it goes before all others, to anybody."""
+        if self.is_shared:
+            self.dealer.put_first({item_id: staging.alone(item_id, step)})
+
+    def deal(self, rooms: Mapping[str, int], among: int) -> Iterator[str]:
+        """Copy into the folders of jobs what they get now; yields their names, as in `Dealer.deal`."""
+        for name, items in self.dealer.deal(rooms, among) if rooms else ():
+            try:
+                self._copy(items, self.folders[name])
+            except OSError as e:
+                raise HostError(f"a batch cannot be written: {e.filename or ''} {e.strerror}") from e
+            yield name
+
+    def _copy(self, items: Items, job: JobPaths) -> None:
+        lines = []
+        for batch in dict.fromkeys(items.values()):
+            for line in (self.folder.batches / batch).read_text("ascii").splitlines():
+                staged = from_line(Staged, line)
+                if items.get(staged.id) == batch:
+                    lines.append(f"{line}\n")
+                    for frame in staged.frames:
+                        link_atomic(self.folder.root / frame, job.root / frame)
+        staging.put_batch(job, next(iter(items.values())).rpartition("-")[0], "".join(lines))
+
+    def give_back(self, name: str) -> bool:
+        """The host of a job is lost: others get what it holds, if it holds anything. Should it come back, it is told so
+        (`hosts.mirror`)."""
+        is_any = bool(self.dealer.open[name])
+        self.dealer.give_back(name)
+        for batch in self.folders[name].batches.glob("*.jsonl"):
+            batch.rename(f"{batch}{WITHDRAWN}")
+        return is_any
+
+    def stop(self) -> None:
+        """Stage nothing more."""
+        if self._stager:
+            self._stager.stop.asked = True
+
+    def close(self) -> None:
+        self.stop()
+        if self._stager:
+            self._stager.join()
+
+
+class _Stager:
+    """Renders and stages in a thread of its own, so that answers come in while hints are still being made."""
+
+    def __init__(self, plan: Plan, missing: set[str], job: JobPaths, progress: Progress) -> None:
+        self.stop = Stop()
+        self._out: queue.Queue[Batch | BaseException] = queue.Queue()
+        self._thread = threading.Thread(target=self._run, args=(plan, missing, job, progress), name="stage")
+        self._thread.start()
+
+    def _run(self, plan: Plan, missing: set[str], job: JobPaths, progress: Progress) -> None:
+        try:
+            began = time.monotonic()
+            for ready in staging.stage(plan, missing, job, Path(plan.settings.cache_dir) / "hints", self.stop):
+                progress.took("hints", began, ready.count)
+                self._out.put(ready)
+                began = time.monotonic()
+        except BaseException as e:  # handed to the main thread, which raises it
+            self._out.put(e)
+
+    def collect(self) -> list[Batch]:
+        """What was staged since the last time; raises what went wrong in the thread."""
+        found: list[Batch] = []
+        while not self._out.empty():
+            ready = self._out.get()
+            if isinstance(ready, OSError):
+                raise HostError(f"hints cannot be written: {ready.filename or ''} {ready.strerror}") from ready
+            if isinstance(ready, BaseException):
+                raise ready
+            found.append(ready)
+        return found
+
+    def join(self) -> None:
+        self._thread.join()
