@@ -215,6 +215,8 @@ class HostConf:
     gpus: str = "all"  # GPUs for the worker: all, a count, device=0,2 or none
     workers: int = 1  # parallel workers, each with its share of the GPUs and, by tokens, of the items
     patience_s: float = 3600.0  # how long to retry a lost link before detaching
+    link_timeout_s: float = 10.0  # ssh only: a connection, login or link without an answer for so long counts as lost
+    command_timeout_s: float = 120.0  # a command there that prints and takes nothing for so long counts as lost
     silent_s: float = 120.0  # a worker without a heartbeat for so long is ended and replaced; 0: never
     keep_job: bool = False  # leave a finished job's folder on the host
     price_per_gpu_hour: float = 0.0  # price of one GPU hour, in any currency; makes the report show the cost
@@ -228,6 +230,7 @@ class ImageConf:
     reference: str = ""  # image as the host's Docker knows it, best by digest
     python: str = "python3"  # interpreter inside the image that has vLLM
     pull: bool = False  # whether an image that the host lacks may be pulled
+    pull_timeout_s: float = 3600.0  # patience for docker pull while it prints nothing
     network: str = ""  # Docker network; "": none, or the host's for engine=endpoint
     shm_size: str = "16g"  # shared memory for the engine's processes
     user: str = ""  # uid:gid inside; "": the user's own on the host
@@ -342,6 +345,7 @@ class OutputConf:
         PathForm.absolute
     )  # of clips and control files in batches, samples and specs: or as seen from that file
     report: bool = True  # write report.html
+    lock_timeout_s: float = 0.2  # patience with another process that uses the run folder
     exports: list[Export] = field(
         default_factory=list
     )  # also results.parquet, dataset/, openai_batch.jsonl, cosmos3.jsonl, transfer2_5.jsonl, txt/, the target's, provenance.jsonl
@@ -374,6 +378,7 @@ class NotifyConf:
 
     url: str = ""  # address to post it to; "": none
     url_env: str = ""  # NAME of the environment variable that holds the address, for one that is a secret
+    timeout_s: float = 10.0  # patience with its server, each of five times
 
 
 @dataclass

@@ -34,6 +34,8 @@ class HostSettings:
     workers: int = 1
     price_per_gpu_hour: float = 0.0
     silent_s: float = 120.0
+    link_timeout_s: float = 10.0
+    command_timeout_s: float = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class ImageSettings:
     mounts: tuple[Word, ...]
     env: tuple[Environment, ...]
     repository: Word = ""
+    pull_timeout_s: float = 3600.0
 
 
 @dataclass(frozen=True, slots=True)

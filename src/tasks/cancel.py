@@ -16,8 +16,6 @@ from ..runs.saved_run import jobs_of
 from ..text import resume_command
 from . import Invocation
 
-PATIENCE_S = 30.0  # beyond the grace time of the worker
-
 
 def run(invocation: Invocation) -> ExitCode:
     """Exit code 0 when no worker runs any more."""
@@ -37,11 +35,15 @@ def run(invocation: Invocation) -> ExitCode:
         for name, handle in running.items():
             handle.ask_to_stop()
             log.get().info("waiting_for_requests_in_flight", job=name)
-        deadline = time.monotonic() + grace_s + PATIENCE_S
+        patience_s = grace_s + invocation.config.host.command_timeout_s
+        deadline = time.monotonic() + patience_s
         for handle in running.values():
             while handle.peek().state.status == "running":
                 if time.monotonic() > deadline:
-                    raise HostError("the worker does not end", hint="inspect it with task=status log=true")
+                    raise HostError(
+                        f"the worker does not end within {patience_s:g} s (its grace_s, and host.command_timeout_s)",
+                        hint="inspect it with task=status log=true",
+                    )
                 time.sleep(handle.poll_s)
         for name, handle in handles.items():
             invocation.print(f"{name}  {handle.peek().state.label}; resume:  {resume_command(paths.root)}")

@@ -70,7 +70,7 @@ def run(invocation: Invocation) -> ExitCode:
         return _rerun(invocation, runs[0])
     with ExitStack() as locks:
         for paths in runs:
-            locks.enter_context(locked(paths))
+            locks.enter_context(locked(paths, config.output.lock_timeout_s))
         opened = [_opened(paths) for paths in runs]
         new = _given(asked, opened)
         serves = not new and _wants_page(asked)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from src.errors import InputError, UpsamplerError
 from src.hosts import docker
-from src.hosts.host import CommandResult, LocalHost
+from src.hosts.host import CommandResult, Limit, LocalHost
 from src.hosts.job_folder import JobPaths
 from src.hosts.mirror import peek
 from src.hosts.transfer import fetch
@@ -49,10 +49,10 @@ class Says(LocalHost):
         super().__init__("box")
         self.said = said
 
-    def run(self, argv: Sequence[str], feed: Any = (), *, timeout_s: float = 0.0) -> CommandResult:
+    def run(self, argv: Sequence[str], feed: Any = (), *, limit: Limit | None = None) -> CommandResult:
         return CommandResult(0, self.said, b"")
 
-    def stream(self, argv: Sequence[str], *, timeout_s: float = 0.0) -> Iterator[bytes]:
+    def stream(self, argv: Sequence[str]) -> Iterator[bytes]:
         yield self.said
 
 
