@@ -239,7 +239,7 @@ def named_run(value: str, *, resumes: bool = False) -> Path | None:
     for folder in run_folders():
         if value == LATEST:
             return folder.parent if resumes and (folder.parent / SWEEP_RECORD).is_file() else folder
-        with suppress(OSError, ValueError, AttributeError):  # a run of an earlier version has no record, and no name
+        with suppress(OSError, ValueError, AttributeError, RecursionError):  # an earlier version left none
             if json.loads(RunPaths(folder).record.read_bytes()).get("name") == value:
                 return folder
     return None

@@ -11,7 +11,7 @@ import selectors
 import signal
 import subprocess
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -184,6 +184,16 @@ def checked(done: CommandResult, host: Host, what: str) -> bytes:
             hint="the disk there is full: free some space (task=clean lists old jobs), then resume" if full else "",
         )
     return done.out
+
+
+@contextmanager
+def reading(host: Host, output: bytes) -> Iterator[str]:
+    """What a command printed, as a text; HostError for one that its reader cannot make sense of."""
+    text = output.decode("utf-8", "replace")
+    try:
+        yield text
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise unexpected_output(host, text) from None
 
 
 def unexpected_output(host: Host, output: str) -> HostError:

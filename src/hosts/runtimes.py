@@ -162,7 +162,11 @@ class DockerRuntime:
         wanted = f"^({'|'.join(launch.secrets)})=" if launch.secrets else ""
         name = docker.secrets_file(place.folder, place.root)
         put = script(_SECRETS, name, wanted, launch.secret_file)
-        return checked(self.host.run(put), self.host, "the key cannot be brought into the container").decode().strip()
+        return (
+            checked(self.host.run(put), self.host, "the key cannot be brought into the container")
+            .decode("utf-8", "replace")
+            .strip()
+        )
 
     def ask_to_stop(self) -> None:
         self._docker("kill", "--signal", "TERM", self.container)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,7 @@ def _work(wanted: Sequence[InferenceItem]) -> tuple[int, int]:
 
 def _rows(plan: Plan, paths: RunPaths) -> Sequence[Row] | None:
     """The rows of results.json, in the order of the plan; None for a run that upsampled nothing."""
-    if paths.results.exists():
+    with suppress(FileNotFoundError, InputError):  # made again from the journal
         table = read_rows(paths.results)
         if [row["id"] for row in table] == plan.ids:
             return table

@@ -65,7 +65,9 @@ def perform(trial: Trial, fault: Fault) -> None:
         fault(trial, program)
         server.allow()
         ends = [_ended(trial, program)]
-    ends += _to_the_end(trial, ends[0])
+    if trial.damages:
+        ends += _read(trial)
+    ends += _to_the_end(trial, ends[-1])
     _check(trial, ends, before, asked_before)
 
 
@@ -82,6 +84,21 @@ def _journal(trial: Trial) -> list[dict[str, object]]:
     with suppress(ValueError):
         return journal_lines(trial.run / "journal.jsonl")
     return []
+
+
+def _read(trial: Trial) -> Iterator[Ended]:
+    """How one of the tasks ends that read a run folder as it is."""
+    run, copy = f"run={quoted(trial.run)}", trial.remote.desk / "copy"
+    if trial.run.exists():
+        shutil.copytree(trial.run, copy)
+    tasks = {
+        "status": [run], "report": [run], "verify": [run], "runs": [], "compare": [f"runs=[{quoted(trial.run)},{quoted(copy)}]"],
+        "review": [run, "review.all=accepted"], "cancel": [run],
+    }  # fmt: skip
+    name = trial.random.choice([*tasks])
+    yield _ended(
+        trial, trial.remote.start(f"task={name}", *tasks[name], f"hydra.run.dir={quoted(trial.remote.desk / 'read')}")
+    )
 
 
 def _to_the_end(trial: Trial, end: Ended) -> Iterator[Ended]:
