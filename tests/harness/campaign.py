@@ -29,7 +29,7 @@ from tests.conftest import small_tokenizer
 from tests.harness import dockerd, sshd
 from tests.harness.clips import make_clip
 from tests.harness.docked import Docked
-from tests.harness.faults import ACT_BY_THEMSELVES, DOCKER, FAULTS, PLACES, SSH, Fault, Trial, name_of, prepare
+from tests.harness.faults import DOCKER, FAULTS, PLACES, SSH, Fault, Trial, acts_by_itself, name_of, prepare
 from tests.harness.processes import command_lines
 from tests.harness.program import Ended, Program, journal_lines, plan_of, quoted, results_of
 from tests.harness.remote import CLIPS, Remote, take
@@ -45,7 +45,7 @@ def perform(trial: Trial, fault: Fault) -> None:
     server = trial.remote.server
     server.pause_s = trial.random.choice((0.0, 0.02, 0.1))
     prepare(trial, fault)
-    if fault in ACT_BY_THEMSELVES:
+    if acts_by_itself(fault):
         program = trial.remote.start(*trial.overrides, limit_bytes=trial.limit_bytes, more_env=trial.env)
         ends = [_ended(trial, program)]
         trial.write_python()
@@ -88,7 +88,7 @@ def _journal(trial: Trial) -> list[dict[str, object]]:
 
 def _read(trial: Trial) -> Iterator[Ended]:
     """How one of the tasks ends that read a run folder as it is."""
-    run, copy = f"run={quoted(trial.run)}", trial.remote.desk / "copy"
+    run, copy = f"run={quoted(trial.run)}", trial.remote.folder / "copy"
     if trial.run.exists():
         shutil.copytree(trial.run, copy)
     tasks = {
@@ -97,7 +97,7 @@ def _read(trial: Trial) -> Iterator[Ended]:
     }  # fmt: skip
     name = trial.random.choice([*tasks])
     yield _ended(
-        trial, trial.remote.start(f"task={name}", *tasks[name], f"hydra.run.dir={quoted(trial.remote.desk / 'read')}")
+        trial, trial.remote.start(f"task={name}", *tasks[name], f"hydra.run.dir={quoted(trial.remote.folder / 'read')}")
     )
 
 
@@ -157,7 +157,7 @@ def _check(trial: Trial, ends: list[Ended], before: set[object], asked_before: C
     leaks = subprocess.run(["grep", "-rlF", SECRET, str(trial.remote.folder)], capture_output=True, text=True).stdout
     if leaks:
         wrong(f"the secret is in {leaks.split()}")
-    known = {"home", "desk", "known_hosts", "root", "run", "prompts.json", "cache"}
+    known = {"home", "desk", "known_hosts", "root", "run", "prompts.json", "cache", "copy", "read"}
     if strange := {path.name for path in trial.remote.folder.iterdir()} - known | {
         p.name for p in trial.remote.desk.iterdir()
     }:

@@ -224,30 +224,28 @@ def fill_disk(trial: Trial, program: Program) -> None:
     """It was started with a limit on the size of its files; see `prepare`."""
 
 
-def _fail_a_call(trial: Trial, role: str) -> None:
-    """The n-th call of a kind fails, once or from then on; small numbers as often as large ones."""
-    kind = trial.random.choice([*CALLS])
-    number = round(math.exp(trial.random.uniform(0, math.log(CALLS[kind]))))
-    number *= trial.random.choice((1, -1))
-    mark = trial.remote.folder.with_suffix(".failed")
-    trial.happened = mark.exists
-    variables = {
-        "FAIL_CALL": f"{kind} {number} {trial.random.choice(('ENOSPC', 'EIO'))} {trial.remote.folder} {mark}",
-        "FAIL_ROLE": role,
-        "PYTHONPATH": str(FAILING),
-    }
-    if trial.place == SSH and role == "worker":
-        trial.write_python(**variables)
-    else:
-        trial.env = variables
+@dataclass(frozen=True)
+class FailingCall:
+    """The n-th call of a kind fails, once or from then on, small numbers as often as large ones. The run is started like that."""
 
+    kind: str
+    of_worker: bool
 
-def fail_a_call(trial: Trial, program: Program) -> None:
-    """It was started so that one of its calls fails; see `prepare`."""
+    def __call__(self, trial: Trial, program: Program) -> None: ...
 
-
-def fail_a_call_of_worker(trial: Trial, program: Program) -> None:
-    """The same for its worker."""
+    def prepare(self, trial: Trial) -> None:
+        number = round(math.exp(trial.random.uniform(0, math.log(CALLS[self.kind])))) * trial.random.choice((1, -1))
+        mark = trial.remote.folder.with_suffix(".failed")
+        trial.happened = mark.exists
+        variables = {
+            "FAIL_CALL": f"{self.kind} {number} {trial.random.choice(('ENOSPC', 'EIO'))} {trial.remote.folder} {mark}",
+            "FAIL_ROLE": "worker" if self.of_worker else "controller",
+            "PYTHONPATH": str(FAILING),
+        }
+        if trial.place == SSH and self.of_worker:
+            trial.write_python(**variables)
+        else:
+            trial.env = variables
 
 
 def prepare(trial: Trial, fault: Fault) -> None:
@@ -257,18 +255,22 @@ def prepare(trial: Trial, fault: Fault) -> None:
         trial.remote.server.spoiled += [trial.random.choice((*REPLIES, *WAYS)) for _ in range(3)]
     if fault is fill_disk:
         trial.limit_bytes = trial.random.randint(0, 40_000)
-    elif fault in (fail_a_call, fail_a_call_of_worker):
-        _fail_a_call(trial, "controller" if fault is fail_a_call else "worker")
+    elif isinstance(fault, FailingCall):
+        fault.prepare(trial)
 
 
-ACT_BY_THEMSELVES = (fill_disk, fail_a_call, fail_a_call_of_worker)
+def acts_by_itself(fault: Fault) -> bool:
+    return fault is fill_disk or isinstance(fault, FailingCall)
+
+
 EVERYWHERE = (
     kill_controller, interrupt_controller, interrupt_controller_twice, terminate_controller, kill_worker, freeze_worker,
-    terminate_worker, kill_both, spoil_replies, flip_a_byte, cut_a_file, fill_disk, fail_a_call,
+    terminate_worker, kill_both, spoil_replies, flip_a_byte, cut_a_file, fill_disk,
 )  # fmt: skip
 FAULTS: dict[Fault, tuple[str, ...]] = {
     **dict.fromkeys(EVERYWHERE, PLACES),
-    fail_a_call_of_worker: (LOCAL, SSH, ENDPOINT),
+    **{FailingCall(kind, of_worker=False): PLACES for kind in CALLS},
+    **{FailingCall(kind, of_worker=True): (LOCAL, SSH) for kind in CALLS},
     cut_link: (SSH,),
     restart_dockerd: (DOCKER,),
     break_replies_off: (ENDPOINT,),
@@ -277,4 +279,6 @@ FAULTS: dict[Fault, tuple[str, ...]] = {
 
 
 def name_of(fault: Fault) -> str:
+    if isinstance(fault, FailingCall):
+        return f"n-th {fault.kind} of {'worker' if fault.of_worker else 'controller'}"
     return fault.__name__.replace("_", " ")
