@@ -155,7 +155,7 @@ class Item:
 
     @property
     def input_hash(self) -> str:
-        """Hash of what the model sees: the messages but for their blanks, and the frames by their names, which are their content."""
+        """Hash of what the model sees: the messages but for their blanks, and the frames by name, which is their content."""
         parts = json.dumps([self.system.split(), self.text.split(), self.frames])
         return hashlib.blake2b(parts.encode(), digest_size=8).hexdigest()
 
