@@ -323,8 +323,11 @@ def _journal_parts(output: bytes, *starts: int) -> list[tuple[int, int, bytes]]:
     parts = []
     for start in starts:
         line, _, output = output.partition(b"\n")
-        count = min(max(int(line) - start, 0), LIMIT)
-        parts.append((int(line), start, output[:count]))
+        if not line.isdigit():
+            raise ValueError
+        size = int(line)
+        count = min(max(size - start, 0), LIMIT)
+        parts.append((size, start, output[:count]))
         output = output[count + 1 :]
     return parts
 
