@@ -28,6 +28,7 @@ MAX_DEATHS = 3  # without a result between them
 MOST_DAMAGED = 100  # lines of one file that are left out before its host is given up
 SECOND_CTRL_C_S = 3.0
 MAX_SILENCE_STEP_S = 5.0
+STOP_SILENT_S = 10.0  # five heartbeats: a worker that was asked to stop, and is frozen, is ended
 QUIET_S = 30.0  # without a heartbeat until that is said
 MAX_POLL_S = 0.5  # of a job that takes long: what came is written down at once, with one flush to disk
 
@@ -161,7 +162,7 @@ class Supervisor:
             if job.is_done:
                 break
             if state.status == "running":
-                self._end_if_silent()
+                self._end_if_silent(handle.silent_s)
             else:
                 self._raise_if_final(state)
                 if state.ending != "done" or job.is_staged:  # else it had nothing to do, while hints were slow
@@ -171,10 +172,15 @@ class Supervisor:
         progress.phase("fetching")
         write_atomic(self.folder.closed, "")
         handle.push()
-        while handle.poll().status == "running":
-            yield min(handle.poll_s, 0.1)
+        yield from self.wait_for_end(handle.silent_s)
         handle.finish()
         write_atomic(self.folder.finished, "")
+
+    def wait_for_end(self, patience_s: float) -> Iterator[float]:
+        """Poll until the worker, which is to end, has ended; yields the seconds until the next poll."""
+        while self._look(Quiet()).status == "running":
+            self._end_if_silent(patience_s)
+            yield min(self.handle.poll_s, 0.1)
 
     def submit(self) -> None:
         """Everything is staged: let the worker end by itself once it has processed that."""
@@ -183,6 +189,11 @@ class Supervisor:
 
     def _poll(self, progress: Progress) -> State:
         """How the worker stands, and then what it wrote, for after its end it writes nothing."""
+        state = self._look(progress)
+        self.job.take(list(self._outcomes.new()), self.handle, progress)
+        return state
+
+    def _look(self, progress: Progress) -> State:
         state = self.handle.poll()
         self._count_silence()
         for event in self._events.new():
@@ -194,7 +205,6 @@ class Supervisor:
             elif event.event == "busy":
                 log.get().warning("server_busy", reason=event.reason)
             self.last_line = event.log_line or self.last_line
-        self.job.take(list(self._outcomes.new()), self.handle, progress)
         return state
 
     def _count_silence(self) -> None:
@@ -203,9 +213,8 @@ class Supervisor:
         self._silent_s += min(now - self._polled_at, MAX_SILENCE_STEP_S)
         self._polled_at = now
 
-    def _end_if_silent(self) -> None:
+    def _end_if_silent(self, patience_s: float) -> None:
         """A worker that is frozen, or hangs with its GPU or disk, is ended; what it had in flight is asked again."""
-        patience_s = self.handle.silent_s
         if not patience_s or self._silent_s < min(patience_s, QUIET_S):
             return
         if self._silent_s < patience_s:
@@ -288,8 +297,8 @@ def _detach_or_stop(error: BaseException, started: Sequence[Supervisor]) -> None
         supervisor.handle.ask_to_stop()
         log.get().info("waiting_for_requests_in_flight", job=supervisor.name)
     for supervisor in started:
-        while supervisor.handle.poll().status == "running":
-            time.sleep(min(supervisor.handle.poll_s, 0.1))
+        for pause_s in supervisor.wait_for_end(STOP_SILENT_S):
+            time.sleep(pause_s)
         supervisor.job.take_rest(supervisor.handle)
 
 
