@@ -163,7 +163,7 @@ def _edits(given: Any) -> dict[str, str]:
 
 def _reason_of_unfinished(paths: RunPaths, outcomes: Mapping[str, object]) -> str:
     """The reason for items that did not end, from results.json."""
-    return next((row["reason"] for row in read_rows(paths.results) if row["id"] not in outcomes), "did not end")
+    return next((row["reason"] for row in rows.read_rows(paths.results) if row["id"] not in outcomes), "did not end")
 
 
 # ------------------------------------------------------------------------------------------------- asked on a terminal
