@@ -267,9 +267,11 @@ class Supervisor:
             raise HostError("the job was cancelled from elsewhere", hint=resume)
 
     def close(self) -> None:
-        self.job.close()
-        if self._handle:
+        if (
+            self._handle
+        ):  # before the job, which waits for its threads: they may be sending over a slow link, or a dead one
             self._handle.close()
+        self.job.close()
 
 
 def _detach_or_stop(error: BaseException, started: Sequence[Supervisor]) -> None:
