@@ -146,13 +146,13 @@ def test_clean_removes_only_ended_jobs(remote: Remote) -> None:
 
 def test_ctrl_c_does_not_wait_for_a_dead_link(remote: Remote) -> None:
     proxy = remote.proxied()
-    run = RemoteRun(remote, 8, "host.link_timeout_s=100")
+    run = RemoteRun(remote, 8, "host.link_timeout_s=30")
     process = run.start()
     wait_for(lambda: list(run.folder.glob("job/*/batches/*")))  # which are being sent
     proxy.freeze()
     process.interrupt()
     began = time.monotonic()
     assert process.ended().code == 130
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 25
     proxy.thaw()
     run.assert_whole(run.resumed(), asked_once=False)
