@@ -46,10 +46,9 @@ class RenderServer:
                 timeout=engine.start_timeout_s,
             )
         except (OSError, subprocess.TimeoutExpired) as e:
-            raise InputError(
-                f"worker.python={python}: {getattr(e, 'strerror', 'does not answer (engine.start_timeout_s)')}",
-                hint="it counts tokens for model.family=ask",
-            ) from e
+            why = e.strerror if isinstance(e, OSError) else "does not answer in time (engine.start_timeout_s)"
+            hint = "it counts tokens for model.family=ask"
+            raise InputError(f"worker.python={python}: {why}", hint=hint) from e
         self.package, _, self.version = found.stdout.strip().partition(" ")
         if not self.version:
             raise InputError(
