@@ -218,6 +218,8 @@ class HostConf:
     workers: int = 1  # parallel workers, each with its share of the GPUs; items go to those that have room
     patience_s: float = 3600.0  # how long to retry a lost link before detaching
     sbatch: list[str] = field(default_factory=list)  # slurm only: options of sbatch, as in [--partition=gpu,--gpus=1]
+    link_timeout_s: float = 10.0  # ssh only: a connection, login or link without an answer for so long counts as lost
+    command_timeout_s: float = 120.0  # a command there that prints and takes nothing for so long counts as lost
     silent_s: float = 120.0  # a worker without a heartbeat for so long is ended and replaced; 0: never
     keep_job: bool = False  # leave a finished job's folder on the host
     price_per_gpu_hour: float = 0.0  # price of one GPU hour, in any currency; makes the report show the cost
@@ -231,6 +233,7 @@ class ImageConf:
     reference: str = ""  # image as the host's Docker knows it, best by digest
     python: str = "python3"  # interpreter inside the image that has vLLM
     pull: bool = False  # whether an image that the host lacks may be pulled
+    pull_timeout_s: float = 3600.0  # patience for docker pull while it prints nothing
     network: str = ""  # Docker network; "": none, or the host's for engine=endpoint
     shm_size: str = "16g"  # shared memory for the engine's processes
     user: str = ""  # uid:gid inside; "": the user's own on the host
@@ -345,6 +348,7 @@ class OutputConf:
         PathForm.absolute
     )  # of clips and control files in batches, samples and specs: or as seen from that file
     report: bool = True  # write report.html
+    lock_timeout_s: float = 0.2  # patience with another process that uses the run folder
     exports: list[Export] = field(
         default_factory=list
     )  # also results.parquet, dataset/, openai_batch.jsonl, cosmos3.jsonl, transfer2_5.jsonl, txt/, the target's, provenance.jsonl
@@ -377,6 +381,7 @@ class NotifyConf:
 
     url: str = ""  # address to post it to; "": none
     url_env: str = ""  # NAME of the environment variable that holds the address, for one that is a secret
+    timeout_s: float = 10.0  # patience with its server, each of five times
 
 
 @dataclass

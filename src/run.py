@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -178,6 +178,7 @@ def main() -> None:
 
 # Where the part of Hydra's messages begins that is about Hydra.
 _ABOUT_HYDRA = re.compile(r"\n(?:To append to your config|See https://hydra.cc|Config search path)")
+_FIELD = re.compile(r"\n\s*full_key: (\S+)")  # in those of OmegaConf
 
 
 def _refused(error: Exception) -> ExitCode:
@@ -189,6 +190,10 @@ def _refused(error: Exception) -> ExitCode:
         )
         return ExitCode.BUG
     text = _ABOUT_HYDRA.split(str(error))[0].rstrip(".")
+    if isinstance(error, OverrideParseException) and not text.startswith("Ambiguous"):
+        text = f"{error.override!r} is neither FIELD=VALUE nor a flag"
+    elif field := _FIELD.search(text):
+        text = f"{field[1]}: {text.splitlines()[0]}"
     cause = str(error.__cause__ or "").split("\n")[0]  # of a wrong value: which values there are
     if cause and cause not in text:
         text += f": {cause}"

@@ -11,13 +11,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import log
 from .errors import RunLocked
 
 OUTPUTS = Path("outputs")  # where new run folders go; see conf/config.yaml
 LATEST = "latest"  # in place of a folder: the newest run
 SWEEP_RECORD = "multirun.yaml"  # what Hydra writes into the folder of a sweep
 SWEEP_ENDS = ".ended"  # in the folder of a sweep, one file a point
-LOCK_PATIENCE_S = 0.2  # `is_locked` of another process holds the lock for a moment
+LOCK_TIMEOUT_S = 0.2  # `is_locked` of another process holds the lock for a moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +170,14 @@ class RunPaths:
 
 
 @contextmanager
-def locked(paths: RunPaths) -> Iterator[None]:
-    """Hold the run folder for this process; raises RunLocked when another one has it."""
+def locked(paths: RunPaths, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
+    """Hold the run folder for this process; raises RunLocked when another one has it for so long."""
     import fcntl
 
     paths.root.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + LOCK_PATIENCE_S
+    deadline = time.monotonic() + timeout_s
+    if timeout_s > 1 and is_locked(paths):
+        log.get().warning("run_folder_waited_for", folder=str(paths.root), limit_s=round(timeout_s))
     with open(paths.lock, "w") as f:
         while True:
             try:
@@ -184,7 +187,7 @@ def locked(paths: RunPaths) -> Iterator[None]:
                 if time.monotonic() > deadline:
                     raise RunLocked(
                         f"{paths.root}: another process uses this run folder",
-                        hint="wait for it, or stop it; then run the same command again",
+                        hint="wait for it (output.lock_timeout_s), or stop it; then run the same command again",
                     ) from None
                 time.sleep(0.02)
         yield
@@ -236,7 +239,7 @@ def named_run(value: str, *, resumes: bool = False) -> Path | None:
     for folder in run_folders():
         if value == LATEST:
             return folder.parent if resumes and (folder.parent / SWEEP_RECORD).is_file() else folder
-        with suppress(OSError, ValueError, AttributeError):  # a run of an earlier version has no record, and no name
+        with suppress(OSError, ValueError, AttributeError, RecursionError):  # an earlier version left none
             if json.loads(RunPaths(folder).record.read_bytes()).get("name") == value:
                 return folder
     return None

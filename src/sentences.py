@@ -57,6 +57,9 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "not_notified_yet": ("The message for notify.url is posted when the run has ended and is resumed: {command}",),
     "not_utf8": ("{file} is not UTF-8; it is read as {read_as}; {note}.",),
     "os_error": ("The operating system reported an error.",),
+    "run_folder_waited_for": (
+        "Another process uses {folder}; it is waited for, {limit_s} s at most (output.lock_timeout_s).",
+    ),
     "phase": ("The worker is {name}.",),
     "prompts_taken_over": ("The {items} prompts of {run} are upsampled already.",),
     "results_not_written": ("Results were not written", ": {reason} {file}", "; {note}", "."),

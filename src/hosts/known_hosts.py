@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import paramiko
-from paramiko.hostkeys import HostKeyEntry
+from paramiko.hostkeys import HostKeyEntry, InvalidHostKey
 
 from ..errors import AuthError
 
@@ -66,7 +66,7 @@ class KnownHosts:
                     continue
                 try:
                     entry = HostKeyEntry.from_line(rest, number)
-                except paramiko.SSHException:
+                except (paramiko.SSHException, InvalidHostKey, ValueError):
                     continue
                 if entry is not None and marker == "@revoked":
                     revoked.add(entry.key.asbytes())

@@ -19,6 +19,8 @@ from ..worker.protocol import REFUSED, Ended, Event
 from .job_folder import BEATS, RUNNING, JobPaths, JobStatus, State, pace, state_by_exit_record
 from .launch import Launch
 
+START_S = 5.0  # until a worker has the lock; one that takes longer counts as running, and is judged by its heartbeat
+
 
 class LocalJob:
     """One job on this machine."""
@@ -53,7 +55,8 @@ class LocalJob:
                 )
             except OSError as e:
                 raise HostError(f"the worker cannot be started: {self.argv[0]}: {e.strerror}") from e
-        while self._child.poll() is None and not self.job.is_held:
+        until = time.monotonic() + START_S
+        while self._child.poll() is None and not self.job.is_held and time.monotonic() < until:
             time.sleep(0.01)
 
     def poll(self) -> State:
@@ -61,8 +64,8 @@ class LocalJob:
         if self.job.is_held:
             self.job.renew_lease()
             return RUNNING
-        if self._child and self._child.poll() is None:  # it released the lock and is about to end
-            self._child.wait()
+        if self._child and self._child.poll() is None:  # it has not taken the lock yet, or is about to end
+            return RUNNING
         return state_by_exit_record(self.job)
 
     def peek(self) -> JobStatus:
@@ -82,10 +85,9 @@ class LocalJob:
                     os.kill(pid, signal.SIGTERM)
 
     def kill(self) -> None:
-        if self.job.is_held:
-            for pid in workers_in(self.job):
-                with suppress(ProcessLookupError):
-                    os.killpg(pid, signal.SIGKILL)  # it leads a session of its own
+        for pid in workers_in(self.job):  # also one that froze before it took the lock
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)  # it leads a session of its own
 
     def was_cancelled(self) -> bool:
         return self.job.cancelled.exists()

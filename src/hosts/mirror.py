@@ -18,9 +18,10 @@ from ..planning.settings import HostSettings, digest
 from ..worker.journal import read_records
 from ..worker.protocol import Event, Exit, Staged
 from ..worker.records import InvalidRecord, from_line
+from ..worker.values import inside
 from . import transfer
 from .connect import root_on
-from .host import Host, checked, script, unexpected_output
+from .host import Host, checked, reading, script
 from .job_folder import BEATS, WITHDRAWN, JobPaths, JobStatus, State, ended, pace
 
 MOST_REREAD = 5  # times that a job's journals are read from their beginning
@@ -116,12 +117,9 @@ class Location:
 def locate(host: Host, settings: HostSettings, job: JobPaths) -> Location:
     """Find the folder of a job on its host; creates the root above it, and checks that there is space for one."""
     root = root_on(host, settings)
-    output = checked(host.run(script(_SPACE, root)), host, f"host.root={root} cannot be used").decode()
-    try:
+    with reading(host, checked(host.run(script(_SPACE, root)), host, f"host.root={root} cannot be used")) as output:
         uid, gid, root, free_kib = output.split("\n")[:4]
         free = int(free_kib)
-    except ValueError:
-        raise unexpected_output(host, output) from None
     if free < 1024:
         raise HostError(f"{host.name}: {root}: the disk is full", hint="free some space there, then resume")
     folder = f"{root}/jobs/{job.root.name}" if settings.kind != "local" else str(job.root.resolve())
@@ -184,7 +182,8 @@ class RemoteFolder:
         names = self._checked(make, "the job's folder cannot be created")
         for file in gone:
             file.unlink()
-        self._pushed = {file.name for file in self._local(names.decode())}
+        with reading(self.host, names) as sums:
+            self._pushed = {file.name for file in self._local(sums)}
         self._check_journal()
         has_events = self.host.run(script('[ -e "$1/events.jsonl" ]', self.folder)).code == 0
         if not has_events and self.job.events.exists():  # a new folder in place of one that was cleaned up
@@ -195,8 +194,8 @@ class RemoteFolder:
         """The files here that the host has as they are, by what sha256sum says of those there."""
         for line in sums.splitlines():
             sha256, _, name = line.partition("  ")
-            file = self.job.root / name
-            if file.exists() and file_sha256(file) == sha256:
+            file = inside(self.job.root, name)
+            if file.is_file() and file_sha256(file) == sha256:
                 yield file
 
     def _check_journal(self) -> None:
@@ -206,10 +205,12 @@ class RemoteFolder:
         if not known:
             return
         have = self.host.run(script('head -c "$2" "$1/results.jsonl" | sha256sum', self.folder, str(len(known))))
-        if have.out.decode()[:64] == transfer.sha256(known):
+        if have.out[:64] == transfer.sha256(known).encode():
             return
         size = self.host.run(script('stat -c %s "$1/results.jsonl" 2>/dev/null || echo 0', self.folder)).out
-        if int(size):
+        with reading(self.host, size) as text:
+            is_there = int(text) > 0
+        if is_there:
             self._read_again(self.job.results)
             return
         transfer.send(self.host, {"results.jsonl": self.job.results}, self.folder, self._key)
@@ -253,7 +254,11 @@ class RemoteFolder:
             return []
         names = "".join(f"{name}\n" for name in sorted(frames)).encode()
         done = self.host.run(script(_LINK, self.folder, self.location.root, self._key), [names])
-        return checked(done, self.host, "frames cannot be linked").decode().split()
+        with reading(self.host, checked(done, self.host, "frames cannot be linked")) as text:
+            missing = text.split()
+            if not frames.issuperset(missing):  # it would be sent whatever else it names
+                raise ValueError
+        return missing
 
     def _count(self, sent: int) -> None:
         self.sent_bytes += sent
@@ -269,10 +274,8 @@ class RemoteFolder:
         text = (answer + done.err).decode("utf-8", "replace")
         if rest == b"gone\n" or rest.endswith(b"\ngone\n"):
             return Polled(text, is_gone=True)
-        try:
+        with reading(self.host, rest):
             parts = _journal_parts(rest, at, self._events_at)
-        except ValueError:
-            raise unexpected_output(self.host, rest.decode("utf-8", "replace")) from None
         return Polled(text, has_more=self._append(parts))
 
     def _append(self, parts: Sequence[tuple[int, int, bytes]]) -> bool:
@@ -331,8 +334,11 @@ def _journal_parts(output: bytes, *starts: int) -> list[tuple[int, int, bytes]]:
     parts = []
     for start in starts:
         line, _, output = output.partition(b"\n")
-        count = min(max(int(line) - start, 0), LIMIT)
-        parts.append((int(line), start, output[:count]))
+        if not line.isdigit():
+            raise ValueError
+        size = int(line)
+        count = min(max(size - start, 0), LIMIT)
+        parts.append((size, start, output[:count]))
         output = output[count + 1 :]
     return parts
 

@@ -12,7 +12,7 @@ from .. import log
 from ..errors import HostError, LinkLost
 from ..planning import gpus
 from . import docker
-from .host import CommandResult, Host, checked, script
+from .host import CommandResult, Host, Limit, checked, script
 from .job_folder import ABSENT, RUNNING, State
 from .launch import Launch
 from .mirror import Location, answer_of
@@ -102,7 +102,9 @@ class DockerRuntime:
                 hint="load or build it there, or allow pulling with image.pull=true",
             )
         log.get().info("image_pulled", image=image.reference, host=self.host.name)
-        done = self.host.run(docker.pull_argv(settings, image), timeout_s=3600.0)
+        done = self.host.run(
+            docker.pull_argv(settings, image), limit=Limit(image.pull_timeout_s, "image.pull_timeout_s")
+        )
         checked(done, self.host, f"image {image.reference} cannot be pulled")
 
     def question(self) -> Sequence[str]:
@@ -160,7 +162,11 @@ class DockerRuntime:
         wanted = f"^({'|'.join(launch.secrets)})=" if launch.secrets else ""
         name = docker.secrets_file(place.folder, place.root)
         put = script(_SECRETS, name, wanted, launch.secret_file)
-        return checked(self.host.run(put), self.host, "the key cannot be brought into the container").decode().strip()
+        return (
+            checked(self.host.run(put), self.host, "the key cannot be brought into the container")
+            .decode("utf-8", "replace")
+            .strip()
+        )
 
     def ask_to_stop(self) -> None:
         self._docker("kill", "--signal", "TERM", self.container)

@@ -27,17 +27,13 @@ from ..errors import AuthError, HostError, LinkLost, UnknownHostKey
 from ..planning.settings import HostSettings
 from ..text import PROGRAM
 from .framing import LOGIN_COMMAND, Frame, Unframed
-from .host import MOST_OUTPUT, CommandResult, printed_too_much
+from .host import MOST_OUTPUT, PIECE, CommandResult, Limit, printed_too_much
 from .known_hosts import KnownHosts, RefuseUnknownKeys, UnknownKey, check_key_file, fingerprint
 from .ssh_config import resolved
 
-CONNECT_TIMEOUT_S = 10.0
-SESSION_PATIENCE_S = 120.0  # with a server that allows one session at a time
 PULSE_S = 4.0  # between questions whether the other side is still there
-DEAD_AFTER_S = 10.0  # without an answer, or an acknowledged packet, the link counts as dead
 TICK_S = 1.0
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # what matters is reported by this module
-PIECE = 1 << 18
 
 
 class _Transport(paramiko.Transport):  # type: ignore[misc]
@@ -48,11 +44,26 @@ class _Transport(paramiko.Transport):  # type: ignore[misc]
     )
 
 
+class _Watch:
+    """When something last came from a command, or went to it."""
+
+    def __init__(self, argv: Sequence[str], limit: Limit) -> None:
+        self.argv, self.limit = argv, limit
+        self.moved()
+
+    def moved(self) -> None:
+        self._at = time.monotonic()
+
+    def is_late(self) -> bool:
+        return time.monotonic() > self._at + self.limit.seconds
+
+
 class SshHost:
     """One connection, opened when it is needed and again when it was lost; several threads may use it."""
 
     def __init__(self, settings: HostSettings) -> None:
         self.settings, self.name = settings, settings.name
+        self._limit = Limit(settings.command_timeout_s)
         self._mutex = threading.Lock()
         self._connection: Connection | None = None
         self.until = math.inf
@@ -60,31 +71,33 @@ class SshHost:
 
     # ------------------------------------------------------------------------------------------------ commands
 
-    def run(self, argv: Sequence[str], feed: Iterable[bytes] = (), *, timeout_s: float = 120.0) -> CommandResult:
+    def run(self, argv: Sequence[str], feed: Iterable[bytes] = (), *, limit: Limit | None = None) -> CommandResult:
         frame = Frame(argv)
         channel = self._channel()
+        watch = _Watch(argv, limit or self._limit)
         with channel:
             failed: list[Exception] = []
-            feeder = threading.Thread(target=self._feed, args=(channel, frame.feed(feed), failed), daemon=True)
+            feeder = threading.Thread(target=self._feed, args=(channel, frame.feed(feed), failed, watch), daemon=True)
             feeder.start()
-            out = self._bounded(self._read(channel, channel.recv, timeout_s), argv)
-            err = self._bounded(self._read(channel, channel.recv_stderr, timeout_s), argv)
-            code = self._exit_code(channel, timeout_s)
+            out = self._bounded(self._read(channel, channel.recv, watch), argv)
+            err = self._bounded(self._read(channel, channel.recv_stderr, watch), argv)
+            code = self._exit_code(channel, watch)
             feeder.join(TICK_S)
             if failed and code == 0:
                 raise LinkLost(f"{self.name}: what was sent broke off: {failed[0]}") from failed[0]
             with self._told_apart():
                 return CommandResult(*frame.reply(out, err, code))
 
-    def stream(self, argv: Sequence[str], *, timeout_s: float = 120.0) -> Iterator[bytes]:
+    def stream(self, argv: Sequence[str]) -> Iterator[bytes]:
         frame = Frame(argv)
         channel = self._channel()
+        watch = _Watch(argv, self._limit)
         with channel:
-            self._feed(channel, frame.feed(()), [])
+            self._feed(channel, frame.feed(()), [], watch)
             with self._told_apart():
-                yield from frame.stream(self._read(channel, channel.recv, timeout_s))
-            err = self._bounded(self._read(channel, channel.recv_stderr, timeout_s), argv)
-            if code := self._exit_code(channel, timeout_s):
+                yield from frame.stream(self._read(channel, channel.recv, watch))
+            err = self._bounded(self._read(channel, channel.recv_stderr, watch), argv)
+            if code := self._exit_code(channel, watch):
                 raise HostError(f"{self.name}: {argv[0]} ended with {code}: {CommandResult(code, b'', err).message}")
 
     @contextmanager
@@ -111,10 +124,10 @@ class SshHost:
 
     def _session(self, transport: paramiko.Transport) -> paramiko.Channel:
         """A new session; where the server allows no more of them (MaxSessions), once another command has ended."""
-        deadline = time.monotonic() + SESSION_PATIENCE_S
+        deadline = time.monotonic() + self._limit.seconds
         while True:
             try:
-                return transport.open_session(timeout=CONNECT_TIMEOUT_S)
+                return transport.open_session(timeout=self.settings.link_timeout_s)
             except paramiko.SSHException as e:
                 # Of two that are refused at a time, paramiko tells one what happened (its saved_exception is only one).
                 if not (isinstance(e, paramiko.ChannelException) or "Unable to open channel" in str(e)):
@@ -124,13 +137,14 @@ class SshHost:
                     raise HostError(f"{self.name}: sshd there refuses another session: {e}", hint=hint) from e
                 time.sleep(0.1)
 
-    def _feed(self, channel: paramiko.Channel, feed: Iterable[bytes], failed: list[Exception]) -> None:
+    def _feed(self, channel: paramiko.Channel, feed: Iterable[bytes], failed: list[Exception], watch: _Watch) -> None:
         try:
             for piece in feed:
                 view = memoryview(piece)
                 while view:
                     try:
                         view = view[channel.send(view) :]
+                        watch.moved()
                     except TimeoutError:
                         if channel.closed or not channel.get_transport().is_active():
                             raise
@@ -139,19 +153,18 @@ class SshHost:
             failed.append(e)
             channel.close()
 
-    def _read(self, channel: paramiko.Channel, recv: Callable[[int], bytes], timeout_s: float) -> Iterator[bytes]:
-        received = time.monotonic()
+    def _read(self, channel: paramiko.Channel, recv: Callable[[int], bytes], watch: _Watch) -> Iterator[bytes]:
         while True:
             try:
                 piece = recv(PIECE)
             except TimeoutError:
-                self._still_there(channel, received + timeout_s)
+                self._still_there(channel, watch)
                 continue
             except (paramiko.SSHException, OSError, EOFError) as e:
                 raise LinkLost(f"{self.name}: the link broke: {e}") from e
             if not piece:
                 return
-            received = time.monotonic()
+            watch.moved()
             yield piece
 
     def _bounded(self, pieces: Iterator[bytes], argv: Sequence[str]) -> bytes:
@@ -162,21 +175,21 @@ class SshHost:
                 raise printed_too_much(self.name, argv)
         return b"".join(held)
 
-    def _exit_code(self, channel: paramiko.Channel, timeout_s: float) -> int:
-        deadline = time.monotonic() + timeout_s
+    def _exit_code(self, channel: paramiko.Channel, watch: _Watch) -> int:
+        watch.moved()
         while not channel.status_event.wait(TICK_S):
-            self._still_there(channel, deadline)
+            self._still_there(channel, watch)
         if channel.exit_status == -1:  # the link went before the code came: not known how it ended
             raise LinkLost(f"{self.name}: the link was lost while a command ran")
         return int(channel.exit_status)
 
-    def _still_there(self, channel: paramiko.Channel, deadline: float) -> None:
+    def _still_there(self, channel: paramiko.Channel, watch: _Watch) -> None:
         transport = channel.get_transport()
         if not transport.is_active():
             raise LinkLost(f"{self.name}: the link is dead")
-        if time.monotonic() > deadline:
+        if watch.is_late():
             self._drop(transport)
-            raise LinkLost(f"{self.name}: a command printed nothing for too long")
+            raise watch.limit.exceeded(self.name, watch.argv)
 
     # ------------------------------------------------------------------------------------------------ the connection
 
@@ -217,12 +230,12 @@ class SshHost:
             except BaseException:
                 connection.close()
                 raise
-            _watch(hop.client.get_transport())
+            _watch(hop.client.get_transport(), self.settings.link_timeout_s)
         return connection
 
     def _made(self) -> Connection:
         s = self.settings
-        left_s = min(CONNECT_TIMEOUT_S, max(1.0, self.until - time.monotonic()))
+        left_s = min(s.link_timeout_s, max(1.0, self.until - time.monotonic()))
         secrets: dict[str, Any] = {}
         if s.password_env:
             password = os.environ.get(s.password_env)
@@ -237,8 +250,11 @@ class SshHost:
                 s.address,
                 user=s.user or None,
                 port=s.port or None,
-                config=Config(overrides={"run": {"in_stream": False}}, ssh_config=resolved(s.address, s.user, s.port)),
-                connect_timeout=int(left_s),
+                config=Config(
+                    overrides={"run": {"in_stream": False}},
+                    ssh_config=resolved(s.address, s.user, s.port, s.command_timeout_s),
+                ),
+                connect_timeout=max(1, int(left_s)),
                 connect_kwargs={"banner_timeout": left_s, "auth_timeout": left_s, **secrets},
             )
         except (paramiko.ConfigParseError, ValueError, OSError) as e:
@@ -309,24 +325,24 @@ def _broke_off(hop: Connection, error: Exception) -> bool:
     return "EOF" in str(error) or transport is None or not transport.is_active()
 
 
-def _watch(transport: paramiko.Transport) -> None:
-    """Make a dead link show itself within 15 s, and small packets leave at once."""
-    threading.Thread(target=_pulse, args=(transport,), daemon=True).start()
-    transport.channel_timeout = CONNECT_TIMEOUT_S
+def _watch(transport: paramiko.Transport, timeout_s: float) -> None:
+    """Make a link without an answer or an acknowledged packet for so long show itself, and small packets leave at once."""
+    threading.Thread(target=_pulse, args=(transport, timeout_s), daemon=True).start()
+    transport.channel_timeout = timeout_s
     if isinstance(transport.sock, socket.socket):
         transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
-            transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(DEAD_AFTER_S * 1000))
+            transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(timeout_s * 1000))
 
 
-def _pulse(transport: paramiko.Transport) -> None:
+def _pulse(transport: paramiko.Transport, timeout_s: float) -> None:
     """Ask now and then for an answer, and close a link that gives none: a machine between may still acknowledge every
     packet, so that TCP sees nothing wrong. (paramiko's own keepalive asks for no answer.)"""
     while transport.is_active():
         time.sleep(PULSE_S)
         answered = threading.Event()
         threading.Thread(target=_ask, args=(transport, answered), daemon=True).start()
-        if not answered.wait(DEAD_AFTER_S):
+        if not answered.wait(timeout_s):
             transport.close()
 
 

@@ -20,7 +20,7 @@ _UNUSED = ("hostkeyalias", "certificatefile", "identityagent", "pkcs11provider",
 _MOST_HOPS = 8
 
 
-def resolved(address: str, user: str, port: int) -> SSHConfig | None:
+def resolved(address: str, user: str, port: int, timeout_s: float = 120.0) -> SSHConfig | None:
     """What applies to this address and to the jump hosts before it, by `ssh -G`; None where there is no ssh to ask.
 
     Raises HostError for a configuration that ssh refuses.
@@ -29,7 +29,7 @@ def resolved(address: str, user: str, port: int) -> SSHConfig | None:
     todo = [(address, user, port)]
     while todo and len(blocks) < _MOST_HOPS:
         name, as_user, at_port = todo.pop()
-        options = _asked(name, as_user, at_port)
+        options = _asked(name, as_user, at_port, timeout_s)
         if options is None:
             return None
         blocks[name] = _block(name, options)
@@ -40,7 +40,7 @@ def resolved(address: str, user: str, port: int) -> SSHConfig | None:
     return SSHConfig.from_text("\n".join(blocks.values()))
 
 
-def _asked(name: str, user: str, port: int) -> dict[str, list[str]] | None:
+def _asked(name: str, user: str, port: int, timeout_s: float) -> dict[str, list[str]] | None:
     """All directives for a name, in lower case."""
     own = Path("~/.ssh/config").expanduser()
     # ssh looks in the home of the account; where HOME says another one, its file is named.
@@ -48,12 +48,15 @@ def _asked(name: str, user: str, port: int) -> dict[str, list[str]] | None:
     argv = ["ssh", "-G", *(("-F", str(own) if own.exists() else "none") if elsewhere else ())]
     argv += [*(("-l", user) if user else ()), *(("-p", str(port)) if port else ()), "--", name]
     try:
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
     except FileNotFoundError:
         return None
     except subprocess.TimeoutExpired:
         raise HostError(
-            "ssh -G, which reads ~/.ssh/config, did not end within 60 s", hint="a Match exec there?"
+            f"ssh -G, which reads ~/.ssh/config, did not end within {timeout_s:g} s (host.command_timeout_s)",
+            hint="a Match exec there?",
         ) from None
     if done.returncode:
         raise HostError(

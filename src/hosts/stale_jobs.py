@@ -9,7 +9,7 @@ from ..errors import HostError
 from ..planning.settings import HostSettings
 from . import docker, slurm
 from .connect import root_on
-from .host import Host, checked, script
+from .host import Host, checked, reading, script
 from .mirror import REMOVE
 
 _JOBS = """
@@ -40,21 +40,21 @@ class StaleJob:
 def jobs_on(host: Host, settings: HostSettings) -> list[StaleJob]:
     """All jobs below host.root; without Docker there are no containers."""
     root = root_on(host, settings)
-    listed = checked(host.run(script(_JOBS, root)), host, "jobs cannot be listed").decode()
-    rows = (line.split(" ", 3) for line in listed.splitlines())
-    folders = {row[3]: row[:3] for row in rows if len(row) == 4}
+    with reading(host, checked(host.run(script(_JOBS, root)), host, "jobs cannot be listed")) as listed:
+        rows = (line.split(" ", 3) for line in listed.splitlines())
+        folders = {
+            row[3]: (int(row[0]), row[1], int(row[2])) for row in rows if len(row) == 4 and _JOB_ID.fullmatch(row[3])
+        }
     found, in_cluster = _containers(host, settings, root), _in_cluster(host, settings)
     jobs = []
     for job_id in sorted({*folders, *(job for job, _, _ in found)}):
         if not _JOB_ID.fullmatch(job_id):
             continue  # not a job of this program
-        answered, status, kib = folders.get(job_id, ["0", "ended", "0"])
+        answered, status, kib = folders.get(job_id, (0, "ended", 0))
         own = [(name, state) for job, name, state in found if job == job_id]
         if job_id in in_cluster or any(state.startswith("Up") for _, state in own):
             status = "running"
-        jobs.append(
-            StaleJob(job_id, status, int(answered), int(kib), job_id in folders, tuple(name for name, _ in own))
-        )
+        jobs.append(StaleJob(job_id, status, answered, kib, job_id in folders, tuple(name for name, _ in own)))
     return jobs
 
 
@@ -74,7 +74,7 @@ def _containers(host: Host, settings: HostSettings, root: str) -> list[tuple[str
         return []  # no docker command on this machine
     if done.code:
         return []
-    rows = (line.split("\t", 2) for line in done.out.decode().splitlines())
+    rows = (line.split("\t", 2) for line in done.out.decode("utf-8", "replace").splitlines())
     return [(row[0], row[1], row[2]) for row in rows if len(row) == 3]
 
 

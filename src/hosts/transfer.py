@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..errors import HostError
 from ..worker.values import inside, shown
-from .host import Host, checked, script
+from .host import Host, checked, reading, script
 
 LARGE = 8 << 20  # files from this size on go one by one and are continued in their middle
 PIECE = 1 << 18
@@ -83,23 +83,23 @@ def send(
     small = {name: path for name, path in files.items() if sizes[name] < LARGE}
     if not small:
         return
-    done = host.run(script(_TAKE, folder, incoming, "new"), _tar(small, small.keys(), on_bytes), timeout_s=600.0)
+    done = host.run(script(_TAKE, folder, incoming, "new"), _tar(small, small.keys(), on_bytes))
     if done.code == BEGUN:
-        arrived = {
-            name: int(size) for size, _, name in (line.partition(" ") for line in done.out.decode().splitlines())
-        }
+        with reading(host, done.out) as text:
+            arrived = {name: int(size) for size, _, name in (line.partition(" ") for line in text.splitlines())}
         left = {name for name in small if arrived.get(name) != sizes[name]}
-        done = host.run(script(_TAKE, folder, incoming, "again"), _tar(small, left, on_bytes), timeout_s=600.0)
+        done = host.run(script(_TAKE, folder, incoming, "again"), _tar(small, left, on_bytes))
     checked(done, host, "files cannot be put in place")
 
 
 def _send_large(host: Host, name: str, path: Path, size: int, folder: str, incoming: str, on_bytes: OnBytes) -> None:
     what = script(_TAKE_LARGE, folder, incoming, "new", name, str(size))
-    done = host.run(what, _pieces(path, 0, on_bytes), timeout_s=600.0)
+    done = host.run(what, _pieces(path, 0, on_bytes))
     if done.code == BEGUN:
-        start = min(int(done.out), size)
+        with reading(host, done.out) as text:
+            start = min(max(int(text), 0), size)
         again = script(_TAKE_LARGE, folder, incoming, "again", name, str(size - start))
-        done = host.run(again, _pieces(path, start, on_bytes), timeout_s=600.0)
+        done = host.run(again, _pieces(path, start, on_bytes))
     checked(done, host, f"{name} cannot be put in place")
 
 

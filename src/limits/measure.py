@@ -114,7 +114,7 @@ def asking_all(plan: Plan) -> Plan:
 def measure(plan: Plan, folder: Path, config: Config, err: Console) -> Outcomes:
     """Send the points through their engine, as any run."""
     paths = RunPaths(folder)
-    with locked(paths), progress_display(config.console.progress.value, err) as progress:
+    with locked(paths, config.output.lock_timeout_s), progress_display(config.console.progress.value, err) as progress:
         save_plan(plan, paths)
         return execute(plan, paths, progress)
 

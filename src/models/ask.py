@@ -145,7 +145,7 @@ def _counter(model: ModelSettings, engine: EngineSettings, python: str) -> Count
     if engine.name == "endpoint":
         return ServerCounts(model, engine)
     if model.gguf:
-        return GgufServer(model)
+        return GgufServer(model, engine)
     return RenderServer(model, engine, python)
 
 

@@ -15,9 +15,6 @@ from urllib.parse import urlsplit
 from ..errors import InputError
 from ..worker.network import Connection
 from ..worker.processes import failure_reason, guard_group
-from ..worker.replies import MOST_REPLY
-
-TIMEOUT_S = 120.0  # of one request
 
 
 def started(argv: Sequence[str], port: int, patience_s: float, what: str, env: Mapping[str, str] | None = None) -> str:
@@ -37,7 +34,7 @@ def started(argv: Sequence[str], port: int, patience_s: float, what: str, env: M
         address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + patience_s
         while time.monotonic() < deadline and server.poll() is None:
             with suppress(OSError, http.client.HTTPException):
-                if asked(address, "GET", "/health", None)[0] == 200:
+                if asked(address, "GET", "/health", None, patience_s)[0] == 200:
                     return address
             time.sleep(0.05)
         why = f"no answer in {patience_s:.0f} s" if server.poll() is None else failure_reason(Path(log.name), 0)
@@ -48,15 +45,9 @@ def started(argv: Sequence[str], port: int, patience_s: float, what: str, env: M
         )
 
 
-def asked(address: str, method: str, path: str, body: str | None) -> tuple[int, bytes]:
+def asked(address: str, method: str, path: str, body: str | None, timeout_s: float) -> tuple[int, bytes]:
     """Status and body of one request."""
-    connection = Connection(urlsplit(address), TIMEOUT_S)
-    try:
-        connection.request(method, path, body, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        return response.status, response.read(MOST_REPLY)
-    finally:
-        connection.close()
+    return Connection(urlsplit(address), timeout_s).exchange(method, path, body)
 
 
 def _end(server: subprocess.Popen[bytes], guard: subprocess.Popen[bytes]) -> None:

@@ -17,9 +17,7 @@ from ..worker.lifecycle import LoadFailed
 from ..worker.network import Connection
 from ..worker.records import InvalidRecord, from_json
 from ..worker.refusals import message_of
-from ..worker.replies import MOST_REPLY, Models, Tokens
-
-TIMEOUT_S = 120.0
+from ..worker.replies import Models, Tokens
 
 
 class ServerCounts:
@@ -31,7 +29,7 @@ class ServerCounts:
             key = key_of(engine)
         except LoadFailed as e:
             raise InputError(f"engine: the key cannot be read: {e}") from e
-        self.key = key
+        self.key, self.timeout_s = key, engine.request_timeout_s
 
     def identity(self) -> str:
         """Stands for the server and what it serves: a cache of its counts is not used for another."""
@@ -59,23 +57,18 @@ class ServerCounts:
         )
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
-        connection = Connection(self.base, TIMEOUT_S)
-        headers = {"Content-Type": "application/json"}
-        if self.key:
-            headers["Authorization"] = f"Bearer {self.key.reveal()}"
+        headers = {"Authorization": f"Bearer {self.key.reveal()}"} if self.key else {}
+        sent = json.dumps(body) if body is not None else None
         try:
-            connection.request(method, path, json.dumps(body) if body is not None else None, headers)
-            response = connection.getresponse()
-            data = response.read(MOST_REPLY).decode("utf-8", "replace")
+            status, answer = Connection(self.base, self.timeout_s).exchange(method, path, sent, headers)
         except (OSError, http.client.HTTPException) as e:
             raise InputError(
                 f"{self.base.geturl()} cannot be reached from here: {e}",
                 hint="the server must run before the plan is made; or set model.family",
             ) from e
-        finally:
-            connection.close()
+        data = answer.decode("utf-8", "replace")
         try:
             found = json.loads(text := self.key.masked(data) if self.key else data)
         except (ValueError, RecursionError):
             found = text
-        return response.status, found if isinstance(found, dict) else {"message": found}
+        return status, found if isinstance(found, dict) else {"message": found}

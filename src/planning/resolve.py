@@ -7,13 +7,14 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..choices import SizeRule
 from ..config import Config
 from ..errors import VideoError
+from ..interrupts import threads
 from ..media.geometry import Size
 from ..media.hint import Hint, hint_times
 from ..media.video import Video, VideoLimits, probe
@@ -44,10 +45,10 @@ def resolve(
     files, how = prompt_files(config.prompts) if files is None else files, reading(config)
     unused = Counter[str]()
     settings = plan_settings(config)
-    with ThreadPoolExecutor(1) as beside:  # loading the tokenizer takes as long as probing some clips
-        loaded = beside.submit(settings.family.text_tokens, "", "", with_media=False)
-        probed = probe_all(_clips_of(files, config, how), config, on_probe)
-        loaded.result()
+    # Loading the tokenizer, or asking a server, takes as long as probing some clips.
+    loaded = _beside(lambda: settings.family.text_tokens("", "", with_media=False))
+    probed = probe_all(_clips_of(files, config, how), config, on_probe)
+    loaded.result()
     recipe = Recipe.of(config, settings.family, settings.effective_len or settings.max_model_len)
     clips = {path: found if isinstance(found, VideoError) else _clip(found, recipe) for path, found in probed.items()}
     write, variables = (
@@ -75,6 +76,20 @@ def resolve(
     return plan
 
 
+def _beside(work: Callable[[], int]) -> Future[int]:
+    """Work in a thread that nobody waits for after Ctrl-C."""
+    future = Future[int]()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as e:
+            future.set_exception(e)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
 def _clips_of(files: list[Path], config: Config, how: Reading) -> set[Path]:
     """The clips that the items of these files name; raises SpecError for what is wrong with any item."""
     clips, shapes = set[Path](), set[tuple[Path, str]]()
@@ -100,14 +115,13 @@ def probe_all(paths: Collection[Path], config: Config, on_probe: OnProgress) -> 
     cache = ClipCache(Path(config.cache_dir), limits)
     found: dict[Path, Video | VideoError] = {**cache.find(paths)}
     ordered, known = sorted(path for path in paths if path not in found), len(found)
-    pool = ThreadPoolExecutor(min(len(ordered), os.cpu_count() or 1) or 1)
-    try:
-        for path, clip in zip(ordered, pool.map(one, ordered), strict=True):
-            found[path] = clip
-            on_probe(len(found), known + len(ordered))
-    finally:
-        ended.set()  # after Ctrl-C, the clips in work are given up
-        pool.shutdown(cancel_futures=True)
+    with threads(min(len(ordered), os.cpu_count() or 1) or 1) as pool:
+        try:
+            for path, clip in zip(ordered, pool.map(one, ordered), strict=True):
+                found[path] = clip
+                on_probe(len(found), known + len(ordered))
+        finally:
+            ended.set()  # after Ctrl-C, the clips in work are given up
     cache.put(found[path] for path in ordered)
     return found
 

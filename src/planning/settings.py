@@ -35,6 +35,8 @@ class HostSettings:
     price_per_gpu_hour: float = 0.0
     silent_s: float = 120.0
     sbatch: tuple[str, ...] = ()
+    link_timeout_s: float = 10.0
+    command_timeout_s: float = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class ImageSettings:
     mounts: tuple[Word, ...]
     env: tuple[Environment, ...]
     repository: Word = ""
+    pull_timeout_s: float = 3600.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ def dataset_files(folder: Path) -> list[Path] | None:
             return [file for split in splits for file in _split_files(folder / split)]
         if (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file():
             return _split_files(folder)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise InputError(
             f"{folder}: not a readable dataset folder ({type(e).__name__}: {e})",
             hint="save it again with save_to_disk",

@@ -62,8 +62,6 @@ def read_run(folder: str) -> Finished:
             f"runs: {folder} has no results.json: it was only planned, or has not finished",
             hint=f"finish it with resume={folder}, then compare",
         ) from None
-    except (OSError, ValueError) as e:
-        raise InputError(f"runs: {paths.results} cannot be read: {e}", hint=f"write it again: resume={folder}") from e
     return Finished(folder, read_plan(paths.plan).settings, tuple(rows))
 
 

@@ -154,7 +154,7 @@ def read_lines(file: Path) -> Iterator[Line]:
         raise InputError(
             f"{file}: there is no such file", hint="write it: task=report run=FOLDER output.exports=[provenance]"
         ) from None
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise InputError(
             f"{file}: cannot be read: {e}", hint="write it again: task=report run=FOLDER output.exports=[provenance]"
         ) from None

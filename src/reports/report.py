@@ -14,7 +14,6 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from urllib.parse import quote
 from PIL import Image
 
 from ..files import folder_atomic, open_atomic, safe_name
+from ..interrupts import threads
 from ..timing.run_facts import Bar, WindowLine
 from ..worker.protocol import STATES
 from .compare import Compared, ordinal
@@ -205,7 +205,7 @@ def thumbnail_width(distinct_frames: int) -> int:
 
 def thumbnails(files: Sequence[str], width_px: int) -> Iterator[str | None]:
     """Base64 WebP of each file in order, at most `width_px` wide and high; None where it is not a readable picture."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the interpreter lock while it encodes
+    with threads(os.cpu_count() or 1) as pool:  # Pillow releases the interpreter lock while it encodes
         yield from pool.map(lambda file: _thumbnail(file, width_px), files)
 
 

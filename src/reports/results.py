@@ -73,7 +73,7 @@ def write_exports(plan: Plan, rows: Iterable[tuple[PlanItem, Row]], paths: RunPa
         results.write("\n]\n")
     if left_out:
         log.get().info("left_out_of_export", file=paths.batch.name, items=len(left_out), first=left_out[0])
-    table = read_rows(paths.results)
+    table = read_rows(paths.results, is_own=True)
     if plan.settings.spec_output == "in_place":
         in_place.update(
             plan, table, lambda item, row, raw: _additions(item, row, plan.settings, now, raw.get("metadata"))

@@ -11,15 +11,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
+from ..errors import InputError
 from ..line_file import LineFile
 from ..media.hint import HINT_VIDEO, Hint, hint_name, hint_times
 from ..media.video import Video
 from ..planning.plan import Plan, PlanItem
 from ..planning.settings import Settings, fields_of
 from ..run_folder import RunPaths
+from ..text import run_command
 from ..worker.answer_form import CHECKS
 from ..worker.protocol import UPSAMPLED, Outcome
+from ..worker.records import from_json
 from ..worker.upsample import fallback_state
+from ..worker.values import Relative
 
 
 class RowTokens(TypedDict):
@@ -40,7 +44,7 @@ class RowFrame(TypedDict):
     sha256: str
     bytes: int
     size: str
-    file: str | None
+    file: Relative | None
 
 
 class Review(TypedDict):
@@ -190,19 +194,38 @@ def flags_of(item: PlanItem, outcome: Outcome, used: tuple[Video, Hint] | None) 
         yield flag.partition(":")[0]
 
 
-def read_rows(file: Path) -> Sequence[Row]:
-    """The rows of a results.json, which are read when they are asked for. Raises ValueError for what is not JSON."""
+def read_rows(file: Path, *, is_own: bool = False) -> Sequence[Row]:
+    """The rows of a results.json, which are read when they are asked for. Raises InputError then, for what is not a row.
+
+    is_own: this process has just written it.
+    """
+
+    def row_in(n: int, data: bytes) -> Row:
+        try:
+            return cast(Row, json.loads(data)) if is_own else from_json(Row, json.loads(data), f"row {n}")
+        except (ValueError, RecursionError) as e:
+            raise _unreadable(file, e) from None
+
     starts = array("q")
     with open(file, "rb") as f:
         if f.readline() != b"[\n":  # written by something else
-            return cast(list[Row], json.loads(file.read_text(encoding="utf-8")))
+            try:
+                return list(from_json(tuple[Row, ...], json.loads(file.read_bytes())))
+            except (ValueError, RecursionError) as e:
+                raise _unreadable(file, e) from None
         starts.append(f.tell())
         for line in f:
             if line == b"]\n":
-                return LineFile(file, starts, lambda _, line: cast(Row, json.loads(line.rstrip(b",\n"))))
+                return LineFile(file, starts, lambda n, line: row_in(n, line.rstrip(b",\n")))
             if line != b"\n":
                 starts.append(starts[-1] + len(line))
-    raise ValueError("its end is missing")
+    raise _unreadable(file, ValueError("its end is missing"))
+
+
+def _unreadable(file: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{file}: cannot be read: {error}", hint=f"write it again: {run_command('task=report run', file.parent)}"
+    )
 
 
 class ReportRows(Iterable[ReportRow]):

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from .. import __version__, log
+from ..errors import InputError
 from ..planning.plan import Plan
 from ..run_folder import RunPaths
 from ..runs.run_record import read_record, record_more
@@ -80,7 +81,7 @@ def written_before(plan: Plan, paths: RunPaths, also: Iterable[str] = ()) -> Wri
         table, totals = read_rows(paths.results), Totals()
         for row in table:
             totals.add(row)
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, InputError):
         return None
     return Written(table, totals, wanted)
 

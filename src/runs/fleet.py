@@ -11,7 +11,7 @@ from ..errors import AuthError, Detached, EngineError, HostError, LinkLost
 from ..interrupts import raise_lost
 from ..text import resume_command, run_command
 from ..timing.progress import Progress
-from .supervisor import JobDriver, JobEnded, Supervisor
+from .supervisor import STOP_SILENT_S, JobDriver, JobEnded, Supervisor
 
 SECOND_CTRL_C_S = 3.0
 MAX_POLL_S = 0.5  # of a job that takes long: what came is written down at once, with one flush to disk
@@ -160,8 +160,8 @@ def _detach_or_stop(error: BaseException, started: Sequence[Supervisor]) -> None
         supervisor.handle.ask_to_stop()
         log.get().info("waiting_for_requests_in_flight", job=supervisor.name)
     for supervisor in started:
-        while supervisor.handle.poll().is_alive:
-            time.sleep(min(supervisor.handle.poll_s, 0.1))
+        for pause_s in supervisor.wait_for_end(STOP_SILENT_S):
+            time.sleep(pause_s)
         supervisor.job.take_rest(supervisor.handle)
 
 

@@ -13,7 +13,7 @@ from ..files import write_atomic
 from ..planning.plan import Plan
 from ..planning.plan_file import read_plan
 from ..run_folder import RunPaths
-from ..worker.records import InvalidRecord, from_json, to_json
+from ..worker.records import from_json, to_json
 
 VERSION = 1
 
@@ -65,7 +65,7 @@ def read_record(paths: RunPaths) -> RunRecord:
     """The record of a run; one of an earlier version of this program has it in its plan. Raises InputError for no plan."""
     try:
         return from_json(RunRecord, json.loads(paths.record.read_bytes()), "run")
-    except (OSError, ValueError, InvalidRecord):
+    except (OSError, ValueError, RecursionError):
         return _of_plan(read_plan(paths.plan), "", datetime.fromtimestamp(paths.plan.stat().st_mtime).astimezone())
 
 

@@ -15,6 +15,7 @@ from ..hosts.job_folder import open_jobs
 from ..run_folder import RunPaths, is_locked
 from ..worker.journal import read_records
 from ..worker.protocol import DONE, FAILED, KEPT, REFUSED, UPSAMPLED, Ended
+from ..worker.records import from_json
 from .run_record import RunRecord
 
 Word = Literal["planned", "running", "detached", "answered", "interrupted", "complete"]
@@ -77,13 +78,20 @@ def state_of(paths: RunPaths, record: RunRecord) -> RunState:
     return _with_videos(RunState(word, items_of(len(written), record), record.items, Counter(written.values())), paths)
 
 
+@dataclass(frozen=True, slots=True)
+class _Video:
+    state: str
+
+
 def _with_videos(state: RunState, paths: RunPaths) -> RunState:
     """The state of a pipeline by its videos, which come after its prompts."""
     if state.word != "complete" or not paths.pipeline.exists():
         return state
-    if not paths.inference_results.exists():
+    try:
+        videos = from_json(tuple[_Video, ...], json.loads(paths.inference_results.read_bytes()))
+    except (OSError, ValueError, RecursionError):  # not written yet, or damaged: the stage does it again
         return replace(state, word="interrupted", done=0, states={}, unit="videos")
-    rows = Counter(str(row["state"]) for row in json.loads(paths.inference_results.read_bytes()))
+    rows = Counter(video.state for video in videos)
     known = {UPSAMPLED: rows[DONE], FAILED: rows[FAILED], KEPT: rows["skipped"]}
     word: Word = "interrupted" if rows["unfinished"] else "complete"
     states = {name: count for name, count in known.items() if count}

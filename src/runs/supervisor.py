@@ -26,6 +26,7 @@ from .tail import Tail
 MAX_DEATHS = 3  # without a result between them
 MAX_SILENCE_STEP_S = 5.0
 QUEUE_POLL_S = 5.0  # of a cluster
+STOP_SILENT_S = 10.0  # five heartbeats: a worker that was asked to stop, and is frozen, is ended
 QUIET_S = 30.0  # without a heartbeat until that is said
 CALL_LOOK_S = 0.02  # between looks whether a call to a host has ended
 
@@ -181,7 +182,7 @@ class Supervisor:
             if job.is_done:
                 break
             if state.status == "running":
-                yield from self._end_if_silent()
+                yield from self._end_if_silent(handle.silent_s)
             elif self.is_queued:
                 yield from self._wait_in_queue()
                 continue
@@ -196,10 +197,18 @@ class Supervisor:
         yield from self._apart(handle.push)
         if self.is_queued or self._was_lost:  # then it may be busy with what others have answered
             yield from self._apart(handle.ask_to_stop)
-        while (yield from self._apart(handle.poll)).is_alive:
-            yield min(handle.poll_s, 0.1)
+        yield from self.wait_for_end(handle.silent_s)
         yield from self._apart(handle.finish)
         write_atomic(self.folder.finished, "")
+
+    def wait_for_end(self, patience_s: float) -> Iterator[float]:
+        """Poll until the worker, which is to end, has ended; yields the seconds until the next poll."""
+        while (state := (yield from self._look(Quiet()))).is_alive:
+            if state.status == "running":
+                yield from self._end_if_silent(patience_s)
+            else:
+                self._silent_s = 0.0
+            yield min(self.handle.poll_s, 0.1)
 
     def _wait_in_queue(self) -> Iterator[float]:
         """It was not started yet, or lost its place to others: what it holds is for those that run."""
@@ -216,6 +225,11 @@ class Supervisor:
 
     def _poll(self, progress: Progress) -> Generator[float, None, State]:
         """How the worker stands, and then what it wrote, for after its end it writes nothing."""
+        state = yield from self._look(progress)
+        self.job.take(list(self._outcomes.new()), self.handle, progress)
+        return state
+
+    def _look(self, progress: Progress) -> Generator[float, None, State]:
         state = yield from self._apart(self.handle.poll)
         self._count_silence()
         for event in self._events.new():
@@ -227,7 +241,6 @@ class Supervisor:
             elif event.event == "busy":
                 log.get().warning("server_busy", reason=event.reason)
             self.last_line, self.window = event.log_line or self.last_line, event.window or self.window
-        self.job.take(list(self._outcomes.new()), self.handle, progress)
         return state
 
     def _count_silence(self) -> None:
@@ -236,9 +249,8 @@ class Supervisor:
         self._silent_s += min(now - self._polled_at, MAX_SILENCE_STEP_S)
         self._polled_at = now
 
-    def _end_if_silent(self) -> Iterator[float]:
+    def _end_if_silent(self, patience_s: float) -> Iterator[float]:
         """A worker that is frozen, or hangs with its GPU or disk, is ended; what it had in flight is asked again."""
-        patience_s = self.handle.silent_s
         if not patience_s or self._silent_s < min(patience_s, QUIET_S):
             return
         if self._silent_s < patience_s:
@@ -291,9 +303,11 @@ class Supervisor:
             raise JobEnded("the job was cancelled from elsewhere", hint=resume)
 
     def close(self) -> None:
-        self.job.close()
-        if self._handle:
+        if (
+            self._handle
+        ):  # before the job, which waits for its threads: they may be sending over a slow link, or a dead one
             self._handle.close()
+        self.job.close()
 
 
 def _settle(future: Future[T], call: Callable[[], T]) -> None:

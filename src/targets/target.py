@@ -126,7 +126,7 @@ def messages_in(path: str) -> Messages:
     try:
         given = yaml.safe_load(text)
         return from_json(Messages, given, "")
-    except (yaml.YAMLError, InvalidRecord) as e:
+    except Exception as e:  # whatever a file of another kind makes PyYAML raise
         raise InputError(
             f"target.template={path}: {e}", hint="a YAML file has the texts system, user and user_empty"
         ) from None

@@ -16,8 +16,6 @@ from ..runs.saved_run import jobs_of
 from ..text import resume_command
 from . import Invocation
 
-PATIENCE_S = 30.0  # beyond the grace time of the worker
-
 
 def run(invocation: Invocation) -> ExitCode:
     """Exit code 0 when no worker runs any more."""
@@ -42,11 +40,15 @@ def run(invocation: Invocation) -> ExitCode:
             except HostError as e:  # the others are cancelled first
                 unreached = e
                 del handles[name]
-        deadline = time.monotonic() + grace_s + PATIENCE_S
+        patience_s = grace_s + invocation.config.host.command_timeout_s
+        deadline = time.monotonic() + patience_s
         for handle in running.values():
             while handle.peek().state.is_alive:
                 if time.monotonic() > deadline:
-                    raise HostError("the worker does not end", hint="inspect it with task=status log=true")
+                    raise HostError(
+                        f"the worker does not end within {patience_s:g} s (its grace_s, and host.command_timeout_s)",
+                        hint="inspect it with task=status log=true",
+                    )
                 time.sleep(handle.poll_s)
         for name, handle in handles.items():
             invocation.print(f"{name}  {handle.peek().state.label}; resume:  {resume_command(paths.root)}")

@@ -24,7 +24,7 @@ def run(invocation: Invocation) -> ExitCode:
     paths, job = RunPaths(Path(config.run)), JobPaths(Path(config.job))
     if not job.job.is_file():
         raise InputError(f"job={config.job}: there is no job.json", hint="name the folder that task=stage created")
-    with locked(paths):
+    with locked(paths, invocation.config.output.lock_timeout_s):
         plan = read_plan(paths.plan)
         journal = RunJournal(paths.journal, plan.distinct_ids)
         try:

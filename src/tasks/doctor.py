@@ -71,6 +71,11 @@ def _examine(config: Config, invocation: Invocation) -> tuple[list[dict[str, Any
             except UpsamplerError as e:
                 error, result = e, e.message
                 code = code or e.exit_code
+            except (ValueError, LookupError) as e:  # of a number that is none, or a word that is missing
+                if name == "config":
+                    raise
+                error = HostError(f"what {host.name} printed cannot be read ({e})")
+                result, code = error.message, code or error.exit_code
             found.append({"check": name, "ok": error is None, "text": result, "hint": error.hint if error else ""})
             _print(name, error, result, invocation)
             if error and name in NEEDED:

@@ -24,7 +24,7 @@ RUNS = (
     TaskName.pipeline,
     TaskName.limits,
 )  # tasks that run something, maybe for long
-ATTEMPTS, TIMEOUT_S, LONGEST_PAUSE_S = 5, 10.0, 8.0
+ATTEMPTS, LONGEST_PAUSE_S = 5, 8.0
 
 
 def address(notify: NotifyConf) -> str:
@@ -67,7 +67,7 @@ def _ended(invocation: Invocation, error: BaseException | None, code: ExitCode) 
             if message["state"] in ("running", "detached"):
                 log.get().warning("not_notified_yet", command=resume_command(invocation.paths.root))
             else:
-                post(url, message, 1 if code is ExitCode.INTERRUPTED else ATTEMPTS)
+                post(url, message, invocation.config.notify.timeout_s, 1 if code is ExitCode.INTERRUPTED else ATTEMPTS)
     except (OSError, UpsamplerError) as e:
         log.get().warning("end_not_recorded", reason=str(e))
 
@@ -107,7 +107,7 @@ def _message(invocation: Invocation, failure: str, code: ExitCode) -> dict[str, 
     return {"text": " – ".join(filter(None, (text, failure))), **facts, "machine": socket.gethostname(), "at": at}
 
 
-def post(url: str, message: dict[str, Any], attempts: int = ATTEMPTS) -> None:
+def post(url: str, message: dict[str, Any], timeout_s: float = 10.0, attempts: int = ATTEMPTS) -> None:
     """Post a message, again after growing pauses where that may help; only logs when it cannot be delivered."""
     import http.client
     import urllib.request
@@ -123,7 +123,7 @@ def post(url: str, message: dict[str, Any], attempts: int = ATTEMPTS) -> None:
         reraise=True,
     )
     try:
-        retrying(lambda: urllib.request.urlopen(request, timeout=TIMEOUT_S).close())
+        retrying(lambda: urllib.request.urlopen(request, timeout=timeout_s).close())
     except (OSError, http.client.HTTPException, ValueError) as e:
         log.get().warning("not_notified", host=urlsplit(url).hostname, reason=str(e))  # the path may be a secret
 

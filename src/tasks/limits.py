@@ -38,7 +38,7 @@ def run(invocation: Invocation) -> ExitCode:
         raise InputError(
             "task=limits: draws its matrix with matplotlib, which is not installed", hint="pip install matplotlib"
         )
-    with locked(paths):
+    with locked(paths, invocation.config.output.lock_timeout_s):
         if paths.plan.exists() and not invocation.in_sweep:
             plan = read_plan(paths.plan)
         else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def run(invocation: Invocation) -> ExitCode:
         upsampling, inference = _inference(invocation, resumes)
         if config.inference.dry_run:
             return _preview(upsampling, inference, invocation, resumes)
-    with locked(paths):
+    with locked(paths, invocation.config.output.lock_timeout_s):
         if inference is not None:  # before anything happens, so that it can be resumed
             save_pipeline(upsampling, inference, paths)
         if not upsampling and not resumes:
@@ -68,7 +69,7 @@ def run(invocation: Invocation) -> ExitCode:
     code = _upsample(invocation, resumes) if upsampling else ExitCode.OK
     if inference is None:
         return code
-    with locked(paths):
+    with locked(paths, invocation.config.output.lock_timeout_s):
         code = max(code, _make_videos(read_plan(paths.plan), inference, invocation))
     return max(code, _upscale(inference, invocation)) if inference.upscale else code
 
@@ -158,7 +159,7 @@ def _upscale(inference: InferenceSettings, invocation: Invocation) -> ExitCode:
     if not invocation.paths.video_prompts.read_text(encoding="utf-8"):
         return ExitCode.INCOMPLETE  # no video was made
     settings = upscaling(inference)
-    with locked(paths):
+    with locked(paths, invocation.config.output.lock_timeout_s):
         plan = resolve_with_progress(below)
         save_plan(plan, paths)
         save_pipeline(False, settings, paths)
@@ -173,7 +174,7 @@ def _work(wanted: Sequence[InferenceItem]) -> tuple[int, int]:
 
 def _rows(plan: Plan, paths: RunPaths) -> Sequence[Row] | None:
     """The rows of results.json, in the order of the plan; None for a run that upsampled nothing."""
-    if paths.results.exists():
+    with suppress(FileNotFoundError, InputError):  # made again from the journal
         table = read_rows(paths.results)
         if [row["id"] for row in table] == plan.ids:
             return table

@@ -70,7 +70,7 @@ def run(invocation: Invocation) -> ExitCode:
         return _rerun(invocation, runs[0])
     with ExitStack() as locks:
         for paths in runs:
-            locks.enter_context(locked(paths))
+            locks.enter_context(locked(paths, config.output.lock_timeout_s))
         opened = [_opened(paths) for paths in runs]
         new = _given(asked, opened)
         serves = not new and _wants_page(asked)
@@ -150,7 +150,7 @@ def _edits(given: Any) -> dict[str, str]:
     if isinstance(given, str):
         try:
             given = json.loads(Path(given).expanduser().read_text(encoding="utf-8"))
-        except (OSError, ValueError) as e:
+        except (OSError, ValueError, RecursionError) as e:
             raise InputError(f"review.edit={given}: cannot be read as JSON: {e}") from None
     if given is not None and not isinstance(given, dict):
         raise InputError("review.edit: must be texts by name", hint="""'review.edit={boat: "A boat, at dusk."}'""")
@@ -163,12 +163,7 @@ def _edits(given: Any) -> dict[str, str]:
 
 def _reason_of_unfinished(paths: RunPaths, outcomes: Mapping[str, object]) -> str:
     """The reason for items that did not end, from results.json."""
-    try:
-        written = json.loads(paths.results.read_text(encoding="utf-8"))
-    except ValueError as e:
-        again = run_command("resume", paths.root)
-        raise InputError(f"{paths.results}: cannot be read: {e}", hint=f"write it again:  {again}") from e
-    return next((str(row["reason"]) for row in written if row["id"] not in outcomes), "did not end")
+    return next((row["reason"] for row in rows.read_rows(paths.results) if row["id"] not in outcomes), "did not end")
 
 
 # ------------------------------------------------------------------------------------------------- asked on a terminal

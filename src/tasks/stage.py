@@ -30,7 +30,7 @@ def run(invocation: Invocation) -> ExitCode:
     job = JobPaths(Path(config.job))
     if job.job.exists():
         raise InputError(f"job={config.job}: is a job folder already", hint="name a new folder")
-    with locked(paths):
+    with locked(paths, config.output.lock_timeout_s):
         plan = saved_plan(invocation)
         staged = _stage(plan, job, paths, invocation)
     invocation.print(f"{staged} of {len(plan.items)} items staged in {job.root}")

@@ -48,7 +48,7 @@ def run(invocation: Invocation, *, most: int | None = None, files: list[Path] | 
     """
     config, paths = invocation.config, invocation.paths
     failed: EngineError | None = None
-    with locked(paths):
+    with locked(paths, config.output.lock_timeout_s):
         plan = _plan(invocation, most, files)
         is_typical = not config.resume and not config.reuse  # a run that finds answers would look faster than it is
         work = work_of(plan) if is_typical else None

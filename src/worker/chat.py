@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import re
@@ -19,7 +18,7 @@ from .lifecycle import LoadFailed
 from .network import Connection, open_socket, proxy_headers, target
 from .records import InvalidRecord
 from .refusals import classify, counted_tokens, message_of, named_limit
-from .replies import MOST_REPLY, Usage, completion_of, pause_of
+from .replies import Usage, completion_of, pause_of
 from .signals import Signals
 from .streams import Reader, Response
 from .values import Secret
@@ -116,11 +115,7 @@ class ChatClient:
 
     def get(self, path: str, timeout_s: float | None = None) -> tuple[int, bytes]:
         """A response to GET, over a connection of its own."""
-        connection = Connection(self.base, timeout_s or self.timeout_s)
-        with contextlib.closing(connection):
-            connection.request("GET", path, headers=_JSON | self._authorization())
-            response = connection.getresponse()
-            return response.status, response.read(MOST_REPLY)
+        return Connection(self.base, timeout_s or self.timeout_s).exchange("GET", path, headers=self._authorization())
 
     def _authorization(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.key.reveal()}"} if self.key else {}

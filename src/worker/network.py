@@ -12,11 +12,17 @@ import ipaddress
 import os
 import socket
 import ssl
+import threading
+import time
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
+
+from .replies import MOST_REPLY
 
 
 def proxy_for(base: SplitResult) -> SplitResult | None:
@@ -67,22 +73,23 @@ def open_socket(base: SplitResult, timeout_s: float) -> socket.socket:
         if not is_tls:
             return connection
         if proxy:
-            _tunnel(connection, base, host, port)
+            _tunnel(
+                connection, base, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", time.monotonic() + timeout_s
+            )
         return _tls().wrap_socket(connection, server_hostname=host)
     except BaseException:
         connection.close()
         raise
 
 
-def _tunnel(connection: socket.socket, base: SplitResult, host: str, port: int) -> None:
-    name = f"[{host}]" if ":" in host else host
+def _tunnel(connection: socket.socket, base: SplitResult, name: str, until: float) -> None:
     headers = "".join(f"{key}: {value}\r\n" for key, value in proxy_headers(base).items())
-    connection.sendall(f"CONNECT {name}:{port} HTTP/1.1\r\nHost: {name}:{port}\r\n{headers}\r\n".encode())
+    connection.sendall(f"CONNECT {name} HTTP/1.1\r\nHost: {name}\r\n{headers}\r\n".encode())
     reply = b""
     while b"\r\n\r\n" not in reply:  # byte by byte: what follows is TLS
         piece = connection.recv(1)
-        if not piece or len(reply) > 65_536:
-            raise OSError("the proxy closed the connection")
+        if not piece or len(reply) > 65_536 or time.monotonic() > until:
+            raise OSError("the proxy closed the connection, or took too long")
         reply += piece
     status = reply.split(b"\r\n", 1)[0].decode("latin-1")
     if status.split(" ")[1:2] != ["200"]:
@@ -100,14 +107,44 @@ def _tls() -> ssl.SSLContext:
 
 
 class Connection(http.client.HTTPConnection):
-    """An HTTP connection to a server, opened as above each time that it is needed."""
+    """An HTTP connection to a server, opened as above, for one question."""
 
     def __init__(self, base: SplitResult, timeout_s: float) -> None:
         super().__init__(base.hostname or "", base.port or (443 if base.scheme == "https" else 80), timeout=timeout_s)
         self._base, self._timeout_s = base, timeout_s
+        self._socket: socket.socket | None = None
 
     def connect(self) -> None:
-        self.sock = open_socket(self._base, self._timeout_s)
+        self.sock = self._socket = open_socket(self._base, self._timeout_s)
+
+    def exchange(
+        self, method: str, path: str, body: str | None = None, headers: Mapping[str, str] = MappingProxyType({})
+    ) -> tuple[int, bytes]:
+        """Status and content of the answer, at most MOST_REPLY bytes. Raises OSError and HTTPException; TimeoutError when it is
+        not whole in time: a server that now and then sends a byte never runs into a timeout of the socket."""
+        late = threading.Event()
+        timer = threading.Timer(self._timeout_s, self._give_up, (late,))
+        timer.daemon = True
+        timer.start()
+        try:
+            self.request(method, path, body, {"Content-Type": "application/json", **headers})
+            response = self.getresponse()
+            answer = response.status, response.read(MOST_REPLY)
+        except (OSError, http.client.HTTPException):
+            if not late.is_set():
+                raise
+        finally:
+            timer.cancel()
+            self.close()
+        if late.is_set():
+            raise TimeoutError(f"no whole answer within {self._timeout_s:g} s")
+        return answer
+
+    def _give_up(self, late: threading.Event) -> None:
+        late.set()
+        if self._socket:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
 
     def putrequest(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
         super().putrequest(method, target(self._base, url), *args, **kwargs)

@@ -155,8 +155,8 @@ class Item:
 
     @property
     def input_hash(self) -> str:
-        """Hash of what the model sees: the messages, and the frames by their names, which are their content."""
-        parts = json.dumps([self.system, self.text, self.frames])
+        """Hash of what the model sees: the messages but for their blanks, and the frames by name, which is their content."""
+        parts = json.dumps([self.system.split(), self.text.split(), self.frames])
         return hashlib.blake2b(parts.encode(), digest_size=8).hexdigest()
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 T = TypeVar("T")
 Read = Callable[[Any, str], Any]
@@ -114,15 +114,21 @@ def _reader(kind: Any) -> Read:
         return _read_any
     if is_dataclass(kind):
         return _read_object(kind)
+    if is_typeddict(kind):
+        return _read_dict(kind)
     origin, arguments = get_origin(kind), get_args(kind)
+    if str(origin) == "typing.NotRequired":  # which Python 3.10 has not
+        return _reader(arguments[0])
     if origin is Annotated:
         return _read_checked(_reader(arguments[0]), arguments[1])
     if origin in (Union, types.UnionType):
         [inner] = [a for a in arguments if a is not type(None)]
         read = _reader(inner)
         return lambda data, where: None if data is None else read(data, where)
-    if origin is tuple:
+    if origin in (tuple, list):
         return _read_list(_reader(arguments[0]))
+    if kind is dict:
+        return _read_map(_read_any)
     if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
         return _read_map(_reader(arguments[1]))
     return _read_scalar(kind)
@@ -158,6 +164,23 @@ def _read_object(kind: Any) -> Read:
         if wrong := whole(value):
             raise InvalidRecord(f"{where}.{wrong}" if where else wrong)
         return value
+
+    return read
+
+
+def _read_dict(kind: Any) -> Read:
+    """A TypedDict stays what it is; its keys are checked. (Python 3.11 does not see NotRequired in quoted annotations.)"""
+    readers = {key: _reader(hint) for key, hint in get_type_hints(kind, include_extras=True).items()}
+    required = [key for key, hint in kind.__annotations__.items() if "NotRequired" not in str(hint)]
+
+    def read(data: Any, where: str) -> Any:
+        if not isinstance(data, dict):
+            raise InvalidRecord(f"{where or 'the record'}: not an object")
+        if missing := [key for key in required if key not in data]:
+            raise InvalidRecord(f"{where}.{missing[0]}: missing" if where else f"{missing[0]}: missing")
+        for key in data.keys() & readers.keys():
+            readers[key](data[key], f"{where}.{key}" if where else key)
+        return data
 
     return read
 

@@ -64,7 +64,7 @@ def named_limit(text: str) -> int | None:
 def _number(text: str, signs: tuple[str, ...]) -> int | None:
     """The number that the first of these patterns finds."""
     found = (re.search(sign, text) for sign in signs)
-    return next((int(match[1]) for match in found if match), None)
+    return next((int(match[1][:18]) for match in found if match), None)
 
 
 # What messages mean that do not say it themselves.
@@ -79,7 +79,7 @@ def message_of(body: str) -> str:
         found = json.loads(body)
         found = found.get("error", found)
         found = found.get("message", found) if isinstance(found, dict) else found
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         found = body
     said = " ".join(str(found).split())[:400]
     meaning = next((meaning for sign, meaning in _MEANINGS.items() if re.search(sign, said)), "")

@@ -6,6 +6,7 @@ import os
 import random
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -200,3 +201,16 @@ def test_frozen_worker_is_replaced(tmp_path: Path, clips: Path, common: tuple[st
     assert "gave no sign of life" in end.err
     assert not Path(f"/proc/{frozen}").exists()
     assert Counter(journal_ids(run)) == Counter(item["id"] for item in plan_of(run)["items"])
+
+
+def test_planning_ends_while_its_server_hangs(tmp_path: Path, clips: Path, common: tuple[str, ...]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"engine.base_url=http://127.0.0.1:{server.getsockname()[1]}/v1"
+        prompts = write_prompts(tmp_path / "prompts.json", clips / "wide.mp4", 1)
+        planned = start(
+            f"prompts={quoted(prompts)}", "engine=endpoint", address, "model.family=ask",
+            f"hydra.run.dir={quoted(tmp_path / 'run')}", *common,
+        )  # fmt: skip
+        server.accept()  # its question comes, and no answer
+        planned.interrupt()
+        assert planned.ended(timeout_s=30).code == 130

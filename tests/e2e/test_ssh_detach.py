@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import time
 from pathlib import Path
 
 from tests.harness.processes import has_ended
@@ -141,3 +142,17 @@ def test_clean_removes_only_ended_jobs(remote: Remote) -> None:
     assert end.code == 0, end.err
     assert remote.jobs() == [running] and is_held(running)
     assert all((folder / "job.json").exists() for folder in foreign)
+
+
+def test_ctrl_c_does_not_wait_for_a_dead_link(remote: Remote) -> None:
+    proxy = remote.proxied()
+    run = RemoteRun(remote, 8, "host.link_timeout_s=30")
+    process = run.start()
+    wait_for(lambda: list(run.folder.glob("job/*/batches/*")))  # which are being sent
+    proxy.freeze()
+    process.interrupt()
+    began = time.monotonic()
+    assert process.ended().code == 130
+    assert time.monotonic() - began < 25
+    proxy.thaw()
+    run.assert_whole(run.resumed(), asked_once=False)

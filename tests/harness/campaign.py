@@ -2,9 +2,9 @@
 
 Each trial draws a place, a moment and a fault from its seed, breaks a run with it, resumes it, and checks what must hold
 whatever happened: every item is in the journal once, with the very text that the server sent; nothing that was answered is
-asked again; nothing is written outside of the run; no secret is in any file; the program ends in time, and never with a
-traceback. It prints a table of faults by place, and each violation with the seed that repeats it. The server is a fake; the
-program, its workers and sshd are real.
+asked again; nothing is written outside of the run; no secret is in any file, output, command line or container; the program
+ends in time, and never with a traceback. It prints a table of faults by place, and each violation with the seed that repeats
+it. The server is a fake; the program, its workers, sshd and dockerd are real.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.conftest import small_tokenizer
-from tests.harness import sshd
+from tests.harness import dockerd, sshd
 from tests.harness.clips import make_clip
+from tests.harness.docked import Docked
+from tests.harness.faults import DOCKER, FAULTS, PLACES, SSH, Fault, Trial, acts_by_itself, name_of, prepare
 from tests.harness.processes import command_lines
 from tests.harness.program import Ended, Program, journal_lines, plan_of, quoted, results_of
 from tests.harness.remote import CLIPS, Remote, take
@@ -36,134 +37,6 @@ from tests.harness.remote import CLIPS, Remote, take
 ITEMS, LIMIT_S = 8, 60.0
 SECRET = "swordfish-8c1f0e"
 STATES = {"upsampled", "kept", "failed"}
-REPLIES = (
-    (200, b"data: {"), (200, b"<html></html>"), (200, b'data: {"choices": 3}\n\ndata: [DONE]\n\n'), (503, b"busy"),
-    (200, b'data: {"choices": [{"delta": {"content": null}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'),
-    (500, b"\xff\xfe"), (429, b'{"error": 3}'), (200, b""),
-)  # fmt: skip
-
-
-@dataclass
-class Trial:
-    """One run that is broken and resumed. damages: whether the fault may cost answers, which are then asked again."""
-
-    random: random.Random
-    remote: Remote
-    place: str
-    run: Path
-    violations: list[str] = field(default_factory=list)
-    damages: bool = False
-    restore: Callable[[], object] | None = None
-
-    def start(self, *overrides: str, limit_bytes: int | None = None) -> Program:
-        return self.remote.start(*overrides, limit_bytes=limit_bytes)
-
-    def overrides(self) -> tuple[str, ...]:
-        host = self.remote.host if self.place == "ssh" else ("engine.grace_s=1",)
-        return (
-            f"prompts={quoted(self.remote.folder / 'prompts.json')}", f"hydra.run.dir={quoted(self.run)}",
-            *self.remote.engine, *self.remote.common, *host, "host.silent_s=4",
-            f"engine.api_key_file={quoted(self.remote.folder.parent / 'key')}",
-            "budget.max_batch_size=3", "reuse=false",
-        )  # fmt: skip
-
-    def workers(self) -> list[int]:
-        ours = os.fsencode(self.remote.folder)
-        return [
-            pid
-            for pid, words in command_lines()
-            if any(w.startswith(ours) and w.endswith(b"worker.pyz") for w in words)
-        ]
-
-    def files(self) -> list[Path]:
-        """The files of the run, here and on the host, that a disk may damage."""
-        found = [*self.run.rglob("*"), *(self.remote.root / "jobs").rglob("*")]
-        return sorted(f for f in found if f.is_file() and not f.is_symlink() and f.stat().st_size)
-
-
-Fault = Callable[[Trial, Program], None]
-
-
-def kill_controller(trial: Trial, program: Program) -> None:
-    program.kill()
-
-
-def interrupt_controller(trial: Trial, program: Program) -> None:
-    program.interrupt()
-
-
-def terminate_controller(trial: Trial, program: Program) -> None:
-    program.terminate()
-
-
-def _signal_workers(trial: Trial, number: int) -> None:
-    for pid in trial.workers():
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-
-def kill_worker(trial: Trial, program: Program) -> None:
-    _signal_workers(trial, signal.SIGKILL)
-
-
-def freeze_worker(trial: Trial, program: Program) -> None:
-    _signal_workers(trial, signal.SIGSTOP)
-
-
-def terminate_worker(trial: Trial, program: Program) -> None:
-    _signal_workers(trial, signal.SIGTERM)
-
-
-def kill_both(trial: Trial, program: Program) -> None:
-    program.kill()
-    _signal_workers(trial, signal.SIGKILL)
-
-
-def cut_link(trial: Trial, program: Program) -> None:
-    for proxy in trial.remote._proxies:
-        proxy.cut()
-
-
-def spoil_replies(trial: Trial, program: Program) -> None:
-    trial.remote.server.spoiled += [trial.random.choice(REPLIES) for _ in range(trial.random.randint(1, 3))]
-
-
-def fill_disk(trial: Trial, program: Program) -> None:
-    """It was started with a limit on the size of its files; see `perform`."""
-
-
-def _damage(trial: Trial, program: Program, change: Callable[[Path], bytes]) -> None:
-    kill_both(trial, program)
-    trial.damages = True
-    if files := trial.files():
-        file = trial.random.choice(files)
-        was = file.read_bytes()
-        file.write_bytes(change(file))
-        trial.restore = lambda: file.write_bytes(was) if file.name.endswith((".json", ".yaml", ".seal")) else None
-
-
-def flip_a_byte(trial: Trial, program: Program) -> None:
-    def flipped(file: Path) -> bytes:
-        data = bytearray(file.read_bytes())
-        data[trial.random.randrange(len(data))] ^= 1 << trial.random.randrange(8)
-        return bytes(data)
-
-    _damage(trial, program, flipped)
-
-
-def cut_a_file(trial: Trial, program: Program) -> None:
-    _damage(trial, program, lambda file: file.read_bytes()[: trial.random.randrange(file.stat().st_size)])
-
-
-FAULTS: dict[str, tuple[Fault, tuple[str, ...]]] = {
-    fault.__name__.replace("_", " "): (fault, places)
-    for fault, places in {
-        kill_controller: ("local", "ssh"), interrupt_controller: ("local", "ssh"), terminate_controller: ("local", "ssh"),
-        kill_worker: ("local", "ssh"), freeze_worker: ("local", "ssh"), terminate_worker: ("local", "ssh"),
-        kill_both: ("local", "ssh"), cut_link: ("ssh",), spoil_replies: ("local", "ssh"), flip_a_byte: ("local", "ssh"),
-        cut_a_file: ("local", "ssh"), fill_disk: ("local", "ssh"),
-    }.items()
-}  # fmt: skip
 
 
 def perform(trial: Trial, fault: Fault) -> None:
@@ -171,19 +44,40 @@ def perform(trial: Trial, fault: Fault) -> None:
     answers = trial.random.randint(-2, ITEMS)  # how many are written down before the fault; below 0: at any time before
     server = trial.remote.server
     server.pause_s = trial.random.choice((0.0, 0.02, 0.1))
-    if answers >= 0:
-        server.allow(max(answers, 1))
-    full_at = trial.random.randint(0, 40_000) if fault is fill_disk else None
-    program = trial.start(*trial.overrides(), limit_bytes=full_at)
-    deadline = time.monotonic() + (LIMIT_S / 2 if answers >= 0 else trial.random.random() * 3)
-    while time.monotonic() < deadline and (answers < 0 or len(_journal(trial)) < answers) and program.poll() is None:
-        time.sleep(0.005)
-    before = set() if trial.damages else {line["id"] for line in _journal(trial)}
+    prepare(trial, fault)
+    if acts_by_itself(fault):
+        program = trial.remote.start(*trial.overrides, limit_bytes=trial.limit_bytes, more_env=trial.env)
+        ends = [_ended(trial, program)]
+        trial.write_python()
+    else:
+        if answers >= 0:
+            server.allow(max(answers, 1))
+        program, ends = trial.remote.start(*trial.overrides), []
+        deadline = time.monotonic() + (LIMIT_S / 2 if answers >= 0 else trial.random.random() * 3)
+        while (
+            time.monotonic() < deadline and (answers < 0 or len(_journal(trial)) < answers) and program.poll() is None
+        ):
+            time.sleep(0.005)
+    _look_for_the_secret(trial)
+    before = {line["id"] for line in _journal(trial)}
     asked_before = server.times_asked()
-    fault(trial, program)
-    server.allow()
-    ends = [*_to_the_end(trial, program)]
+    if not ends:
+        fault(trial, program)
+        server.allow()
+        ends = [_ended(trial, program)]
+    if trial.damages:
+        ends += _read(trial)
+    ends += _to_the_end(trial, ends[-1])
     _check(trial, ends, before, asked_before)
+
+
+def _look_for_the_secret(trial: Trial) -> None:
+    """In the command lines of all processes, and in what Docker says of the containers."""
+    seen = [b" ".join(words).decode(errors="replace") for _, words in command_lines()]
+    if isinstance(trial.remote, Docked):
+        seen += [trial.remote.daemon.attempt("inspect", name).stdout for name in trial.remote.daemon.names()]
+    if found := [line[:200] for line in seen if SECRET in line]:
+        trial.violations.append(f"the secret is on a command line or in a container: {found[0]}")
 
 
 def _journal(trial: Trial) -> list[dict[str, object]]:
@@ -192,18 +86,32 @@ def _journal(trial: Trial) -> list[dict[str, object]]:
     return []
 
 
-def _to_the_end(trial: Trial, program: Program) -> Iterator[Ended]:
-    """How the broken run ends, and those that resume it, until one is complete."""
-    yield (end := _ended(trial, program))
+def _read(trial: Trial) -> Iterator[Ended]:
+    """How one of the tasks ends that read a run folder as it is."""
+    run, copy = f"run={quoted(trial.run)}", trial.remote.folder / "copy"
+    if trial.run.exists():
+        shutil.copytree(trial.run, copy)
+    tasks = {
+        "status": [run], "report": [run], "verify": [run], "runs": [], "compare": [f"runs=[{quoted(trial.run)},{quoted(copy)}]"],
+        "review": [run, "review.all=accepted"], "cancel": [run],
+    }  # fmt: skip
+    name = trial.random.choice([*tasks])
+    yield _ended(
+        trial, trial.remote.start(f"task={name}", *tasks[name], f"hydra.run.dir={quoted(trial.remote.folder / 'read')}")
+    )
+
+
+def _to_the_end(trial: Trial, end: Ended) -> Iterator[Ended]:
+    """How those end that resume the broken run, until one is complete."""
     for _ in range(4):
         if end.code in (0, 3) and len(_journal(trial)) >= ITEMS:
             break
-        resume = (f"resume={quoted(trial.run)}",) if (trial.run / "plan.json").exists() else trial.overrides()
-        yield (end := _ended(trial, trial.start(*resume)))
+        resume = (f"resume={quoted(trial.run)}",) if (trial.run / "plan.json").exists() else trial.overrides
+        yield (end := _ended(trial, trial.remote.start(*resume)))
         if end.code == 2 and trial.restore:  # it says what was changed; whoever knows better puts it back
             trial.restore()
             trial.restore = None
-    yield _ended(trial, trial.start(f"resume={quoted(trial.run)}"))
+    yield _ended(trial, trial.remote.start(f"resume={quoted(trial.run)}"))
 
 
 def _ended(trial: Trial, program: Program) -> Ended:
@@ -244,74 +152,101 @@ def _check(trial: Trial, ends: list[Ended], before: set[object], asked_before: C
     again = trial.remote.server.times_asked() - asked_before
     if not trial.damages and (twice := [i for i in before if again[items[str(i)]["text"]]]):
         wrong(f"{len(twice)} answered items were asked again")
+    if any(SECRET in end.out + end.err for end in ends):
+        wrong("the program printed the secret")
     leaks = subprocess.run(["grep", "-rlF", SECRET, str(trial.remote.folder)], capture_output=True, text=True).stdout
     if leaks:
         wrong(f"the secret is in {leaks.split()}")
-    known = {"home", "desk", "known_hosts", "root", "run", "prompts.json", "cache"}
+    known = {"home", "desk", "known_hosts", "root", "run", "prompts.json", "cache", "copy", "read"}
     if strange := {path.name for path in trial.remote.folder.iterdir()} - known | {
         p.name for p in trial.remote.desk.iterdir()
     }:
         wrong(f"files outside of the run: {sorted(strange)}")
 
 
-def trial_of(number: int, seed: int, base: Path, ssh: sshd.Sshd) -> tuple[str, str, list[str]]:
-    """The fault, the place and the violations of one trial."""
-    chosen = random.Random(f"{seed}/{number}")
-    name = chosen.choice([*FAULTS])
-    fault, places = FAULTS[name]
-    place = chosen.choice(places)
-    folder = base / f"{number}"
-    folder.mkdir()
-    remote = Remote(folder, ssh, folder / "cache", str(base / "own.json"), base / "clips")
-    remote.server.count = lambda body: remote._prompt_tokens(body) if (folder / "run" / "plan.json").exists() else 1
-    if place == "ssh":
-        remote.proxied()
-    trial = Trial(chosen, remote, place, folder / "run")
-    prompts = [take(n, remote.clips) for n in range(ITEMS)]
-    (folder / "prompts.json").write_text(json.dumps(prompts))
-    try:
-        perform(trial, fault)
-    finally:
-        for pid in trial.workers():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        remote.close()
-        if not trial.violations:
-            shutil.rmtree(folder, ignore_errors=True)
-    return name, place, trial.violations
+class Campaign:
+    """Trials in one folder: how many there were of each fault and place, how often the fault did not come about, and what was
+    violated."""
+
+    def __init__(self, seed: int, places: tuple[str, ...]) -> None:
+        self.seed, self.places = seed, places
+        self.tried: Counter[tuple[str, str]] = Counter()
+        self.missed: Counter[tuple[str, str]] = Counter()
+        self.violations: dict[tuple[str, str, int], list[str]] = {}
+        self.base = Path(tempfile.mkdtemp(prefix="campaign-"))
+        (self.base / "clips").mkdir()
+        for clip in CLIPS:
+            make_clip(self.base / "clips" / f"{clip}.mp4", size=(96, 64), fps=8, seconds=0.5)
+        small_tokenizer(self.base / "own.json")
+        (self.base / "key").touch(0o600)
+        (self.base / "key").write_text(SECRET)
+        self.sshd = sshd.Sshd(self.base / "sshd")
+        self.daemon: dockerd.Dockerd | None = None
+
+    def run(self, seconds: float, first: int = 0) -> None:
+        until, number = time.monotonic() + seconds, first
+        try:
+            while time.monotonic() < until:
+                self._try(number)
+                number += 1
+        finally:
+            self.sshd.kill()
+            if self.daemon:
+                self.daemon.stop()
+            if not self.violations:
+                shutil.rmtree(self.base, ignore_errors=True)
+
+    def _try(self, number: int) -> None:
+        chosen = random.Random(f"{self.seed}/{number}")
+        place = chosen.choice(self.places)
+        fault = chosen.choice([fault for fault, places in FAULTS.items() if place in places])
+        trial = Trial(chosen, self._remote(number, place), place, self.base / f"{number}" / "run")
+        prompts = [take(n, trial.remote.clips) for n in range(ITEMS)]
+        (trial.remote.folder / "prompts.json").write_text(json.dumps(prompts))
+        try:
+            perform(trial, fault)
+        finally:
+            for pid in trial.workers():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            trial.remote.close()
+            if not trial.violations:
+                shutil.rmtree(trial.remote.folder, ignore_errors=True)
+        kind = name_of(fault), place
+        self.tried[kind] += trial.happened()
+        self.missed[kind] += not trial.happened()
+        if trial.violations:
+            self.violations[*kind, number] = trial.violations
+            found = "; ".join(trial.violations)
+            print(f"--seed {self.seed} --first {number}: {' at '.join(kind)}: {found}  [{trial.run}]", flush=True)
+
+    def _remote(self, number: int, place: str) -> Remote:
+        folder = self.base / f"{number}"
+        folder.mkdir()
+        given = (folder, self.sshd, folder / "cache", str(self.base / "own.json"), self.base / "clips")
+        if place == DOCKER:
+            self.daemon = self.daemon or dockerd.Dockerd(self.base / "dockerd")
+        remote = Docked(*given, self.daemon) if self.daemon and place == DOCKER else Remote(*given)
+        remote.server.count = lambda body: remote._prompt_tokens(body) if (folder / "run" / "plan.json").exists() else 1
+        if place == SSH:
+            remote.proxied()
+        return remote
+
+    def table(self) -> str:
+        lines = [f"{'fault':<28}{'place':<10}{'runs':>6}{'not reached':>13}{'violations':>12}"]
+        for kind in sorted(self.tried):
+            wrong = sum(v[:2] == kind for v in self.violations)
+            lines.append(f"{kind[0]:<28}{kind[1]:<10}{self.tried[kind]:>6}{self.missed[kind]:>13}{wrong:>12}")
+        lines.append(f"{'all':<38}{self.tried.total():>6}{self.missed.total():>13}{len(self.violations):>12}")
+        return "\n".join(lines)
 
 
-def campaign(
-    seconds: float, seed: int, first: int = 0
-) -> tuple[Counter[tuple[str, str]], dict[tuple[str, str, int], list[str]]]:
-    """Trials for so long: how many of each fault and place, and the violations by fault, place and number."""
-    base = Path(tempfile.mkdtemp(prefix="campaign-"))
-    (base / "clips").mkdir()
-    for clip in CLIPS:
-        make_clip(base / "clips" / f"{clip}.mp4", size=(96, 64), fps=8, seconds=0.5)
-    small_tokenizer(base / "own.json")
-    (base / "key").touch(0o600)
-    (base / "key").write_text(SECRET)
-    ssh = sshd.Sshd(base / "sshd")
-    tried: Counter[tuple[str, str]] = Counter()
-    violations: dict[tuple[str, str, int], list[str]] = {}
-    until, number = time.monotonic() + seconds, first
-    try:
-        while time.monotonic() < until:
-            name, place, found = trial_of(number, seed, base, ssh)
-            tried[name, place] += 1
-            if found:
-                violations[name, place, number] = found
-                print(
-                    f"--seed {seed} --first {number}: {name}, {place}: {'; '.join(found)}  [{base / str(number)}]",
-                    flush=True,
-                )
-            number += 1
-    finally:
-        ssh.kill()
-        if not violations:
-            shutil.rmtree(base, ignore_errors=True)
-    return tried, violations
+def usable(places: tuple[str, ...]) -> tuple[str, ...]:
+    """The places that this machine has; those that it has not are named."""
+    if DOCKER in places and (reason := dockerd.missing()):
+        print(f"without containers: {reason}")
+        return tuple(place for place in places if place != DOCKER)
+    return places
 
 
 def main() -> int:
@@ -319,17 +254,18 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--first", type=int, default=0, help="number of the first trial")
+    parser.add_argument("--places", default=",".join(PLACES), help="of the trials; a seed repeats with the same ones")
     given = parser.parse_args()
     if reason := sshd.missing():
         print(f"the campaign needs a host to log in to: {reason}")
         return 77
-    print(f"--seed {given.seed}", flush=True)
-    tried, violations = campaign(given.seconds, given.seed, given.first)
-    print(f"{'fault':<22}{'place':<8}{'runs':>6}{'violations':>12}")
-    for (name, place), count in sorted(tried.items()):
-        print(f"{name:<22}{place:<8}{count:>6}{sum(v[:2] == (name, place) for v in violations):>12}")
-    print(f"{'all':<30}{tried.total():>6}{len(violations):>12}")
-    return bool(violations)
+    campaign = Campaign(given.seed, usable(tuple(given.places.split(","))))
+    print(f"--seed {given.seed} --places {','.join(campaign.places)}", flush=True)
+    try:
+        campaign.run(given.seconds, given.first)
+    finally:
+        print(campaign.table(), flush=True)
+    return bool(campaign.violations)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from src.errors import HostError, LinkLost
-from src.hosts.host import CommandResult, LocalHost
+from src.hosts.host import CommandResult, Limit, LocalHost
 from src.hosts.launch import Launch
 from src.planning.settings import HostSettings, ImageSettings
 from tests.harness.fake_docker import FakeDocker
@@ -69,19 +69,19 @@ class FakeHost:
         """How many commands with this word ran."""
         return sum(word in argv for argv in self.commands)
 
-    def run(self, argv: Sequence[str], feed: Iterable[bytes] = (), *, timeout_s: float = 120.0) -> CommandResult:
+    def run(self, argv: Sequence[str], feed: Iterable[bytes] = (), *, limit: Limit | None = None) -> CommandResult:
         fault = self._fault_of(tuple(argv))
         self.commands.append(tuple(argv))
         if fault.lost == "before":
             raise LinkLost(f"{self.name}: the link is cut")
         fault.meanwhile()
-        done = fault.done or self._run(argv, self._carried(feed, fault.cut_at), timeout_s)
+        done = fault.done or self._run(argv, self._carried(feed, fault.cut_at), limit)
         self.after()
         if fault.lost == "after" or fault.cut_at is not None:
             raise LinkLost(f"{self.name}: the link is cut")
         return done
 
-    def stream(self, argv: Sequence[str], *, timeout_s: float = 120.0) -> Iterator[bytes]:
+    def stream(self, argv: Sequence[str]) -> Iterator[bytes]:
         done = self.run(argv)
         yield from (done.out[at : at + 1000] for at in range(0, len(done.out), 1000))
         if done.code:
@@ -95,14 +95,14 @@ class FakeHost:
             return fault
         return next((queue.popleft() for word, queue in self._faults.items() if queue and word in argv), NONE)
 
-    def _run(self, argv: Sequence[str], feed: Iterable[bytes], timeout_s: float) -> CommandResult:
+    def _run(self, argv: Sequence[str], feed: Iterable[bytes], limit: Limit | None) -> CommandResult:
         """Run a command; a Docker command, also as the last arguments of a script, is that of the fake."""
         if self.docker is None or "docker" not in argv:
-            return self._here.run(argv, feed, timeout_s=timeout_s)
+            return self._here.run(argv, feed, limit=limit)
         at = list(argv).index("docker")
         done = self.docker.command(tuple(argv[at + 1 :]))
         printed = ("printf", "%s", (done.out or done.err).decode())
-        return self._here.run((*argv[:at], *printed), feed, timeout_s=timeout_s) if at else done
+        return self._here.run((*argv[:at], *printed), feed, limit=limit) if at else done
 
     def _carried(self, feed: Iterable[bytes], cut_at: int | None) -> Iterator[bytes]:
         """What the link carries of a feed."""

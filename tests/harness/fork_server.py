@@ -113,6 +113,8 @@ def main() -> None:
     requests.send(b"ready")
     request = serve(requests)
     sys.path[0] = request["cwd"]
+    if "FAIL_CALL" in os.environ:
+        runpy.run_path(str(Path(__file__).with_name("failing") / "sitecustomize.py"))
     sys.argv[1:] = request["arguments"]
     runpy.run_module("src.run", run_name="__main__", alter_sys=True)
 

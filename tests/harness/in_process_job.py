@@ -15,7 +15,7 @@ Prepare = Callable[[Path, lifecycle.Control], lifecycle.Work]
 class InProcessJob:
     """The handle of such a job. prepare: what a worker does with its job folder; starts: how many workers ran."""
 
-    name, poll_s, sent_bytes, survives_controller = "here", 0.0, 0, False
+    name, poll_s, silent_s, sent_bytes, survives_controller = "here", 0.0, 0.0, 0, False
 
     def __init__(self, job: JobPaths, prepare: Prepare) -> None:
         self.job, self._prepare = job, prepare

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -36,9 +37,9 @@ class FakeOpenAI:
         }
         self.limit = math.inf
         self.refusal = "your prompt contains {counted} input tokens; at most {limit} are left"
-        self.spoiled: list[
-            tuple[int, bytes]
-        ] = []  # replies, as status and body, to the next requests in place of answers
+        # In place of answers to the next requests: status and body, or what is done with the connection.
+        self.spoiled: list[tuple[int, bytes] | Callable[[BaseHTTPRequestHandler], None]] = []
+        self.busy_until = 0.0  # of time.monotonic; until then it takes no requests
         self.no_format = ""
         self._most = math.inf
         self._changed = threading.Condition()
@@ -55,9 +56,17 @@ class FakeOpenAI:
                 if not fake._let_through(body, self.connection):
                     self.close_connection = True
                     return
+                if time.monotonic() < fake.busy_until:
+                    self._send(b"busy", 503)
+                    return
                 if fake.spoiled:
-                    status, reply = fake.spoiled.pop()
-                    self._send(reply, status)
+                    spoiled = fake.spoiled.pop()
+                    if callable(spoiled):
+                        self.close_connection = True
+                        with suppress(OSError):
+                            spoiled(self)
+                    else:
+                        self._send(spoiled[1], spoiled[0])
                     return
                 if (refused := fake.no_format) and "response_format" in body:
                     self._send(json.dumps({"error": {"message": refused}}).encode(), 400)

@@ -176,7 +176,7 @@ def start(
     """
     environment = dict(os.environ if env is None else env)
     if project != cwd:
-        environment["PYTHONPATH"] = str(project)
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(project), environment.get("PYTHONPATH"))))
     out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
     with open(os.devnull, "rb") as nothing:
         given = nothing.fileno() if stdin is None else stdin

@@ -9,7 +9,9 @@ import re
 import signal
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from .openai_server import FakeOpenAI, text_of
@@ -91,8 +93,10 @@ class Remote:
     def engine(self) -> tuple[str, ...]:
         return ("engine=endpoint", f"engine.base_url={self.server.url}", "engine.in_flight=3", "engine.grace_s=1")
 
-    def start(self, *overrides: str, limit_bytes: int | None = None) -> Program:
-        env = {k: v for k, v in os.environ.items() if k != "SSH_AUTH_SOCK"} | {"HOME": str(self.home)}
+    def start(
+        self, *overrides: str, limit_bytes: int | None = None, more_env: Mapping[str, str] = MappingProxyType({})
+    ) -> Program:
+        env = {k: v for k, v in os.environ.items() if k != "SSH_AUTH_SOCK"} | {"HOME": str(self.home), **more_env}
         self._programs.append(started := start(*overrides, cwd=self.desk, env=env, limit_bytes=limit_bytes))
         return started
 

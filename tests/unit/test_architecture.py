@@ -58,7 +58,7 @@ TOP: dict[str, set[str]] = {
     "files": set(),
     "interrupts": set(),
     "line_file": set(),
-    "run_folder": {"errors"},
+    "run_folder": {"errors", "log"},
     "seals": {"files"},
     "shortcuts": {"run_folder", "text"},
     "help": {"files", "shortcuts", "text"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import tomllib
+from operator import attrgetter
 from pathlib import Path
 from typing import get_type_hints
 
@@ -57,6 +58,17 @@ def fields(kind: type, prefix: str = "") -> list[str]:
         else:
             found.append(prefix + name)
     return found
+
+
+WAITS = re.compile(r"(?:timeout|patience|silent|grace|render)_s$")
+
+
+def test_every_wait_is_listed_with_default() -> None:
+    rows = re.findall(
+        r"^\| .* \| `([\w.]+)` \| ([\d.]+) s \|$", (ROOT / "docs" / "failures.md").read_text(), re.MULTILINE
+    )
+    assert sorted(key for key, _ in rows) == sorted(key for key in fields(Config) if WAITS.search(key))
+    assert [(key, float(shown)) for key, shown in rows] == [(key, attrgetter(key)(Config())) for key, _ in rows]
 
 
 def test_every_page_is_in_navigation() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 import weakref
 from collections.abc import Iterator
 
 import pytest
 
 from src import interrupts
+from src.interrupts import threads
 
 
 @pytest.fixture(autouse=True)
@@ -48,3 +50,15 @@ def test_ignored_ctrl_c_stays_ignored() -> None:
     interrupts.listen()
     os.kill(os.getpid(), signal.SIGINT)
     interrupts.raise_lost()
+
+
+def test_waiting_work_is_given_up_when_interrupted() -> None:
+    began: list[int] = []
+
+    def work(n: int) -> None:
+        began.append(n)
+        time.sleep(0.05)
+
+    with threads(1) as pool:
+        pool.map(work, range(100))
+    assert len(began) < 10

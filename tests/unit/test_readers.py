@@ -5,54 +5,78 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+import socket
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from http.client import HTTPException
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from src.errors import InputError, UpsamplerError
+from src.errors import InputError, UpsamplerError, VideoError
 from src.hosts import docker
-from src.hosts.host import CommandResult, LocalHost
+from src.hosts.connect import root_on
+from src.hosts.host import CommandResult, Limit, LocalHost
 from src.hosts.job_folder import JobPaths, State
-from src.hosts.mirror import peek
-from src.hosts.transfer import fetch
+from src.hosts.known_hosts import KnownHosts
+from src.hosts.mirror import Location, RemoteFolder, locate, peek
+from src.hosts.stale_jobs import jobs_on
+from src.hosts.transfer import BEGUN, fetch, send
 from src.inference.pipeline_file import read_pipeline
+from src.media.frames import read_frames
+from src.media.guard import Guard
 from src.media.render import Manifest
+from src.media.video import VideoLimits, probe
 from src.models import ask
 from src.planning import observed_limits
 from src.planning.plan_file import read_plan
+from src.prompts.specs import read_specs
+from src.reports.provenance import read_lines
+from src.reports.reviews import Mark, read_marks
+from src.reports.rows import read_rows
 from src.run_folder import RunPaths
 from src.runs.answer_cache import AnswerCache
 from src.runs.outcomes import Outcomes
+from src.runs.run_record import read_record
+from src.runs.run_state import RunState, _with_videos
+from src.targets.target import messages_in
 from src.timing.estimates import VideoTiming
 from src.timing.history import recall
 from src.timing.phases import read_starts
 from src.worker.journal import read_records
-from src.worker.protocol import Event, Exit, Item, JobHeader, Outcome, VideoOutcome
+from src.worker.protocol import Event, Exit, Item, JobHeader, Outcome, UpsampleJob, VideoOutcome
 from src.worker.records import InvalidRecord, from_file, to_line
-from src.worker.replies import completion_of
+from src.worker.refusals import classify, counted_tokens, message_of, named_limit
+from src.worker.replies import completion_of, pause_of
 from src.worker.signals import Signals
+from src.worker.streams import Response
+from tests.harness.clips import make_clip
+from tests.harness.fake_host import HOST
+from tests.harness.records import JOB
 
 PLAN = Path(__file__).parent / "planning" / "plan_v1.json"
 PIPELINE = Path(__file__).parent / "inference" / "pipeline_v1.json"
 
 
 class Says(LocalHost):
-    """A host that says the same to everything."""
+    """A host that says the same to everything; to some of it, that a file was begun."""
 
     def __init__(self, said: bytes) -> None:
         super().__init__("box")
         self.said = said
 
-    def run(self, argv: Sequence[str], feed: Any = (), *, timeout_s: float = 0.0) -> CommandResult:
-        return CommandResult(0, self.said, b"")
+    def run(self, argv: Sequence[str], feed: Any = (), *, limit: Limit | None = None) -> CommandResult:
+        list(feed)
+        return CommandResult(BEGUN if "new" in argv else 0, self.said, b"")
 
-    def stream(self, argv: Sequence[str], *, timeout_s: float = 0.0) -> Iterator[bytes]:
+    def stream(self, argv: Sequence[str]) -> Iterator[bytes]:
         yield self.said
 
 
@@ -125,6 +149,82 @@ LIMITS = {
     | {"accepted": 1, "refused": None, "measured_at": ""}
 }
 STARTS = {"starts": [{"started": "", "ended": "", "seconds": 1.0, "phases": {}, "estimated_s": {}, "versions": {}}]}
+ROWS: list[dict[str, Any]] = [
+    {"id": "a", "name": "boat", "original_prompt": "a boat", "upsampled_prompt": "A boat.", "video_path": None}
+    | {"preprocessed_video": None, "state": "upsampled", "reason": "", "note": "", "attempts": 1, "engine": "offline"}
+    | {"finish_reason": None, "seconds": 1.0, "shrunk_from": None, "flags": [], "review": None}
+    | {
+        "tokens": dict.fromkeys(
+            ["predicted", "measured", "output", "image", "text", "output_reserved", "linear_estimate"], 1
+        )
+    }
+    | {"frames": [{"sha256": "a", "bytes": 1, "size": "2x2", "file": "frames/1.png"}]}
+]
+ROW = json.dumps(ROWS[0]).encode()
+SPECS = [{"name": "a", "prompt": "a boat", "video_path": "a.mp4"}, {"name": "b", "prompt": "another", "seed": 3}]
+SUFFIXES = {"prompt list": ".json", "prompt lines": ".jsonl", "prompt table": ".csv", "prompt texts": ".txt"}
+
+
+def specs_of(file: Path, suffix: str) -> object:
+    return list(read_specs([file.replace(file.with_suffix(suffix))]))
+
+
+def answered(file: Path) -> object:
+    """What a client makes of these bytes on a connection."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(file.read_bytes())
+        theirs.shutdown(socket.SHUT_WR)
+        response = Response(ours, lambda events, first_s: None)
+        while not response.read():
+            pass
+        return completion_of(response.body)
+
+
+def from_host(use: Callable[[LocalHost, JobPaths], object], file: Path) -> object:
+    """What the controller makes of a host that says these bytes; it sends no other file than the job's."""
+    job = JobPaths(file.parent / "job")
+    job.batches.mkdir(parents=True)
+    job.frames.mkdir()
+    (job.batches / "0.jsonl").write_bytes(lines(ITEM))
+    for path in (job.frames / "1.png", job.job, job.worker):
+        path.touch()
+    job.results.write_bytes(lines(*OUTCOMES))
+    return use(Says(file.read_bytes()), job)
+
+
+def mirror_of(host: LocalHost, job: JobPaths) -> RemoteFolder:
+    return RemoteFolder(host, job, Location("/data", "/data/jobs/a", "0:0"))
+
+
+@cache
+def clip_bytes(suffix: str) -> bytes:
+    with TemporaryDirectory() as folder:
+        codec = "mpeg4" if suffix == ".avi" else "libx264"
+        return make_clip(Path(folder) / f"clip{suffix}", size=(64, 48), fps=8, seconds=1, codec=codec).read_bytes()
+
+
+def clip_of(file: Path, suffix: str) -> object:
+    video = probe(file.replace(file.with_suffix(suffix)), VideoLimits(10**6, 10**6, 60.0, 5.0))
+    return read_frames(Path(video.path), "head", 2, 2.0, video.duration_s, Guard("clip", 5.0, 10**6))
+
+
+def record_of(file: Path) -> object:
+    file.replace(file.parent / "run.json")
+    shutil.copyfile(PLAN, file.parent / "plan.json")
+    return read_record(RunPaths(file.parent))
+
+
+def videos_of(file: Path) -> object:
+    file.replace(file.parent / "inference.json")
+    (file.parent / "pipeline.json").touch()
+    return _with_videos(RunState("complete", 1, 1, {}), RunPaths(file.parent))
+
+
+def messages_of(file: Path) -> object:
+    return messages_in(str(file.replace(file.with_suffix(".yaml"))))
+
+
 READERS: dict[str, Reader] = {
     "results": Reader(lines(*OUTCOMES), lambda f: list(read_records(f, Outcome))),
     "videos": Reader(
@@ -149,7 +249,56 @@ READERS: dict[str, Reader] = {
     "docker": Reader(INSPECTED, lambda f: docker.state_of(f.read_text(errors="replace")), (ValueError,)),
     "endpoint": Reader(REPLY, lambda f: completion_of(f.read_bytes()), (InvalidRecord,)),
     "counts of a server": Reader(b'["a", 7]\n["b", "too large"]\n', ask._kept, ()),
+    "replies on a connection": Reader(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(REPLY), REPLY),
+        answered,
+        (InvalidRecord, HTTPException, ValueError, IndexError),  # as `Reader` of `streams` takes them
+    ),
+    "pause of a server": Reader(b"12", lambda f: pause_of(f.read_text("latin-1")), ()),
+    "refusal of a server": Reader(
+        b'{"error": {"message": "maximum context length is 9 tokens"}}',
+        lambda f: [ask(f.read_text(errors="replace")) for ask in (message_of, classify, counted_tokens, named_limit)],
+        (),
+    ),
+    "job of a worker": Reader(lines(JOB), lambda f: from_file(UpsampleJob, f)),
+    "rows": Reader(b"[\n" + ROW + b",\n" + ROW + b"\n]\n", lambda f: list(read_rows(f)), (InputError,)),
+    "rows of another program": Reader(json.dumps(ROWS).encode(), lambda f: list(read_rows(f)), (InputError,)),
+    "record of a run": Reader(
+        b'{"name": "a", "prompts": "p.json", "items": 3, "outputs": {"a": [1, 2]}}', record_of, ()
+    ),
+    "videos of a run": Reader(b'[{"state": "done"}, {"state": "failed"}]', videos_of, ()),
+    "verdicts": Reader(lines(Mark("boat", "edited", "A boat.")), read_marks, (InputError,)),
+    "provenance": Reader(b'{"sha256": "a", "id": "b"}\n', lambda f: list(read_lines(f)), (InputError,)),
+    "messages": Reader(b"system: s\nuser: 'x {{ prompt }}'\n", messages_of, (InputError,)),
+    "known hosts": Reader(
+        b"@revoked box ssh-ed25519 AAAAC3NzaC1lZDI1NTE5\n|1|a|b ssh-rsa AAAA\n", lambda f: KnownHosts.read([f]), ()
+    ),
     "metrics": Reader(METRICS, lambda f: Signals(lambda: f.read_text(errors="replace")).metrics(), ()),
+}
+
+READERS |= {
+    f"host: {name}": Reader(valid, partial(from_host, use), (UpsamplerError,))
+    for name, valid, use in (
+        ("home", b"/home/me\n", lambda host, _: root_on(host, HOST)),
+        ("space", b"/home/me\n1\n/data\n9999999\n", lambda host, job: locate(host, replace(HOST, root="/data"), job)),
+        ("made", b"0" * 64 + b"  job.json\n", lambda host, job: mirror_of(host, job).create()),
+        ("linked", b"1.png\n", lambda host, job: mirror_of(host, job).push()),
+        ("polled", b"exited 0\n3\nabc\n2\nab\n", lambda host, job: mirror_of(host, job).poll(("true",))),
+        ("begun", b"3 a.png\n", lambda host, job: send(host, {"a.png": PLAN}, "/jobs", "key")),
+        ("stale", b"3 ended 7 0123456789abcdef\n", lambda host, _: jobs_on(host, HOST)),
+    )
+}
+READERS |= {
+    name: Reader(
+        json.dumps(SPECS).encode() if suffix != ".csv" else b'prompt,video\n"a, b",a.mp4\n',
+        partial(specs_of, suffix=suffix),
+        (InputError,),
+    )
+    for name, suffix in SUFFIXES.items()
+}
+READERS |= {
+    f"clip{suffix}": Reader(clip_bytes(suffix), partial(clip_of, suffix=suffix), (VideoError,))
+    for suffix in (".mp4", ".mkv", ".avi")
 }
 
 
@@ -170,7 +319,7 @@ def damaged(draw: st.DrawFn, valid: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("name", READERS)
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=settings().max_examples // 2, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_reader_takes_or_refuses_any_bytes(
     name: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -29,6 +29,8 @@ def rejected(override: str, capsys: pytest.CaptureFixture[str]) -> str:
         ("upsample=safe", "safe_320"),
         ("resolution=720", "must be a string or a list"),
         ("engine=null", "must be a string or a list"),
+        ("gpu..box", "error: 'gpu..box' is neither FIELD=VALUE nor a flag\n"),
+        ("prompts=${nosuch}", "error: prompts: Interpolation key 'nosuch' not found\n"),
     ],
 )
 def test_rejected_override_has_advice(override: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,9 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import structlog
 
 from src.errors import RunLocked
 from src.run_folder import RunPaths, discard_unused, is_locked, locked, named_run, run_folders
@@ -34,6 +37,14 @@ def test_lock_is_released_by_an_error(tmp_path: Path) -> None:
         raise ZeroDivisionError
     with locked(paths):
         pass
+
+
+def test_lock_is_waited_for_as_configured(tmp_path: Path) -> None:
+    paths, held = RunPaths(tmp_path), ExitStack()
+    held.enter_context(locked(paths))
+    threading.Timer(0.5, held.close).start()
+    with structlog.testing.capture_logs() as events, locked(paths, 30.0):
+        assert [(event["event"], event["limit_s"]) for event in events] == [("run_folder_waited_for", 30)]
 
 
 HOLDER = """

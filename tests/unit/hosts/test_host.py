@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -19,11 +20,29 @@ def test_large_data_flows_both_ways_at_once() -> None:
     assert len(LocalHost().run(("cat",), [b"x" * 100_000] * 50).out) == 5_000_000
 
 
-def test_silent_command_is_a_lost_link() -> None:
+HANGS = ("sh", "-c", "sleep 30; true")  # its child keeps the pipes open when only the shell is killed
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda host: host.run(HANGS),
+        lambda host: list(host.stream(HANGS)),
+        lambda host: host.run(("sh", "-c", "exec >&- 2>&-; sleep 30")),
+        lambda host: host.run(HANGS, [b"x" * 1_000_000]),
+    ],
+    ids=["run", "stream", "closed output", "feed that is not taken"],
+)
+def test_silent_command_is_a_lost_link(use: Callable[[LocalHost], object]) -> None:
     started = time.monotonic()
-    with pytest.raises(LinkLost, match="did not answer within"):
-        LocalHost().run(("sleep", "30"), timeout_s=0.05)
+    with pytest.raises(LinkLost, match=r"sh printed nothing for 0.05 s \(host\.command_timeout_s\)"):
+        use(LocalHost(timeout_s=0.05))
     assert time.monotonic() - started < 10
+
+
+def test_slow_command_that_moves_goes_on() -> None:
+    slow = "for i in 1 2 3 4 5 6; do sleep 0.1; echo $i; done"
+    assert LocalHost(timeout_s=0.4).run(("sh", "-c", slow)).out.split() == [b"1", b"2", b"3", b"4", b"5", b"6"]
 
 
 def test_missing_program_is_named() -> None:

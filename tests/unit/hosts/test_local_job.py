@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from src.errors import HostError
+from src.hosts import local_job
 from src.hosts.host_job import HostJob
 from src.hosts.job_folder import ABSENT, RUNNING, JobPaths, JobStatus, State
 from src.hosts.job_handle import handle_for
@@ -63,6 +64,17 @@ def test_started_worker_runs_until_stopped(handle: LocalJob, job: JobPaths) -> N
     handle.ask_to_stop()
     wait_until(lambda: handle.poll() == State("ended", "cancelled", 143))
     assert handle.was_cancelled()
+
+
+def test_worker_that_freezes_before_its_lock_is_ended(
+    handle: LocalJob, job: JobPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_job, "START_S", 0.05)
+    job.worker.write_text("while :; do sleep 0.01; done")
+    handle.start()
+    assert handle.poll() == RUNNING
+    handle.kill()
+    wait_until(lambda: handle.poll().status != "running")
 
 
 def test_worker_of_another_controller_is_found(handle: LocalJob, job: JobPaths) -> None:

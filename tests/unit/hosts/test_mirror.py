@@ -331,3 +331,20 @@ def test_creation_may_be_done_twice(host: FakeHost, job: JobPaths, location: Loc
         made.create()
     made.create()
     assert Path(made.folder, "batches").is_dir()
+
+
+def test_host_gets_no_file_beside_the_frames(
+    host: FakeHost, mirror: RemoteFolder, job: JobPaths, tmp_path: Path
+) -> None:
+    """It answers which frames it lacks, and could name any file of this machine."""
+    (tmp_path / "secret").write_text("swordfish")
+    stage(job, "0", FRAMES[0])
+    host.fail(mirror_module._LINK, prints(f"{os.path.relpath(tmp_path / 'secret', job.frames)}\n"))
+    with pytest.raises(HostError, match="unexpected output"):
+        mirror.push()
+
+
+def test_host_makes_no_file_be_read_outside(mirror: RemoteFolder, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # reading it would wait for ever
+    with pytest.raises(ValueError, match=r"\.\."):
+        list(mirror._local(f"{'0' * 64}  {os.path.relpath(tmp_path / 'pipe', mirror.job.root)}\n"))

@@ -10,7 +10,7 @@ import pytest
 
 from src.errors import HostError, LinkLost
 from src.hosts import transfer
-from src.hosts.host import CommandResult, LocalHost
+from src.hosts.host import CommandResult, Limit, LocalHost
 from src.hosts.transfer import fetch, send
 
 
@@ -21,7 +21,7 @@ class Breaking(LocalHost):
         super().__init__()
         self.after, self.sent = after, 0
 
-    def run(self, argv: Sequence[str], feed: Iterable[bytes] = (), *, timeout_s: float = 120.0) -> CommandResult:
+    def run(self, argv: Sequence[str], feed: Iterable[bytes] = (), *, limit: Limit | None = None) -> CommandResult:
         broken = False
 
         def counted() -> Iterator[bytes]:
@@ -33,7 +33,7 @@ class Breaking(LocalHost):
                 self.sent += len(piece)
                 yield piece
 
-        done = super().run(argv, counted(), timeout_s=timeout_s)
+        done = super().run(argv, counted(), limit=limit)
         if broken:
             raise LinkLost("cut")
         return done
@@ -142,8 +142,8 @@ def test_unrequested_file_is_refused(tmp_path: Path) -> None:
     files = make_files(tmp_path, {"a": 1, "b": 1})
 
     class Disobedient(LocalHost):
-        def stream(self, argv: Sequence[str], *, timeout_s: float = 120.0) -> Iterator[bytes]:
-            return super().stream((*argv, "b"), timeout_s=timeout_s)
+        def stream(self, argv: Sequence[str]) -> Iterator[bytes]:
+            return super().stream((*argv, "b"))
 
     with pytest.raises(HostError, match='"b"'):
         fetch(Disobedient(), str(files["a"].parent), {"a": files["a"].stat().st_size}, tmp_path / "back")

@@ -9,6 +9,7 @@ import pytest
 
 from src.errors import EngineError, HostError
 from src.hosts.job_folder import ABSENT, RUNNING, JobPaths, State, ended
+from src.runs import fleet
 from src.runs.fleet import supervise
 from src.runs.supervisor import MAX_DEATHS, Supervisor, failure_reason
 from src.runs.tail import MOST_DAMAGED
@@ -149,6 +150,27 @@ def test_silent_worker_is_ended_and_replaced(folder: JobPaths) -> None:
     supervise([driver], Quiet(), lambda supervisors: None)
     assert driver.taken == ["a"]
     assert handle.calls == [*START, "kill", "start", *END]
+
+
+def test_worker_that_freezes_at_its_end_is_ended(folder: JobPaths) -> None:
+    handle = FakeHandle(folder, [Step(ABSENT), Step(results=("a",))])
+    handle.silent_s = 0.05
+    handle.on_kill = lambda: setattr(handle, "steps", [FAILED])
+    supervise([FakeDriver(folder, "a", handle)], Quiet(), lambda supervisors: None)
+    assert handle.calls == [*START, "push", "kill", "finish", "close"]
+
+
+def test_frozen_worker_does_not_outlast_ctrl_c(folder: JobPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "STOP_SILENT_S", 0.05)
+    handle = FakeHandle(folder, [Step(ABSENT), Step()], survives_controller=False)
+    handle.on_kill = lambda: setattr(handle, "steps", [FAILED])
+
+    def interrupt(supervisors: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        supervise([FakeDriver(folder, "a", handle)], Quiet(), interrupt)
+    assert handle.calls[-2:] == ["kill", "close"]
 
 
 def test_worker_that_cannot_be_ended_is_named(folder: JobPaths) -> None:

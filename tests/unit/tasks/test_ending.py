@@ -43,7 +43,7 @@ def test_message_is_retried_while_that_may_help(
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/", "http://no-such-host.invalid/"])
 def test_unreachable_address_is_only_logged(server: ScriptedServer, url: str) -> None:
     with structlog.testing.capture_logs() as events:
-        post(url, {}, 2)
+        post(url, {}, attempts=2)
     assert [event["event"] for event in events] == ["not_notified"]
 
 

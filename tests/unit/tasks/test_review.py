@@ -67,4 +67,4 @@ def test_damaged_results_are_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("[{")
     with pytest.raises(InputError, match="cannot be read") as caught:
         _reason_of_unfinished(RunPaths(tmp_path), {})
-    assert f"resume={tmp_path}" in caught.value.hint
+    assert f"task=report run={tmp_path}" in caught.value.hint

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -66,3 +69,21 @@ def test_refused_tunnel_is_an_error(proxy: str) -> None:
 def test_this_machine_needs_no_proxy(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setenv("no_proxy", "example")
     assert proxy_for(urlsplit(address)) is None
+
+
+def test_slow_answer_has_a_limit_in_all() -> None:
+    """Each byte comes in time, the whole answer never does."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def drip() -> None:
+        client = server.accept()[0]
+        with suppress(OSError):
+            client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\nConnection: close\r\n\r\n")
+            while True:
+                client.sendall(b"x")
+                time.sleep(0.02)
+
+    threading.Thread(target=drip, daemon=True).start()
+    with pytest.raises(TimeoutError, match="no whole answer within"):
+        Connection(urlsplit(f"http://127.0.0.1:{server.getsockname()[1]}"), 0.2).exchange("GET", "/health")
+    server.close()

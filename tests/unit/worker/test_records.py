@@ -9,7 +9,7 @@ from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from src.worker.protocol import (
@@ -71,7 +71,6 @@ OUTCOME = as_json(Outcome("a", "upsampled", text="A boat.", attempts=(Attempt(1,
 ITEM = as_json(Item("a", 0, "a boat", "a boat", "", ("frames/1.png",), 7, 20, 1, ""))
 
 
-@settings(max_examples=60)
 @given(st.one_of([values_of(kind) for kind in KINDS]))
 def test_records_survive_a_round_trip(record: Any) -> None:
     line = to_line(record)
@@ -80,7 +79,6 @@ def test_records_survive_a_round_trip(record: Any) -> None:
     assert from_line(type(record), line.encode()) == record
 
 
-@settings(max_examples=60)
 @given(st.sampled_from(KINDS), JSON | st.dictionaries(st.sampled_from(sorted({*OUTCOME, *ITEM})), JSON))
 def test_arbitrary_json_is_read_or_refused(kind: type[Any], data: Any) -> None:
     try:
