@@ -113,6 +113,7 @@ def _wrong_with(
     for name, recorded, found in (
         ("id", line["id"], item.id), ("prompt", line["prompt"], item.prompt),
         ("messages", line["messages_sha256"], _hash([item.system, item.text])),
+        ("name", line["name"], row and row["name"]), ("original prompt", line["prompt"], row and row["original_prompt"]),
         ("state", line["state"], row and row["state"]), ("answer", line["answer"], outcome.text),
         ("frames", line["frames"], [frame.sha256 for frame in outcome.frames]),
         ("target", line["target"]["hash"], settings.target.hash),

@@ -80,6 +80,10 @@ def _other_result(plan: Plan, outcomes: dict[str, Outcome], paths: RunPaths) -> 
     paths.results.write_text(paths.results.read_text().replace("A boat.", "A car.", 1))
 
 
+def _other_name(plan: Plan, outcomes: dict[str, Outcome], paths: RunPaths) -> None:
+    paths.results.write_text(paths.results.read_text().replace('"name": "wide"', '"name": "narrow"', 1))
+
+
 def _other_schema(plan: Plan, outcomes: dict[str, Outcome], paths: RunPaths) -> None:
     rows, bad = [*read_rows(paths.results)], TEXT.replace('"fps": 12', '"fps": "12"')
     for item in plan.items:
@@ -94,6 +98,7 @@ def _other_schema(plan: Plan, outcomes: dict[str, Outcome], paths: RunPaths) -> 
     [
         (_other_answer, "wide: answer: another one than recorded"), (_other_line, "wide: its line has changed"),
         (_line_less, "4 lines, 5 items in plan.json"), (_other_result, "another one in results.json"),
+        (_other_name, "wide: name: another one than recorded"),
         (_other_schema, "wide: answer: not of its schema: data.fps must be integer"),
     ],
 )  # fmt: skip
