@@ -59,9 +59,9 @@ def check_choices(choices: Sequence[Choice], runs: Sequence[Path]) -> dict[str, 
             wrong.append(f"{choice.name}: has two choices")
         elif n is None:
             wrong.append(f"{choice.name}: {choice.run} is not among the runs that are compared")
-        elif not row or not row["video"]:
+        elif not row or not row.get("video"):
             wrong.append(f"{choice.name}: {choice.run} has no video of it")
-        elif row["sha256"] != choice.sha256:
+        elif row.get("sha256") != choice.sha256:
             wrong.append(f"{choice.name}: the choice is about another video than {choice.run} has now")
         else:
             best[choice.name] = n
@@ -71,7 +71,7 @@ def check_choices(choices: Sequence[Choice], runs: Sequence[Path]) -> dict[str, 
 
 
 def write_videos(runs: Sequence[Path], page: Path, best: Mapping[str, int] | None = None) -> None:
-    """One row for each item of the first run: the clip, then the control videos and the video of each run.
+    """One row for each item of the first run: the clip, the video of each run, and the control videos.
 
     best: which run has the best video of an item, by its place. Of several runs, the same as a table beside the page.
     """
@@ -83,13 +83,14 @@ def write_videos(runs: Sequence[Path], page: Path, best: Mapping[str, int] | Non
         ]
         clip = first.get("clip")
         videos = [Shown("clip", _seen_from(page, Path(clip)))] if clip and Path(clip).is_file() else []
+        controls = []
         for n, run, row in sides:
             whose = f" {n + 1}" if len(runs) > 1 else ""
-            files = {f"{control}{whose}": file for control, file in row.get("controls", {}).items()}
-            files |= {f"video{whose}": row["video"]} if row.get("video") else {}
-            videos += [Shown(label, _seen_from(page, run / file)) for label, file in files.items()]
+            files = row.get("controls", {}).items()
+            controls += [Shown(f"{control}{whose}", _seen_from(page, run / file)) for control, file in files]
+            videos += [Shown(f"video{whose}", _seen_from(page, run / row["video"]))] if row.get("video") else []
         chosen = (best or {}).get(name)
-        items.append({"name": name, "videos": videos, "sides": [_side(*side, chosen) for side in sides]})
+        items.append({"name": name, "videos": [*videos, *controls], "sides": [_side(*side, chosen) for side in sides]})
     html = page_template("videos.html.j2").render(items=items, runs=[str(run) for run in runs], thumbnail_px=320)
     write_atomic(page, html)
     if len(runs) > 1:
