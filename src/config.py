@@ -409,6 +409,7 @@ class Config:
     job: str | None = None  # task=stage: job folder to create; task=collect: job folder to take results from
     runs: list[str] = field(default_factory=list)  # task=compare: two runs or more; task=review: several on one page
     pair_by: PairBy = PairBy.input  # task=compare: items pair by name, prompt and video, or by name alone
+    choices: str = ""  # task=compare: file of the best videos that a reviewer chose on videos.html
     log: bool = False  # task=status: also print the end of the engine's log
     yes: bool = False  # task=clean and trust: confirm without a question
     probe: bool = False  # task=doctor: also send one real prompt

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -43,7 +43,8 @@ class InferenceItem:
 
     id: hash of all that its video depends on; "" for one that is left out, with the reason. group: what items have in common
     that share a load of the model (`Engine.group`), line: its line of a batch; JSON texts, with files by their name in the job
-    folder. files: (that name, file here). pieces: in how many it is made.
+    folder. files: (that name, file here). pieces: in how many it is made. asked: engine, controls and keys, JSON text with files
+    as they are here.
     """
 
     id: str
@@ -58,6 +59,7 @@ class InferenceItem:
     video: str = ""
     files: tuple[tuple[str, str], ...] = ()
     pieces: int = 0
+    asked: str = "{}"
 
 
 def choose_prompt(item: PlanItem, row: UpsampledRow | None, *, require_upsampled: bool) -> PromptChoice:
@@ -112,7 +114,15 @@ def _take(
         video=video,
         files=tuple(files.items()),
         pieces=engine.pieces_of(item.video.frames if item.video else 1, request.arguments),
+        asked=_asked(request, files, settings.engine),
     )
+
+
+def _asked(request: Request, files: Mapping[str, str], engine: str) -> str:
+    text = json.dumps({"engine": engine, "controls": request.whole, **request.arguments})
+    for name, path in files.items():
+        text = text.replace(json.dumps(name), json.dumps(path))
+    return text
 
 
 def request_for(item: PlanItem, prompt: str, clip: str, settings: InferenceSettings, place: Place) -> Request:

@@ -134,7 +134,7 @@ def reading(config: Config) -> Reading:
     """How prompt files are read. Specs of NVIDIA's examples name clips below its checkout, which may be the working folder."""
     roots = (config.video.root,) if config.video.root else ()
     checkouts = (config.inference.repository, ".") if config.inference.repository else (".",)
-    return Reading(config.columns.video, config.columns.prompt, roots, checkouts)
+    return Reading(config.columns.video, config.columns.prompt, roots, checkouts, config.prompts)
 
 
 def _counted_or_not(settings: Settings) -> Settings:

@@ -77,13 +77,14 @@ class Reading:
     """How prompt files are read, beyond what they say themselves.
 
     video_column, prompt_column: the field that holds it, "": by its name. roots: folders in which clips are looked for
-    after the file's own; checkouts: the same, for paths that name a folder.
+    after the file's own; checkouts: the same, for paths that name a folder. tree: what prompts= names.
     """
 
     video_column: str = ""
     prompt_column: str = ""
     roots: tuple[str, ...] = ()
     checkouts: tuple[str, ...] = ()
+    tree: str = ""
 
     def role_of(self, field: str) -> tuple[str, int] | None:
         """Role of a field (name, prompt, prompt_file or video) and its rank among those of that role."""

@@ -27,7 +27,7 @@ from typing import Any
 from ..errors import InputError, SpecError
 from ..files import safe_name
 from ..media.kinds import hint_for, kind_of
-from . import arrow, shots
+from . import arrow, run_specs, shots
 from .fields import (
     OBJECT_FIELDS,
     TEXT_FIELDS,
@@ -136,6 +136,11 @@ def read_specs(files: list[Path], reading: Reading | None = None) -> Iterator[Pr
                 at = f"{file}, {where}"
                 if isinstance(raw, BadItem) and raw.place:
                     problems.append(f"{file}{raw.place}: {raw}")
+                    continue
+                try:
+                    raw = run_specs.joined(raw, file, reading)
+                except LookupError as e:
+                    problems.append(f"{at}, prompt_id: {e.args[0]}")
                     continue
                 if nameless.takes(where, raw, reading):
                     continue

@@ -47,7 +47,7 @@ _KEYS += ["source", "hint", "shrunk_from"]
 class Report:
     """The content of the page.
 
-    facts: (label, value) pairs about the run; the one labeled COMMAND gets a box to copy from.
+    facts: (label, value) pairs about the run; the one labeled COMMAND gets a box to copy from, Videos links to a page.
     rows: rows of results.json in input order, gone through twice, each with `source`, `hint` (as in plan.json, or None) and
     `frame_files` (absolute PNG paths in order; a file that is missing or damaged leads to a placeholder).
     timelines: the phases of each start of the run. windows: requests in flight over the time of each worker.

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from ..errors import InputError
 from ..worker.journal import Journal, read_records
@@ -20,6 +20,7 @@ from ..worker.records import InvalidRecord, from_json
 from ..worker.upsample import fallback_state
 from .rows import Review, Row
 
+T = TypeVar("T")
 ACCEPTED, REJECTED, EDITED = "accepted", "rejected", "edited"
 OPEN = "open"  # takes the verdict before it back
 REJECTED_REASON = "rejected in review"
@@ -115,9 +116,9 @@ def problem_of(mark: Mark, state: str | None, item_id: str = "") -> str:
     return "" if mark.verdict in (ACCEPTED, REJECTED, EDITED, OPEN) else f"{mark.verdict} is not a verdict"
 
 
-def read_verdicts(file: Path) -> list[Mark]:
-    """Verdicts that a report collected: a JSON list, or one per line as in review.jsonl. Raises InputError for each that is
-    not one, by its place in the file."""
+def read_verdicts(file: Path, kind: type[T]) -> list[T]:
+    """Verdicts, or choices, that a page collected: a JSON list, or one per line as in review.jsonl. Raises InputError for each
+    that is not one, by its place in the file."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, ValueError) as e:
@@ -130,7 +131,7 @@ def read_verdicts(file: Path) -> list[Mark]:
     marks, wrong = [], []
     for number, entry in enumerate(entries if isinstance(entries, list) else [entries], start=1):
         try:
-            marks.append(from_json(Mark, json.loads(entry) if place == "line" else entry))
+            marks.append(from_json(kind, json.loads(entry) if place == "line" else entry))
         except ValueError as e:
             wrong.append(f"{place} {number}: {e}")
     if wrong:

@@ -204,6 +204,7 @@ def _facts(
         *run_facts(plan, totals.tokens, starts, workers_of(paths)),
         ("Versions", ", ".join(f"{name} {version}" for name, version in used.items())),
         ("Run", str(paths.root)),
+        *([("Videos", paths.videos_page.name)] if paths.pipeline.exists() else []),
         *([("Command", f"{resume_command(paths.root)} retry=failed")] if totals.ended[FAILED] else []),
         ("Command", paths.command.read_text().strip() if paths.command.exists() else command),
     )

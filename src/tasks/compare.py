@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,8 @@ from ..errors import ExitCode, InputError
 from ..files import write_atomic
 from ..reports.compare import Compared, Finished, as_csv, common_items, facts, ordinal, read_run
 from ..reports.report import write_comparison
-from ..reports.videos import write_videos
+from ..reports.reviews import read_verdicts
+from ..reports.videos import Choice, check_choices, write_videos
 from ..run_folder import RunPaths
 from ..text import printable
 from . import Invocation
@@ -31,12 +33,35 @@ def run(invocation: Invocation) -> ExitCode:
     known = [Path(folder).resolve() for folder in folders]
     if twice := next((folder for n, folder in enumerate(folders) if known[n] in known[:n]), None):
         raise InputError(f"task=compare: {twice} is named twice", hint="name another run of the same prompts")
-    compare(folders, invocation.config.pair_by, invocation.paths.root, invocation.out)
+    config = invocation.config
+    compare(folders, config.pair_by, invocation.paths.root, invocation.out, config.choices)
     return ExitCode.OK
 
 
-def compare(folders: Sequence[str], pair_by: PairBy, folder: Path, out: Console) -> None:
-    """compare.html, compare.csv, and a short table. InputError for runs that cannot be compared."""
+def compare(folders: Sequence[str], pair_by: PairBy, folder: Path, out: Console, choices: str = "") -> None:
+    """compare.html, compare.csv, and a short table; of pipelines also videos.html and videos.csv, and these alone where a
+    pipeline upsampled nothing. InputError for runs that cannot be compared, and for choices that cannot be."""
+    runs = [RunPaths(Path(name)) for name in folders]
+    have_videos = all(run.inference_results.exists() for run in runs)
+    if choices and not have_videos:
+        raise InputError(f"choices={choices}: not all of these runs have videos", hint="name runs of task=pipeline")
+    roots = [run.root for run in runs]
+    best = check_choices(read_verdicts(Path(choices).expanduser(), Choice), roots) if choices else {}
+    made = []
+    if not have_videos or all(run.results.exists() for run in runs):
+        made += _compare_texts(folders, pair_by, folder, out)
+    if have_videos:
+        write_videos(roots, folder / "videos.html", best)
+        made += [folder / "videos.html", folder / "videos.csv"]
+    if best:
+        counts = Counter(best.values())
+        chosen = ", ".join(f"{ordinal(n).lower()} {counts[n]}" for n in range(len(runs)))
+        out.print(f"{len(best)} best videos chosen: {chosen}", highlight=False)
+    for path in made:
+        out.print(f"{path.name:<13} {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _compare_texts(folders: Sequence[str], pair_by: PairBy, folder: Path, out: Console) -> list[Path]:
     runs = [read_run(name) for name in folders]
     items = common_items(runs, by_name=pair_by is PairBy.name)
     sides = [facts(run, [item.rows[n] for item in items]) for n, run in enumerate(runs)]
@@ -44,11 +69,7 @@ def compare(folders: Sequence[str], pair_by: PairBy, folder: Path, out: Console)
     write_comparison(sides, items, page)
     write_atomic(table, as_csv(items))
     _print_table(runs, sides, items, out)
-    made = [folder / "videos.html"] if all(RunPaths(Path(name)).inference_results.exists() for name in folders) else []
-    for path in made:
-        write_videos([Path(name) for name in folders], path)
-    for path in (page, table, *made):
-        out.print(f"{path.name:<13} {path}", markup=False, highlight=False, soft_wrap=True)
+    return [page, table]
 
 
 def _print_table(

@@ -215,6 +215,7 @@ def _row(item: InferenceItem, outcome: VideoOutcome | None, paths: RunPaths) -> 
         "sha256": (outcome.sha256 or None) if outcome else None,
         "seconds": outcome.seconds if outcome else None,
         "attempts": outcome.attempts if outcome else 0,
+        "asked": json.loads(item.asked),
         "controls": {
             name: str(paths.controls_of(item.slug, name).relative_to(paths.root))
             for name in (outcome.controls if outcome else {})

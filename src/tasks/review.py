@@ -106,7 +106,7 @@ def _given(asked: ReviewConf, opened: Sequence[ReviewedRun]) -> list[Mark]:
     at = now()
     given = [*(Mark(n, ACCEPTED, at=at) for n in asked.accept), *(Mark(n, REJECTED, at=at) for n in asked.reject)]
     given += [Mark(name, EDITED, text, at) for name, text in _edits(asked.edit).items()]
-    given += read_verdicts(Path(asked.verdicts).expanduser()) if asked.verdicts else []
+    given += read_verdicts(Path(asked.verdicts).expanduser(), Mark) if asked.verdicts else []
     if not given and not asked.all:
         return []
     if len(opened) > 1:

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from src.reports.report import write_comparison
+from src.reports.reviews import read_verdicts
+from src.reports.videos import Choice, check_choices, write_videos
 from tests.harness.browser import Visit
-from tests.harness.rows import HOSTILE, SIDES, compared_pairs, two_runs
+from tests.harness.rows import HOSTILE, SIDES, compared_pairs, made_videos, two_runs
 
 pytest_plugins = ("tests.harness.chromium",)
 pytestmark = [pytest.mark.e2e, pytest.mark.browser]
@@ -84,3 +86,18 @@ def test_page_does_not_overflow_sideways(width: int, visit: Visit) -> None:
     visit.page.set_viewport_size({"width": width, "height": 900})
     names(visit)
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_best_videos_are_saved_as_a_file(browser: Any, tmp_path: Path) -> None:
+    runs = [made_videos(tmp_path / name, tmp_path / "clip.mp4", "a", "b") for name in ("one", "two")]
+    write_videos(runs, tmp_path / "videos.html", {"b": 0})
+    v = Visit(browser, tmp_path / "videos.html")
+    words = [v.page.locator(".item").first.locator(f".prompt {mark}").all_text_contents() for mark in ("del", "ins")]
+    assert words == [[", one"], [", two"]]
+    v.page.locator(".item").first.get_by_role("button", name="Best video").nth(1).click()
+    assert v.texts("[data-choice][aria-pressed=true]") == ["Best video"] * 2
+    with v.page.expect_download() as download:
+        v.page.get_by_role("button", name="Save 2 choices").click()
+    download.value.save_as(tmp_path / "choices.json")
+    assert check_choices(read_verdicts(tmp_path / "choices.json", Choice), runs) == {"a": 1, "b": 0}
+    v.page.context.close()

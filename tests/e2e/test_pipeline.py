@@ -59,13 +59,14 @@ def test_engine_blocks_fails_and_resumes_on_two_gpus(
 
 
 def test_one_command_upsamples_and_makes_videos(local: Pipeline) -> None:
-    end = local.to_its_end(local.prompts("a boat", "a ship", "a boat"), "inference.num_gpus=2")
+    end = local.to_its_end(local.prompts("a boat", "a ship", "a boat"), "inference.num_gpus=2", "output.report=true")
     assert end.code == 0, end.err
     local.assert_videos()
     upsampled = [row["upsampled_prompt"] for row in results_of(local.run)]
     assert [row["prompt"] for row in local.rows()] == upsampled and all(upsampled)
     assert {row["prompt_from"] for row in local.rows()} == {"upsampled"}
     assert local.calls() == 1 and local.finished() == 2  # the same item twice is one video, under both names
+    assert ("a", {"href": "videos.html"}) in Page(local.run / "report.html").tags
     assert "3 videos, 0 failed, 0 " in end.out
 
 

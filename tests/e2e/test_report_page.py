@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from src.reports.report import Report, page_item, write_report
-from src.reports.reviews import read_verdicts
+from src.reports.reviews import Mark, read_verdicts
 from src.timing.run_facts import Bar
 from tests.harness.browser import Visit
 from tests.harness.rows import HOSTILE, kept_row, picture, report_of, row
@@ -122,7 +122,7 @@ def test_decisions_are_saved_as_a_file(visit: Open, tmp_path: Path) -> None:
         v.page.get_by_role("button", name="Save 2 verdicts").click()
     assert download.value.suggested_filename == "verdicts.json"
     download.value.save_as(tmp_path / "verdicts.json")
-    found = [(mark.name, mark.id, mark.verdict, mark.text) for mark in read_verdicts(tmp_path / "verdicts.json")]
+    found = [(mark.name, mark.id, mark.verdict, mark.text) for mark in read_verdicts(tmp_path / "verdicts.json", Mark)]
     assert found == [("a", "1", "accepted", None), ("c", "3", "edited", "Better, 雨.")]
 
 

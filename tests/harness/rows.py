@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -108,3 +109,23 @@ def two_runs(folder: Path) -> tuple[Sides, list[Compared]]:
         Compared((row("gone", **frames("320x180", "gone")), kept_row("gone"))),
     ]
     return ({"run": str(folder / "a"), "recipe": "x"}, {"run": str(folder / "b"), "recipe": "y"}), pairs
+
+
+def made_videos(root: Path, clip: Path, *names: str) -> Path:
+    """A run folder with a video, and a control video, for each of these items."""
+    rows: list[dict[str, Any]] = []
+    for n, name in enumerate(names):
+        files = {"video": f"videos/{n}, 雨.mp4", "edge": f"controls/{n}/edge.mp4"}
+        for file in files.values():
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            (root / file).touch()
+        rows.append(
+            {"name": name, "state": "done", "reason": "", "prompt": f"A <b>boat</b> {n}, {root.name}", "clip": str(clip),
+             "video": files["video"], "controls": {"edge": files["edge"]}, "sha256": f"{root.name} {n}",
+             "asked": {"engine": "transfer1", "controls": {"edge": {"control_weight": 0.5}}, "seed": 7}}
+        )  # fmt: skip
+    rows.append(
+        {"name": "none", "state": "failed", "reason": "blocked <i>", "prompt": "x", "clip": None, "video": None}
+    )
+    (root / "inference.json").write_text(json.dumps(rows))
+    return root

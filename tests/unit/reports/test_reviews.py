@@ -111,9 +111,9 @@ VERDICTS = (Mark("a", ACCEPTED, id="1"), Mark("b", EDITED, "Ö\nx", reason="styl
 def test_verdicts_of_a_report_are_read(tmp_path: Path, indent: int | None) -> None:
     file = tmp_path / "verdicts.json"
     file.write_text(json.dumps(to_json(VERDICTS), indent=indent))
-    assert tuple(read_verdicts(file)) == VERDICTS
+    assert tuple(read_verdicts(file, Mark)) == VERDICTS
     add_marks(tmp_path / "review.jsonl", VERDICTS)
-    assert tuple(read_verdicts(tmp_path / "review.jsonl")) == VERDICTS
+    assert tuple(read_verdicts(tmp_path / "review.jsonl", Mark)) == VERDICTS
 
 
 @pytest.mark.parametrize(("between", "place"), [(",", "verdict"), ("", "line")])
@@ -122,7 +122,7 @@ def test_each_wrong_verdict_is_named(tmp_path: Path, between: str, place: str) -
     text = f"{between}\n".join(lines)
     (tmp_path / "verdicts.json").write_text(f"[{text}]" if between else text)
     with pytest.raises(InputError) as e:
-        read_verdicts(tmp_path / "verdicts.json")
+        read_verdicts(tmp_path / "verdicts.json", Mark)
     assert f"{place} 2: name" in e.value.message and f"{place} 3:" in e.value.message
 
 
