@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -91,3 +92,14 @@ def test_starter_is_complete_and_found(upsample: Path, tmp_path: Path) -> None:
     assert "1 upsampled" in end.stdout, end.stderr
     assert "address: gpu.example.com" in run(upsample, tmp_path, "host=gpu_box", "--cfg", "job", "-p", "host").stdout
     assert "gpu_box" in run(upsample, tmp_path, "--help").stdout
+
+
+def test_notebook_runs_where_it_is_installed(upsample: Path, tmp_path: Path) -> None:
+    """Each cell in turn in one process; what fails is named by its number, and the output is that of the last lines."""
+    cells = json.loads((ROOT / "docs" / "api.ipynb").read_text())["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert [cell["outputs"] for cell in cells if cell["cell_type"] == "code"] == [[]] * len(sources)
+    program = "import sys\nnames = {}\nfor n, cell in enumerate(sys.argv[1:]): exec(compile(cell, f'cell {n}', 'exec'), names)"
+    end = run(upsample.parent / "python", tmp_path, "-c", program, *sources)
+    assert end.returncode == 0 and end.stderr == "", end.stderr
+    assert end.stdout.count(" upsampled ") == 8 and "did you mean upsample=best_fit?" in end.stdout
