@@ -62,15 +62,16 @@ def run(script: Path, folder: Path, *arguments: str) -> subprocess.CompletedProc
     )
 
 
-def test_wheel_has_one_package_without_own_options(wheel: Path) -> None:
+def test_wheel_is_one_package_and_whole(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"prompt_upsampler"}
     assert {name for name in names if "/conf/host/" in name or "/conf/local/" in name} == {
         "prompt_upsampler/conf/host/local.yaml",
         "prompt_upsampler/conf/host/ssh.yaml",
     }
-    options = {str(file.relative_to(ROOT)) for file in ROOT.glob("conf/[!hl]*/*.yaml")}
-    assert options <= {name.removeprefix("prompt_upsampler/") for name in names}
+    options = {str(file.relative_to(ROOT)) for file in ROOT.glob("conf/[!hl]*/**/*.yaml")}
+    code = {str(path.relative_to(ROOT / "src")) for path in ROOT.glob("src/**/*.*") if path.suffix != ".pyc"}
+    assert options | code <= {name.removeprefix("prompt_upsampler/") for name in names}
 
 
 def test_program_works_in_an_empty_folder(upsample: Path, tmp_path: Path) -> None:
