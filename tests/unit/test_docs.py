@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import re
 import tomllib
 from operator import attrgetter
@@ -11,7 +12,7 @@ from typing import get_type_hints
 
 import pytest
 
-from docs import make_reference
+from docs import make_reference, make_terminal
 from src.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -134,3 +135,17 @@ def test_acceptance_tests_exist() -> None:
     assert len(named) >= 5
     for file, test in named:
         assert f"def {test}(" in (ROOT / file).read_text(), f"{file}::{test}"
+
+
+def test_faq_quotes_messages_of_the_program() -> None:
+    quoted = re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs" / "faq.md").read_text(), re.MULTILINE)
+    code = "\n".join(path.read_text() for path in SRC.rglob("*.py"))
+    assert len(quoted) > 20
+    assert [message for message in quoted if message not in code] == []
+
+
+def test_terminal_shows_commands_as_recorded() -> None:
+    picture = make_terminal.PICTURE.read_text()
+    shown = html.unescape(picture).replace("\xa0", " ")
+    assert [command for command in make_terminal.COMMANDS if f">{command}<" not in shown] == []
+    assert "@font-face" not in picture and "/work" not in picture
