@@ -155,7 +155,10 @@ def main() -> None:
         short = expanded(sys.argv[1:])
         if short != sys.argv[1:]:
             console.message(f"→ {PROGRAM} {shlex.join(short)}")
-        sys.argv[1:] = prepared(short)
+        given = with_own_conf(short, CONF)
+        if given != short:
+            console.message(f"options of {Path('conf').resolve()} are used")
+        sys.argv[1:] = prepared(given)
         _job()
     except sweep.Refused as e:
         console.message(f"error: {e.reason}")

@@ -91,6 +91,7 @@ def test_starter_is_complete_and_found(upsample: Path, tmp_path: Path) -> None:
     assert (tmp_path / ".gitignore").read_text() == "mine\n"
     end = run(upsample, tmp_path, "hydra.run.dir=run")  # its own defaults name its prompts
     assert "1 upsampled" in end.stdout, end.stderr
+    assert end.stderr.startswith(f"options of {tmp_path}/conf are used\n")
     assert "address: gpu.example.com" in run(upsample, tmp_path, "host=gpu_box", "--cfg", "job", "-p", "host").stdout
     assert "gpu_box" in run(upsample, tmp_path, "--help").stdout
 
