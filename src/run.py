@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from . import __version__, console, interrupts, seals, sweep
 from .choices import ProgressMode
 from .config import Config
-from .errors import ExitCode
+from .errors import ExitCode, InputError
 from .files import bundled, relative
 from .help import help_text
 from .overrides import (
@@ -87,8 +87,7 @@ def _run(raw: DictConfig) -> ExitCode:
     out, err = console.results_console(), console.messages_console()
     log.configure(err, root / "log.jsonl", config.console.level.value)
     try:
-        _seal_records(root)
-        return _run_task(config, root, out, err)
+        return run_task(config, root, out, err)
     except KeyboardInterrupt:
         started = (root / "plan.json").exists()
         whole = Path(hydra_config.sweep.dir) if hydra_config.mode is RunMode.MULTIRUN else root
@@ -114,13 +113,29 @@ def _seal_records(root: Path) -> None:
         seals.seal(record)
 
 
-def _run_task(config: Config, root: Path, out: Console, err: Console) -> ExitCode:
+def run_task(config: Config, root: Path, out: Console, err: Console) -> ExitCode:
+    """The task of the config that Hydra has composed, in its run folder."""
     from .run_folder import RunPaths
     from .tasks import Invocation, ending
 
+    _seal_records(root)
     command = f"{PROGRAM} {shlex.join(HydraConfig.get().overrides.task)}".rstrip()
     in_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
     return ending.run(Invocation(config, RunPaths(relative(root)), command, out, err, in_sweep))
+
+
+def prepared(arguments: list[str]) -> list[str]:
+    """The command line as Hydra gets it. Raises sweep.Refused for one that cannot work."""
+    given = with_lists(with_run_folders(with_own_conf(arguments, CONF)))
+    reason = secret_among(map(split_override, given)) or why_not_resumable(given) or why_not_readable(given, CONF)
+    if reason:
+        raise sweep.Refused(reason)
+    try:
+        ready = resumed_sweep(with_inherited(quoted(flags_first(given))))
+    except ValueError as e:
+        raise sweep.Refused(str(e)) from None
+    created.extend(new_folders(given))
+    return ready
 
 
 def main() -> None:
@@ -140,19 +155,14 @@ def main() -> None:
         short = expanded(sys.argv[1:])
         if short != sys.argv[1:]:
             console.message(f"→ {PROGRAM} {shlex.join(short)}")
-        given = with_lists(with_run_folders(with_own_conf(short, CONF)))
-        reason = secret_among(map(split_override, given)) or why_not_resumable(given) or why_not_readable(given, CONF)
-        if reason is None:
-            try:
-                sys.argv[1:] = resumed_sweep(with_inherited(quoted(flags_first(given))))
-            except ValueError as e:
-                reason = str(e)
-        if reason:
-            console.message(f"error: {reason}")
-            sweep.codes.append(ExitCode.INPUT)
-        else:
-            created.extend(new_folders(given))
-            _job()
+        given = with_own_conf(short, CONF)
+        if given != short:
+            console.message(f"options of {Path('conf').resolve()} are used")
+        sys.argv[1:] = prepared(given)
+        _job()
+    except sweep.Refused as e:
+        console.message(f"error: {e.reason}")
+        sweep.codes.append(ExitCode.INPUT)
     except KeyboardInterrupt:
         if folder := sweep.sent_from():
             console.message(
@@ -189,6 +199,12 @@ def _refused(error: Exception) -> ExitCode:
             "are in their folders"
         )
         return ExitCode.BUG
+    console.message(f"error: {input_error(error)}")
+    return ExitCode.INPUT
+
+
+def input_error(error: Exception) -> InputError:
+    """What Hydra raised about a config, in words for people."""
     text = _ABOUT_HYDRA.split(str(error))[0].rstrip(".")
     if isinstance(error, OverrideParseException) and not text.startswith("Ambiguous"):
         text = f"{error.override!r} is neither FIELD=VALUE nor a flag"
@@ -200,8 +216,7 @@ def _refused(error: Exception) -> ExitCode:
     hint = did_you_mean(text) or "the config was rejected and nothing was started; --help lists what there is"
     if isinstance(error, MissingConfigException) and (error.missing_cfg_file or "").startswith("hydra/launcher/"):
         hint = "launchers are an extra: pip install hydra-joblib-launcher hydra-submitit-launcher"
-    console.message(f"error: {text}\n  → {hint}")
-    return ExitCode.INPUT
+    return InputError(text, hint=hint)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import log
 from .errors import RunLocked
 
 OUTPUTS = Path("outputs")  # where new run folders go; see conf/config.yaml
@@ -177,6 +176,8 @@ def locked(paths: RunPaths, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]
     paths.root.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + timeout_s
     if timeout_s > 1 and is_locked(paths):
+        from . import log
+
         log.get().warning("run_folder_waited_for", folder=str(paths.root), limit_s=round(timeout_s))
     with open(paths.lock, "w") as f:
         while True:

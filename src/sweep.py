@@ -87,7 +87,7 @@ class Sweep(Callback):
 
 
 def _refuse(config: DictConfig, folder: Path) -> None:
-    """End the program for a config that holds a secret and for a folder of somebody else."""
+    """Raises Refused for a config that holds a secret and for a folder of somebody else."""
     own = OmegaConf.to_container(config, resolve=False)
     assert isinstance(own, dict)
     reason = secret_among(leaves_of({key: value for key, value in own.items() if key != "hydra"}))
@@ -97,12 +97,18 @@ def _refuse(config: DictConfig, folder: Path) -> None:
         _end(reason)
 
 
+class Refused(SystemExit):
+    """A command line or config that cannot work; nothing was started. Hydra makes a warning of every Exception in a callback."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(int(ExitCode.INPUT))
+        self.reason = reason
+
+
 def _end(reason: str) -> NoReturn:
-    """End the program, with 2. Hydra makes a warning of every Exception in a callback; SystemExit is none."""
-    message(f"error: {reason}")
     for folder in created:
         discard_unused(Path(folder))
-    raise SystemExit(int(ExitCode.INPUT))
+    raise Refused(reason)
 
 
 def foreign_in(folder: Path) -> Path | None:

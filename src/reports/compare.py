@@ -55,14 +55,19 @@ def read_run(folder: str) -> Finished:
     paths = RunPaths(Path(folder))
     if not paths.plan.is_file():
         raise InputError(f"runs: {folder} has no plan.json", hint="name the folder that a run printed at its end")
+    return Finished(folder, read_plan(paths.plan).settings, tuple(rows_of_run(folder)))
+
+
+def rows_of_run(folder: str) -> Sequence[Row]:
+    """The rows of a finished run; InputError for any other folder."""
+    file = RunPaths(Path(folder)).results
     try:
-        rows = read_rows(paths.results)
+        return read_rows(file)
     except FileNotFoundError:
         raise InputError(
-            f"runs: {folder} has no results.json: it was only planned, or has not finished",
-            hint=f"finish it with resume={folder}, then compare",
+            f"{folder} has no results.json: it was only planned, or has not finished",
+            hint=f"finish it with resume={folder}",
         ) from None
-    return Finished(folder, read_plan(paths.plan).settings, tuple(rows))
 
 
 def common_items(runs: Sequence[Finished], *, by_name: bool = False) -> tuple[Compared, ...]:

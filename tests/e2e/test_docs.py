@@ -62,6 +62,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRe
         for name, text in SHOWN_FILE.findall(guide.read_text()):
             (copy / name).parent.mkdir(exist_ok=True)
             (copy / name).write_text(text)
+    subprocess.run([sys.executable, "tour/make.py"], cwd=copy, check=True)
     end = program(cwd=copy, project=copy, fresh=True)
     assert end.code == 0, end.err
     items = json.loads((copy / "examples" / "prompts.json").read_text())

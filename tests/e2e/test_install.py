@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -61,15 +62,16 @@ def run(script: Path, folder: Path, *arguments: str) -> subprocess.CompletedProc
     )
 
 
-def test_wheel_has_one_package_without_own_options(wheel: Path) -> None:
+def test_wheel_is_one_package_and_whole(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"prompt_upsampler"}
     assert {name for name in names if "/conf/host/" in name or "/conf/local/" in name} == {
         "prompt_upsampler/conf/host/local.yaml",
         "prompt_upsampler/conf/host/ssh.yaml",
     }
-    options = {str(file.relative_to(ROOT)) for file in ROOT.glob("conf/[!hl]*/*.yaml")}
-    assert options <= {name.removeprefix("prompt_upsampler/") for name in names}
+    options = {str(file.relative_to(ROOT)) for file in ROOT.glob("conf/[!hl]*/**/*.yaml")}
+    code = {str(path.relative_to(ROOT / "src")) for path in ROOT.glob("src/**/*.*") if path.suffix != ".pyc"}
+    assert options | code <= {name.removeprefix("prompt_upsampler/") for name in names}
 
 
 def test_program_works_in_an_empty_folder(upsample: Path, tmp_path: Path) -> None:
@@ -89,5 +91,17 @@ def test_starter_is_complete_and_found(upsample: Path, tmp_path: Path) -> None:
     assert (tmp_path / ".gitignore").read_text() == "mine\n"
     end = run(upsample, tmp_path, "hydra.run.dir=run")  # its own defaults name its prompts
     assert "1 upsampled" in end.stdout, end.stderr
+    assert end.stderr.startswith(f"options of {tmp_path}/conf are used\n")
     assert "address: gpu.example.com" in run(upsample, tmp_path, "host=gpu_box", "--cfg", "job", "-p", "host").stdout
     assert "gpu_box" in run(upsample, tmp_path, "--help").stdout
+
+
+def test_notebook_runs_where_it_is_installed(upsample: Path, tmp_path: Path) -> None:
+    """Each cell in turn in one process; what fails is named by its number, and the output is that of the last lines."""
+    cells = json.loads((ROOT / "docs" / "api.ipynb").read_text())["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert [cell["outputs"] for cell in cells if cell["cell_type"] == "code"] == [[]] * len(sources)
+    program = "import sys\nnames = {}\nfor n, cell in enumerate(sys.argv[1:]): exec(compile(cell, f'cell {n}', 'exec'), names)"
+    end = run(upsample.parent / "python", tmp_path, "-c", program, *sources)
+    assert end.returncode == 0 and end.stderr == "", end.stderr
+    assert end.stdout.count(" upsampled ") == 8 and "did you mean upsample=best_fit?" in end.stdout

@@ -47,7 +47,11 @@ def preload() -> None:
     for name in LAZY:
         importlib.import_module(name)
     for module in pkgutil.walk_packages(importlib.import_module("src").__path__, "src."):
-        if module.name not in ("src.run", "src.worker.__main__"):  # these are run as programs
+        if module.name not in (
+            "src.api",
+            "src.run",
+            "src.worker.__main__",
+        ):  # the last two are run as programs, one by the first
             importlib.import_module(module.name)
     with initialize_config_dir(version_base="1.3", config_dir=str(Path.cwd() / "conf")):
         compose("config", WARM)  # the parsers learn their grammar

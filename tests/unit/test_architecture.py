@@ -66,6 +66,7 @@ TOP: dict[str, set[str]] = {
     "overrides": {"config", "run_folder", "seals", "text"},
     "console": FOR_ALL,
     "sweep": {"choices", "config", "console", "limits", "overrides", "reports", "resolvers", "tasks", *FOR_ALL},
+    "api": {"config", "console", "overrides", "reports", "resolvers", "run", "sweep", *FOR_ALL},
     "run": {"choices", "config", "console", "help", "overrides", "resolvers", "shortcuts", "sweep", "tasks", *FOR_ALL},
 }
 # The worker runs elsewhere: others import how it is spoken to, and what both sides must do alike.
@@ -99,8 +100,8 @@ MORE_OF_WORKER = {
     "runs.upsampling": {"worker.upsample"},
 }
 HOMES = {
-    "hydra": {"run", "sweep", "resolvers", "overrides"},
-    "omegaconf": {"run", "sweep", "resolvers", "overrides", "config"},
+    "hydra": {"api", "run", "sweep", "resolvers", "overrides"},
+    "omegaconf": {"api", "run", "sweep", "resolvers", "overrides", "config"},
     "av": {"media.colour", "media.guard", "media.video", "media.frames", "media.render", "media.encode"},
     "mistral_common": {"models.tokenizer"},
     "tiktoken": {"models.tokenizer", "worker.encoder"},

