@@ -70,7 +70,19 @@ def asked_of(given: Mapping[str, Any], ignore: Collection[str] = (), *, from_tab
         elif isinstance(value, dict) and name not in OBJECT_FIELDS:
             near = difflib.get_close_matches(name, CONTROLS, n=1, cutoff=0.7)
             asked.problems.extend(f"{name}: unknown control; did you mean {meant}?" for meant in near)
+    asked.problems.extend(
+        f"parameters.{name}: no engine has such a key; inference.ignore=[parameters.{name}] leaves it out"
+        for name in _strange_parameters(given)
+        if f"parameters.{name}" not in ignore
+    )
     return asked
+
+
+def _strange_parameters(given: Mapping[str, Any]) -> list[str]:
+    """What no engine knows of `parameters` that are those of a RunSpec; a table's column of that name may be anything."""
+    parameters = _object(given.get("parameters"))
+    is_run_spec = bool(KEYS & parameters.keys() or given.keys() & {"control_inputs", "control_weights"})
+    return [name for name in parameters if is_run_spec and name not in KEYS and name not in CONTROLS]
 
 
 def _flat(given: Mapping[str, Any]) -> Mapping[str, Any]:

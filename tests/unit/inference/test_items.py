@@ -204,6 +204,21 @@ def test_prompt_spec_and_run_spec_are_read_whole(planned: Planned, settings: Inf
     assert json.loads(item.group) == {"depth": {}, "vis": {}, **sampling}
 
 
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"parameters": {"num_steps": 20, "cfg_rescale": 1}}, "parameters.cfg_rescale: no engine has such a key"),
+        ({"parameters": {"shutter": 180}, "control_weights": {"edge": 0.5}}, "parameters.shutter: no engine"),
+        ({"parameters": {"shutter": 180, "iso": 800}}, ""),  # a column of that name, which is of something else
+    ],
+)
+def test_unknown_parameter_of_a_run_spec_is_refused(
+    planned: Planned, settings: InferenceSettings, given: dict[str, Any], reason: str
+) -> None:
+    item = only_item(planned(given), settings)
+    assert item.left_out.startswith(reason) and bool(item.left_out) == bool(reason)
+
+
 # Identity
 
 
