@@ -34,7 +34,7 @@ class HostJob:
     def __init__(self, launch: Launch, job: JobPaths, host: Host) -> None:
         self.launch, self.job, self.host = launch, job, host
         self.name, self.silent_s = launch.host.name, launch.host.silent_s
-        self._fail_fast = False
+        self._fail_fast = self._is_closed = False
         self._mutex = threading.Lock()
 
     @cached_property
@@ -71,7 +71,8 @@ class HostJob:
 
     def push(self) -> None:
         with self._mutex:  # hints are staged in a thread of their own
-            self._retrying(self.mirror.push)
+            if not self._is_closed:
+                self._retrying(self.mirror.push)
 
     def start(self) -> None:
         self.job.exit.unlink(missing_ok=True)
@@ -134,6 +135,8 @@ class HostJob:
         self._fail_fast = True
 
     def close(self) -> None:
+        """Also for threads that are pushing: what breaks off is not tried again, and no new connection is opened for it."""
+        self._fail_fast = self._is_closed = True
         self.host.close()
 
     def _retrying(self, work: Callable[[], T]) -> T:
