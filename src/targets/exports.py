@@ -32,7 +32,7 @@ _CALLS = {
     "ltx2": (("python", "-m", "ltx_pipelines.ti2vid_two_stages"), "--image", "--negative-prompt", "--output-path"),
     "hunyuan15": (("python", "generate.py"), "--image_path", "--negative_prompt", "--output_path"),
 }
-_VISION_OF = {
+MODE_OF = {  # by the suffix of what the sample starts from
     ".mp4": "video2video",
     ".png": "image2video",
     ".jpg": "image2video",
@@ -80,9 +80,9 @@ def sample_of_cosmos3(sample: Sample, *, ascii_only: bool = True) -> dict[str, A
     vision, mode = sample.clip or sample.image, "text2video"
     if vision:
         suffix = vision[vision.rfind(".") :].lower()
-        if suffix not in _VISION_OF:
+        if suffix not in MODE_OF:
             raise ValueError(f"{vision}: Cosmos 3 takes images, and clips that end in .mp4")
-        mode = _VISION_OF[suffix]
+        mode = MODE_OF[suffix]
     facts = sample.facts
     line: dict[str, Any] = {
         "name": sample.name,

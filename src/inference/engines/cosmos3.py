@@ -9,27 +9,15 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Any
 
-from ...targets.exports import caption
+from ...targets.exports import MODE_OF, Sample, sample_of_cosmos3
 from .engine import STRENGTHS, CallSettings, Engine, Key, Request, keys
 
-VISION = (".mp4", ".png", ".jpg", ".jpeg", ".webp")
 MODELS = ("Cosmos3-Nano", "Cosmos3-Edge")  # Cosmos3-Super makes no video from a video
 _ONLY_WITH_HINTS = (
-    *(
-        "negative_prompt_file",
-        "num_video_frames_per_chunk",
-        "num_conditional_frames",
-        "max_frames",
-        "show_control_condition",
-    ),
-    *(
-        "show_input",
-        "num_first_chunk_conditional_frames",
-        "share_vision_temporal_positions",
-        "emphasize_control_in_prompt",
-    ),
-    *("control_guidance", "control_guidance_interval"),
-)
+    "negative_prompt_file", "num_video_frames_per_chunk", "num_conditional_frames", "max_frames", "show_control_condition",
+    "show_input", "num_first_chunk_conditional_frames", "share_vision_temporal_positions", "emphasize_control_in_prompt",
+    "control_guidance", "control_guidance_interval",
+)  # fmt: skip
 _NEED_FILE = ("depth", "seg", "wsm")  # of these, the loader accepts a hint without one, and generation raises
 
 
@@ -42,7 +30,7 @@ def _problem(request: Request) -> str:
             return f"{name}: needs a control video (control_path), for Cosmos 3 makes none" + (
                 "" if request.clip else " without a clip"
             )
-    if request.clip and PurePath(request.clip).suffix.lower() not in VISION:
+    if request.clip and PurePath(request.clip).suffix.lower() not in MODE_OF:
         return f"{request.clip}: Cosmos 3 takes pictures, and clips that end in .mp4"
     if controls and not sum(fields.get("weight", 1.0) for fields in controls.values()):
         return "the weights of its controls are all 0"
@@ -56,12 +44,8 @@ def _problem(request: Request) -> str:
 
 
 def _line(request: Request, name: str) -> dict[str, Any]:
-    mode = "video2video" if request.clip.lower().endswith(".mp4") else "image2video" if request.clip else "text2video"
-    clip = {"vision_path": request.clip} if request.clip else {}
-    return {
-        "name": name, "model_mode": mode, "prompt": caption(request.prompt, {}), **clip, **request.arguments,
-        **request.whole,
-    }  # fmt: skip
+    sample = sample_of_cosmos3(Sample(name, request.prompt, clip=request.clip))
+    return {**sample, **request.arguments, **request.whole}
 
 
 def _argv(settings: CallSettings) -> tuple[str, ...]:
@@ -86,10 +70,8 @@ ENGINE = Engine(
         **keys("number", "guidance", low=0, high=7),
         **keys("number", "control_guidance", low=0, high=10),
         **keys("number", "shift"),
-        **keys(
-            *("flag", "show_control_condition", "show_input", "share_vision_temporal_positions"),
-            "emphasize_control_in_prompt",
-        ),
+        **keys("flag", "show_control_condition", "show_input", "share_vision_temporal_positions"),
+        **keys("flag", "emphasize_control_in_prompt"),
         **keys("file", "negative_prompt_file"),
         **keys("numbers", "control_guidance_interval", low=0),
         **keys("object", "extra"),
