@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
+T = TypeVar("T")
 _came = False  # since `listen`
 
 
@@ -31,6 +33,20 @@ def raise_lost() -> None:
     Python ignores it."""
     if _came:
         raise KeyboardInterrupt
+
+
+def in_background(work: Callable[[], T]) -> Future[T]:
+    """Start work in a thread that ends with the program: nobody has to wait for it after Ctrl-C."""
+    future = Future[T]()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as e:  # raised where the result is waited for
+            future.set_exception(e)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 @contextmanager

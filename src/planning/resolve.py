@@ -7,14 +7,13 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..choices import SizeRule
 from ..config import Config
 from ..errors import VideoError
-from ..interrupts import threads
+from ..interrupts import in_background, threads
 from ..media.geometry import Size
 from ..media.hint import Hint, hint_times
 from ..media.video import Video, VideoLimits, probe
@@ -46,7 +45,7 @@ def resolve(
     unused = Counter[str]()
     settings = plan_settings(config)
     # Loading the tokenizer, or asking a server, takes as long as probing some clips.
-    loaded = _beside(lambda: settings.family.text_tokens("", "", with_media=False))
+    loaded = in_background(lambda: settings.family.text_tokens("", "", with_media=False))
     probed = probe_all(_clips_of(files, config, how), config, on_probe)
     loaded.result()
     recipe = Recipe.of(config, settings.family, settings.effective_len or settings.max_model_len)
@@ -74,20 +73,6 @@ def resolve(
     )
     plan.__dict__["summary"] = summary
     return plan
-
-
-def _beside(work: Callable[[], int]) -> Future[int]:
-    """Work in a thread that nobody waits for after Ctrl-C."""
-    future = Future[int]()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as e:
-            future.set_exception(e)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
 
 
 def _clips_of(files: list[Path], config: Config, how: Reading) -> set[Path]:

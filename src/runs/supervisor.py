@@ -6,7 +6,6 @@ First start, resuming and recovery are the same code. What the results of a job 
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, wait
@@ -19,6 +18,7 @@ from ..errors import EngineError, HostError
 from ..files import write_atomic
 from ..hosts.job_folder import JobPaths, State
 from ..hosts.job_handle import JobHandle
+from ..interrupts import in_background
 from ..timing.progress import Progress, Quiet
 from ..worker.protocol import Event
 from .tail import Tail
@@ -141,8 +141,8 @@ class Supervisor:
         """The result of a call to the host, which holds up no other job."""
         if self._is_alone or (self._handle and not self._handle.survives_controller):
             return call()
-        self._call, self._called_at = future, _ = Future[T](), time.monotonic()
-        threading.Thread(target=_settle, args=(future, call), daemon=True).start()
+        self._called_at, future = time.monotonic(), in_background(call)
+        self._call = future
         while not future.done():
             yield CALL_LOOK_S
         self._call = None
@@ -308,13 +308,6 @@ class Supervisor:
         ):  # before the job, which waits for its threads: they may be sending over a slow link, or a dead one
             self._handle.close()
         self.job.close()
-
-
-def _settle(future: Future[T], call: Callable[[], T]) -> None:
-    try:
-        future.set_result(call())
-    except BaseException as e:  # raised where the result is waited for
-        future.set_exception(e)
 
 
 def failure_reason(job: JobPaths, state: State) -> str:
