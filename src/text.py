@@ -81,6 +81,11 @@ def hydra_quoted(value: str) -> str:
     return '"' + re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ('\\"' if m[2] else ""), value) + '"'
 
 
+def counted(number: int, word: str) -> str:
+    """1 video, 2 videos."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """For what was estimated, or took long."""
     if seconds < 90:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..text import counted
 from .items import InferenceItem
 from .job import infer_job, specs_of
 from .settings import InferenceSettings
 
-NAMELESS = '"name": ""'  # as lines of samples are before the worker names them
 SHOWN = 10  # items of a round that are named
 
 
@@ -20,7 +21,8 @@ def lines_of(wanted: Sequence[InferenceItem], settings: InferenceSettings) -> It
     made = list({item.id: item for item in wanted if item.id}.values())
     groups = specs_of(made)
     job = infer_job(groups, settings)
-    yield f"{settings.how}: {len(made)} videos, loads of the model: {len(groups)}, pieces: {sum(i.pieces for i in made)}"
+    pieces = sum(item.pieces for item in made)
+    yield f"{settings.how}: {counted(len(made), 'video')}, loads of the model: {len(groups)}, pieces: {pieces}"
     if settings.image.reference:
         yield f"  image        {settings.image.reference}"
     yield f"  command      {shlex.join(job.argv)}"
@@ -29,9 +31,11 @@ def lines_of(wanted: Sequence[InferenceItem], settings: InferenceSettings) -> It
     yield from (f"  environment  {name}={value}" for name, value in job.env.items())
     for n, group in enumerate(groups):
         items = [item for item in made if item.group == group]
-        yield f"round {n + 1}      {len(items)} videos" + (f", {group}" if group != "{}" else "")
+        yield f"round {n + 1}      {counted(len(items), 'video')}" + (f", {group}" if group != "{}" else "")
         for item in items[:SHOWN]:
-            yield f"  {item.name:<12} " + item.line.replace(NAMELESS, NAMELESS[:-1] + item.id + '"', 1)
+            line = json.loads(item.line)
+            named = {**line, "name": item.id} if "name" in line else line  # the worker names samples by their ids
+            yield f"  {item.name:<12} {json.dumps(named)}"
             yield from (f"    {name}  {path}" for name, path in item.files)
         if len(items) > SHOWN:
             yield f"  and {len(items) - SHOWN} more"

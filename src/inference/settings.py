@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 
 from ..planning.settings import HostSettings, ImageSettings
+from ..text import counted
 from ..worker.values import Word
 from .engines import ENGINES
 from .engines.engine import Engine
@@ -69,6 +70,6 @@ class InferenceSettings:
     def how(self) -> str:
         """What the time that a video takes depends on, in words."""
         steps = json.loads(self.arguments).get("num_steps")
-        gpus = f"{self.num_gpus} GPU{'s' if self.num_gpus > 1 else ''}"
+        gpus = counted(self.num_gpus, "GPU")
         engine = "" if self.engine == "transfer1" else f" with {self.engine_of.title}"
         return f"inference={self.name}{engine}, {gpus}" + (f", {steps} steps" if steps else "")

@@ -32,7 +32,7 @@ from ..reports.videos import write_videos
 from ..run_folder import RunPaths, locked
 from ..runs.outcomes import Outcomes
 from ..runs.saved_run import save_plan
-from ..text import duration, printable
+from ..text import counted, duration, printable
 from ..timing.estimates import (
     VideoTiming,
     earlier_videos,
@@ -94,7 +94,8 @@ def _preview(upsampling: bool, inference: InferenceSettings, invocation: Invocat
     rows = _rows(plan, invocation.paths) if resumes else None
     wanted = inference_items(plan.items, rows, inference)
     if upsampling and rows is None:
-        invocation.print(f"{len(plan.items)} prompts are upsampled first; below they stand as they are now")
+        prompts = counted(len(plan.items), "prompt")
+        invocation.print(f"{prompts} to upsample first; below they stand as they are now")
     for line in lines_of(wanted, inference):
         invocation.print(printable(line))
     expected = estimate_videos(*_work(wanted), earlier_videos(plan, inference.how))

@@ -22,7 +22,7 @@ from ..prompts.drafts import Draft, Listed
 from ..prompts.paths import expanded
 from ..prompts.specs import matches, prompt_files, read_specs
 from ..reports.tables import print_specs
-from ..text import printable
+from ..text import counted, printable
 from ..timing.progress import progress_display
 from . import Invocation, run_task
 
@@ -41,8 +41,7 @@ def run(invocation: Invocation) -> ExitCode:
     for problem in problems:
         out.print(f"- {printable(problem)}", markup=False, highlight=False, soft_wrap=True)
     if problems:
-        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        out.print(f"{count}; nothing was written", style="bold", highlight=False)
+        out.print(f"{counted(len(problems), 'problem')}; nothing was written", style="bold", highlight=False)
         return ExitCode.INPUT
     files = list(found.files)
     if not files or config.spec.out:
@@ -50,9 +49,8 @@ def run(invocation: Invocation) -> ExitCode:
         made = drafts.files_for(found.drafts, folder, overwrite=config.spec.overwrite)
         drafts.write_files(made)
         files = list(made)
-    count = f"{len(listed)} spec{'s' if len(listed) > 1 else ''}"
     where = str(files[0]) if len(files) == 1 else str(files[0].parent)
-    out.print(f"{count}  {where}", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"{counted(len(listed), 'spec')}  {where}", markup=False, highlight=False, soft_wrap=True)
     return run_task(invocation, TaskName.upsample, files=files) if config.then else ExitCode.OK
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from src.text import (
     cell,
+    counted,
     duration,
     hydra_quoted,
     precise_duration,
@@ -127,3 +128,7 @@ def test_prose_is_broken_between_words() -> None:
     assert lines[-1] == command  # stays whole, to be pasted
     assert all(len(line) <= 60 for line in lines[:-1])
     assert " ".join(" ".join(lines[:-1]).split()) == " ".join(text.split("\n")[0].split())
+
+
+def test_one_thing_is_no_plural() -> None:
+    assert [counted(n, "video") for n in (0, 1, 2)] == ["0 videos", "1 video", "2 videos"]
