@@ -20,6 +20,7 @@ from ..errors import HostError, LinkLost
 MOST_OUTPUT = 32 << 20  # bytes that a command may print on each stream
 MOST_ERRORS = 1 << 16  # bytes of the end of a stream's error output that are kept
 PIECE = 1 << 18
+QUIET_HINT = "commands there must print nothing of their own: does .bashrc print something without a terminal?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,7 @@ def _popen(argv: Sequence[str]) -> subprocess.Popen[bytes]:
 def printed_too_much(host: str, argv: Sequence[str]) -> HostError:
     return HostError(
         f"{host}: {argv[0]} printed more than {MOST_OUTPUT >> 20} MiB",
-        hint="commands there must print nothing of their own: does .bashrc print something without a terminal?",
+        hint=QUIET_HINT,
     )
 
 
@@ -200,5 +201,5 @@ def unexpected_output(host: Host, output: str) -> HostError:
     """The error for a script that printed something else than it should."""
     return HostError(
         f"{host.name}: unexpected output of a command: {output[:200]!r}",
-        hint="commands there must print nothing of their own: does .bashrc print something without a terminal?",
+        hint=QUIET_HINT,
     )

@@ -93,6 +93,15 @@ def _entries(run: ReviewedRun) -> Iterator[Entry]:
         yield Entry(run, at, item.name, outcome.state, is_flagged, len(text.split()), searched)
 
 
+def _file_of(entry: Entry, row: ReportRow, kind: str, frame: int = 0) -> Path | None:
+    if kind == "frame":
+        path = Path(row["frame_files"][frame])
+    else:
+        named = row["video_path"] if kind == "clip" else row["preprocessed_video"]
+        path = (Path() if kind == "clip" else entry.run.paths.root) / (named or "")
+    return path if path.is_file() else None
+
+
 # What a filter leaves, by its name.
 SHOWN: dict[str, Callable[[Entry], bool]] = {
     "all": lambda entry: True,
@@ -147,20 +156,14 @@ class ReviewQueue:
             "before": row["original_prompt"],
             "after": row["upsampled_prompt"],
             "frames": len(row["frame_files"]),
-            "clips": [kind for kind in ("clip", "hint") if self.media(number, kind)],
+            "clips": [kind for kind in ("clip", "hint") if _file_of(entry, row, kind)],
             "mark": asdict(entry.mark) if entry.mark else None,
         }
 
     def media(self, number: int, kind: str, frame: int = 0) -> Path | None:
         """The file of an item's clip, of the hint video or of a frame; None where there is none."""
         entry = self._entry(number)
-        row = entry.run.row(entry.at)
-        if kind == "frame":
-            path = Path(row["frame_files"][frame])
-        else:
-            named = row["video_path"] if kind == "clip" else row["preprocessed_video"]
-            path = (Path() if kind == "clip" else entry.run.paths.root) / (named or "")
-        return path if path.is_file() else None
+        return _file_of(entry, entry.run.row(entry.at), kind, frame)
 
     def decide(self, given: Sequence[Mapping[str, Any]]) -> None:
         """Give verdicts, each about the item `n`: all of them or, with an InputError, none. On disk when this returns."""

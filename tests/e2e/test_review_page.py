@@ -132,5 +132,5 @@ def test_search_and_filters_lead_to_items(served: Served) -> None:
     page.fill("#search", "")
     page.select_option("#show", "accepted")
     wait_for(lambda: page.inner_text("#place") == "1 of 1 shown")
-    assert page.evaluate("() => document.getElementById('clip').readyState") >= 1  # the clip itself plays
+    wait_for(lambda: page.evaluate("() => document.getElementById('clip').readyState") >= 1)  # the clip itself plays
     assert served.messages == []
