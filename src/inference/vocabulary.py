@@ -88,7 +88,7 @@ def _strange_parameters(given: Mapping[str, Any]) -> list[str]:
 def _flat(given: Mapping[str, Any]) -> Mapping[str, Any]:
     """Fields of PromptSpec and RunSpec (a file and a weight for each control, parameters) as fields of controls, and as keys."""
     tables = (("control_inputs", "input_control"), ("control_weights", "control_weight"))
-    if not any(isinstance(given.get(name), dict) for name in ("parameters", *(name for name, _ in tables))):
+    if not given.keys() & {"parameters", *(name for name, _ in tables)}:
         return given
     flat = {**_object(given.get("parameters")), **given}
     for table, field_name in tables:

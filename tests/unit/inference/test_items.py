@@ -181,11 +181,13 @@ def test_container_without_network_downloads_nothing(planned: Planned, settings:
 def test_cells_of_a_table_are_values(tmp_path: Path, settings: InferenceSettings, configure: Configure) -> None:
     file = tmp_path / "prompts.csv"
     clip = Path(__file__).parents[3] / "examples/clips/robot_arm.mp4"
-    file.write_text(f'prompt,video_path,seed,edge,fps\na boat,{clip},7,"{{""control_weight"": 0.5}}",\n')
+    head, weights = "prompt,video_path,seed,edge,fps,control_weights", '"{""depth"": 0.25}"'
+    file.write_text(f'{head}\na boat,{clip},7,"{{""control_weight"": 0.5}}",,{weights}\n')
     config = configure()
     config.prompts = str(file)
     item = only_item(resolve(config), settings)
-    assert (json.loads(item.group), overrides_of(item)) == ({"edge": {}, "seed": 7}, {"edge": {"control_weight": 0.5}})
+    assert json.loads(item.group) == {"edge": {}, "depth": {}, "seed": 7}
+    assert overrides_of(item) == {"edge": {"control_weight": 0.5}, "depth": {"control_weight": 0.25}}
 
 
 def test_prompt_spec_and_run_spec_are_read_whole(planned: Planned, settings: InferenceSettings, tmp_path: Path) -> None:
