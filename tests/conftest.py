@@ -27,7 +27,7 @@ pytest_plugins = ("tests.harness.cpu_time", "tests.harness.scheduler")
 
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets it; messages break between words only on a terminal
 register()
-settings.register_profile("ci", max_examples=60, deadline=None, database=None, derandomize=True)
+settings.register_profile("ci", max_examples=30, deadline=None, database=None, derandomize=True)
 settings.register_profile("thorough", max_examples=3000, deadline=None, database=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import fastjsonschema
@@ -15,9 +17,15 @@ from tests.conftest import ROOT
 GLOBAL = [file for file in sorted(ROOT.glob("conf/*/*.yaml")) if "@package _global_" in file.read_text()]
 
 
+@lru_cache
+def compiled(name: str) -> Callable[[Any], Any]:
+    check: Callable[[Any], Any] = fastjsonschema.compile(json.loads((FOLDER / name).read_text()))
+    return check
+
+
 def accepts(name: str, value: Any) -> bool:
     try:
-        fastjsonschema.compile(json.loads((FOLDER / name).read_text()))(value)
+        compiled(name)(value)
     except fastjsonschema.JsonSchemaValueException:
         return False
     return True

@@ -268,7 +268,7 @@ def test_reading_time_grows_linearly(tmp_path: Path, form: Form) -> None:
         assert sum(1 for _ in read_specs([tmp_path / "x"])) == count
         return time.process_time() - started
 
-    assert seconds(4000) < 25 * min(seconds(400) for _ in range(3))
+    assert seconds(2000) < 25 * min(seconds(200) for _ in range(3))
 
 
 @FORMS

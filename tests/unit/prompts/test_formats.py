@@ -194,7 +194,7 @@ def test_reading_time_grows_linearly(write: Write, form: Form) -> None:
         assert sum(1 for _ in read_specs([file])) == count
         return time.process_time() - started
 
-    assert seconds(5000) < 25 * min(seconds(500) for _ in range(3))
+    assert seconds(3000) < 25 * min(seconds(300) for _ in range(3))
 
 
 @TEXT_FORMATS

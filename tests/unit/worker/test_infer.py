@@ -289,6 +289,7 @@ def torchrun() -> Path:
     return found
 
 
+@pytest.mark.e2e
 @pytest.mark.vllm
 def test_real_torchrun_leaves_no_process(job: Job, tmp_path: Path, clips: Path, torchrun: Path) -> None:
     cosmos = Cosmos(tmp_path / "cosmos")
