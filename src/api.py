@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,13 +22,12 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from . import console, log, sweep
-from .config import Config
 from .errors import InputError
 from .resolvers import created, is_new
-from .run import CONF, input_error, prepared, run_task
+from .run import CONF, config_of, input_error, prepared, run_task
 from .run_folder import discard_unused
 from .text import plain_override
 
@@ -72,39 +71,10 @@ def _call(overrides: list[str], show: bool) -> tuple[Path, str]:
     captured, logging = io.StringIO(), structlog.get_config()
 
     def task(raw: DictConfig) -> Path | Exception:
-        """An error is returned: Hydra would print one that is raised."""
-        root = Path(HydraConfig.get().runtime.output_dir)
-        config = cast(Config, OmegaConf.to_object(raw))
-        out, err = console.results_console(), console.messages_console()
-        if "console.format=json" in overrides:
-            out.file = captured
-        else:
-            out.quiet = not show
-        err.quiet = not show
-        log.configure(err, root / "log.jsonl", config.console.level.value)
-        try:
-            run_task(config, root, out, err)
-        except Exception as e:
-            return e
-        finally:
-            if is_new(str(root)):
-                discard_unused(root)
-        return root
+        return _run(raw, captured if "console.format=json" in overrides else None, show)
 
     try:
-        if flags := [word for word in overrides if word.startswith("-")]:
-            raise InputError(f"{flags[0]}: only overrides are taken", hint="sweeps are for the command line")
-        ready = prepared(overrides)
-        if "--multirun" in ready:
-            raise InputError(
-                "resume: the folder of a sweep", hint="resume it on the command line, or each of its points"
-            )
-        own = [f"file://{Path(word.partition('=')[2]).resolve()}" for word in ready if word.startswith("--config-dir=")]
-        given = [word for word in ready if not word.startswith("-")]
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONF), job_name="upsample"):
-            hydra = GlobalHydra.instance().hydra
-            assert hydra
-            ended = hydra.run("config", task, [*given, f"hydra.searchpath={json.dumps(own)}"]).return_value
+        ended = _under_hydra(_checked(overrides), task)
     except sweep.Refused as e:
         reason, _, hint = e.reason.partition("\n  → ")
         raise InputError(reason, hint=hint) from None
@@ -117,4 +87,45 @@ def _call(overrides: list[str], show: bool) -> tuple[Path, str]:
         structlog.configure(**logging)
     if isinstance(ended, Exception):
         raise ended
-    return cast(Path, ended), captured.getvalue()
+    return ended, captured.getvalue()
+
+
+def _checked(overrides: list[str]) -> list[str]:
+    """The overrides as Hydra gets them. Raises InputError, or sweep.Refused, for those that cannot work."""
+    if flags := [word for word in overrides if word.startswith("-")]:
+        raise InputError(f"{flags[0]}: only overrides are taken", hint="sweeps are for the command line")
+    ready = prepared(overrides)
+    if "--multirun" in ready:
+        raise InputError("resume: the folder of a sweep", hint="resume it on the command line, or each of its points")
+    return ready
+
+
+def _under_hydra(ready: list[str], task: Callable[[DictConfig], Path | Exception]) -> Path | Exception:
+    own = [f"file://{Path(word.partition('=')[2]).resolve()}" for word in ready if word.startswith("--config-dir=")]
+    given = [word for word in ready if not word.startswith("-")]
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF), job_name="upsample"):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra
+        searched = [*given, f"hydra.searchpath={json.dumps(own)}"]
+        return cast(Path | Exception, hydra.run("config", task, searched).return_value)
+
+
+def _run(raw: DictConfig, captured: io.StringIO | None, show: bool) -> Path | Exception:
+    """The run folder of a composed config after its task. An error is returned: Hydra would print one that is raised."""
+    root = Path(HydraConfig.get().runtime.output_dir)
+    out, err = console.results_console(), console.messages_console()
+    if captured is not None:
+        out.file = captured
+    else:
+        out.quiet = not show
+    err.quiet = not show
+    try:
+        config = config_of(raw)
+        log.configure(err, root / "log.jsonl", config.console.level.value)
+        run_task(config, root, out, err)
+    except Exception as e:
+        return e
+    finally:
+        if is_new(str(root)):
+            discard_unused(root)
+    return root

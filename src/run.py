@@ -72,10 +72,10 @@ def _run(raw: DictConfig) -> ExitCode:
     """Errors end here, as a message and an exit code."""
     from . import log
 
-    config = cast(Config, OmegaConf.to_object(raw))
-    config.fleet = members(config.host)
-    if unknown := unknown_fields(raw, Config):
-        console.message(f"error: the config has no field {', '.join(unknown)}")
+    try:
+        config = config_of(raw)
+    except InputError as e:
+        console.message(f"error: {e.message}")
         return ExitCode.INPUT
     hydra_config = HydraConfig.get()
     os.chdir(hydra_config.runtime.cwd)  # also with hydra.job.chdir: paths are those of the folder of the command
@@ -101,6 +101,15 @@ def _run(raw: DictConfig) -> ExitCode:
         if config.console.traceback and code is ExitCode.BUG:
             err.print_exception()
         return code
+
+
+def config_of(raw: DictConfig) -> Config:
+    """The config that Hydra has composed. Raises InputError for fields that it does not have."""
+    if unknown := unknown_fields(raw, Config):
+        raise InputError(f"the config has no field {', '.join(unknown)}")
+    config = cast(Config, OmegaConf.to_object(raw))
+    config.fleet = members(config.host)
+    return config
 
 
 def _seal_records(root: Path) -> None:

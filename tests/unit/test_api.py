@@ -47,6 +47,12 @@ def test_run_is_shown_on_request(here: Path, capfd: pytest.CaptureFixture[str]) 
     assert api.resume("first") == folder
 
 
+def test_several_hosts_are_planned(here: Path) -> None:
+    planned = api.plan(*MINE, "host=[user@a,user@b]")
+    members = json.loads(RunPaths(here / planned["run"]).plan.read_text())["settings"]["members"]
+    assert [member["address"] for member in members] == ["user@a", "user@b"]
+
+
 @pytest.mark.parametrize(
     ("override", "kind", "text"),
     [
