@@ -147,27 +147,38 @@ def prepared(arguments: list[str]) -> list[str]:
     return ready
 
 
+def _information(arguments: list[str]) -> str:
+    """What --version or --help print; "" without them."""
+    if "--version" in arguments:
+        return f"prompt upsampler {__version__}"
+    if {"--help", "-h"} & {*arguments}:
+        return help_text(arguments, own_conf(CONF), shutil.get_terminal_size().columns)
+    return ""
+
+
+def _written_out(arguments: list[str]) -> list[str]:
+    """Short commands as overrides, and the user's own options found; says what became of the command line."""
+    overrides = expanded(arguments)
+    if overrides != arguments:
+        console.message(f"→ {PROGRAM} {shlex.join(overrides)}")
+    given = with_own_conf(overrides, CONF)
+    if given != overrides:
+        console.message(f"options of {Path('conf').resolve()} are used")
+    return given
+
+
 def main() -> None:
     """Run, and end with the highest exit code of all jobs."""
     console.accept_any_terminal()
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, in place of printing them
     interrupts.listen()
-    if "--version" in sys.argv[1:]:
-        print(f"prompt upsampler {__version__}")
-        sys.exit(0)
     try:
-        if {"--help", "-h"} & {*sys.argv[1:]}:
-            print(help_text(sys.argv[1:], own_conf(CONF), shutil.get_terminal_size().columns))
+        if text := _information(sys.argv[1:]):
+            print(text)
             console.flush()
             sys.exit(0)
-        short = expanded(sys.argv[1:])
-        if short != sys.argv[1:]:
-            console.message(f"→ {PROGRAM} {shlex.join(short)}")
-        given = with_own_conf(short, CONF)
-        if given != short:
-            console.message(f"options of {Path('conf').resolve()} are used")
-        sys.argv[1:] = prepared(given)
+        sys.argv[1:] = prepared(_written_out(sys.argv[1:]))
         _job()
     except sweep.Refused as e:
         console.message(f"error: {e.reason}")
