@@ -348,6 +348,7 @@ class OutputConf:
         PathForm.absolute
     )  # of clips and control files in batches, samples and specs: or as seen from that file
     report: bool = True  # write report.html
+    embed_mb: float = 10.0  # MB of clips that report.html of up to 1,000 items contains; more are linked
     lock_timeout_s: float = 0.2  # patience with another process that uses the run folder
     exports: list[Export] = field(
         default_factory=list
@@ -362,7 +363,7 @@ class ReviewConf:
         None  # true: ask in the terminal; false: serve a page; null: a page where there is a terminal
     )
     open: bool = False  # open the page in a browser
-    port: int = 0  # port of the page on 127.0.0.1; 0: any that is free
+    port: int = 0  # port of the page on 127.0.0.1, also of task=report serve=true; 0: any that is free
     reasons: list[str] = field(
         default_factory=lambda: ["wrong subject", "wrong action", "invented", "missing", "camera", "style", "wording"]
     )  # why texts are rejected, for the keys 1 to 9
@@ -410,6 +411,9 @@ class Config:
     runs: list[str] = field(default_factory=list)  # task=compare: two runs or more; task=review: several on one page
     pair_by: PairBy = PairBy.input  # task=compare: items pair by name, prompt and video, or by name alone
     choices: str = ""  # task=compare: file of the best videos that a reviewer chose on videos.html
+    serve: bool = (
+        False  # task=report: serve the report to a browser, as task=review does its page (review.port, review.open)
+    )
     log: bool = False  # task=status: also print the end of the engine's log
     yes: bool = False  # task=clean and trust: confirm without a question
     probe: bool = False  # task=doctor: also send one real prompt

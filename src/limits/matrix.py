@@ -24,6 +24,13 @@ VERSION = 1
 Facts = Mapping[str, Mapping[str, str]]
 
 _COLOURS = {"fits": "#2f6f4f", "refused": "#8a8f94", "wrong": "#c1272d"}
+_VARIABLES = {
+    "#2f6f4f": "upsampled",
+    "#8a8f94": "hatch",
+    "#c1272d": "failed",
+    "#b36b00": "kept",
+    "#000000": "ink",
+}  # of the page
 _PAPER = {"fits": "#dcebe2", "refused": "#eceded", "wrong": "#f8d9d9"}
 
 
@@ -193,6 +200,7 @@ def _draw_heatmap(axes: Axes, grid: _Grid) -> None:
 
 def _curve(points: Sequence[Point], family: Family, clip_fps: float | None) -> str:
     """Tokens over pixels as SVG: the rule with its steps and its ceiling, the old estimate, the points, the budgets."""
+    from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -219,7 +227,7 @@ def _curve(points: Sequence[Point], family: Family, clip_fps: float | None) -> s
         )  # fmt: skip
     for budget in sorted({p.max_model_len for p in points}):
         axes.axhline(budget, color="#8a8f94", linewidth=0.7)
-        axes.annotate(f"{budget}", (max(pixels), budget), fontsize=8, va="bottom", ha="right", color="#4a4f54")
+        axes.annotate(f"{budget}", (max(pixels), budget), fontsize=8, va="bottom", ha="right")
     largest = family.largest(Size(16384, 9216), media)
     ceiling = largest.width_px * largest.height_px / 1e6
     if ceiling < max(pixels):
@@ -239,8 +247,11 @@ def _curve(points: Sequence[Point], family: Family, clip_fps: float | None) -> s
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
+    with rc_context({"svg.fonttype": "none"}):
+        figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
     whole = out.getvalue()
+    for colour, name in _VARIABLES.items():  # so that it follows the page into the dark
+        whole = whole.replace(colour, f"var(--{name})")
     return whole[whole.index("<svg") :]
 
 
@@ -252,16 +263,24 @@ def _page(points: Sequence[Point], facts: Facts, curve: str) -> str:
 
     from ..reports.pages import page_template
 
-    grid = _Grid(points)
+    rows = [row_of(point, facts) for point in points]
+    wrong = [
+        (p.size, p.max_model_len, p.prompt_tokens, p.measured.prompt_tokens, p.measured.reason or "accepted")
+        for p in disagreements(points)
+        if p.measured
+    ]
+    shown = ("max_model_len", "engine", "model", "host", "image", "memory")
     return page_template("matrix.html.j2").render(
-        grid=grid,
+        thumbnail_px=0,
+        grid=_Grid(points),
         points=points,
-        wrong=disagreements(points),
+        wrong=wrong,
         unmeasured=sum(point.agrees is None for point in points),
         agreement=agreement(points),
-        engines=facts,
+        engines=[[fact[name] for name in shown] for fact in facts.values()],
         verdict=verdict,
         word=_word,
         curve=Markup(curve),
-        row_of=lambda point: row_of(point, facts),
+        columns=[name.replace("_", " ") for name in rows[0]],
+        rows=[row.values() for row in rows],
     )

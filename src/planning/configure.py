@@ -175,6 +175,7 @@ def plan_settings(config: Config) -> Settings:
         spec_output=config.output.specs.value,
         paths=config.output.paths.value,
         report=config.output.report,
+        embed_mb=config.output.embed_mb,
         shrink=config.upsample.shrink,
         min_side_px=config.upsample.min_side_px,
         max_render_s=config.video.max_render_s,

@@ -95,6 +95,7 @@ class Settings:
     target: Target = field(default_factory=Target)
     paths: str = "absolute"
     members: tuple[HostSettings, ...] = ()
+    embed_mb: float = 10.0
 
     @property
     def family(self) -> Family:
@@ -117,7 +118,7 @@ def _as_object(value: Any) -> dict[str, Any]:
     """As in plan.json, where what came later is left out by default: a plan is the same as before there was more of it."""
     data = fields_of(value)
     if isinstance(value, Settings):
-        later = {"target": Target(), "paths": "absolute", "members": ()}
+        later = {"target": Target(), "paths": "absolute", "members": (), "embed_mb": 10.0}
         data = {name: field for name, field in data.items() if name not in later or field != later[name]}
     return data
 

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import io
 import itertools
+import mimetypes
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,14 +34,16 @@ from .reviews import ACCEPTED, EDITED, REJECTED
 from .rows import FLAGS, frame_files
 
 COMMAND = "command"  # label, in any case, of the fact that gets a box to copy from
-MAX_WIDTH_PX, MIN_WIDTH_PX = 360, 64
+MAX_WIDTH_PX, MIN_WIDTH_PX = 1024, 64
+SHOWN_WIDTH_PX = 360  # of a frame beside its texts; the viewer shows it as large as it is
 STANDALONE_ITEMS = 1000  # a report of more has files beside it
 CHUNK_ITEMS = 250  # in each of those files: 0.3 MB
-FULL_WIDTH_FRAMES = 1000  # as many thumbnails of full width take 8 MB (drawn clips) to 18 MB (busy ones) as base64
+FULL_WIDTH_FRAMES = 1000  # as many thumbnails of SHOWN_WIDTH_PX take 8 MB (drawn clips) to 18 MB (busy ones) as base64
 
 # What a card has of a row unchanged; `page_item` adds the texts and the frames.
 _KEYS = ["id", "name", "state", "reason", "note", "attempts", "engine", "tokens", "finish_reason", "seconds"]
-_KEYS += ["source", "hint", "shrunk_from"]
+_KEYS += ["hint", "shrunk_from"]
+_SOURCE = ("width_px", "height_px", "fps", "duration_s", "codec")  # of a clip; its path may say much about a machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +53,9 @@ class Report:
     facts: (label, value) pairs about the run; the one labeled COMMAND gets a box to copy from, Videos links to a page.
     rows: rows of results.json in input order, gone through twice, each with `source`, `hint` (as in plan.json, or None) and
     `frame_files` (absolute PNG paths in order; a file that is missing or damaged leads to a placeholder).
-    timelines: the phases of each start of the run. windows: requests in flight over the time of each worker.
-    failures: why items were not upsampled: state, reason, and how many.
+    timelines: of phases and of workers, each with its title. windows: requests in flight over the time of each worker.
+    failures: why items were not upsampled: state, reason, and how many. retry: the command that retries those that failed.
+    embed_mb: clips that a page of up to STANDALONE_ITEMS contains, all or none of them.
     """
 
     title: str
@@ -59,9 +63,11 @@ class Report:
     max_model_len: int
     max_output_tokens: int
     rows: Iterable[Mapping[str, Any]]
-    timelines: tuple[tuple[Bar, ...], ...] = ()
+    timelines: tuple[tuple[str, tuple[Bar, ...]], ...] = ()
     windows: tuple[tuple[WindowLine, ...], ...] = ()
     failures: tuple[tuple[str, str, int], ...] = ()
+    retry: str = ""
+    embed_mb: float = 0.0
 
 
 def write_report(report: Report, out: Path) -> None:
@@ -70,23 +76,32 @@ def write_report(report: Report, out: Path) -> None:
     A report of more than STANDALONE_ITEMS has its items in files in a folder beside it (`data_folder`).
     """
     states, flags, files, offline, count = Counter[str](), Counter[str](), dict[str, None](), False, 0
+    clips = dict[str, int]()  # the bytes of each
     for count, row in enumerate(report.rows, start=1):
         states[row["state"]] += 1
         flags.update(_flags(row))
         if count <= STANDALONE_ITEMS:
             files.update(dict.fromkeys(row["frame_files"]))
+            if (clip := _clip_path(row)) and clip not in clips and os.path.isfile(clip):
+                clips[clip] = os.path.getsize(clip)
         offline = offline or row["engine"] == "offline"
     shown_flags = [(flag, flags[flag]) for flag in (*FLAGS, ACCEPTED, EDITED, REJECTED) if flags[flag]]
     beside, is_long = data_folder(out), count > STANDALONE_ITEMS
     number_of, pictures = distinct_frames([] if is_long else files)
-    width_px = MAX_WIDTH_PX if is_long else thumbnail_width(len(pictures))
+    clips_mb = sum(clips.values()) / 1e6
+    clip_numbers = {clip: n for n, clip in enumerate(clips)} if not is_long and clips_mb <= report.embed_mb else {}
+    width_px = SHOWN_WIDTH_PX if is_long else thumbnail_width(len(pictures))
     with ExitStack() as stack:
         if is_long:
             folder = stack.enter_context(folder_atomic(beside))
             items: Iterator[Any] = _in_chunks(report.rows, folder, out.parent, [flag for flag, _ in shown_flags])
         else:
             items = (
-                page_item(row, [number_of[file] for file in row["frame_files"]], _clip_of(row, out.parent))
+                page_item(
+                    row,
+                    [number_of[file] for file in row["frame_files"]],
+                    clip_numbers.get(_clip_path(row), _clip_of(row, out.parent)),
+                )
                 for row in report.rows
             )
         page = page_template("report.html.j2").generate(
@@ -98,6 +113,10 @@ def write_report(report: Report, out: Path) -> None:
             timelines=report.timelines,
             windows=report.windows,
             failures=report.failures,
+            retry=report.retry,
+            clips=(_embedded(clip) for clip in clip_numbers),
+            clips_mb=clips_mb,
+            embeds=bool(clip_numbers),
             offline=offline,
             thumbnail_px=width_px,
             budget={"max_model_len": report.max_model_len, "max_output_tokens": report.max_output_tokens},
@@ -108,6 +127,11 @@ def write_report(report: Report, out: Path) -> None:
         )
         with open_atomic(out, errors="replace") as f:  # half a surrogate pair in a text must not prevent the report
             f.writelines(page)
+
+
+def _embedded(clip: str) -> tuple[str, str]:
+    """The media type of a clip, and its content as base64."""
+    return mimetypes.guess_type(clip)[0] or "video/mp4", base64.b64encode(Path(clip).read_bytes()).decode()
 
 
 def data_folder(page: Path) -> Path:
@@ -139,10 +163,15 @@ def _in_chunks(
 def _clip_of(row: Mapping[str, Any], root: Path, *, stays: bool = False) -> str | None:
     """The address of a clip, for a page that stays in its run folder; for one that may be sent only where the path says nothing
     about this machine, else that of the hint video."""
-    clip, hint = row["video_path"], row["preprocessed_video"]
-    if clip and row["source"] and (stays or Path(clip).absolute().is_relative_to(Path.cwd())):
+    clip, hint = _clip_path(row), row["preprocessed_video"]
+    if clip and (stays or Path(clip).absolute().is_relative_to(Path.cwd())):
         return _address(clip, root)
     return quote(hint) if hint else None
+
+
+def _clip_path(row: Mapping[str, Any]) -> str:
+    """The file of a clip, "" for none: `video_path` is as the prompt file has it."""
+    return str((row["source"] or {}).get("path", ""))
 
 
 def _address(file: str, root: Path) -> str:
@@ -195,11 +224,12 @@ def distinct_frames(files: Iterable[str]) -> tuple[dict[str, int | None], list[s
 
 
 def thumbnail_width(distinct_frames: int) -> int:
-    """Width in pixels that keeps all thumbnails within about 18 MB; from 10,000 frames on it is the smallest that is useful.
+    """Width in pixels that keeps all thumbnails within about 18 MB; from 10,000 frames on it is the smallest that is useful,
+    and below 250 it is more than models see.
 
     The exponent is measured: a WebP grows as width ** 1.33, since small pictures have more detail per pixel.
     """
-    width_px = int(MAX_WIDTH_PX * (FULL_WIDTH_FRAMES / max(1, distinct_frames)) ** 0.75)
+    width_px = int(SHOWN_WIDTH_PX * (FULL_WIDTH_FRAMES / max(1, distinct_frames)) ** 0.75)
     return max(MIN_WIDTH_PX, min(MAX_WIDTH_PX, width_px))
 
 
@@ -226,14 +256,18 @@ def _flags(row: Mapping[str, Any]) -> list[str]:
     return [*row["flags"], *([row["review"]["verdict"]] if row.get("review") else [])]
 
 
-def page_item(row: Mapping[str, Any], frames: Sequence[int | str | None], clip: str | None = None) -> dict[str, Any]:
-    """What the page needs of a row. `quoted`: `after` is only what was added after the original prompt. clip: its address."""
+def page_item(
+    row: Mapping[str, Any], frames: Sequence[int | str | None], clip: int | str | None = None
+) -> dict[str, Any]:
+    """What the page needs of a row. `quoted`: `after` is only what was added after the original prompt. clip: its address, or
+    its number among those in the page."""
     before, after = row["original_prompt"], row["upsampled_prompt"]
     quoted = bool(before) and after is not None and after.startswith(before)
     texts = {"before": before, "after": after[len(before) :] if quoted else after, "quoted": quoted}
     return {
         "slug": safe_name(row["name"]),
         **{key: row[key] for key in _KEYS},
+        "source": {key: row["source"][key] for key in _SOURCE} if row["source"] else None,
         **texts,
         "words": len((after or "").split()),
         "frames": frames,

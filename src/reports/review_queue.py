@@ -97,7 +97,7 @@ def _file_of(entry: Entry, row: ReportRow, kind: str, frame: int = 0) -> Path | 
     if kind == "frame":
         path = Path(row["frame_files"][frame])
     else:
-        named = row["video_path"] if kind == "clip" else row["preprocessed_video"]
+        named = (row["source"] or {}).get("path") if kind == "clip" else row["preprocessed_video"]
         path = (Path() if kind == "clip" else entry.run.paths.root) / (named or "")
     return path if path.is_file() else None
 

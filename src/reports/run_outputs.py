@@ -18,7 +18,7 @@ from ..run_folder import RunPaths
 from ..runs.run_record import read_record, record_more
 from ..text import resume_command
 from ..timing.phases import Measured, WorkerLifetime, read_starts, worker_lifetimes
-from ..timing.run_facts import WindowLine, cost_of, run_facts, timeline, window_lines
+from ..timing.run_facts import Bar, WindowLine, cost_of, run_facts, timeline, window_lines, worker_timeline
 from ..worker.journal import read_records
 from ..worker.protocol import FAILED, Event, Outcome
 from . import exports, results
@@ -145,13 +145,26 @@ def write_results(
             settings.max_model_len,
             settings.max_output_tokens,
             ReportRows(plan, table, paths),
-            tuple(timeline(start) for start in starts),
+            _timelines(starts, workers_of(paths)),
             windows_of(paths),
             tuple((state, reason, count) for (state, reason), count in totals.reasons.most_common(MAX_REASONS)),
+            f"{resume_command(paths.root)} retry=failed" if totals.ended[FAILED] else "",
+            settings.embed_mb,
         )
         write_report(report, paths.report)
     _record_end(plan, totals, outcomes, paths, starts, exported)
     return Written(table, totals, exported)
+
+
+def _timelines(
+    starts: Sequence[Measured], workers: Sequence[WorkerLifetime]
+) -> tuple[tuple[str, tuple[Bar, ...]], ...]:
+    """The phases of each start and, of several workers, who ran when; each with its title."""
+    titles = (
+        [f"Start {n} of {len(starts)}" for n in range(1, len(starts) + 1)] if len(starts) > 1 else ["Time by phase"]
+    )
+    phases = [(title, timeline(start)) for title, start in zip(titles, starts, strict=False)]
+    return (*phases, *([("Workers", worker_timeline(workers))] if len(workers) > 1 else []))
 
 
 def _record_end(
@@ -196,8 +209,8 @@ def _facts(
         ("Recipe", settings.recipe),
         ("Engine", ", ".join(engines) or settings.engine.name),
         ("Model", settings.model.name if settings.engine.name != "offline" else "none"),
-        ("Budget", f"{settings.max_model_len} tokens, {settings.max_output_tokens} reserved for each answer"),
-        *([("Target", settings.target.name)] if settings.target.hash else []),
+        ("Budget", f"{settings.max_model_len:,} tokens, {settings.max_output_tokens:,} reserved for each answer"),
+        ("Target", settings.target.name),
         ("Template", settings.template),
         ("Host", settings.host.name),
         _when(plan, outcomes, ended),
@@ -205,6 +218,5 @@ def _facts(
         ("Versions", ", ".join(f"{name} {version}" for name, version in used.items())),
         ("Run", str(paths.root)),
         *([("Videos", paths.videos_page.name)] if paths.pipeline.exists() else []),
-        *([("Command", f"{resume_command(paths.root)} retry=failed")] if totals.ended[FAILED] else []),
         ("Command", paths.command.read_text().strip() if paths.command.exists() else command),
     )

@@ -10,14 +10,12 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import socket
 import subprocess
 import sys
 import tempfile
-import webbrowser
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -126,23 +124,12 @@ def _wants_page(asked: ReviewConf) -> bool:
 
 def _serve(opened: Sequence[ReviewedRun], invocation: Invocation) -> None:
     """Serve the page until someone finishes there, or Ctrl-C; either way the verdicts count."""
+    from ..reports.page_server import serve_page
     from ..reports.review_server import ReviewServer
 
-    asked = invocation.config.review
-    try:
-        server = ReviewServer(ReviewQueue(opened), asked.reasons, asked.port)
-    except (OSError, OverflowError) as e:
-        raise InputError(f"review.port={asked.port}: {e}", hint="choose another port, or 0 for any") from None
-    port = server.server_port
-    invocation.print(f"review page   {server.address}")
-    invocation.print(
-        f"from afar     ssh -L {port}:127.0.0.1:{port} {socket.gethostname()}   (there, then open the same address)"
-    )
-    invocation.print("end           Finish on the page, or Ctrl-C here; each verdict is saved at once")
-    if asked.open:
-        webbrowser.open(server.address)
-    with suppress(KeyboardInterrupt):
-        server.serve()
+    asked, queue = invocation.config.review, ReviewQueue(opened)
+    words = "review", "Finish on the page, or Ctrl-C here; each verdict is saved at once"
+    serve_page(lambda port: ReviewServer(queue, asked.reasons, port), asked.port, asked.open, words, invocation.print)
 
 
 def _edits(given: Any) -> dict[str, str]:

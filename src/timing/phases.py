@@ -152,10 +152,11 @@ def add_start(path: Path, measured: Measured) -> None:
 
 @dataclass(frozen=True, slots=True)
 class WorkerLifetime:
-    """A worker from its first event to its last, by its own clock; load_s is None when it never served."""
+    """A worker from its first event to its last, by its own clock; load_s is None when it never served. began: as of time()."""
 
     seconds: float
     load_s: float | None
+    began: float = 0.0
 
 
 def worker_lifetimes(events: Iterable[Event]) -> tuple[WorkerLifetime, ...]:
@@ -170,6 +171,7 @@ def worker_lifetimes(events: Iterable[Event]) -> tuple[WorkerLifetime, ...]:
         WorkerLifetime(
             max(0.0, round(life[-1].time - life[0].time, 3)),
             next((event.load_s for event in life if event.load_s is not None), None),
+            life[0].time,
         )
         for life in found
     )

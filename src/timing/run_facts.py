@@ -77,6 +77,19 @@ def timeline(start: Measured) -> tuple[Bar, ...]:
     return tuple(bar(name) for name in ORDER if name in start.phases)
 
 
+def worker_timeline(workers: Sequence[WorkerLifetime]) -> tuple[Bar, ...]:
+    """Which worker ran when, by the clocks of their hosts."""
+    first = min((life.began for life in workers), default=0.0)
+    whole_s = max((life.began + life.seconds - first for life in workers), default=0.0) or 1e-3
+
+    def bar(number: int, life: WorkerLifetime) -> Bar:
+        parts = [precise_duration(life.seconds), life.load_s and f"{precise_duration(life.load_s)} of it to load"]
+        left, width = 100 * (life.began - first) / whole_s, 100 * life.seconds / whole_s
+        return Bar(f"worker {number}", " · ".join(filter(None, parts)), round(left, 3), round(width, 3))
+
+    return tuple(bar(n, life) for n, life in enumerate(workers, start=1))
+
+
 def _amount(name: str, amount: int, busy_s: float) -> str:
     if name == SENDING:
         mib = amount / 2**20

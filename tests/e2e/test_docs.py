@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.cosmos import SCRIPTS, Cosmos
-from tests.harness.program import ROOT, close_fork_server, program, wait_for
+from tests.harness.program import ROOT, close_fork_server, program, start, wait_for
 from tests.harness.sshd import missing as missing_sshd
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -100,7 +100,11 @@ def test_guide_command_works(guide: str, command: str, checkout: Path, request: 
     if any(word in command for word in ASKS):
         arguments += ["yes=true"]
     cluster = request.getfixturevalue("slurm").environment if "launcher=slurm" in command else None
-    end = program(*arguments, cwd=checkout, project=checkout, env=cluster)
+    running = start(*arguments, cwd=checkout, project=checkout, env=cluster)
+    if "serve=true" in command:
+        wait_for(lambda: "Ctrl-C" in running.out)
+        running.interrupt()
+    end = running.ended()
     # 3: something cannot be served, which some of the examples are there to show, or was rejected in another guide's
     # review. 4: the doctor finds no GPU and no checkpoint on the machine of the tests.
     allowed = {0}

@@ -178,7 +178,7 @@ def test_long_and_unspaced_texts_are_compared(visit: Open) -> None:
 
 def test_timeline_is_drawn_to_scale(visit: Open) -> None:
     bars = (Bar("loading", "30 s · estimated 28 s", 0.0, 75.0), Bar("answers", "10 s", 75.0, 25.0))
-    v = visit(report_of(row(), timelines=(bars,)))
+    v = visit(report_of(row(), timelines=(("Time by phase", bars),)))
     assert v.page.locator(".timeline li").all_text_contents() == ["loading30 s · estimated 28 s", "answers10 s"]
     track, second = (
         v.page.evaluate(f"document.querySelector('{at}').getBoundingClientRect().toJSON()")
@@ -225,7 +225,7 @@ def test_missing_picture_has_a_placeholder(visit: Open, mixed: Report) -> None:
 
 def test_token_bar_is_drawn_to_scale(visit: Open, mixed: Report) -> None:
     v = visit(mixed)
-    assert "509 of 4096 tokens · 300 reserved · measured 509 ✓" in v.page.inner_text("#item-harbor .account")
+    assert "509 of 4,096 tokens · 300 reserved · measured 509 ✓" in v.page.inner_text("#item-harbor .account")
     widths = v.page.evaluate(
         "[...document.querySelectorAll('#item-harbor .bar > span')].map(s => parseFloat(s.style.width))"
     )
@@ -297,11 +297,28 @@ def test_what_is_shown_can_be_saved(visit: Open, tmp_path: Path, kind: str) -> N
     assert line["original_prompt"] == 'a "boat"'
 
 
-def test_clip_is_played_on_request(visit: Open, clips: Path, tmp_path: Path) -> None:
-    shutil.copy(clips / "wide.mp4", tmp_path / "a clip.mp4")
-    v = visit(
-        report_of(row("a", video_path=None, preprocessed_video="a clip.mp4", frame_files=[picture(tmp_path / "1.png")]))
-    )
+@pytest.mark.parametrize("embed_mb", [0.0, 10.0], ids=["linked", "in the page"])
+def test_clip_is_played_on_request(visit: Open, clips: Path, tmp_path: Path, embed_mb: float) -> None:
+    clip = shutil.copy(clips / "wide.mp4", tmp_path / "a clip.mp4")
+    source = {**(row()["source"] or {}), "path": str(clip)}
+    linked = row("a", source=source, preprocessed_video="a clip.mp4", frame_files=[picture(tmp_path / "1.png")])
+    v = visit(report_of(linked, embed_mb=embed_mb))
     v.page.click(".play")
     v.page.wait_for_function("document.querySelector('video').readyState >= 1")
+    assert any(url.endswith("a%20clip.mp4") for url in v.requests) == (not embed_mb)
     v.requests = [url for url in v.requests if not url.endswith(".mp4")]
+
+
+def test_reason_of_failures_is_a_filter(visit: Open) -> None:
+    rows = [
+        kept_row("a", reason='no "such" file'),
+        kept_row("b", reason="too dark"),
+        kept_row("c", reason="too dark"),
+        row(),
+    ]
+    v = visit(report_of(*rows, failures=(("kept", "too dark", 2), ("kept", 'no "such" file', 1)), retry="again"))
+    v.page.click("text=too dark")
+    v.page.wait_for_function("document.querySelectorAll('.item').length === 2")
+    v.page.click(".reasons >> text=such")
+    v.page.wait_for_function("document.querySelectorAll('.item').length === 1")
+    assert v.page.text_content(".item h3") == "a" and v.page.text_content(".reasons .command code") == "again"

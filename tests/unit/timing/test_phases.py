@@ -103,5 +103,5 @@ def test_worker_lifetime_spans_all_its_events() -> None:
         Event("heartbeat", 42),
         phase("loading", 100), phase("serving", 118, load_s=18.0), phase("draining", 130),
     ]  # fmt: skip
-    assert worker_lifetimes(events) == (WorkerLifetime(32, 20.0), WorkerLifetime(30, 18.0))
+    assert worker_lifetimes(events) == (WorkerLifetime(32, 20.0, 10), WorkerLifetime(30, 18.0, 100))
     assert worker_lifetimes([]) == ()

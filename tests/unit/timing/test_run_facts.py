@@ -20,7 +20,16 @@ from src.timing.phases import (
     Phase,
     WorkerLifetime,
 )
-from src.timing.run_facts import WINDOW_LINES, TokenTotals, gpu_facts, rate_text, run_facts, timeline, window_lines
+from src.timing.run_facts import (
+    WINDOW_LINES,
+    TokenTotals,
+    gpu_facts,
+    rate_text,
+    run_facts,
+    timeline,
+    window_lines,
+    worker_timeline,
+)
 from src.worker.protocol import Event
 from tests.unit.timing.conftest import Clock, remote_run
 
@@ -33,6 +42,12 @@ def test_timeline_has_every_phase_in_place(clock: Clock) -> None:
     assert loading.detail == "20 s · estimated 25 s"
     assert sending.detail == "2.00 s · 10.0 MiB, 5.0 MiB/s"
     assert all(bar.left + bar.width <= 100.001 for bar in bars)
+
+
+def test_workers_are_placed_by_their_clocks() -> None:
+    bars = worker_timeline([WorkerLifetime(50.0, 20.0, began=1000.0), WorkerLifetime(75.0, None, began=1025.0)])
+    assert [(bar.label, bar.left, bar.width) for bar in bars] == [("worker 1", 0.0, 50.0), ("worker 2", 25.0, 75.0)]
+    assert [bar.detail for bar in bars] == ["50 s · 20 s of it to load", "75 s"]
 
 
 def test_rate_counts_from_a_ready_worker(clock: Clock) -> None:
