@@ -96,7 +96,8 @@ def why_not_resumable(arguments: list[str]) -> str | None:
         if not Path(value).is_dir():
             named = "" if "/" in value else ", and no run of that name in outputs/ (task=runs lists them)"
             return f"{key}={value}: there is no such folder{named}"
-        if key == "run" or not (Path(value) / SWEEP_RECORD).is_file():
+        takes_sweep = key == "resume" or "task=review" in arguments
+        if not (takes_sweep and (Path(value) / SWEEP_RECORD).is_file()):
             return f"{key}={value}: the folder has no plan.json, so no run was started in it; start a new one"
     return None
 

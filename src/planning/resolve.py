@@ -18,6 +18,7 @@ from ..media.geometry import Size
 from ..media.hint import Hint, hint_times
 from ..media.video import Video, VideoLimits, probe
 from ..models.family import Family, Media
+from ..prompts import remote
 from ..prompts.fields import Reading, other_fields
 from ..prompts.specs import PromptSpec, prompt_files, read_specs
 from . import partition
@@ -29,6 +30,7 @@ from .recipe import Recipe, message_writer, variables_of
 from .settings import Settings, digest
 from .validate import UPDATABLE, check_config, check_output
 
+FETCHES = 16  # clips at addresses that are fetched at the same time
 OnProgress = Callable[[int, int], None]
 
 
@@ -41,7 +43,8 @@ def resolve(
     Raises InputError or SpecError before anything starts.
     """
     check_config(config)
-    files, how = prompt_files(config.prompts) if files is None else files, reading(config)
+    files = prompt_files(config.prompts, Path(config.cache_dir)) if files is None else files
+    how = reading(config)
     unused = Counter[str]()
     settings = plan_settings(config)
     # Loading the tokenizer, or asking a server, takes as long as probing some clips.
@@ -55,7 +58,7 @@ def resolve(
         variables_of(settings.target, text_only=settings.model.text_only),
     )
     if settings.model.text_only:
-        clips |= _measured([clip for clip in clips.values() if isinstance(clip, _Clip)], recipe, settings)
+        clips |= _measured({path: clip for path, clip in clips.items() if isinstance(clip, _Clip)}, recipe, settings)
     spool, summary, asked = ItemSpool(Path(config.cache_dir)), Summary(), dict[str, int]()
     for spec in read_specs(files, how):
         unused.update(spec.unused)
@@ -93,14 +96,17 @@ def probe_all(paths: Collection[Path], config: Config, on_probe: OnProgress) -> 
 
     def one(path: Path) -> Video | VideoError:
         try:
-            return probe(path, limits, ended.is_set)
+            address = remote.address_of(path)
+            local = remote.fetched(address, Path(config.cache_dir), limits.max_bytes) if address else path
+            return probe(local, limits, ended.is_set)
         except VideoError as e:
             return e
 
     cache = ClipCache(Path(config.cache_dir), limits)
     found: dict[Path, Video | VideoError] = {**cache.find(paths)}
     ordered, known = sorted(path for path in paths if path not in found), len(found)
-    with threads(min(len(ordered), os.cpu_count() or 1) or 1) as pool:
+    side_by_side = FETCHES if any(map(remote.address_of, ordered[:1])) else os.cpu_count() or 1
+    with threads(min(len(ordered), side_by_side) or 1) as pool:
         try:
             for path, clip in zip(ordered, pool.map(one, ordered), strict=True):
                 found[path] = clip
@@ -127,16 +133,13 @@ def _clip(video: Video, recipe: Recipe) -> _Clip:
     return _Clip(video, times, recipe.wanted(video.size, len(times)))
 
 
-def _measured(clips: list[_Clip], recipe: Recipe, settings: Settings) -> dict[Path, _Clip | VideoError]:
+def _measured(clips: dict[Path, _Clip], recipe: Recipe, settings: Settings) -> dict[Path, _Clip | VideoError]:
     """The clips with their facts, which are part of the text before it is counted."""
     from .facts import facts_of
 
-    found = facts_of([(clip.video, _hint(clip, recipe, 0)[0]) for clip in clips], settings)
-    with_facts = ((clip, found[clip.video.path]) for clip in clips)
-    return {
-        Path(clip.video.path): replace(clip, facts=words) if isinstance(words, str) else words
-        for clip, words in with_facts
-    }
+    found = facts_of([(clip.video, _hint(clip, recipe, 0)[0]) for clip in clips.values()], settings)
+    with_facts = ((path, clip, found[clip.video.path]) for path, clip in clips.items())
+    return {path: replace(clip, facts=words) if isinstance(words, str) else words for path, clip, words in with_facts}
 
 
 def _with_facts(spec: PromptSpec, facts: str) -> PromptSpec:

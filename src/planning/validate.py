@@ -14,6 +14,7 @@ from ..media import geometry
 from ..models.families import CLIP_FAMILIES, TOKENIZERS
 from ..models.tokenizer import tokenizer_file
 from ..prompts import arrow
+from ..prompts.remote import address_of
 from ..worker.values import secret_named
 from . import gpus
 from .recipe import box_of
@@ -33,6 +34,8 @@ def _wrong_input(config: Config) -> Iterator[str]:
     """What is wrong with the prompts and the frames."""
     if not config.prompts.strip():
         yield "prompts: is empty; name a file, a folder or a glob"
+    if config.output.specs is SpecOutput.in_place and address_of(config.prompts):
+        yield "output.specs=in_place: prompts is an address, where nothing is written"
     is_clip = config.frames.rule is FrameRule.clip
     most = MAX_CLIP_FRAMES if is_clip else MAX_FRAMES
     if not 1 + is_clip <= config.frames.count <= most:

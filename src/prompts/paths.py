@@ -10,6 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from . import remote
+
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
@@ -42,6 +44,8 @@ def find_file(
         return Path(os.path.abspath(folder / unquote(urlsplit(written).path))), ""
     if _SCHEME.match(written):
         return Path(written), ""  # an address is no path below a folder
+    if address := remote.beside(folder, written):
+        return address, ""
     return Path(os.path.abspath(folder / expanded(written))), ""
 
 

@@ -24,10 +24,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, SpecError
+from ..errors import InputError, SpecError, VideoError
 from ..files import safe_name
 from ..media.kinds import hint_for, kind_of
-from . import arrow, run_specs, shots
+from ..run_folder import OUTPUTS
+from . import arrow, remote, run_specs, shots
 from .fields import (
     OBJECT_FIELDS,
     TEXT_FIELDS,
@@ -71,12 +72,17 @@ class PromptSpec:
     note: str = ""
 
 
-def prompt_files(pattern: str) -> list[Path]:
+def prompt_files(pattern: str, cache: Path = OUTPUTS / ".cache") -> list[Path]:
     """The files that `prompts=` names: a file, the prompt files of a folder, or the matches of a glob, sorted; of a
-    dataset folder, its Arrow files in their own order.
+    dataset folder, its Arrow files in their own order; of an address, the file in the cache.
 
     Raises InputError when there are none.
     """
+    if address := remote.address_of(pattern):
+        try:
+            return [remote.fetched(address, cache)]
+        except VideoError as e:
+            raise InputError(f"prompts={e.message}", hint=e.hint) from None
     path = find_file(Path(), pattern)[0] if pattern[:5].casefold() == "file:" else expanded(pattern)
     try:
         if path.is_file():
@@ -104,7 +110,10 @@ def prompt_files(pattern: str) -> list[Path]:
     except OSError as e:
         raise InputError(f"prompts={pattern}: cannot be read: {e.strerror}") from None
     if not files and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", pattern):
-        raise InputError(f"prompts={pattern}: is an address, and prompts are read from files", hint="download it first")
+        raise InputError(
+            f"prompts={pattern}: is an address of a kind that is not read",
+            hint=f"download it first, or use one of {', '.join(remote.PACKAGES)}",
+        )
     if not files:
         raise InputError(
             f"prompts={pattern}: there is no such file or folder, and as a pattern it matches nothing",
@@ -243,6 +252,11 @@ def problems_of(raw: Any, reading: Reading | None = None) -> Iterator[tuple[str,
             yield name, f"is {kind_of_value(value)}, not text"
         elif value and "\0" in value and name not in TEXT_FIELDS:
             yield name, "contains a NUL character"
+        elif isinstance(value, str) and name not in TEXT_FIELDS and remote.holds_secret(remote.address_of(value)):
+            yield (
+                name,
+                "is an address with a password or a signature, which would be written down; leave it out, and log in",
+            )
     for name, value in raw.items():
         if not _encodable(name if isinstance(value, int | float | None) else f"{name}{_text(value)}"):
             yield (

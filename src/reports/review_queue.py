@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..planning.plan import Plan
 from ..run_folder import RunPaths
 from ..runs.run_record import read_record
+from ..text import overrides_in
 from ..worker.journal import Journal
 from ..worker.protocol import UPSAMPLED, Outcome
 from .reviews import ACCEPTED, EDITED, OPEN, REJECTED, Mark, now, problem_of, read_marks
@@ -37,6 +38,7 @@ class ReviewedRun:
     def __init__(self, paths: RunPaths, plan: Plan, outcomes: Mapping[str, Outcome], unfinished: str) -> None:
         self.paths, self.plan, self.outcomes, self.unfinished = paths, plan, outcomes, unfinished
         self.label = " · ".join(filter(None, (read_record(paths).title, plan.settings.target.name, paths.root.name)))
+        self.facets = {"run": self.label, "target": plan.settings.target.name, **_overrides(paths)}
         self.marks = read_marks(paths.review)
         self.hints = HintFolders(paths)
         self.journal: Journal | None = None
@@ -58,6 +60,13 @@ class ReviewedRun:
                 self.marks.pop(mark.name, None)
             else:
                 self.marks[mark.name] = mark
+
+
+def _overrides(paths: RunPaths) -> dict[str, str]:
+    """What was typed for a run: of a sweep, its point."""
+    typed = overrides_in(paths.command.read_text(encoding="utf-8")) if paths.command.is_file() else []
+    pairs = (override.lstrip("+").partition("=")[::2] for override in typed)
+    return {name: value for name, value in pairs if not name.startswith(("hydra.", "task", "name", "prompts"))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +133,22 @@ class ReviewQueue:
         self._changed: list[int] = []  # items in order of their verdicts, since the start
         self._mutex = threading.Lock()
 
-    def select(self, show: str, run: str, words: str, order: str) -> list[int]:
-        """The numbers of the items that filters and a search leave, in input order or the longest text first."""
+    @property
+    def facets(self) -> dict[str, list[str]]:
+        """By what runs are told apart, and its values: the run itself, its target, and the overrides of its point of a sweep."""
+        names = dict.fromkeys(name for run in self.runs for name in run.facets)
+        found = {name: [*dict.fromkeys(run.facets.get(name, "") for run in self.runs)] for name in names}
+        return {name: values for name, values in found.items() if len(values) > 1}
+
+    def select(self, show: str, where: Mapping[str, str], words: str, order: str) -> list[int]:
+        """The numbers of the items that filters and a search leave, in input order or the longest text first. where: values of
+        facets."""
         wanted, chosen = words.lower().split(), SHOWN.get(show, SHOWN["all"])
+        runs = [run for run in self.runs if all(run.facets.get(name, "") == value for name, value in where.items())]
         found = [
             n
             for n, entry in enumerate(self.entries)
-            if (not run or self.runs[int(run)] is entry.run)
-            and chosen(entry)
-            and all(word in entry.searched for word in wanted)
+            if entry.run in runs and chosen(entry) and all(word in entry.searched for word in wanted)
         ]
         return sorted(found, key=lambda n: -self.entries[n].words) if order == "longest" else found
 

@@ -29,7 +29,7 @@ class ReviewServer(PageServer):
         labels = [run.label for run in queue.runs]
         self.page = template.render(
             title=labels[0] if len(labels) == 1 else f"{len(labels)} runs",
-            runs=labels,
+            facets=queue.facets,
             shown=list(SHOWN),
             reasons=list(reasons)[:9],
             thumbnail_px=360,
@@ -64,7 +64,8 @@ class _Handler(PageHandler):
     def _found(self, what: str, given: dict[str, str]) -> Any:
         queue = self.server.queue
         if what == "items":
-            return queue.select(*(given.get(key, "") for key in ("show", "run", "words", "order")))
+            where = dict(json.loads(given.get("where", "{}")))
+            return queue.select(given.get("show", ""), where, given.get("words", ""), given.get("order", ""))
         if what == "rows":
             return queue.rows([int(n) for n in given["n"].split(",")])
         if what == "changes":

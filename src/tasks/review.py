@@ -42,7 +42,7 @@ from ..reports.reviews import (
     rejected_names,
 )
 from ..reports.run_outputs import write_results
-from ..run_folder import RunPaths, locked
+from ..run_folder import SWEEP_RECORD, RunPaths, locked, run_folders
 from ..runs.outcomes import Outcomes
 from ..text import PROGRAM, hydra_quoted, overrides_in, printable, resume_command, run_command
 from ..worker.protocol import UPSAMPLED
@@ -54,7 +54,7 @@ Ask = Callable[[str], str]
 
 def run(invocation: Invocation) -> ExitCode:
     config, asked = invocation.config, invocation.config.review
-    runs = [RunPaths(Path(folder)) for folder in config.runs or filter(None, [config.run])]
+    runs = [paths for folder in config.runs or filter(None, [config.run]) for paths in _runs_in(Path(folder))]
     if not runs:
         raise InputError(
             "task=review: which run?", hint="name its folder: run=outputs/DATE/TIME, or several: runs=[A,B]"
@@ -92,6 +92,13 @@ def run(invocation: Invocation) -> ExitCode:
             _show(table, asked.page, invocation)
         _count(table, one.paths, invocation)
     return ExitCode.OK
+
+
+def _runs_in(folder: Path) -> list[RunPaths]:
+    """A run, or the points of a sweep that have results."""
+    if (folder / SWEEP_RECORD).is_file():
+        return [paths for point in sorted(run_folders(folder)) if (paths := RunPaths(point)).results.is_file()]
+    return [RunPaths(folder)]
 
 
 def _opened(paths: RunPaths) -> ReviewedRun:

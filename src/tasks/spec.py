@@ -125,7 +125,7 @@ def _listed(config: Config) -> _Found:
             "spec.prompt: is for clips, and these are prompt files",
             hint="name a folder of clips with prompts=, or one clip with spec.video=",
         )
-    files, specs, problems = prompt_files(config.prompts), [], []
+    files, specs, problems = prompt_files(config.prompts, Path(config.cache_dir)), [], []
     try:
         for spec in read_specs(files, reading(config)):
             specs.append(spec)

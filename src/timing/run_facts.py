@@ -83,9 +83,10 @@ def worker_timeline(workers: Sequence[WorkerLifetime]) -> tuple[Bar, ...]:
     whole_s = max((life.began + life.seconds - first for life in workers), default=0.0) or 1e-3
 
     def bar(number: int, life: WorkerLifetime) -> Bar:
-        parts = [precise_duration(life.seconds), life.load_s and f"{precise_duration(life.load_s)} of it to load"]
+        parts = [precise_duration(life.seconds)]
+        parts += [f"{precise_duration(life.load_s)} of it to load"] if life.load_s else []
         left, width = 100 * (life.began - first) / whole_s, 100 * life.seconds / whole_s
-        return Bar(f"worker {number}", " · ".join(filter(None, parts)), round(left, 3), round(width, 3))
+        return Bar(f"worker {number}", " · ".join(parts), round(left, 3), round(width, 3))
 
     return tuple(bar(n, life) for n, life in enumerate(workers, start=1))
 

@@ -112,6 +112,7 @@ HOMES = {
     "tenacity": {"hosts.host_job", "tasks.ending"},
     "openpyxl": {"prompts.tables"},
     "pyarrow": {"prompts.arrow", "reports.arrow"},
+    "fsspec": {"prompts.remote"},
     "vllm": set(),
     "moviepy": {"limits.calibration_clip"},
     "matplotlib": {"limits.matrix"},

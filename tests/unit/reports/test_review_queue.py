@@ -20,11 +20,23 @@ def queue(configure: Configure, clips: Path, tmp_path: Path) -> ReviewQueue:
 
 def test_filters_search_and_order_combine(queue: ReviewQueue) -> None:
     queue.decide([{"n": 0, "verdict": ACCEPTED}, {"n": 4, "verdict": REJECTED}])
-    found = {show: queue.select(show, "", "", "") for show in ("all", "undecided", "flagged", "kept", ACCEPTED)}
+    found = {show: queue.select(show, {}, "", "") for show in ("all", "undecided", "flagged", "kept", ACCEPTED)}
     assert found == {"all": [*range(6)], "undecided": [1, 3], "flagged": [0, 3], "kept": [2, 5], ACCEPTED: [0]}
-    assert queue.select("all", "1", "", "") == [3, 4, 5]
-    assert queue.select("undecided", "", "RAIN take", "") == [1]
-    assert queue.select("all", "0", "", "longest") == [1, 0, 2]
+    assert queue.select("all", {"run": queue.runs[1].label}, "", "") == [3, 4, 5]
+    assert queue.select("undecided", {}, "RAIN take", "") == [1]
+    assert queue.select("all", {"run": queue.runs[0].label}, "", "longest") == [1, 0, 2]
+
+
+def test_points_of_a_sweep_are_filters(configure: Configure, clips: Path, tmp_path: Path) -> None:
+    points = {"0": "seed=1 target=wan hydra.run.dir=x", "1": "seed=2 target=wan", "2": "seed=2"}
+    for name, overrides in points.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "command.txt").write_text(f"python -m src.run sampling.{overrides}\n")
+    queue = ReviewQueue([reviewed_run(configure, clips, tmp_path / name) for name in points])
+    assert {name: values for name, values in queue.facets.items() if name != "run"} == {
+        "target": ["wan", "cosmos_transfer1"], "sampling.seed": ["1", "2"],
+    }  # fmt: skip
+    assert queue.select("all", {"sampling.seed": "2", "target": "wan"}, "", "") == [3, 4, 5]
 
 
 def test_row_has_texts_media_and_verdict(queue: ReviewQueue) -> None:
