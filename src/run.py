@@ -235,7 +235,7 @@ def input_error(error: Exception) -> InputError:
         text += f": {cause}"
     hint = did_you_mean(text) or "the config was rejected and nothing was started; --help lists what there is"
     if isinstance(error, MissingConfigException) and (error.missing_cfg_file or "").startswith("hydra/launcher/"):
-        hint = "launchers are an extra: pip install hydra-joblib-launcher hydra-submitit-launcher"
+        hint = "launchers are the extra cluster: pip install hydra-joblib-launcher hydra-submitit-launcher"
     return InputError(text, hint=hint)
 
 

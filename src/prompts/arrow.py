@@ -41,7 +41,7 @@ def require() -> None:
     except ImportError:
         raise InputError(
             "Parquet files and dataset folders need pyarrow, which is not installed here",
-            hint="pip install pyarrow",
+            hint="pip install pyarrow, or the extra data",
         ) from None
 
 

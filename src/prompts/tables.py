@@ -98,7 +98,8 @@ def xlsx_rows(file: Path, reading: Reading) -> Iterator[Row]:
         from openpyxl.utils.exceptions import InvalidFileException
     except ImportError:
         raise InputError(
-            f"{file}: .xlsx needs openpyxl, which is not installed here", hint="pip install openpyxl, or save it as CSV"
+            f"{file}: .xlsx needs openpyxl, which is not installed here",
+            hint="pip install openpyxl, or the extra excel; or save it as CSV",
         ) from None
     try:
         book = openpyxl.load_workbook(file, read_only=True, data_only=True)

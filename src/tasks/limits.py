@@ -36,7 +36,8 @@ def run(invocation: Invocation) -> ExitCode:
     config, paths = invocation.config, invocation.paths
     if find_spec("matplotlib") is None:
         raise InputError(
-            "task=limits: draws its matrix with matplotlib, which is not installed", hint="pip install matplotlib"
+            "task=limits: draws its matrix with matplotlib, which is not installed",
+            hint="pip install matplotlib, or the extra plots",
         )
     with locked(paths, invocation.config.output.lock_timeout_s):
         if paths.plan.exists() and not invocation.in_sweep:
