@@ -159,7 +159,7 @@ def _information(arguments: list[str]) -> str:
 def _written_out(arguments: list[str]) -> list[str]:
     """Short commands as overrides, and the user's own options found; says what became of the command line."""
     overrides = expanded(arguments)
-    if overrides != arguments:
+    if overrides != arguments and not secret_among(map(split_override, overrides)):
         console.message(f"→ {PROGRAM} {shlex.join(overrides)}")
     given = with_own_conf(overrides, CONF)
     if given != overrides:

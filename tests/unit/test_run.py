@@ -44,3 +44,10 @@ def test_advice_is_not_about_hydra(override: str, capsys: pytest.CaptureFixture[
     message = rejected(override, capsys)
     assert override.split("=")[0].split(".")[-1] in message
     assert "hydra.cc" not in message and "use +" not in message and "Traceback" not in message
+
+
+def test_secret_of_a_short_command_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    run._written_out(["plan", "s3://me:swordfish@host/prompts.json"])
+    run._written_out(["plan", "s3://host/prompts.json"])
+    shown = capsys.readouterr().err
+    assert "swordfish" not in shown and "prompts=s3://host/prompts.json" in shown
