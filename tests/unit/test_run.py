@@ -50,4 +50,4 @@ def test_secret_of_a_short_command_is_not_repeated(capsys: pytest.CaptureFixture
     run._written_out(["plan", "s3://me:swordfish@host/prompts.json"])
     run._written_out(["plan", "s3://host/prompts.json"])
     shown = capsys.readouterr().err
-    assert "swordfish" not in shown and "prompts=s3://host/prompts.json" in shown
+    assert "swordfish" not in shown and "s3://host/prompts.json" in shown
