@@ -37,6 +37,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "ignored": ("Ignored: {overrides}; {note}.",),
     "image_pulled": ("Image {image} is being pulled on {host}.",),
     "job_found_running": ("Job {job} is running already; it is supervised from here.",),
+    "worker_awaited": ("Job {job} waits for its worker, which something else starts", ": {command}", "."),
     "job_gone": ("Job {job} is gone: {note}.",),
     "job_located": ("The job's folder is {folder} on {host}.",),
     "job_not_cleaned_up": ("Job {job} is done, but could not be cleaned up: {reason}.",),

@@ -110,6 +110,9 @@ def _checks(host: Host, settings: HostSettings, config: Config) -> Iterator[Chec
         yield "clock", lambda: _clock(host)
     if settings.kind == "slurm":
         yield "slurm", lambda: _said(host, ("sinfo", "--noheader", "--format=%P %D nodes %t"), "Slurm cannot be asked")
+    if settings.kind == "pool":
+        yield "workers", lambda: "something else starts them; what they need is not looked for"
+        return
     if image:
         yield "docker", lambda: _docker(host, settings)
         yield "image", lambda: _image(host, settings, config)
