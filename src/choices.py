@@ -66,6 +66,7 @@ class HostKind(Enum):
     fleet = "fleet"
     slurm = "slurm"
     pool = "pool"
+    ray = "ray"
 
 
 class BadVideo(Enum):

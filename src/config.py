@@ -205,7 +205,7 @@ class HostConf:
 
     name: str = MISSING  # name of the host, for reports
     kind: HostKind = (
-        MISSING  # local: this machine; ssh: another one; slurm: a cluster; pool: not started here; fleet: several
+        MISSING  # local: this machine; ssh: another one; slurm, ray; pool: not started here; fleet: several
     )
     members: list[str] = field(default_factory=list)  # fleet only: names of options of this group, or addresses
     address: str = ""  # a name from ~/.ssh/config, or the name or address of a machine; of slurm and pool "": this one
@@ -218,6 +218,8 @@ class HostConf:
     docker: list[str] = field(default_factory=lambda: ["docker"])  # the docker command there, as in [sudo, docker]
     gpus: str = "all"  # GPUs for the worker: all, a count, device=0,2 or none
     workers: int = 1  # parallel workers, each with its share of the GPUs; items go to those that have room
+    workers_min: int = 1  # ray only: workers at least, where fewer than host.workers find a place
+    runtime_env: str = ""  # ray only: Ray's runtime_env as JSON, for packages and images on the nodes of a cluster
     patience_s: float = 3600.0  # how long to retry a lost link before detaching
     sbatch: list[str] = field(default_factory=list)  # slurm only: options of sbatch, as in [--partition=gpu,--gpus=1]
     link_timeout_s: float = 10.0  # ssh only: a connection, login or link without an answer for so long counts as lost

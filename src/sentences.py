@@ -63,6 +63,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     ),
     "phase": ("The worker is {name}.",),
     "prompts_taken_over": ("The {items} prompts of {run} are upsampled already.",),
+    "ray_connected": ("{text}.",),
     "results_not_written": ("Results were not written", ": {reason} {file}", "; {note}", "."),
     "run_failed": ("The run ended with exit code {exit_code}.",),
     "run_resumed": ("Resuming {run}; {note}.",),
