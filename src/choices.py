@@ -19,6 +19,7 @@ class TaskName(Enum):
     trust = "trust"
     doctor = "doctor"
     stage = "stage"
+    manifest = "manifest"
     collect = "collect"
     compare = "compare"
     review = "review"
@@ -64,6 +65,8 @@ class HostKind(Enum):
     ssh = "ssh"
     fleet = "fleet"
     slurm = "slurm"
+    pool = "pool"
+    ray = "ray"
 
 
 class BadVideo(Enum):

@@ -204,9 +204,11 @@ class HostConf:
     """Where the worker runs. Secrets stay outside: keys in their files, a password in an environment variable."""
 
     name: str = MISSING  # name of the host, for reports
-    kind: HostKind = MISSING  # local: this machine; ssh: another one; slurm: a cluster; fleet: several
+    kind: HostKind = (
+        MISSING  # local: this machine; ssh: another one; slurm, ray; pool: not started here; fleet: several
+    )
     members: list[str] = field(default_factory=list)  # fleet only: names of options of this group, or addresses
-    address: str = ""  # a name from ~/.ssh/config, or the name or address of a machine; of slurm "": this one
+    address: str = ""  # a name from ~/.ssh/config, or the name or address of a machine; of slurm and pool "": this one
     user: str = ""  # ssh only: user there; "": from ~/.ssh/config
     port: int = 0  # ssh only: port; 0: from ~/.ssh/config
     key_file: str = ""  # ssh only: private key; "": from ~/.ssh/config and the agent
@@ -216,6 +218,8 @@ class HostConf:
     docker: list[str] = field(default_factory=lambda: ["docker"])  # the docker command there, as in [sudo, docker]
     gpus: str = "all"  # GPUs for the worker: all, a count, device=0,2 or none
     workers: int = 1  # parallel workers, each with its share of the GPUs; items go to those that have room
+    workers_min: int = 1  # ray only: workers at least, where fewer than host.workers find a place
+    runtime_env: str = ""  # ray only: Ray's runtime_env as JSON, for packages and images on the nodes of a cluster
     patience_s: float = 3600.0  # how long to retry a lost link before detaching
     sbatch: list[str] = field(default_factory=list)  # slurm only: options of sbatch, as in [--partition=gpu,--gpus=1]
     link_timeout_s: float = 10.0  # ssh only: a connection, login or link without an answer for so long counts as lost
@@ -377,6 +381,21 @@ class ReviewConf:
 
 
 @dataclass
+class ManifestConf:
+    """task=manifest: what a pod of Kubernetes gets. The image is image.reference, the disk that all share is at host.root."""
+
+    namespace: str = ""  # of the Job; "": that of kubectl
+    claim: str = "shared"  # PersistentVolumeClaim of the disk that all share
+    mount: str = ""  # where it is mounted in a pod; "": at host.root, as here
+    gpus: int = 1  # GPUs of a pod; 0: none
+    gpu_resource: str = "nvidia.com/gpu"  # the cluster's name of a GPU
+    cpus: float = 2.0  # CPUs that a pod requests
+    memory: str = "16Gi"  # memory of a pod, as a quantity of Kubernetes
+    retries: int = 6  # times that a worker that failed is started again; eviction and preemption do not count
+    env_from: str = "prompt-upsampler"  # Secret with the variables that image.env and engine.api_key_env name
+
+
+@dataclass
 class NotifyConf:
     """A message when a run ends or fails: a small JSON object, posted over HTTP."""
 
@@ -449,4 +468,5 @@ class Config:
     output: OutputConf = field(default_factory=OutputConf)
     review: ReviewConf = field(default_factory=ReviewConf)
     notify: NotifyConf = field(default_factory=NotifyConf)
+    manifest: ManifestConf = field(default_factory=ManifestConf)
     console: ConsoleConf = field(default_factory=ConsoleConf)

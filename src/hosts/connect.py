@@ -8,7 +8,7 @@ from .host import Host, LocalHost, checked, expanded, unexpected_output
 
 def connect(settings: HostSettings) -> Host:
     """The host that the settings name. Raises HostError, AuthError or LinkLost when it cannot be reached."""
-    if settings.kind == "local" or (settings.kind == "slurm" and not settings.address):
+    if settings.kind in ("local", "ray") or (settings.kind in ("slurm", "pool") and not settings.address):
         return LocalHost(settings.name, settings.command_timeout_s)
     from .ssh import SshHost
 

@@ -18,6 +18,7 @@ from .job_folder import ABSENT, JobPaths, JobStatus, State, ended
 from .launch import Launch
 from .mirror import Location, Mirror, RemoteFolder, SharedFolder, answer_of, locate, peek
 from .runtimes import DockerRuntime, ProcessRuntime, Runtime
+from .shared_pool import PoolRuntime
 from .slurm import SlurmRuntime
 
 RETRY_MAX_S = 8.0
@@ -47,11 +48,13 @@ class HostJob:
         return kind(self.host, self.job, self.location)
 
     @cached_property
-    def runtime(self) -> Runtime | SlurmRuntime:
-        kind = DockerRuntime if self.launch.image.reference else ProcessRuntime
+    def runtime(self) -> Runtime | SlurmRuntime | PoolRuntime:
+        given = self.host, self.launch, self.location
         if self.launch.host.kind == "slurm":
-            return SlurmRuntime(self.host, self.launch, self.location)
-        return kind(self.host, self.launch, self.location)
+            return SlurmRuntime(*given)
+        if self.launch.host.kind == "pool":
+            return PoolRuntime(*given)
+        return DockerRuntime(*given) if self.launch.image.reference else ProcessRuntime(*given)
 
     @property
     def sent_bytes(self) -> int:

@@ -20,6 +20,7 @@ from . import observed_limits
 from .settings import HostSettings, ImageSettings, Settings, digest
 
 T = TypeVar("T")
+ALONE = (HostKind.fleet.value, HostKind.ray.value)  # places that are no machine
 
 
 def checked(kind: type[T], group: str, values: Mapping[str, Any]) -> T:
@@ -46,9 +47,9 @@ def members_of(config: Config) -> tuple[HostSettings, ...]:
         return ()
     members = tuple(host_settings(member) for member in config.fleet)
     names = [member.name for member in members]
-    if not members or len(set(names)) < len(names) or any(member.kind == HostKind.fleet.value for member in members):
+    if not members or len(set(names)) < len(names) or any(member.kind in ALONE for member in members):
         raise InputError(
-            "host.members: host=fleet needs machines, each once, and no other fleet",
+            "host.members: host=fleet needs machines, each once, no other fleet and no Ray",
             hint="host=[gpu_a,gpu_b], with names of files in conf/host/ or addresses (docs/scale.md)",
         )
     return members
@@ -56,8 +57,11 @@ def members_of(config: Config) -> tuple[HostSettings, ...]:
 
 def one_machine(config: Config, what: str) -> HostSettings:
     """The host group where it must be one machine."""
-    if config.host.kind is HostKind.fleet:
-        raise InputError(f"host={config.host.name}: {what} one machine, not a fleet", hint="name one member: host=NAME")
+    if config.host.kind.value in ALONE:
+        raise InputError(
+            f"host={config.host.name}: {what} one machine, not on a {config.host.kind.value}",
+            hint="name one member: host=NAME",
+        )
     return host_settings(config.host)
 
 

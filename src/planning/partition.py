@@ -74,7 +74,7 @@ def places(plan: Plan) -> tuple[Place, ...]:
 
 def _each_worker(host: HostSettings) -> list[tuple[str, HostSettings]]:
     """The host as each of its workers has it, with a name for it."""
-    if host.workers == 1:
+    if host.workers == 1 or host.kind == "ray":
         return [(host.name, host)]
     each = shares(host.gpus, host.workers)
     return [(f"{host.name} {n}", replace(host, gpus=share, workers=1)) for n, share in enumerate(each, 1)]

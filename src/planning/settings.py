@@ -37,6 +37,13 @@ class HostSettings:
     sbatch: tuple[str, ...] = ()
     link_timeout_s: float = 10.0
     command_timeout_s: float = 120.0
+    workers_min: int = 1
+    runtime_env: str = ""
+
+    @property
+    def runtime_environment(self) -> dict[str, Any]:
+        """Ray's runtime_env. Raises ValueError where it is no JSON object."""
+        return dict(json.loads(self.runtime_env or "{}"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ OF_A_PLAN = {
     name: name
     for name in (
         *_SHARED,
+        "host.runtime_env",
         "image.reference",
         "image.python",
         "model.checkpoint",

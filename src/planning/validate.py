@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable, Collection, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..choices import AnswerKind, EngineName, Export, FrameRule, HostKind, ModelFamily, SpecOutput, TaskName
-from ..config import Config
+from ..config import Config, HostConf
 from ..errors import InputError
 from ..media import geometry
 from ..models.families import CLIP_FAMILIES, TOKENIZERS
@@ -220,12 +222,16 @@ def _wrong_host_or_image(config: Config) -> Iterator[str]:
         yield "model.checkpoint: must be an absolute path on the host, because it is mounted into the container"
     wants = config.model.tensor_parallel_size * config.model.data_parallel_size
     for host in config.fleet or [config.host]:
-        if host.kind is HostKind.slurm and config.image.reference:
+        if host.kind in (HostKind.slurm, HostKind.ray) and config.image.reference:
+            what = host.kind.value.capitalize()
             yield (
-                f"image={config.image.name}: host={host.name} is Slurm, which starts no Docker containers; see docs/scale.md"
+                f"image={config.image.name}: host={host.name} is {what}, which starts no Docker containers; see docs/scale.md"
             )
+        if host.kind is HostKind.ray:
+            yield from _wrong_ray(host, config.detach)
         try:
-            named = gpus.devices(gpus.shares(host.gpus, max(host.workers, 1))[0])
+            shared = 1 if host.kind is HostKind.ray else max(host.workers, 1)
+            named = gpus.devices(gpus.shares(host.gpus, shared)[0])
             if named and len(named) < wants:
                 yield f"host.gpus={host.gpus}: {len(named)} per worker; model.*_parallel_size need {wants}"
         except ValueError as e:
@@ -235,6 +241,19 @@ def _wrong_host_or_image(config: Config) -> Iterator[str]:
     for entry in config.image.mounts:
         if not entry.startswith("/"):
             yield f"image.mounts: {entry}: must be PATH, SOURCE:TARGET or SOURCE:TARGET:rw with absolute paths"
+
+
+def _wrong_ray(host: HostConf, detach: bool) -> Iterator[str]:
+    if find_spec("ray") is None:
+        yield f"host={host.name}: needs the package ray: pip install ray[data]"
+    if detach:
+        yield "detach=true: a run on Ray ends with its controller; resume= goes on with what is missing"
+    if host.gpus not in ("", "none") and not host.gpus.isdecimal():
+        yield f"host.gpus={host.gpus}: of a worker on Ray must be a count or none; Ray chooses which"
+    try:
+        dict(json.loads(host.runtime_env or "{}"))
+    except (ValueError, TypeError):
+        yield f'host.runtime_env={host.runtime_env}: must be a JSON object, as in \'{{"pip": ["av"]}}\''
 
 
 def check_output(config: Config, shapes: Collection[tuple[Path, str]]) -> None:
@@ -274,6 +293,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "engine.gpu_layers": (-1, 10_000),
     "host.port": (0, 65_535),
     "host.workers": (1, 256),
+    "host.workers_min": (1, 256),
     "host.patience_s": (0, 1e7),
     "host.silent_s": (0, 1e7),
     "host.link_timeout_s": (1, 1e6),
@@ -283,6 +303,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "hints.workers": (0, 1024),
     "output.lock_timeout_s": (0, 1e7),
     "notify.timeout_s": (0.1, 1e6),
+    "manifest.gpus": (0, 64),
+    "manifest.cpus": (0.01, 1024),
+    "manifest.retries": (0, 1000),
     "model.max_images": (1, 1000),
     "model.max_num_seqs": (1, 100_000),
     "model.gpu_memory_utilization": (0.01, 1),

@@ -14,7 +14,7 @@ from ..files import open_atomic
 from ..interrupts import interrupts_deferred
 from ..line_file import LineFile
 from ..worker.journal import Journal
-from ..worker.protocol import UPSAMPLED, Outcome
+from ..worker.protocol import FAILED, KEPT, UPSAMPLED, Outcome
 from ..worker.records import InvalidRecord, from_line
 
 MOST_NAMED = 20  # damaged lines that are named one by one
@@ -35,6 +35,11 @@ class Outcomes(Mapping[str, Outcome]):
         self._lines: LineFile[Outcome] | None = None  # until there is a file
         if journal.exists():
             self._index()
+
+    @property
+    def note(self) -> str:
+        """How many there are of each state, for people."""
+        return "  ".join(f"{self.states[s]} {s}" for s in (UPSAMPLED, KEPT, FAILED) if self.states[s])
 
     def _index(self) -> None:
         starts = array("q", [0])

@@ -54,6 +54,10 @@ def jobs_of(paths: RunPaths) -> tuple[Plan, list[tuple[Place, JobPaths]]]:
     """The plan of a run, and its jobs with the place of each; InputError when nothing was ever staged."""
     plan = read_plan(paths.plan)
     found = [(place, jobs[-1]) for place in places(plan) if (jobs := jobs_for(plan, paths.jobs, place.name))]
+    if plan.settings.host.kind == "ray":
+        raise InputError(
+            f"{paths.root}: a run on Ray has no jobs of its own", hint="it ends with its controller: Ctrl-C"
+        )
     if not found:
         raise InputError(
             f"{paths.root}: nothing was started in this run yet", hint=f"start it:  {resume_command(paths.root)}"

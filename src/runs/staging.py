@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Container, Iterable, Iterator,
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 from ..errors import HintError, VideoError
 from ..files import clear_asides, file_sha256, link_atomic, write_atomic
@@ -139,7 +140,7 @@ def stage(plan: Plan, missing: set[str], paths: JobPaths, cache: Path, stop: Sto
         for number, batch in _as_ready(_batches(plan, missing, staged), renderer):
             records, lost = [], []
             for item in batch:
-                record, outcome = _record(item, renderer, settings)
+                record, outcome = record_of(item, renderer, settings)
                 records += [record] if record else []
                 lost += [outcome] if outcome else []
             if stop.asked:
@@ -228,7 +229,6 @@ class _Renderer:
         return [future for key in keys if (future := self._frames.get(key)) and not future.done()]
 
     def frames(self, video: Video, hint: Hint) -> tuple[list[str], str]:
-        """The names of a hint's frames in the job folder, and its note. Raises VideoError or HintError where there are none."""
         return self._frames[hint_key(video, hint)].result()
 
     def _render(self, video: Video, hint: Hint) -> tuple[list[str], str]:
@@ -237,10 +237,19 @@ class _Renderer:
         guard = guard_of(video, self._settings, lambda: self._stop.asked)
         with_video = self._settings.hint_video or hint.clip_fps is not None
         rendered = render(video, hint, self._cache, with_video=with_video, guard=guard)
-        return _link_frames(rendered, hint, self._paths), rendered.note
+        return link_frames(rendered, hint, self._paths), rendered.note
 
 
-def _record(item: PlanItem, renderer: _Renderer, settings: Settings) -> tuple[Item | None, Outcome | None]:
+class Renderer(Protocol):
+    """What has the frames of hints."""
+
+    def start(self, item: PlanItem) -> None: ...
+
+    def frames(self, video: Video, hint: Hint) -> tuple[list[str], str]:
+        """The names of a hint's frames in the job folder, and its note. Raises VideoError or HintError where there are none."""
+
+
+def record_of(item: PlanItem, renderer: Renderer, settings: Settings) -> tuple[Item | None, Outcome | None]:
     """The batch line of an item, or the outcome of one that cannot be sent."""
     note = f"from the text only: {item.problem}" if item.problem else ""
     if not (item.video and item.hint):
@@ -301,8 +310,8 @@ def stage_smaller(item: PlanItem, refused: Outcome, paths: JobPaths, settings: S
     predicted = item.tokens.prompt - item.tokens.image + settings.family.media_tokens(new, _media(hint, frames))
     step = f"{count} x {size} refused by the engine"
     note = "; ".join(n for n in (refused.note, step) if n)
-    line = _line(item, predicted, _link_frames(rendered, hint, paths), settings, refused.step + 1, note)
-    _stage_alone(line, paths)
+    line = _line(item, predicted, link_frames(rendered, hint, paths), settings, refused.step + 1, note)
+    stage_alone(line, paths)
     return None
 
 
@@ -312,14 +321,14 @@ def stage_again(item: PlanItem, refused: Outcome, paths: JobPaths, settings: Set
     if not (item.video and item.hint) or refused.step >= MOST_AGAIN:
         return refused.reason
     with _Renderer(paths, Path(settings.cache_dir) / "hints", settings, Stop()) as renderer:
-        line, lost = _record(item, renderer, settings)
+        line, lost = record_of(item, renderer, settings)
     if line is None:
         return lost.reason if lost else refused.reason
-    _stage_alone(replace(line, step=refused.step + 1), paths)
+    stage_alone(replace(line, step=refused.step + 1), paths)
     return None
 
 
-def _stage_alone(line: Item, paths: JobPaths) -> None:
+def stage_alone(line: Item, paths: JobPaths) -> None:
     """Stage one item, by a name that sorts after the numbered batches, and apart from every other refusal."""
     write_atomic(paths.batches / alone(line.id, line.step), to_line(line) + "\n")
 
@@ -353,7 +362,7 @@ def _smaller_than_refused(
     return geometry.shrunk(lambda n: family.sizes(size, _media(hint, n)), size, frames, settings.min_side_px, fits)
 
 
-def _link_frames(rendered: RenderedHint, hint: Hint, paths: JobPaths) -> list[str]:
+def link_frames(rendered: RenderedHint, hint: Hint, paths: JobPaths) -> list[str]:
     """Put the frames of a hint, or its video, into the job folder, named by their content; their names there."""
     if hint.clip_fps and rendered.video_path:
         name = f"frames/{file_sha256(rendered.video_path)}.mp4"

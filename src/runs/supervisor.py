@@ -195,7 +195,7 @@ class Supervisor:
         progress.phase("fetching")
         write_atomic(self.folder.closed, "")
         yield from self._apart(handle.push)
-        if self.is_queued or self._was_lost:  # then it may be busy with what others have answered
+        if self._was_lost:  # then it may be busy with what others have answered
             yield from self._apart(handle.ask_to_stop)
         yield from self.wait_for_end(handle.silent_s)
         yield from self._apart(handle.finish)
@@ -203,11 +203,15 @@ class Supervisor:
 
     def wait_for_end(self, patience_s: float) -> Iterator[float]:
         """Poll until the worker, which is to end, has ended; yields the seconds until the next poll."""
+        was_told = False
         while (state := (yield from self._look(Quiet()))).is_alive:
             if state.status == "running":
                 yield from self._end_if_silent(patience_s)
             else:
                 self._silent_s = 0.0
+                if not was_told:  # it need not come any more
+                    was_told = True
+                    yield from self._apart(self.handle.ask_to_stop)
             yield min(self.handle.poll_s, 0.1)
 
     def _wait_in_queue(self) -> Iterator[float]:

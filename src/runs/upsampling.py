@@ -22,7 +22,7 @@ from ..planning.partition import Place, places
 from ..planning.plan import Plan, PlanItem
 from ..run_folder import RunPaths
 from ..timing.progress import Progress
-from ..worker.protocol import DAMAGED, FAILED, KEPT, REFUSED, UPSAMPLED, Outcome
+from ..worker.protocol import DAMAGED, FAILED, REFUSED, Outcome
 from ..worker.upsample import fallback_state
 from . import staging
 from .answer_cache import AnswerCache
@@ -83,6 +83,11 @@ def _run_missing(
     """Ask what has not ended, and bring jobs to their end that have ended everything."""
     if plan.settings.reuse:
         _reuse(plan, journal)
+    if plan.settings.host.kind == "ray":
+        from .ray_run import run_on_ray
+
+        run_on_ray(plan, paths, journal, progress, on_round, _stage_again, LABELS)
+        return
     found = {place: staging.job_folder(plan, paths.jobs, place.name) for place in places(plan)}
     pool = Pool(plan, {place.name: folder for place, folder in found.items()}, paths, journal)
     parts = [_Answers(pool, place) for place in found]
@@ -131,13 +136,11 @@ def _run_jobs(
     by_name = {part.name: part for part in parts}
 
     def show(supervisors: Sequence[Supervisor]) -> None:
-        states = outcomes.states
         sent_mib = sum(supervisor.sent_bytes for supervisor in supervisors) / 2**20
         rate = sent_mib / max(time.monotonic() - started, 1e-3)
         sending = f"{sent_mib:.1f} MiB sent, {rate:.1f} MiB/s" if sent_mib and pool.staged < pool.asked else ""
         progress.step("hints", pool.staged, pool.asked, sending)
-        note = "  ".join(f"{states[s]} {s}" for s in (UPSAMPLED, KEPT, FAILED) if states[s])
-        progress.step("answers", len(outcomes), asked, note)
+        progress.step("answers", len(outcomes), asked, outcomes.note)
         on_round(outcomes)
         up = [
             (part, supervisor)

@@ -110,6 +110,11 @@ def _checks(host: Host, settings: HostSettings, config: Config) -> Iterator[Chec
         yield "clock", lambda: _clock(host)
     if settings.kind == "slurm":
         yield "slurm", lambda: _said(host, ("sinfo", "--noheader", "--format=%P %D nodes %t"), "Slurm cannot be asked")
+    if settings.kind == "ray":
+        yield "ray", lambda: _ray(settings)
+    if settings.kind == "pool" or (settings.kind == "ray" and settings.address):
+        yield "workers", lambda: "something else starts them; what they need is not looked for"
+        return
     if image:
         yield "docker", lambda: _docker(host, settings)
         yield "image", lambda: _image(host, settings, config)
@@ -131,6 +136,12 @@ def _checks(host: Host, settings: HostSettings, config: Config) -> Iterator[Chec
 
 
 _DOCKER_HINT = "install Docker there, start it, and let this user use it; host.docker names the command"
+
+
+def _ray(settings: HostSettings) -> str:
+    from ..runs.ray_run import resources
+
+    return resources(settings)
 
 
 def _said(host: Host, argv: tuple[str, ...], what: str, hint: str = "") -> str:

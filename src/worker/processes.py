@@ -50,17 +50,18 @@ def failure_reason(path: Path, start: int, lines: int = 12) -> str:
     return " | ".join([*cause, *(line for line in chosen if line not in cause)])[:3000]
 
 
-def guard_group(group: int) -> subprocess.Popen[bytes]:
-    """A process that kills a process group when this one dies, however it dies: its end of the pipe closes then.
+def guard_group(group: int, folder: Path | None = None) -> subprocess.Popen[bytes]:
+    """A process that kills a process group when this one dies, however it dies: its end of the pipe closes then. folder: that is
+    removed after it.
 
     vLLM's engine processes outlive the server when that is killed, and would hold the GPU's memory.
     """
-    return _guard('cat >/dev/null; kill -s KILL -- "-$0"', group)
+    return _guard('cat >/dev/null; kill -s KILL -- "-$0"; [ -z "$1" ] || rm -rf -- "$1"', group, str(folder or ""))
 
 
-def _guard(script: str, group: int) -> subprocess.Popen[bytes]:
+def _guard(script: str, group: int, *words: str) -> subprocess.Popen[bytes]:
     quiet = subprocess.DEVNULL
-    argv = ["/bin/sh", "-c", script, str(group)]
+    argv = ["/bin/sh", "-c", script, str(group), *words]
     return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True)
 
 

@@ -34,7 +34,7 @@ class SlurmRun:
         self.folder, self.slurm, self.run = folder, slurm, folder / "run"
         self._programs: list[Program] = []
         self._overrides = (
-            *common, *QUIET, "host=slurm", f"host.root={quoted(folder / 'shared disk')}", f"worker.python={quoted(PYTHON)}",
+            *common, *QUIET, f"host.root={quoted(folder / 'shared disk')}", f"worker.python={quoted(PYTHON)}",
             f"hydra.run.dir={quoted(self.run)}",
         )  # fmt: skip
         self._clip = clip
@@ -43,12 +43,13 @@ class SlurmRun:
         self._programs.append(started := start(*overrides, cwd=self.folder, env=self.slurm.environment))
         return started
 
-    def start(self, count: int, *overrides: str) -> Program:
+    def start(self, count: int, *overrides: str, host: str = "slurm") -> Program:
         items = [
             {"name": f"take {n}", "prompt": f"A boat, take {n}.", "video_path": str(self._clip)} for n in range(count)
         ]
         (self.folder / "prompts.json").write_text(json.dumps(items))
-        return self.program(f"prompts={quoted(self.folder / 'prompts.json')}", *self._overrides, *overrides)
+        prompts = f"prompts={quoted(self.folder / 'prompts.json')}"
+        return self.program(prompts, f"host={host}", *self._overrides, *overrides)
 
     def task(self, name: str) -> Ended:
         return self.program(f"task={name}", f"run={quoted(self.run)}").ended()
@@ -59,10 +60,13 @@ class SlurmRun:
     def jobs(self, state: str) -> list[str]:
         return self.slurm.run("squeue", "-h", "-t", state, "-o", "%i").split()
 
-    def assert_whole(self, end: Ended) -> None:
+    def assert_answered(self, end: Ended) -> None:
         assert end.code == 0, end.err
         assert {row["state"] for row in results_of(self.run)} == {"upsampled"}
         assert Counter(journal_ids(self.run)) == Counter(item["id"] for item in plan_of(self.run)["items"])
+
+    def assert_whole(self, end: Ended) -> None:
+        self.assert_answered(end)
         assert self.jobs("all") == [] or not self.jobs("RUNNING,PENDING")
 
     def close(self) -> None:
@@ -139,3 +143,18 @@ def test_login_node_is_reached_by_ssh(on_slurm: SlurmRun, slurm: Slurm) -> None:
 def test_wrong_option_is_named(on_slurm: SlurmRun) -> None:
     end = on_slurm.start(2, "host.sbatch=[--partition=none]").ended()
     assert end.code == 4 and "Slurm takes no job" in end.err and "invalid partition" in end.err, end.err
+
+
+def test_array_of_the_manifest_answers(on_slurm: SlurmRun) -> None:
+    """Workers that sbatch starts, not the controller. One is told that its time is over, and is queued again by its script."""
+    planned = on_slurm.start(60, *SLOW, "task=manifest", "host.workers=2", host="pool").ended()
+    assert planned.code == 0 and "sbatch run/slurm.sh" in planned.out, planned.err
+    array = on_slurm.slurm.run(
+        "sbatch", "--parsable", f"--output={on_slurm.folder}/%a.out", str(on_slurm.run / "slurm.sh")
+    )
+    process = on_slurm.program(f"resume={quoted(on_slurm.run)}")
+    wait_for(lambda: on_slurm.ended() > 5)
+    on_slurm.slurm.run("scancel", "--batch", "--signal=TERM", first := f"{array.strip()}_0")
+    printed = on_slurm.folder / "0.out"
+    wait_for(lambda: first in on_slurm.jobs("PENDING") or printed.read_text().count("waiting for") == 2)
+    on_slurm.assert_answered(process.ended())

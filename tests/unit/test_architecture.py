@@ -96,6 +96,7 @@ MORE_OF_WORKER = {
     "reports.exports": {"worker.chat"},
     "reports.reviews": {"worker.upsample"},
     "reports.rows": {"worker.upsample"},
+    "runs.ray_node": {"worker.processes"},
     "runs.staging": {"worker.upsample"},
     "runs.upsampling": {"worker.upsample"},
 }
@@ -113,6 +114,7 @@ HOMES = {
     "openpyxl": {"prompts.tables"},
     "pyarrow": {"prompts.arrow", "reports.arrow"},
     "fsspec": {"prompts.remote"},
+    "ray": {"runs.ray_node", "runs.ray_run"},
     "vllm": set(),
     "moviepy": {"limits.calibration_clip"},
     "matplotlib": {"limits.matrix"},
