@@ -81,7 +81,7 @@ class JobDriver(Protocol):
         """The host is ready: stage what is not staged yet, now or in a thread of its own."""
 
     def collect(self) -> None:
-        """Collect what that thread has done; raises what went wrong in it."""
+        """Raises what went wrong in that thread."""
 
     def take(self, outcomes: Sequence[Any], handle: JobHandle, progress: Progress) -> None:
         """Write outcomes down, some of which may be known already."""
@@ -173,7 +173,7 @@ class Supervisor:
             if self._phase:
                 progress.phase(self._phase)
         elif not job.is_done:
-            yield from self._apart(handle.start)
+            yield from self._start()
             log.get().info("job_started", job=self.name, **job.started_with)
         while True:
             job.collect()
@@ -190,7 +190,7 @@ class Supervisor:
                 yield from self._raise_if_final(state)
                 if state.ending != "done" or job.is_staged:  # else it had nothing to do, while hints were slow
                     yield from self._recover(state)
-                yield from self._apart(handle.start)
+                yield from self._start()
             yield handle.poll_s
         progress.phase("fetching")
         write_atomic(self.folder.closed, "")
@@ -200,6 +200,10 @@ class Supervisor:
         yield from self.wait_for_end(handle.silent_s)
         yield from self._apart(handle.finish)
         write_atomic(self.folder.finished, "")
+
+    def _start(self) -> Iterator[float]:
+        yield from self._apart(self.handle.start)
+        self._silent_s, self._polled_at = 0.0, time.monotonic()
 
     def wait_for_end(self, patience_s: float) -> Iterator[float]:
         """Poll until the worker, which is to end, has ended; yields the seconds until the next poll."""

@@ -131,6 +131,8 @@ def _run_jobs(
     by_name = {part.name: part for part in parts}
 
     def show(supervisors: Sequence[Supervisor]) -> None:
+        if pool.collect() and not pool.is_shared:
+            parts[0].push()
         states = outcomes.states
         sent_mib = sum(supervisor.sent_bytes for supervisor in supervisors) / 2**20
         rate = sent_mib / max(time.monotonic() - started, 1e-3)
@@ -197,8 +199,6 @@ class _Answers:
     def collect(self) -> None:
         if self._pusher:
             self._pusher.raise_error()
-            if self.pool.collect() and not self.pool.is_shared:
-                self._pusher.wake()
 
     def room(self, window: int) -> int:
         """How many items may be open here: two batches, or two windows, or more where a poll brings much of that."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -150,6 +151,14 @@ def test_silent_worker_is_ended_and_replaced(folder: JobPaths) -> None:
     supervise([driver], Quiet(), lambda supervisors: None)
     assert driver.taken == ["a"]
     assert handle.calls == [*START, "kill", "start", *END]
+
+
+def test_slow_start_is_no_silence(folder: JobPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = FakeHandle(folder, [Step(ABSENT), Step(), Step(results=("a",)), DONE])
+    handle.silent_s = 0.1
+    monkeypatch.setattr(handle, "start", lambda: time.sleep(0.2))
+    supervise([FakeDriver(folder, "a", handle)], Quiet(), lambda supervisors: None)
+    assert "kill" not in handle.calls
 
 
 def test_worker_that_freezes_at_its_end_is_ended(folder: JobPaths) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -383,6 +384,21 @@ def test_slow_clips_are_no_failure(
     outcomes = execute(plan, paths, Impatient())
     assert {o.state for o in outcomes.values()} == {"upsampled"}
     assert starts(workers) > 5
+
+
+@pytest.mark.usefixtures("workers")
+@pytest.mark.parametrize("workers_count", [1, 2])
+def test_failed_staging_ends_the_run(
+    paths: RunPaths, clips: Path, make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch, workers_count: int
+) -> None:
+    plan = make_plan(takes(clips, 2), f"host.workers={workers_count}", "host.gpus=none")
+
+    def fail(*_: object, **options: object) -> object:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(staging, "render", fail)
+    with pytest.raises(HostError, match="hints cannot be written"):
+        execute(plan, paths, Quiet())
 
 
 def test_unstartable_worker_is_named(paths: RunPaths, clips: Path, make_plan: MakePlan) -> None:
