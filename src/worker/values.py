@@ -22,6 +22,11 @@ def shown(value: str, limit: int = 60) -> str:
     return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in short) + '"'
 
 
+def says_nothing(text: str) -> bool:
+    """Whether a text holds no letter and no digit: blanks of any kind, marks without a width, quotation marks."""
+    return not any(map(str.isalnum, text))
+
+
 def matching(pattern: str, meaning: str) -> Check:
     """The check that a whole text matches a pattern; meaning: what it should be, for the message."""
     compiled = re.compile(pattern)
@@ -97,6 +102,7 @@ Command = Annotated[
 Url = Annotated[str, _holds_password]  # "" for none
 Variable = Annotated[str, _variable]  # "" for none
 Environment = Annotated[str, _environment]
+Label = Annotated[str, lambda value: f"{shown(value)} is too long" if len(value) > 200 else ""]
 PixelSize = Annotated[str, matching(r"[1-9]\d{0,4}x[1-9]\d{0,4}", "a size, as in 320x180")]
 # Names as ssh accepts them on its command line: nothing in them is an option, a word of a shell or of a pattern.
 _NAME, _IPV6 = r"\w(?:[\w-]|\.(?!\.))*(?::\d{1,5})?", r"\[?[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(?:%\w+)?\]?"
