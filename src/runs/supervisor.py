@@ -71,6 +71,10 @@ class JobDriver(Protocol):
         """Whether its worker has been given everything."""
 
     @property
+    def left(self) -> int:
+        """How many of the items that its worker was given have not ended."""
+
+    @property
     def ended(self) -> int:
         """How much of it has ended."""
 
@@ -111,7 +115,8 @@ class Supervisor:
         self._call: Future[Any] | None = None  # to its host, that is under way
         self._called_at = 0.0
         self._handle: JobHandle | None = None
-        self._phase = ""  # that the worker named last
+        self._phase, self._is_idle = "", False  # that the worker named last; nothing is in flight, as it says
+        self._was_replaced = False
         self._outcomes, self._events = Tail(job.folder.results, job.outcome), Tail(job.folder.events, Event)
         self._deaths, self._ended_at_death = 0, -1
         self._suspects, self._suspects_at_death = 0, 0  # items of which one may kill the worker
@@ -183,6 +188,7 @@ class Supervisor:
                 break
             if state.status == "running":
                 yield from self._end_if_silent(handle.silent_s)
+                yield from self._replace_if_unread()
             elif self.is_queued:
                 yield from self._wait_in_queue()
                 continue
@@ -238,6 +244,7 @@ class Supervisor:
         self._count_silence()
         for event in self._events.new():
             self._silent_s, self._is_quiet = 0.0, False
+            self._is_idle = event.event == "heartbeat" and self._phase == "serving" and not event.in_flight
             if event.event == "phase":
                 self._phase = event.phase
                 self._suspects = event.items if event.phase == "isolating" else 0
@@ -270,6 +277,20 @@ class Supervisor:
             )
         log.get().warning("worker_silent", job=self.name, silent=f"{self._silent_s:.0f}s", note="ended and replaced")
         self._kills, self._silent_s = self._kills + 1, 0.0
+        yield from self._apart(self.handle.kill)
+
+    def _replace_if_unread(self) -> Iterator[float]:
+        """All that is left are answers that cannot be read here. The worker believes them given: the next one asks again what is
+        damaged in its journal, too."""
+        unread = self._outcomes
+        if not (unread.damaged and self._is_idle and self.job.is_staged and self.job.left <= unread.damaged):
+            return
+        if self._was_replaced:
+            raise HostError(
+                unread.wrong, hint="the worker's output is not what it must be; without that file, it is asked again"
+            )
+        log.get().warning("worker_replaced", job=self.name, answers=self.job.left)
+        self._was_replaced, self._is_idle = True, False
         yield from self._apart(self.handle.kill)
 
     def _recover(self, state: State) -> Iterator[float]:

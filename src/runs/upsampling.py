@@ -186,6 +186,10 @@ class _Answers:
     def is_staged(self) -> bool:
         return bool(self.pool.dealer.open[self.name]) if self.pool.is_shared else self.pool.is_given_out
 
+    @property
+    def left(self) -> int:
+        return len(self.pool.dealer.open[self.name] if self.pool.is_shared else self.pool.missing)
+
     def open(self) -> JobHandle:
         open_job(self.folder, staging.upsample_job(self.pool.plan, self.name))
         return handle_of_plan(self.pool.plan, self.folder, self._settings)

@@ -219,6 +219,11 @@ class TokenCounts:
     measured: int | None = None
     output: int | None = None
 
+    def wrong(self) -> str:
+        return next(
+            (f"{k}: is negative" for k in ("predicted", "measured", "output") if (getattr(self, k) or 0) < 0), ""
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class SentFrame:
@@ -275,6 +280,8 @@ class Outcome:
         """Asked by the reader, once all fields are."""
         if self.state == UPSAMPLED and says_nothing(self.text or ""):
             return "text: is empty"
+        if (self.limit or 0) < 0:
+            return f"limit: {self.limit} is negative"
         return "" if 0 <= self.at < LATEST else f"at: {self.at:g} is not a time"
 
 

@@ -31,10 +31,6 @@ class InvalidRecord(ValueError):
     """A record that is not what it should be; the message names the field."""
 
 
-class DamagedRecord(InvalidRecord):
-    """A line that is not even JSON, or not as it was written: a disk or a link may have done that."""
-
-
 def from_json(kind: type[T], data: Any, where: str = "") -> T:
     """A dataclass of this kind from parsed JSON. where: prefix of field names in messages."""
     value: T = _reader(kind)(data, where)  # type: ignore[arg-type]
@@ -44,12 +40,12 @@ def from_json(kind: type[T], data: Any, where: str = "") -> T:
 def from_line(kind: type[T], line: bytes | str, most: int = MAX_BYTES) -> T:
     """A dataclass of this kind from one line of JSON, of `most` bytes at most."""
     if len(line) > most:
-        raise DamagedRecord(f"longer than {most} bytes")
+        raise InvalidRecord(f"longer than {most} bytes")
     _verify(line.encode() if isinstance(line, str) else line)
     try:
         data = json.loads(line)
     except (ValueError, RecursionError) as e:
-        raise DamagedRecord(f"not JSON ({e})") from None
+        raise InvalidRecord(f"not JSON ({e})") from None
     return from_json(kind, data)
 
 
@@ -98,7 +94,7 @@ def _verify(line: bytes) -> None:
     line = line.rstrip(b"\r\n")
     check = line[-_CHECK_BYTES:]
     if check.startswith(_CHECK) and check != b'%s%08x"}' % (_CHECK, zlib.crc32(line[:-_CHECK_BYTES] + b"}")):
-        raise DamagedRecord("is not what was written: its checksum does not match")
+        raise InvalidRecord("is not what was written: its checksum does not match")
 
 
 @cache

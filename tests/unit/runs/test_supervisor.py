@@ -22,6 +22,7 @@ from tests.harness.fake_handle import FakeDriver, FakeHandle, RecordedPhases, St
 DONE, FAILED = Step(ended(0)), Step(ended(None))
 START = ["prepare", "push", "start"]
 END = ["push", "finish", "close"]
+IDLE = Step(events=(Event("phase", 1.0, phase="serving"), Event("heartbeat", 2.0)))
 
 
 @pytest.fixture
@@ -94,19 +95,34 @@ def test_unfinished_line_waits_for_its_rest(folder: JobPaths) -> None:
     assert driver.taken == ["a"]
 
 
+@pytest.mark.parametrize("wrong", ['{"id":', '{"id":1,"event":2}'], ids=["cut", "types"])
 @pytest.mark.parametrize("journal", ["results", "events"])
-def test_damaged_line_is_left_out(folder: JobPaths, journal: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_line_is_left_out(
+    folder: JobPaths, journal: str, wrong: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     path: Path = getattr(folder, journal)
-    path.write_text('{"id":"a","state":"kept","event":"phase","time":1.0}\n{"id":\n')
+    path.write_text('{"id":"a","state":"kept","event":"phase","time":1.0}\n' + f"{wrong}\n")
     driver, _ = run(folder, Step(), Step(results=("a", "b")), DONE, wanted="ab")
     assert set(driver.taken) == {"a", "b"}
     assert f"{path.name}, byte 53: " in capsys.readouterr().out
 
 
-def test_result_of_wrong_types_ends_the_run(folder: JobPaths) -> None:
+def test_unread_answer_is_asked_again(folder: JobPaths) -> None:
     folder.results.write_text('{"id":1}\n')
+    handle = FakeHandle(folder, [Step(ABSENT), IDLE, Step()])
+    handle.on_kill = lambda: setattr(handle, "steps", [FAILED, Step(results=("a",)), DONE])
+    driver = FakeDriver(folder, "a", handle)
+    supervise([driver], Quiet(), lambda supervisors: None)
+    assert driver.taken == ["a"]
+    assert handle.calls == [*START, "kill", "start", *END]
+
+
+def test_answer_that_stays_unread_is_named(folder: JobPaths) -> None:
+    folder.results.write_text('{"id":1}\n')
+    handle = FakeHandle(folder, [Step(ABSENT), IDLE, Step()])
+    handle.on_kill = lambda: setattr(handle, "steps", [FAILED, IDLE])
     with pytest.raises(HostError, match=r"results\.jsonl, byte 0: id: 1 is not a valid str"):
-        run(folder, Step())
+        supervise([FakeDriver(folder, "a", handle)], Quiet(), lambda supervisors: None)
 
 
 def test_many_damaged_lines_end_the_run(folder: JobPaths) -> None:

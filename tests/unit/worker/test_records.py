@@ -116,6 +116,8 @@ def test_missing_keys_take_defaults() -> None:
         (Item, ITEM | {"seed": 2**63}, f"seed: {2**63} is not a valid int"),
         (Outcome, OUTCOME | {"state": "upsampled", "text": "\u200b"}, "text: is empty"),
         (Outcome, OUTCOME | {"at": 1e300}, r"at: 1e\+300 is not a time"),
+        (Outcome, OUTCOME | {"limit": -5}, "limit: -5 is negative"),
+        (Outcome, OUTCOME | {"tokens": {"measured": -5}}, "tokens.measured: is negative"),
         (Item, ITEM | {"seed": 1.0}, "seed: 1.0 is not a valid int"),
         (Exit, {"code": 0, "state": "done", "not_started": "abc"}, "not_started: not a list"),
         (InferItem, as_json(InferItem("a", 0, "", "v", {})) | {"controls": {"edge": 3}}, "controls.edge: not an object"),
