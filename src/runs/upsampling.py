@@ -228,7 +228,7 @@ class _Answers:
 
     def _again(self, refused: Outcome) -> Outcome | None:
         pool, step = self.pool, refused.step + 1
-        if pool.is_shared and (pool.folder.batches / staging.alone(refused.id, step)).exists():
+        if pool.steps.get(refused.id, 0) >= step:
             return None  # as an earlier start saw to it
         if final := _stage_again(refused, pool.plan, pool.folder):
             return final

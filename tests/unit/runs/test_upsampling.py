@@ -15,6 +15,7 @@ from typing import cast
 import pytest
 
 from src.errors import EngineError, HostError
+from src.hosts.job_folder import JobPaths
 from src.hosts.job_handle import JobHandle
 from src.media import render as rendering
 from src.planning import observed_limits
@@ -399,6 +400,18 @@ def test_failed_staging_ends_the_run(
     monkeypatch.setattr(staging, "render", fail)
     with pytest.raises(HostError, match="hints cannot be written"):
         execute(plan, paths, Quiet())
+
+
+@pytest.mark.usefixtures("workers")
+@pytest.mark.parametrize("damaged", ["batches", "frames"])
+def test_damaged_queue_is_staged_again(paths: RunPaths, clips: Path, make_plan: MakePlan, damaged: str) -> None:
+    plan = make_plan(takes(clips, 4), "host.workers=2", "host.gpus=none")
+    pool, cache = JobPaths(paths.jobs / "queue"), Path(plan.settings.cache_dir) / "hints"
+    assert sum(batch.count for batch in staging.stage(plan, set(plan.distinct_ids), pool, cache, staging.Stop())) == 4
+    for file in (pool.root / damaged).iterdir():
+        file.unlink() if damaged == "frames" else file.write_bytes(b"\xff" + file.read_bytes()[1:])
+    outcomes = execute(plan, paths, Quiet())
+    assert {outcome.state for outcome in outcomes.values()} == {"upsampled"}
 
 
 def test_unstartable_worker_is_named(paths: RunPaths, clips: Path, make_plan: MakePlan) -> None:
