@@ -63,7 +63,9 @@ def _holds_password(value: str) -> str:
         port = parts.port
     except ValueError as e:
         return f"is not an address ({e})"
-    if "@" in parts.netloc or re.search(r"(?i)(?:key|token|secret|password|sig)[^=&]*=", parts.query):
+    if "@" in parts.netloc or re.search(
+        r"(?i)(?:key|token|secret|password|sig)[^=&]*=", f"{parts.query}&{parts.fragment}"
+    ):
         return "holds a user or a secret, which would be written down; set engine.api_key_env or engine.api_key_file"
     if value and (not parts.hostname or port == 0 or any(not c.isprintable() or c == " " for c in value)):
         return f"{shown(value)} is not an address, as in http://localhost:8000/v1"
