@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, cast, get_type_hints
@@ -104,14 +106,15 @@ def why_not_resumable(arguments: list[str]) -> str | None:
 
 def link_in(folder: Path) -> Path | None:
     """A link in a run folder, where none is made: what it leads to would be written instead."""
-    entries = [
-        *folder.glob("*"),
-        *folder.glob(".*"),
-        *folder.glob("job/*"),
-        *folder.glob("inference/*"),
-        *folder.glob("*/*/*"),
-    ]
-    return next((entry for entry in entries if entry.is_symlink()), None)
+    pending = [str(folder)]
+    while pending:
+        with suppress(PermissionError), os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    return Path(entry.path)
+                if entry.is_dir():
+                    pending.append(entry.path)
+    return None
 
 
 _USER_IN_URL = re.compile(r"://[^/?#\s'\"]*@")

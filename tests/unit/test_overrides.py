@@ -247,7 +247,7 @@ def test_defaults_hold_no_secret() -> None:
     assert secret_among(leaves_of(OmegaConf.to_container(composed()))) is None
 
 
-@pytest.mark.parametrize("name", ["log.jsonl", "specs", "job/a/worker.pyz"])
+@pytest.mark.parametrize("name", ["log.jsonl", "specs", "hints/a", "job/a/worker.pyz", "job/queue/frames/a.png"])
 def test_run_folder_with_a_link_is_refused(run: Path, name: str) -> None:
     (run / name).parent.mkdir(parents=True, exist_ok=True)
     (run / name).symlink_to("/tmp/elsewhere")
