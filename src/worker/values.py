@@ -39,7 +39,8 @@ def one_of(*words: str) -> Check:
 
 def _leaves(value: str) -> str:
     parts = value.split("/")
-    inside = value and len(value) <= 1024 and not any(part in ("", ".", "..") for part in parts)
+    fits = len(value) <= 1024 and all(len(part.encode("utf-8", "replace")) <= 255 for part in parts)  # NAME_MAX
+    inside = value and fits and not any(part in ("", ".", "..") for part in parts)
     return "" if inside and value.isprintable() else f"{shown(value)} is not the name of a file inside its folder"
 
 

@@ -4,7 +4,7 @@ Each trial draws a place, a moment and a fault from its seed, breaks a run with 
 whatever happened: every item is in the journal once, with the very text that the server sent; nothing that was answered is
 asked again; nothing is written outside of the run; no secret is in any file, output, command line or container; the program
 ends in time, and never with a traceback. It prints a table of faults by place, and each violation with the seed that repeats
-it. The server is a fake; the program, its workers, sshd and dockerd are real.
+it. The server is a fake; the program, its workers, sshd, dockerd and Slurm are real.
 """
 
 from __future__ import annotations
