@@ -20,7 +20,7 @@ from ..hosts.job_folder import JobPaths, State
 from ..hosts.job_handle import JobHandle
 from ..interrupts import in_background
 from ..timing.progress import Progress, Quiet
-from ..worker.protocol import Event
+from ..worker.protocol import Event, VideoOutcome
 from .tail import Tail
 
 MAX_DEATHS = 3  # without a result between them
@@ -282,10 +282,14 @@ class Supervisor:
     def _replace_if_unread(self) -> Iterator[float]:
         """All that is left are answers that cannot be read here. The worker believes them given: the next one asks again what is
         damaged in its journal, too."""
-        unread = self._outcomes
-        if not (unread.damaged and self._is_idle and self.job.is_staged and self.job.left <= unread.damaged):
+        unread, is_video = (
+            self._outcomes,
+            self.job.outcome is VideoOutcome,
+        )  # which nobody makes again without being asked
+        is_idle = self._is_idle or is_video
+        if not (unread.damaged and is_idle and self.job.is_staged and self.job.left <= unread.damaged):
             return
-        if self._was_replaced:
+        if self._was_replaced or is_video:
             raise HostError(
                 unread.wrong, hint="the worker's output is not what it must be; without that file, it is asked again"
             )

@@ -16,7 +16,7 @@ from src.runs.supervisor import MAX_DEATHS, Supervisor, failure_reason
 from src.runs.tail import MOST_DAMAGED
 from src.timing.progress import Quiet
 from src.worker.journal import write_json
-from src.worker.protocol import UNAVAILABLE, Event, Exit
+from src.worker.protocol import UNAVAILABLE, Event, Exit, VideoOutcome
 from tests.harness.fake_handle import FakeDriver, FakeHandle, RecordedPhases, Step
 
 DONE, FAILED = Step(ended(0)), Step(ended(None))
@@ -123,6 +123,14 @@ def test_answer_that_stays_unread_is_named(folder: JobPaths) -> None:
     handle.on_kill = lambda: setattr(handle, "steps", [FAILED, IDLE])
     with pytest.raises(HostError, match=r"results\.jsonl, byte 0: id: 1 is not a valid str"):
         supervise([FakeDriver(folder, "a", handle)], Quiet(), lambda supervisors: None)
+
+
+def test_unread_video_is_named_at_once(folder: JobPaths) -> None:
+    folder.results.write_text('{"id":1}\n')
+    driver = FakeDriver(folder, "a", FakeHandle(folder, [Step()]))
+    driver.outcome = VideoOutcome  # type: ignore[assignment]
+    with pytest.raises(HostError, match=r"results\.jsonl, byte 0: id: 1 is not a valid str"):
+        supervise([driver], Quiet(), lambda supervisors: None)
 
 
 def test_many_damaged_lines_end_the_run(folder: JobPaths) -> None:
