@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, cast, get_type_hints
@@ -104,19 +106,22 @@ def why_not_resumable(arguments: list[str]) -> str | None:
 
 def link_in(folder: Path) -> Path | None:
     """A link in a run folder, where none is made: what it leads to would be written instead."""
-    entries = [
-        *folder.glob("*"),
-        *folder.glob(".*"),
-        *folder.glob("job/*"),
-        *folder.glob("inference/*"),
-        *folder.glob("*/*/*"),
-    ]
-    return next((entry for entry in entries if entry.is_symlink()), None)
+    pending = [str(folder)]
+    while pending:
+        with suppress(PermissionError), os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    return Path(entry.path)
+                if entry.is_dir():
+                    pending.append(entry.path)
+    return None
 
 
 _USER_IN_URL = re.compile(r"://[^/?#\s'\"]*@")
-_SECRET = re.compile(r"(?:^|[._-])(?:api_?key|key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
-_ENTRY = re.compile(r"(?:^|[\[,\s'\"])([A-Za-z_]\w*)=[^,\]\s]")
+_PASSWORD_IN_ADDRESS = re.compile(r"[\w.+$-]:[^,\s'\"@\[]*@")
+_SECRET = re.compile(r"(?:^|[._-])(?:api_?key|key|token|secret|password|passwd|credentials?|sig)$", re.IGNORECASE)
+_ENTRY = re.compile(r"(?:(?<![^\[,\s'\"?&#=])-*([A-Za-z_][\w-]*)=|--([A-Za-z_][\w-]*)[,\s])(?=[^,\]\s])")
+_WITH_ENTRIES = re.compile(r"image\.env|model\.extra_args|host\.sbatch|host\.docker|.*urls?")
 
 
 def secret_among(values: Iterable[tuple[str, str]]) -> str | None:
@@ -128,8 +133,11 @@ def secret_among(values: Iterable[tuple[str, str]]) -> str | None:
             _USER_IN_URL.search(value)
             or (_SECRET.search(field) and value not in ("", "null"))
             or (names_variable and not re.fullmatch(r"(?:[A-Za-z_]\w*)?", value) and value != "null")
-            or (field == "image.env" and any(_SECRET.search(name) for name in _ENTRY.findall(value)))
-            or (field == "model.extra_args" and "--api-key" in value)
+            or (field in ("host", "host.address", "host.members") and _PASSWORD_IN_ADDRESS.search(value))
+            or (
+                _WITH_ENTRIES.fullmatch(field)
+                and any(_SECRET.search(entry or option) for entry, option in _ENTRY.findall(value))
+            )
         )
         if holds:
             return (

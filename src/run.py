@@ -77,6 +77,8 @@ def _run(raw: DictConfig) -> ExitCode:
     except InputError as e:
         console.message(f"error: {e.message}")
         return ExitCode.INPUT
+    except OmegaConfBaseException as e:
+        return _refused(e)
     hydra_config = HydraConfig.get()
     os.chdir(hydra_config.runtime.cwd)  # also with hydra.job.chdir: paths are those of the folder of the command
     if sweep.is_elsewhere(hydra_config) and config.console.progress is ProgressMode.auto:
@@ -195,7 +197,8 @@ def main() -> None:
     except Exception as e:
         if isinstance(e, OSError) and not isinstance(e, HydraException):
             console.message(f"error: {e.filename or ''}: {e.strerror or e}")
-            sweep.codes.append(ExitCode.HOST)
+            is_file = isinstance(e, (FileExistsError, NotADirectoryError))  # where a folder is named
+            sweep.codes.append(ExitCode.INPUT if is_file else ExitCode.HOST)
         elif wants_traceback:
             raise
         else:

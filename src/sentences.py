@@ -77,6 +77,9 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "worker_restarted": ("The worker of job {job} ended and is restarted: {ended}.",),
     "server_busy": ("The server answers nothing at the moment: {reason}.",),
     "worker_quiet": ("The worker of job {job} gave no sign of life for {silent}; it is replaced after {patience}.",),
+    "worker_replaced": (
+        "Answers of job {job} cannot be read ({answers}): its worker is replaced, and they are asked again.",
+    ),
     "worker_silent": ("The worker of job {job} gave no sign of life for {silent}: {note}.",),
 }
 _PROGRESS = ("{stage}: {done}", ", {rate}", ", {eta} left", ", {phase}", " ({so_far})")

@@ -12,6 +12,9 @@ from pathlib import Path
 PROGRAM = "upsample" if Path(sys.argv[0]).name == "upsample" else f"python -m {__package__}.run"
 
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
 def printable(text: str) -> str:
     """Text without characters that move a terminal's cursor or reverse its writing direction; lines stay lines."""
     return "".join(c if c.isprintable() or c in "\n\t" else f"\\u{ord(c):04x}" for c in text)
@@ -19,10 +22,10 @@ def printable(text: str) -> str:
 
 def cell(value: object) -> object:
     """A value for a spreadsheet: a text that it would run as a formula gets an apostrophe before it (OWASP, CSV Injection),
-    and a bare carriage return, which ends a row for some readers, is a line break."""
+    a bare carriage return, which ends a row for some readers, is a line break, and other control characters are named."""
     if not isinstance(value, str):
         return value
-    text = value.replace("\r\n", "\n").replace("\r", "\n")
+    text = _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", value.replace("\r\n", "\n").replace("\r", "\n"))
     is_number = re.fullmatch(r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?", text)
     return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) and not is_number else text
 

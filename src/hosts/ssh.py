@@ -33,6 +33,7 @@ from .ssh_config import resolved
 
 PULSE_S = 4.0  # between questions whether the other side is still there
 TICK_S = 1.0
+CLOSE_S = 0.5  # that closing waits for a thread that is connecting
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # what matters is reported by this module
 
 
@@ -209,10 +210,12 @@ class SshHost:
         transport.close()
 
     def close(self) -> None:
-        with self._mutex:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+        """Does not wait for a thread that is still connecting to a host that is silent."""
+        if self._mutex.acquire(timeout=CLOSE_S):
+            connection, self._connection = self._connection, None
+            self._mutex.release()
+            if connection is not None:
+                connection.close()
 
     def _opened(self) -> Connection:
         connection = self._made()

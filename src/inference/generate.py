@@ -185,6 +185,10 @@ class _Videos:
         return self.asked <= self.taken.keys()
 
     @property
+    def left(self) -> int:
+        return len(self.asked - self.taken.keys())
+
+    @property
     def ended(self) -> int:
         return len(self.taken)
 

@@ -48,6 +48,7 @@ class ItemSpool:
         for item_id, line in zip(self._ids, self._spool.lines(), strict=True):
             found = number.get(item_id)
             out.write(line if found is None else line.replace(_NO_BATCH, b'"batch": %d' % found, 1))
+        out.file.flush()  # by itself it would be, as it is closed, without a word of what goes wrong
         return StoredItems(out.file, out.starts, self._ids, "the plan")
 
 

@@ -10,8 +10,10 @@ import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
+from .. import log
 from ..errors import HostError
 from ..files import link_atomic
 from ..hosts.job_folder import WITHDRAWN, JobPaths
@@ -20,7 +22,7 @@ from ..run_folder import RunPaths
 from ..timing.progress import Progress
 from ..worker.journal import read_records
 from ..worker.protocol import Outcome, Staged
-from ..worker.records import from_line
+from ..worker.records import InvalidRecord, from_line
 from . import staging
 from .dealer import Dealer, Items
 from .outcomes import RunJournal
@@ -37,6 +39,7 @@ class Pool:
         self.dealer = Dealer(folders)
         self.is_shared = len(folders) > 1
         self.folder = JobPaths(paths.jobs / "queue") if self.is_shared else next(iter(folders.values()))
+        self.steps = dict[str, int]()  # of the items that an earlier start staged for all, the last of each
         self._stager: _Stager | None = None
         if self.is_shared and self.missing:
             self._find()
@@ -45,14 +48,14 @@ class Pool:
         """What an earlier start staged: some of it is open at jobs that may still run."""
         for folder in (self.folder.batches, self.folder.frames):
             folder.mkdir(parents=True, exist_ok=True)
-        latest = dict[str, int]()
         for file in sorted(self.folder.batches.glob("*.jsonl"), key=lambda file: file.stat().st_mtime_ns):
-            staged = [record for record in read_records(file, Staged) if record.id in self.missing]
+            staged = [record for record in read_records(file, Staged, log.left_out) if record.id in self.missing]
             self.dealer.add(file.name, [record.id for record in staged])
-            latest |= {record.id: record.step for record in staged}
+            self.steps |= {record.id: record.step for record in staged}
         for name, job in self.folders.items():
             for file in job.batches.glob("*.jsonl"):
-                self.dealer.found(name, (r.id for r in read_records(file, Staged) if latest.get(r.id) == r.step))
+                records = read_records(file, Staged, log.left_out)
+                self.dealer.found(name, (record.id for record in records if self.steps.get(record.id) == record.step))
 
     @property
     def is_given_out(self) -> bool:
@@ -84,6 +87,7 @@ class Pool:
     def staged_again(self, item_id: str, step: int) -> None:
         """An item was staged alone, for another try: it goes before all others, to anybody."""
         if self.is_shared:
+            self.steps[item_id] = step
             self.dealer.put_first({item_id: staging.alone(item_id, step)})
 
     def deal(self, rooms: Mapping[str, int], among: int) -> Iterator[str]:
@@ -98,12 +102,16 @@ class Pool:
     def _copy(self, items: Items, job: JobPaths) -> None:
         lines = []
         for batch in dict.fromkeys(items.values()):
-            for line in (self.folder.batches / batch).read_text("ascii").splitlines():
-                staged = from_line(Staged, line)
-                if items.get(staged.id) == batch:
-                    lines.append(f"{line}\n")
-                    for frame in staged.frames:
-                        link_atomic(self.folder.root / frame, job.root / frame)
+            for line in (self.folder.batches / batch).read_bytes().splitlines():
+                with suppress(InvalidRecord):
+                    staged = from_line(Staged, line)
+                    if items.get(staged.id) == batch:
+                        lines.append(f"{line.decode()}\n")
+                        for frame in staged.frames:
+                            with suppress(FileNotFoundError):  # whoever asks the item says so, and it is made again
+                                link_atomic(self.folder.root / frame, job.root / frame)
+        if len(lines) < len(items):
+            raise HostError(f"{self.folder.batches}: a batch is damaged", hint="resume the run: it is staged again")
         staging.put_batch(job, next(iter(items.values())).rpartition("-")[0], "".join(lines))
 
     def give_back(self, name: str) -> bool:

@@ -145,7 +145,7 @@ class Worker:
     """
 
     outcome = Outcome
-    is_done, is_staged = False, False
+    is_done, is_staged, left = False, False, 0
     place = "ray"
 
     def __init__(self, job: UpsampleJob, launch: Launch, labels: Labels) -> None:

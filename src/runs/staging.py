@@ -152,8 +152,11 @@ def stage(plan: Plan, missing: set[str], paths: JobPaths, cache: Path, stop: Sto
 
 
 def put_batch(paths: JobPaths, stem: str, text: str) -> str:
-    """Write a batch, with a name that says what is in it: a resumed run may add to it. Returns the name."""
+    """Write a batch, with a name that says what is in it: a resumed run may add to it. One that is there, and so is damaged, is
+    not replaced: a worker takes each name once. Returns the name."""
     name = f"{stem}-{digest(text)[:8]}.jsonl"
+    while (paths.batches / name).exists():
+        name = f"{stem}-{digest(name)[:8]}.jsonl"
     write_atomic(paths.batches / name, text)
     return name
 

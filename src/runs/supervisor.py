@@ -20,7 +20,7 @@ from ..hosts.job_folder import JobPaths, State
 from ..hosts.job_handle import JobHandle
 from ..interrupts import in_background
 from ..timing.progress import Progress, Quiet
-from ..worker.protocol import Event
+from ..worker.protocol import Event, VideoOutcome
 from .tail import Tail
 
 MAX_DEATHS = 3  # without a result between them
@@ -71,6 +71,10 @@ class JobDriver(Protocol):
         """Whether its worker has been given everything."""
 
     @property
+    def left(self) -> int:
+        """How many of the items that its worker was given have not ended."""
+
+    @property
     def ended(self) -> int:
         """How much of it has ended."""
 
@@ -81,7 +85,7 @@ class JobDriver(Protocol):
         """The host is ready: stage what is not staged yet, now or in a thread of its own."""
 
     def collect(self) -> None:
-        """Collect what that thread has done; raises what went wrong in it."""
+        """Raises what went wrong in that thread."""
 
     def take(self, outcomes: Sequence[Any], handle: JobHandle, progress: Progress) -> None:
         """Write outcomes down, some of which may be known already."""
@@ -111,7 +115,8 @@ class Supervisor:
         self._call: Future[Any] | None = None  # to its host, that is under way
         self._called_at = 0.0
         self._handle: JobHandle | None = None
-        self._phase = ""  # that the worker named last
+        self._phase, self._is_idle = "", False  # that the worker named last; nothing is in flight, as it says
+        self._was_replaced = False
         self._outcomes, self._events = Tail(job.folder.results, job.outcome), Tail(job.folder.events, Event)
         self._deaths, self._ended_at_death = 0, -1
         self._suspects, self._suspects_at_death = 0, 0  # items of which one may kill the worker
@@ -173,7 +178,7 @@ class Supervisor:
             if self._phase:
                 progress.phase(self._phase)
         elif not job.is_done:
-            yield from self._apart(handle.start)
+            yield from self._start()
             log.get().info("job_started", job=self.name, **job.started_with)
         while True:
             job.collect()
@@ -183,6 +188,7 @@ class Supervisor:
                 break
             if state.status == "running":
                 yield from self._end_if_silent(handle.silent_s)
+                yield from self._replace_if_unread()
             elif self.is_queued:
                 yield from self._wait_in_queue()
                 continue
@@ -190,7 +196,7 @@ class Supervisor:
                 yield from self._raise_if_final(state)
                 if state.ending != "done" or job.is_staged:  # else it had nothing to do, while hints were slow
                     yield from self._recover(state)
-                yield from self._apart(handle.start)
+                yield from self._start()
             yield handle.poll_s
         progress.phase("fetching")
         write_atomic(self.folder.closed, "")
@@ -200,6 +206,10 @@ class Supervisor:
         yield from self.wait_for_end(handle.silent_s)
         yield from self._apart(handle.finish)
         write_atomic(self.folder.finished, "")
+
+    def _start(self) -> Iterator[float]:
+        yield from self._apart(self.handle.start)
+        self._silent_s, self._polled_at = 0.0, time.monotonic()
 
     def wait_for_end(self, patience_s: float) -> Iterator[float]:
         """Poll until the worker, which is to end, has ended; yields the seconds until the next poll."""
@@ -238,6 +248,7 @@ class Supervisor:
         self._count_silence()
         for event in self._events.new():
             self._silent_s, self._is_quiet = 0.0, False
+            self._is_idle = event.event == "heartbeat" and self._phase == "serving" and not event.in_flight
             if event.event == "phase":
                 self._phase = event.phase
                 self._suspects = event.items if event.phase == "isolating" else 0
@@ -270,6 +281,23 @@ class Supervisor:
             )
         log.get().warning("worker_silent", job=self.name, silent=f"{self._silent_s:.0f}s", note="ended and replaced")
         self._kills, self._silent_s = self._kills + 1, 0.0
+        yield from self._apart(self.handle.kill)
+
+    def _replace_if_unread(self) -> Iterator[float]:
+        """All that is left are answers that cannot be read here. The worker believes them given: the next one asks again what is
+        damaged in its journal, too."""
+        unread = self._outcomes
+        is_video = self.job.outcome is VideoOutcome  # which is not made again without being asked for
+        if not (
+            unread.damaged and (self._is_idle or is_video) and self.job.is_staged and self.job.left <= unread.damaged
+        ):
+            return
+        if self._was_replaced or is_video:
+            raise HostError(
+                unread.wrong, hint="the worker's output is not what it must be; without that file, it is asked again"
+            )
+        log.get().warning("worker_replaced", job=self.name, answers=self.job.left)
+        self._was_replaced, self._is_idle = True, False
         yield from self._apart(self.handle.kill)
 
     def _recover(self, state: State) -> Iterator[float]:

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from .. import log
 from ..errors import HostError
-from ..worker.records import DamagedRecord, InvalidRecord, from_line
+from ..worker.records import InvalidRecord, from_line
 
 MOST_DAMAGED = 100  # lines of one file that are left out before its host is given up
 
@@ -16,10 +16,10 @@ T = TypeVar("T")
 
 
 class Tail(Generic[T]):
-    """The whole lines that were added to a journal since the last call."""
+    """The whole lines that were added to a journal since the last call. damaged: how many were left out; wrong: with the last."""
 
     def __init__(self, path: Path, kind: type[T]) -> None:
-        self.path, self.kind, self.at, self._damaged = path, kind, 0, 0
+        self.path, self.kind, self.at, self.damaged, self.wrong = path, kind, 0, 0, ""
 
     def restart_if_shorter(self) -> None:
         """After a journal may have been emptied, and before it can have grown beyond this position."""
@@ -27,7 +27,7 @@ class Tail(Generic[T]):
             self.at = 0
 
     def new(self) -> Iterator[T]:
-        """A damaged line is left out, which is said. Raises HostError for too many of them, and for one that somebody wrote so."""
+        """A line that is damaged, or not what it must be, is left out, which is said. Raises HostError for too many of them."""
         self.restart_if_shorter()
         try:
             f = open(self.path, "rb")
@@ -41,17 +41,13 @@ class Tail(Generic[T]):
                 start, self.at = self.at, self.at + len(line)
                 try:
                     record = from_line(self.kind, line)
-                except DamagedRecord as e:
-                    self._leave_out(f"{self.path}, byte {start}: {e}")
                 except InvalidRecord as e:
-                    raise HostError(
-                        f"{self.path}, byte {start}: {e}", hint="the worker's output is not what it must be"
-                    ) from None
+                    self._leave_out(f"{self.path}, byte {start}: {e}")
                 else:
                     yield record
 
     def _leave_out(self, what: str) -> None:
-        self._damaged += 1
-        if self._damaged > MOST_DAMAGED:
+        self.damaged, self.wrong = self.damaged + 1, what
+        if self.damaged > MOST_DAMAGED:
             raise HostError(f"{what}; so are {MOST_DAMAGED} lines before it", hint="the worker's output is damaged")
         log.left_out(what)

@@ -136,6 +136,8 @@ def _run_jobs(
     by_name = {part.name: part for part in parts}
 
     def show(supervisors: Sequence[Supervisor]) -> None:
+        if pool.collect() and not pool.is_shared:
+            parts[0].push()
         sent_mib = sum(supervisor.sent_bytes for supervisor in supervisors) / 2**20
         rate = sent_mib / max(time.monotonic() - started, 1e-3)
         sending = f"{sent_mib:.1f} MiB sent, {rate:.1f} MiB/s" if sent_mib and pool.staged < pool.asked else ""
@@ -187,6 +189,10 @@ class _Answers:
     def is_staged(self) -> bool:
         return bool(self.pool.dealer.open[self.name]) if self.pool.is_shared else self.pool.is_given_out
 
+    @property
+    def left(self) -> int:
+        return len(self.pool.dealer.open[self.name] if self.pool.is_shared else self.pool.missing)
+
     def open(self) -> JobHandle:
         open_job(self.folder, staging.upsample_job(self.pool.plan, self.name))
         return handle_of_plan(self.pool.plan, self.folder, self._settings)
@@ -200,8 +206,6 @@ class _Answers:
     def collect(self) -> None:
         if self._pusher:
             self._pusher.raise_error()
-            if self.pool.collect() and not self.pool.is_shared:
-                self._pusher.wake()
 
     def room(self, window: int) -> int:
         """How many items may be open here: two batches, or two windows, or more where a poll brings much of that."""
@@ -227,7 +231,7 @@ class _Answers:
 
     def _again(self, refused: Outcome) -> Outcome | None:
         pool, step = self.pool, refused.step + 1
-        if pool.is_shared and (pool.folder.batches / staging.alone(refused.id, step)).exists():
+        if pool.steps.get(refused.id, 0) >= step:
             return None  # as an earlier start saw to it
         if final := _stage_again(refused, pool.plan, pool.folder):
             return final

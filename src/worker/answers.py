@@ -41,6 +41,7 @@ _OFFER = re.compile(
     r"do you want me|if you(?:'d|’d| would) like|if you (?:need|want)|is there anything)\b[^\n]*\s*$",
     re.IGNORECASE,
 )
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # which a prompt cannot be given on to a program with
 _RULE = re.compile(r"^\s*(?:-{3,}|\*{3,}|_{3,})\s*\n|\n\s*(?:-{3,}|\*{3,}|_{3,})\s*$")
 _QUOTES = {'"': '"', "“": "”", "„": "“", "«": "»", "'": "'", "‘": "’", "`": "`", "「": "」"}
 
@@ -88,6 +89,7 @@ def cleaned(text: str) -> tuple[str, list[str]]:
             return shorter
         return text
 
+    text = without("control characters", _CONTROL, text)
     for thought in _THOUGHTS:
         text = without("reasoning", thought, text)
     text = without("tags", _TAGS, text)

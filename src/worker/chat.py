@@ -18,7 +18,7 @@ from .lifecycle import LoadFailed
 from .network import Connection, open_socket, proxy_headers, target
 from .records import InvalidRecord
 from .refusals import classify, counted_tokens, message_of, named_limit
-from .replies import Usage, completion_of, pause_of
+from .replies import MOST_TEXT, Usage, completion_of, pause_of
 from .signals import Signals
 from .streams import Reader, Response
 from .values import Secret
@@ -232,6 +232,8 @@ def _read_stream(response: Response, masked: Callable[[str], str]) -> Answer:
         finish = event.finish_reason or finish
     if finish == "abort":  # from a server that is being stopped, for an answer it did not finish
         raise Unavailable("the server aborted the request")
+    if max(len(json.dumps(part)) for part in (reply.text, reply.reasoning)) > MOST_TEXT:
+        raise InvalidRecord(f"an answer of more than {MOST_TEXT} bytes")
     text = reply.text.encode("utf-8", "replace").decode()  # half a surrogate pair is no text
     thoughts = reply.reasoning.encode("utf-8", "replace").decode()
     return Answer(text, finish, usage.prompt_tokens, usage.completion_tokens, response.first_s, queue_s, thoughts)

@@ -9,6 +9,7 @@ import unicodedata
 from .answers import is_refusal
 from .engines.engine import Answer
 from .protocol import Checks, Item
+from .values import says_nothing
 
 CUT_OFF = "cut off at the token limit"
 
@@ -17,7 +18,7 @@ def failed_check(answer: Answer, item: Item, checks: Checks) -> str | None:
     """The check that an answer fails by itself; None when it passes all."""
     text = " ".join(answer.text.split()).casefold()
     prompt = " ".join(item.prompt.split()).casefold()
-    if not text:
+    if says_nothing(text):
         return "empty answer"
     if checks.cut_off and answer.finish_reason == "length":
         return CUT_OFF

@@ -54,6 +54,7 @@ def formed(answer: Answer, form: AnswerForm, pins: Mapping[str, Any]) -> Formed:
         text, negative = found[1], (avoid[1] if avoid else "") or None
     try:
         caption, around = json_in(text)
+        json.dumps(caption, allow_nan=False)
     except ValueError as e:
         return Formed(text.strip(), negative, reasoning, invalid=str(e), unclosed=unclosed)
     caption = {key: value for key, value in caption.items() if key not in form.drop} | dict(pins)

@@ -24,7 +24,7 @@ from typing import Annotated, Any, ClassVar
 
 from .answer_form import AnswerForm
 from .job_settings import EngineSettings, ModelSettings
-from .values import FileName, PixelSize, Relative, one_of
+from .values import FileName, PixelSize, Relative, one_of, says_nothing
 
 PROTOCOL = 1
 HEARTBEAT_S = 2.0
@@ -40,6 +40,7 @@ STATES = (UPSAMPLED, KEPT, FAILED)
 DAMAGED = "damaged"  # why an item is refused: a frame is not what its name says; it has to be sent again
 DONE = "done"  # an item of inference that has its video
 
+LATEST = 253_402_300_800.0  # the end of the year 9999, in seconds since 1970
 AUTO = 0  # engine.in_flight: the worker finds out how many
 
 # Exit codes. LOCKED: another worker holds the folder; UNAVAILABLE: the engine took no request for engine.patience_s.
@@ -218,6 +219,11 @@ class TokenCounts:
     measured: int | None = None
     output: int | None = None
 
+    def wrong(self) -> str:
+        return next(
+            (f"{k}: is negative" for k in ("predicted", "measured", "output") if (getattr(self, k) or 0) < 0), ""
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class SentFrame:
@@ -272,7 +278,11 @@ class Outcome:
 
     def wrong(self) -> str:
         """Asked by the reader, once all fields are."""
-        return "text: is empty" if self.state == UPSAMPLED and not (self.text or "").strip() else ""
+        if self.state == UPSAMPLED and says_nothing(self.text or ""):
+            return "text: is empty"
+        if (self.limit or 0) < 0:
+            return f"limit: {self.limit} is negative"
+        return "" if 0 <= self.at < LATEST else f"at: {self.at:g} is not a time"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ and line where they are known. `Annotated[str, check]` (see `values`) is a text 
 from __future__ import annotations
 
 import json
-import math
 import sys
 import types
 import zlib
@@ -23,16 +22,13 @@ Read = Callable[[Any, str], Any]
 
 MAX_BYTES = 64 << 20  # of a file that is one record
 MAX_LINE = 4 << 20  # of a line in a file of many
+MAX_INT = 2**63 - 1  # that tables of numbers hold
 MAX_DEPTH = 100  # of what has no type of its own
 _CHECK, _CHECK_BYTES = b',"crc":"', 18  # last in a line that has one: the CRC-32 of the line without it
 
 
 class InvalidRecord(ValueError):
     """A record that is not what it should be; the message names the field."""
-
-
-class DamagedRecord(InvalidRecord):
-    """A line that is not even JSON, or not as it was written: a disk or a link may have done that."""
 
 
 def from_json(kind: type[T], data: Any, where: str = "") -> T:
@@ -44,12 +40,12 @@ def from_json(kind: type[T], data: Any, where: str = "") -> T:
 def from_line(kind: type[T], line: bytes | str, most: int = MAX_BYTES) -> T:
     """A dataclass of this kind from one line of JSON, of `most` bytes at most."""
     if len(line) > most:
-        raise DamagedRecord(f"longer than {most} bytes")
+        raise InvalidRecord(f"longer than {most} bytes")
     _verify(line.encode() if isinstance(line, str) else line)
     try:
         data = json.loads(line)
     except (ValueError, RecursionError) as e:
-        raise DamagedRecord(f"not JSON ({e})") from None
+        raise InvalidRecord(f"not JSON ({e})") from None
     return from_json(kind, data)
 
 
@@ -98,7 +94,7 @@ def _verify(line: bytes) -> None:
     line = line.rstrip(b"\r\n")
     check = line[-_CHECK_BYTES:]
     if check.startswith(_CHECK) and check != b'%s%08x"}' % (_CHECK, zlib.crc32(line[:-_CHECK_BYTES] + b"}")):
-        raise DamagedRecord("is not what was written: its checksum does not match")
+        raise InvalidRecord("is not what was written: its checksum does not match")
 
 
 @cache
@@ -141,7 +137,7 @@ def _read_object(kind: Any) -> Read:
             f.name,
             f.metadata.get("key", f.name),
             _reader(hints[f.name]),
-            hints[f.name] if hints[f.name] in (str, int, bool) else None,  # a value of just this type needs no reader
+            hints[f.name] if hints[f.name] in (str, bool) else None,  # a value of just this type needs no reader
             f.default is MISSING and f.default_factory is MISSING,
         )
         for f in fields(kind)
@@ -222,11 +218,13 @@ def _read_any(data: Any, where: str, depth: int = 0) -> Any:
 
 
 def _read_scalar(kind: Any) -> Read:
+    most = {int: MAX_INT, float: sys.float_info.max}
+
     def read(data: Any, where: str) -> Any:
         value = data
         if kind is float and type(data) is int and abs(data) <= sys.float_info.max:
             value = float(data)
-        if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        if type(value) is not kind or (kind in (int, float) and not abs(value) <= most[kind]):
             raise InvalidRecord(f"{where}: {json.dumps(data, default=str)[:60]} is not a valid {kind.__name__}")
         return value
 

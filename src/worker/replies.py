@@ -13,8 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .records import InvalidRecord, from_json
+from .values import Label
 
 MOST_REPLY = 16 << 20  # bytes of one reply, many times the longest answer
+MOST_TEXT = (
+    1 << 20
+)  # bytes of an answer, or of the thoughts before it, as JSON: a journal's line holds both, and may hold two
 LONGEST_PAUSE_S = 60.0  # that a server may ask for
 
 
@@ -28,7 +32,7 @@ class Delta:
 @dataclass(frozen=True, slots=True)
 class Choice:
     delta: Delta | None = None
-    finish_reason: str | None = None
+    finish_reason: Label | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,7 @@ class ChatEvent:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    name: str = field(metadata={"key": "id"})
+    name: Label = field(metadata={"key": "id"})
     root: str | None = None
     max_model_len: int | None = None
 
@@ -103,7 +107,7 @@ class InputTokens:
 class Version:
     """The answer of GET /version."""
 
-    version: str = "unknown"
+    version: Label = "unknown"
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,10 @@ class Response:
             return
         first, *lines = head.decode("latin-1").split("\r\n")
         self.status = int(first.split(" ", 2)[1])
+        if 100 <= self.status < 200:  # an interim response: the final one follows (RFC 9110, 15.2)
+            self.status, self._data = 0, rest
+            self._read_head()
+            return
         self.headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         self._is_chunked = self.headers.get("transfer-encoding", "").lower() == "chunked"
         self._data = rest

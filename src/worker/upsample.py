@@ -174,7 +174,7 @@ class Worker:
 
     def _arriving(self) -> Iterator[Item]:
         """Unanswered items in order, as their batches arrive, until closed, or idle for linger_s with no controller."""
-        taken: set[str] = set()
+        taken: dict[str, int] = {}
         asked: set[tuple[str, int]] = set()
         for item in self._isolated():
             asked.add((item.id, item.step))
@@ -182,9 +182,10 @@ class Worker:
         idle_since = time.monotonic()
         while not self.control.stop.is_set():
             closed = (self.folder / "closed").exists()  # looked up before the batches: none comes after it
-            fresh = [b for b in sorted((self.folder / "batches").glob("*.jsonl")) if b.name not in taken]
+            batches, looks = sorted((self.folder / "batches").glob("*.jsonl")), closed or self._flow.is_idle
+            fresh = [b for b in batches if b.name not in taken or (looks and _written_at(b) != taken[b.name])]
             for batch in fresh:
-                taken.add(batch.name)
+                taken[batch.name] = _written_at(batch)  # one that was damaged is sent again
                 for item in read_records(batch, Item, left_out):
                     if self._is_open(item) and (item.id, item.step) not in asked:
                         asked.add((item.id, item.step))
@@ -340,6 +341,13 @@ class Worker:
         if self.engine.signals:
             _ = picture.url  # encoded before there is room in flight
         return picture
+
+
+def _written_at(file: Path) -> int:
+    try:
+        return file.stat().st_mtime_ns
+    except FileNotFoundError:  # withdrawn meanwhile
+        return 0
 
 
 def fallback_state(prompt: str) -> str:

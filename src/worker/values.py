@@ -22,6 +22,11 @@ def shown(value: str, limit: int = 60) -> str:
     return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in short) + '"'
 
 
+def says_nothing(text: str) -> bool:
+    """Whether a text holds no letter and no digit: blanks of any kind, marks without a width, quotation marks."""
+    return not any(map(str.isalnum, text))
+
+
 def matching(pattern: str, meaning: str) -> Check:
     """The check that a whole text matches a pattern; meaning: what it should be, for the message."""
     compiled = re.compile(pattern)
@@ -34,7 +39,8 @@ def one_of(*words: str) -> Check:
 
 def _leaves(value: str) -> str:
     parts = value.split("/")
-    inside = value and len(value) <= 1024 and not any(part in ("", ".", "..") for part in parts)
+    fits = len(value) <= 1024 and all(len(part.encode("utf-8", "replace")) <= 255 for part in parts)  # NAME_MAX
+    inside = value and fits and not any(part in ("", ".", "..") for part in parts)
     return "" if inside and value.isprintable() else f"{shown(value)} is not the name of a file inside its folder"
 
 
@@ -58,7 +64,9 @@ def _holds_password(value: str) -> str:
         port = parts.port
     except ValueError as e:
         return f"is not an address ({e})"
-    if "@" in parts.netloc or re.search(r"(?i)(?:key|token|secret|password|sig)[^=&]*=", parts.query):
+    if "@" in parts.netloc or re.search(
+        r"(?i)(?:key|token|secret|password|sig)[^=&]*=", f"{parts.query}&{parts.fragment}"
+    ):
         return "holds a user or a secret, which would be written down; set engine.api_key_env or engine.api_key_file"
     if value and (not parts.hostname or port == 0 or any(not c.isprintable() or c == " " for c in value)):
         return f"{shown(value)} is not an address, as in http://localhost:8000/v1"
@@ -97,6 +105,7 @@ Command = Annotated[
 Url = Annotated[str, _holds_password]  # "" for none
 Variable = Annotated[str, _variable]  # "" for none
 Environment = Annotated[str, _environment]
+Label = Annotated[str, lambda value: f"{shown(value)} is too long" if len(value) > 200 else ""]
 PixelSize = Annotated[str, matching(r"[1-9]\d{0,4}x[1-9]\d{0,4}", "a size, as in 320x180")]
 # Names as ssh accepts them on its command line: nothing in them is an option, a word of a shell or of a pattern.
 _NAME, _IPV6 = r"\w(?:[\w-]|\.(?!\.))*(?::\d{1,5})?", r"\[?[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(?:%\w+)?\]?"

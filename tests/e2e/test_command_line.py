@@ -76,6 +76,7 @@ def test_help_and_cfg_import_nothing_heavy() -> None:
         "resolution=720",
         "engine=null",
         "resume=outputs/typo",
+        "hydra.run.dir=/dev/null/x",
     ],
 )
 def test_rejected_config_is_2_and_leaves_nothing(tmp_path: Path, override: str) -> None:
@@ -85,7 +86,7 @@ def test_rejected_config_is_2_and_leaves_nothing(tmp_path: Path, override: str) 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("override", ["+engine.nosuch=1", "+upsample.nosuch=1"])
+@pytest.mark.parametrize("override", ["+engine.nosuch=1", "+upsample.nosuch=1", "name=${nosuch.x}"])
 def test_added_field_is_rejected_by_name(tmp_path: Path, override: str) -> None:
     (tmp_path / "prompts.json").write_text('[{"prompt": "x"}]')
     end = called("task=plan", "prompts=prompts.json", override, cwd=tmp_path)

@@ -4,7 +4,7 @@ Each trial draws a place, a moment and a fault from its seed, breaks a run with 
 whatever happened: every item is in the journal once, with the very text that the server sent; nothing that was answered is
 asked again; nothing is written outside of the run; no secret is in any file, output, command line or container; the program
 ends in time, and never with a traceback. It prints a table of faults by place, and each violation with the seed that repeats
-it. The server is a fake; the program, its workers, sshd and dockerd are real.
+it. The server is a fake; the program, its workers, sshd, dockerd and Slurm are real.
 """
 
 from __future__ import annotations
@@ -26,10 +26,23 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.conftest import small_tokenizer
-from tests.harness import dockerd, sshd
+from tests.harness import dockerd, slurm, sshd
 from tests.harness.clips import make_clip
 from tests.harness.docked import Docked
-from tests.harness.faults import DOCKER, FAULTS, PLACES, SSH, Fault, Trial, acts_by_itself, name_of, prepare
+from tests.harness.faults import (
+    DOCKER,
+    FAULTS,
+    FLEET,
+    PLACES,
+    SLURM,
+    SSH,
+    Fault,
+    Trial,
+    acts_by_itself,
+    name_of,
+    prepare,
+)
+from tests.harness.gathered import Clustered, Linked
 from tests.harness.processes import command_lines
 from tests.harness.program import Ended, Program, journal_lines, plan_of, quoted, results_of
 from tests.harness.remote import CLIPS, Remote, take
@@ -154,7 +167,8 @@ def _check(trial: Trial, ends: list[Ended], before: set[object], asked_before: C
         wrong(f"{len(twice)} answered items were asked again")
     if any(SECRET in end.out + end.err for end in ends):
         wrong("the program printed the secret")
-    leaks = subprocess.run(["grep", "-rlF", SECRET, str(trial.remote.folder)], capture_output=True, text=True).stdout
+    folders = [trial.remote.folder, *([trial.remote.slurm.folder] if isinstance(trial.remote, Clustered) else [])]
+    leaks = subprocess.run(["grep", "-rlF", SECRET, *folders], capture_output=True, text=True).stdout
     if leaks:
         wrong(f"the secret is in {leaks.split()}")
     known = {"home", "desk", "known_hosts", "root", "run", "prompts.json", "cache", "copy", "read"}
@@ -182,6 +196,7 @@ class Campaign:
         (self.base / "key").write_text(SECRET)
         self.sshd = sshd.Sshd(self.base / "sshd")
         self.daemon: dockerd.Dockerd | None = None
+        self.slurm: slurm.Slurm | None = None
 
     def run(self, seconds: float, first: int = 0) -> None:
         until, number = time.monotonic() + seconds, first
@@ -193,6 +208,8 @@ class Campaign:
             self.sshd.kill()
             if self.daemon:
                 self.daemon.stop()
+            if self.slurm:
+                self.slurm.stop()
             if not self.violations:
                 shutil.rmtree(self.base, ignore_errors=True)
 
@@ -224,9 +241,15 @@ class Campaign:
         folder = self.base / f"{number}"
         folder.mkdir()
         given = (folder, self.sshd, folder / "cache", str(self.base / "own.json"), self.base / "clips")
+        remote: Remote
         if place == DOCKER:
             self.daemon = self.daemon or dockerd.Dockerd(self.base / "dockerd")
-        remote = Docked(*given, self.daemon) if self.daemon and place == DOCKER else Remote(*given)
+            remote = Docked(*given, self.daemon)
+        elif place == SLURM:
+            self.slurm = self.slurm or slurm.Slurm(self.base / "slurm")
+            remote = Clustered(*given, self.slurm)
+        else:
+            remote = Linked(*given) if place == FLEET else Remote(*given)
         remote.server.count = lambda body: remote._prompt_tokens(body) if (folder / "run" / "plan.json").exists() else 1
         if place == SSH:
             remote.proxied()
@@ -243,10 +266,11 @@ class Campaign:
 
 def usable(places: tuple[str, ...]) -> tuple[str, ...]:
     """The places that this machine has; those that it has not are named."""
-    if DOCKER in places and (reason := dockerd.missing()):
-        print(f"without containers: {reason}")
-        return tuple(place for place in places if place != DOCKER)
-    return places
+    missing = {place: why for place, why in ((DOCKER, dockerd.missing()), (SLURM, slurm.missing())) if why}
+    for place in places:
+        if place in missing:
+            print(f"without {place}: {missing[place]}")
+    return tuple(place for place in places if place not in missing)
 
 
 def main() -> int:

@@ -109,6 +109,10 @@ class FakeDriver:
         return self.wanted <= set(self.taken)
 
     @property
+    def left(self) -> int:
+        return len(self.wanted - set(self.taken))
+
+    @property
     def ended(self) -> int:
         return len(self.taken)
 

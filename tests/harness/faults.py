@@ -16,14 +16,15 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 from tests.harness.docked import Docked
+from tests.harness.gathered import Clustered
 from tests.harness.processes import command_lines
 from tests.harness.program import Program, quoted
 from tests.harness.remote import Remote
 
 FAILING = Path(__file__).with_name("failing")
 CALLS = {"write": 150, "fsync": 40, "replace": 25}  # about as many of each as a process of a small run makes
-LOCAL, SSH, DOCKER, ENDPOINT = "local", "ssh", "docker", "endpoint"
-PLACES = (LOCAL, SSH, DOCKER, ENDPOINT)
+LOCAL, SSH, DOCKER, ENDPOINT, FLEET, SLURM = "local", "ssh", "docker", "endpoint", "fleet", "slurm"
+PLACES = (LOCAL, SSH, DOCKER, ENDPOINT, FLEET, SLURM)
 
 
 @dataclass
@@ -48,13 +49,13 @@ class Trial:
     @cached_property
     def overrides(self) -> tuple[str, ...]:
         own = ("engine.grace_s=1",) if self.place in (LOCAL, ENDPOINT) else self.remote.host
-        if self.place == SSH:
+        if self.place in (SSH, FLEET, SLURM):
             own = (*own, f"worker.python={quoted(self.python)}")
         if self.place == ENDPOINT:
             own = (*own, "engine.request_timeout_s=2", f"engine.patience_s={self.random.choice((0, 2, 60))}")
         return (
             f"prompts={quoted(self.remote.folder / 'prompts.json')}", f"hydra.run.dir={quoted(self.run)}",
-            *self.remote.engine, *self.remote.common, *own, f"host.workers={self.random.choice((1, 1, 2))}", "host.gpus=none",
+            *self.remote.engine, *self.remote.common, f"host.workers={self.random.choice((1, 1, 2))}", *own, "host.gpus=none",
             "host.silent_s=4", f"engine.api_key_file={quoted(self.remote.folder.parent / 'key')}",
             "budget.max_batch_size=3", "reuse=false",
         )  # fmt: skip
@@ -133,9 +134,30 @@ def cut_link(trial: Trial, program: Program) -> None:
         proxy.cut()
 
 
+def lose_a_host(trial: Trial, program: Program) -> None:
+    """Its link is down for good, or silent; its worker goes on."""
+    lost = trial.random.choice(trial.remote._proxies)
+    trial.random.choice((lost.close, lost.freeze))()
+
+
 def restart_dockerd(trial: Trial, program: Program) -> None:
     assert isinstance(trial.remote, Docked)
     trial.remote.daemon.restart()
+
+
+def requeue_jobs(trial: Trial, program: Program) -> None:
+    assert isinstance(trial.remote, Clustered)
+    trial.remote.slurm.run("scontrol", "requeue", ",".join(trial.remote.jobs_in_queue()))
+
+
+def cancel_jobs(trial: Trial, program: Program) -> None:
+    assert isinstance(trial.remote, Clustered)
+    trial.remote.slurm.run("scancel", *trial.remote.jobs_in_queue())
+
+
+def restart_slurmctld(trial: Trial, program: Program) -> None:
+    assert isinstance(trial.remote, Clustered)
+    trial.remote.slurm.restart(trial.random.uniform(0, 4))
 
 
 # ------------------------------------------------------------------------------------------------ a server's replies
@@ -242,7 +264,7 @@ class FailingCall:
             "FAIL_ROLE": "worker" if self.of_worker else "controller",
             "PYTHONPATH": str(FAILING),
         }
-        if trial.place == SSH and self.of_worker:
+        if trial.place in (SSH, FLEET) and self.of_worker:
             trial.write_python(**variables)
         else:
             trial.env = variables
@@ -270,9 +292,11 @@ EVERYWHERE = (
 FAULTS: dict[Fault, tuple[str, ...]] = {
     **dict.fromkeys(EVERYWHERE, PLACES),
     **{FailingCall(kind, of_worker=False): PLACES for kind in CALLS},
-    **{FailingCall(kind, of_worker=True): (LOCAL, SSH) for kind in CALLS},
-    cut_link: (SSH,),
+    **{FailingCall(kind, of_worker=True): (LOCAL, SSH, FLEET, SLURM) for kind in CALLS},
+    cut_link: (SSH, FLEET),
+    lose_a_host: (FLEET,),
     restart_dockerd: (DOCKER,),
+    **dict.fromkeys((requeue_jobs, cancel_jobs, restart_slurmctld), (SLURM,)),
     break_replies_off: (ENDPOINT,),
     refuse_requests: (ENDPOINT,),
 }

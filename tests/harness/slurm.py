@@ -71,6 +71,7 @@ class Slurm:
         self.config = folder / "slurm.conf"
         self.environment = os.environ | {"SLURM_CONF": str(self.config), "PATH": PATH}
         self._daemons: list[subprocess.Popen[bytes]] = []
+        self._control = ["slurmctld", "-D", "-f", str(self.config)]
         for name in ("state", "spool"):
             (folder / name).mkdir(parents=True)
         node = socket.gethostname().split(".")[0]
@@ -87,7 +88,7 @@ class Slurm:
                 ]
             )  # fmt: skip
             self._wait(lambda: (folder / "munge.socket").exists(), "munged")
-            self._start(["slurmctld", "-D", "-i", "-f", str(self.config)])
+            self._start([*self._control, "-i"])
             self._start(["slurmd", "-D", "-N", node, "-f", str(self.config)])
             self._wait(lambda: self.run("sinfo", "-h", "-o", "%t").strip() == "idle", "the node")
         except BaseException:
@@ -99,6 +100,14 @@ class Slurm:
         return subprocess.run(
             command, capture_output=True, text=True, env=self.environment, timeout=60, check=False
         ).stdout
+
+    def restart(self, pause_s: float) -> None:
+        """Kill slurmctld, and start it again after a pause."""
+        self._daemons[1].kill()
+        self._daemons[1].wait()
+        time.sleep(pause_s)
+        self._start(self._control)
+        self._daemons[1] = self._daemons.pop()
 
     def stop(self) -> None:
         """Cancel what still runs, and end the daemons, the last first."""

@@ -221,6 +221,9 @@ def test_override_is_split_without_quotes(argument: str, expected: tuple[str, st
     [
         "engine.base_url=http://user:sk-planted@host/v1", "'prompts=https://sk-planted@host/x'", "+engine.api_key=sk-planted",
         "engine.api_key_env=sk-planted", "host.password_env=sk-planted", "image.env=[A=1,HF_TOKEN=sk-planted]",
+        "host=[root:sk-planted@gpu1,gpu2]", "host.address=me:sk-planted@gpu1", "model.extra_args=[--hf-token=sk-planted]",
+        "host.sbatch=['--export=ALL,HF_TOKEN=sk-planted']", "host.sbatch=[--comment=token=sk-planted]",
+        "notify.url=http://h/x?a=1&token=sk-planted", "engine.base_url=http://h/v1#key=sk-planted",
         "model.extra_args=[--api-key,sk-planted]", "+host.password=sk-planted", "notify.url_env=http://h/sk-planted",
     ],
 )  # fmt: skip
@@ -232,6 +235,8 @@ def test_secret_on_the_command_line_is_not_repeated(argument: str) -> None:
 @pytest.mark.parametrize(
     "argument",
     ["engine.base_url=http://host:8000/v1", "engine.api_key_env=MY_KEY", "engine.api_key_file=~/k", "image.env=[HF_TOKEN]",
+     "host=[me@gpu1:22,'[::1]:22']", "host.address=me@fe80::1", "host.sbatch=[--gpus=1,--time=4:00:00,--export=NONE]",
+     "model.extra_args=[--tokenizer=x,--max-num-batched-tokens=2048]", "host.docker=[docker,--tlskey=k.pem,-H,tcp://h:1]",
      "image.env=[HF_TOKEN,HF_HUB_OFFLINE=1]", "prompts=a@b.json", "budget.max_output_tokens=7", "model.tokenizer=x"],
 )  # fmt: skip
 def test_command_line_without_a_secret_passes(argument: str) -> None:
@@ -242,7 +247,7 @@ def test_defaults_hold_no_secret() -> None:
     assert secret_among(leaves_of(OmegaConf.to_container(composed()))) is None
 
 
-@pytest.mark.parametrize("name", ["log.jsonl", "specs", "job/a/worker.pyz"])
+@pytest.mark.parametrize("name", ["log.jsonl", "specs", "hints/a", "job/a/worker.pyz", "job/queue/frames/a.png"])
 def test_run_folder_with_a_link_is_refused(run: Path, name: str) -> None:
     (run / name).parent.mkdir(parents=True, exist_ok=True)
     (run / name).symlink_to("/tmp/elsewhere")

@@ -117,8 +117,9 @@ def test_other_cells_stay_as_they_are(value: object) -> None:
     assert cell(value) == value
 
 
-def test_carriage_return_is_a_line_break_in_cells() -> None:
+def test_cells_hold_no_control_characters() -> None:
     assert cell("a\rb\r\nc") == "a\nb\nc"
+    assert cell("\0a\x1b[2J\tb\x9b") == "\\u0000a\\u001b[2J\tb\\u009b"
 
 
 def test_prose_is_broken_between_words() -> None:

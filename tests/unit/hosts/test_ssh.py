@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 from src.errors import AuthError, HostError, LinkLost
 from src.hosts.ssh import SshHost, _Transport
+from src.interrupts import in_background
 from src.planning.settings import HostSettings
 from tests.harness.fake_host import HOST
 
@@ -46,3 +49,14 @@ def test_silent_port_is_a_lost_link(tmp_path: Path) -> None:
     with pytest.raises(LinkLost, match="cannot be reached") as error:
         SshHost(settings(tmp_path, address="127.0.0.1", port=9)).run(("true",))
     assert "sshd" in error.value.hint
+
+
+def test_silent_host_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host = SshHost(settings(tmp_path, address="127.0.0.1", port=silent.getsockname()[1]))
+        connecting = in_background(lambda: host.run(("true",)))
+        held, _ = silent.accept()
+        began = time.monotonic()
+        host.close()
+        assert time.monotonic() - began < 5 and not connecting.done()
+        held.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from src.errors import InputError
 from src.planning.plan import Plan
-from src.planning.plan_file import read_plan, write_plan
+from src.planning.plan_file import ItemSpool, read_plan, write_plan
 from tests.unit.planning.conftest import ITEMS, Planned
 
 VERSION_1 = Path(__file__).with_name("plan_v1.json")  # written by the program before version 2, with other paths
@@ -87,6 +88,15 @@ def test_engine_arguments_are_read_back_equal(planned: Planned, tmp_path: Path, 
     plan = planned("engine.name=vllm", f"model={model}", "model.checkpoint=/models/x", "model.extra_args=[--a,b c]")
     assert plan.settings.model.extra_args == ("--a", "b c")
     assert read_back(written(plan), tmp_path) == plan
+
+
+def test_full_disk_is_noticed_by_the_spool(base: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = ItemSpool(tmp_path)
+    for item in base.items:
+        spool.add(item)
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: open("/dev/full", "r+b"))
+    with pytest.raises(OSError, match="No space left"):
+        spool.items(base.batches)
 
 
 def test_plan_without_items_is_read_back(planned: Planned, tmp_path: Path) -> None:

@@ -199,6 +199,16 @@ def test_staged_items_are_not_staged_again(paths: RunPaths, clips: Path, make_pl
     assert len(list(job.batches.iterdir())) == 2  # a resumed run adds to a batch
 
 
+def test_damaged_batch_is_staged_by_another_name(paths: RunPaths, clips: Path, make_plan: MakePlan) -> None:
+    plan, job = make_plan(takes(clips, 3)), JobPaths(paths.jobs / "a")
+    stage_all(plan, job)
+    [batch] = job.batches.iterdir()
+    batch.write_bytes(b"")
+    stage_all(plan, job)
+    assert sorted(item.id for item in staged_items(job)) == sorted(item.id for item in plan.items)
+    assert batch.read_bytes() == b""
+
+
 def test_unreadable_clip_never_reaches_a_worker(
     paths: RunPaths, clips: Path, make_plan: MakePlan, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,12 +16,13 @@ from src.runs.supervisor import MAX_DEATHS, Supervisor, failure_reason
 from src.runs.tail import MOST_DAMAGED
 from src.timing.progress import Quiet
 from src.worker.journal import write_json
-from src.worker.protocol import UNAVAILABLE, Event, Exit
+from src.worker.protocol import UNAVAILABLE, Event, Exit, VideoOutcome
 from tests.harness.fake_handle import FakeDriver, FakeHandle, RecordedPhases, Step
 
 DONE, FAILED = Step(ended(0)), Step(ended(None))
 START = ["prepare", "push", "start"]
 END = ["push", "finish", "close"]
+IDLE = Step(events=(Event("phase", 1.0, phase="serving"), Event("heartbeat", 2.0)))
 
 
 @pytest.fixture
@@ -93,19 +95,42 @@ def test_unfinished_line_waits_for_its_rest(folder: JobPaths) -> None:
     assert driver.taken == ["a"]
 
 
+@pytest.mark.parametrize("wrong", ['{"id":', '{"id":1,"event":2}'], ids=["cut", "types"])
 @pytest.mark.parametrize("journal", ["results", "events"])
-def test_damaged_line_is_left_out(folder: JobPaths, journal: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_line_is_left_out(
+    folder: JobPaths, journal: str, wrong: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     path: Path = getattr(folder, journal)
-    path.write_text('{"id":"a","state":"kept","event":"phase","time":1.0}\n{"id":\n')
+    path.write_text('{"id":"a","state":"kept","event":"phase","time":1.0}\n' + f"{wrong}\n")
     driver, _ = run(folder, Step(), Step(results=("a", "b")), DONE, wanted="ab")
     assert set(driver.taken) == {"a", "b"}
     assert f"{path.name}, byte 53: " in capsys.readouterr().out
 
 
-def test_result_of_wrong_types_ends_the_run(folder: JobPaths) -> None:
+def test_unread_answer_is_asked_again(folder: JobPaths) -> None:
     folder.results.write_text('{"id":1}\n')
+    handle = FakeHandle(folder, [Step(ABSENT), IDLE, Step()])
+    handle.on_kill = lambda: setattr(handle, "steps", [FAILED, Step(results=("a",)), DONE])
+    driver = FakeDriver(folder, "a", handle)
+    supervise([driver], Quiet(), lambda supervisors: None)
+    assert driver.taken == ["a"]
+    assert handle.calls == [*START, "kill", "start", *END]
+
+
+def test_answer_that_stays_unread_is_named(folder: JobPaths) -> None:
+    folder.results.write_text('{"id":1}\n')
+    handle = FakeHandle(folder, [Step(ABSENT), IDLE, Step()])
+    handle.on_kill = lambda: setattr(handle, "steps", [FAILED, IDLE])
     with pytest.raises(HostError, match=r"results\.jsonl, byte 0: id: 1 is not a valid str"):
-        run(folder, Step())
+        supervise([FakeDriver(folder, "a", handle)], Quiet(), lambda supervisors: None)
+
+
+def test_unread_video_is_named_at_once(folder: JobPaths) -> None:
+    folder.results.write_text('{"id":1}\n')
+    driver = FakeDriver(folder, "a", FakeHandle(folder, [Step()]))
+    driver.outcome = VideoOutcome  # type: ignore[assignment]
+    with pytest.raises(HostError, match=r"results\.jsonl, byte 0: id: 1 is not a valid str"):
+        supervise([driver], Quiet(), lambda supervisors: None)
 
 
 def test_many_damaged_lines_end_the_run(folder: JobPaths) -> None:
@@ -150,6 +175,14 @@ def test_silent_worker_is_ended_and_replaced(folder: JobPaths) -> None:
     supervise([driver], Quiet(), lambda supervisors: None)
     assert driver.taken == ["a"]
     assert handle.calls == [*START, "kill", "start", *END]
+
+
+def test_slow_start_is_no_silence(folder: JobPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = FakeHandle(folder, [Step(ABSENT), Step(), Step(results=("a",)), DONE])
+    handle.silent_s = 0.1
+    monkeypatch.setattr(handle, "start", lambda: time.sleep(0.2))
+    supervise([FakeDriver(folder, "a", handle)], Quiet(), lambda supervisors: None)
+    assert "kill" not in handle.calls
 
 
 def test_worker_that_freezes_at_its_end_is_ended(folder: JobPaths) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from typing import cast
 import pytest
 
 from src.errors import EngineError, HostError
+from src.hosts.job_folder import JobPaths
 from src.hosts.job_handle import JobHandle
 from src.media import render as rendering
 from src.planning import observed_limits
@@ -383,6 +385,33 @@ def test_slow_clips_are_no_failure(
     outcomes = execute(plan, paths, Impatient())
     assert {o.state for o in outcomes.values()} == {"upsampled"}
     assert starts(workers) > 5
+
+
+@pytest.mark.usefixtures("workers")
+@pytest.mark.parametrize("workers_count", [1, 2])
+def test_failed_staging_ends_the_run(
+    paths: RunPaths, clips: Path, make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch, workers_count: int
+) -> None:
+    plan = make_plan(takes(clips, 2), f"host.workers={workers_count}", "host.gpus=none")
+
+    def fail(*_: object, **options: object) -> object:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(staging, "render", fail)
+    with pytest.raises(HostError, match="hints cannot be written"):
+        execute(plan, paths, Quiet())
+
+
+@pytest.mark.usefixtures("workers")
+@pytest.mark.parametrize("damaged", ["batches", "frames"])
+def test_damaged_queue_is_staged_again(paths: RunPaths, clips: Path, make_plan: MakePlan, damaged: str) -> None:
+    plan = make_plan(takes(clips, 4), "host.workers=2", "host.gpus=none")
+    pool, cache = JobPaths(paths.jobs / "queue"), Path(plan.settings.cache_dir) / "hints"
+    assert sum(batch.count for batch in staging.stage(plan, set(plan.distinct_ids), pool, cache, staging.Stop())) == 4
+    for file in (pool.root / damaged).iterdir():
+        file.unlink() if damaged == "frames" else file.write_bytes(b"\xff" + file.read_bytes()[1:])
+    outcomes = execute(plan, paths, Quiet())
+    assert {outcome.state for outcome in outcomes.values()} == {"upsampled"}
 
 
 def test_unstartable_worker_is_named(paths: RunPaths, clips: Path, make_plan: MakePlan) -> None:

@@ -48,6 +48,10 @@ def test_words_around_the_prompt_are_removed(answer: str) -> None:
     assert removed
 
 
+def test_control_characters_are_removed() -> None:
+    assert cleaned("A\0 red \x1b[1mboat\n\tat sea\x9b.") == ("A red [1mboat\n\tat sea.", ["control characters"])
+
+
 @pytest.mark.parametrize(
     "around", ['"{}"', "“{}”", "«{}»", "**{}**", "```\n{}\n```", "```text\n{}\n```", "'{}'", "`{}`"]
 )

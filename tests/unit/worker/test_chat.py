@@ -81,6 +81,13 @@ def test_queue_time_is_read_where_reported(server: ScriptedServer, client: ChatC
     assert client.ask(REQUEST).queue_s == 1.5
 
 
+@pytest.mark.parametrize("letter", ["x", "風"])
+def test_endless_answer_fails_its_item(server: ScriptedServer, client: ChatClient, letter: str) -> None:
+    server.script = [(200, {}, stream(letter * (1 << 20), 7))]
+    with pytest.raises(ItemFailed, match="more than 1048576 bytes"):
+        client.ask(REQUEST)
+
+
 def test_half_a_surrogate_pair_is_replaced(server: ScriptedServer, client: ChatClient) -> None:
     server.script = [(200, {}, stream("half \ud83d", 7))]
     assert client.ask(REQUEST).text == "half ? "

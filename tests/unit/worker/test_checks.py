@@ -15,6 +15,8 @@ from tests.harness.records import item
     [
         ("A long boat on a calm sea.", "stop", Checks(cut_off=True, script="latin"), None),
         ("  \n", "stop", Checks(cut_off=True, script=""), "empty answer"),
+        ("\u200b \ufeff\u3000", "stop", Checks(cut_off=True, script=""), "empty answer"),
+        ('""', "stop", Checks(cut_off=True, script=""), "empty answer"),
         ("A long", "length", Checks(cut_off=True, script=""), "cut off at the token limit"),
         ("A long", "length", Checks(cut_off=False, script=""), None),
         ("A  BOAT", "stop", Checks(cut_off=True, script=""), "echo of the prompt"),

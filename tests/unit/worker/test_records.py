@@ -24,7 +24,7 @@ from src.worker.protocol import (
     UpsampleJob,
     VideoOutcome,
 )
-from src.worker.records import InvalidRecord, from_json, from_line, to_json, to_line
+from src.worker.records import MAX_INT, InvalidRecord, from_json, from_line, to_json, to_line
 
 KINDS = (Outcome, Item, Event, InferItem, VideoOutcome, Exit, UpsampleJob, InferJob)
 JSON = st.recursive(
@@ -36,9 +36,9 @@ JSON = st.recursive(
 TEXTS = ("", "a", "frames/a.png", "320x180", "upsampled", "kept", "done", "failed", "http://localhost:8000/v1", "NAME")
 SCALARS: dict[Any, st.SearchStrategy[Any]] = {
     str: st.text(max_size=9),
-    int: st.integers(),
+    int: st.integers(-MAX_INT, MAX_INT),
     bool: st.booleans(),
-    float: st.floats(allow_nan=False, allow_infinity=False),
+    float: st.floats(0, 1e11),
     Any: JSON,
 }
 
@@ -113,6 +113,11 @@ def test_missing_keys_take_defaults() -> None:
         (Outcome, OUTCOME | {"attempts": {}}, "attempts: not a list"),
         (Item, ITEM | {"frames": ["frames/1.png", None]}, r"frames\[1\]: null is not a valid str"),
         (Item, ITEM | {"seed": True}, "seed: true is not a valid int"),
+        (Item, ITEM | {"seed": 2**63}, f"seed: {2**63} is not a valid int"),
+        (Outcome, OUTCOME | {"state": "upsampled", "text": "\u200b"}, "text: is empty"),
+        (Outcome, OUTCOME | {"at": 1e300}, r"at: 1e\+300 is not a time"),
+        (Outcome, OUTCOME | {"limit": -5}, "limit: -5 is negative"),
+        (Outcome, OUTCOME | {"tokens": {"measured": -5}}, "tokens.measured: is negative"),
         (Item, ITEM | {"seed": 1.0}, "seed: 1.0 is not a valid int"),
         (Exit, {"code": 0, "state": "done", "not_started": "abc"}, "not_started: not a list"),
         (InferItem, as_json(InferItem("a", 0, "", "v", {})) | {"controls": {"edge": 3}}, "controls.edge: not an object"),

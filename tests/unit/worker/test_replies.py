@@ -40,7 +40,8 @@ def test_what_servers_leave_out_is_no_error() -> None:
     "event",
     [
         b"upstream connect error", [], {"choices": {}}, {"choices": [{"delta": {"content": 3}}]},
-        {"usage": {"prompt_tokens": "7"}}, {"usage": {"prompt_tokens": -1}}, b"[" * 100_000, b"\xff",
+        {"usage": {"prompt_tokens": "7"}}, {"usage": {"prompt_tokens": -1}}, {"usage": {"completion_tokens": 10**30}},
+        {"choices": [{"finish_reason": "x" * 1000}]}, b"[" * 100_000, b"\xff",
     ],
     ids=str,
 )  # fmt: skip

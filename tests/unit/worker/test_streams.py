@@ -38,8 +38,13 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
 @pytest.mark.parametrize("size", [1, 7, 10_000])
 @pytest.mark.parametrize(
     "sent",
-    [chunked(EVENTS, 5), chunked(EVENTS, 80), HEAD + b"Content-Length: %d\r\n\r\n%s" % (len(EVENTS), EVENTS)],
-    ids=["small chunks", "chunks", "known length"],
+    [
+        chunked(EVENTS, 5),
+        chunked(EVENTS, 80),
+        HEAD + b"Content-Length: %d\r\n\r\n%s" % (len(EVENTS), EVENTS),
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + chunked(EVENTS, 80),
+    ],
+    ids=["small chunks", "chunks", "known length", "early hints"],
 )
 def test_body_is_whole_however_it_comes(ends: tuple[socket.socket, socket.socket], sent: bytes, size: int) -> None:
     ours, theirs = ends

@@ -92,6 +92,20 @@ def test_batches_may_arrive_while_it_works(folder: Path) -> None:
     assert len(results(folder)) == 6
 
 
+def test_replaced_batch_is_read_again(folder: Path) -> None:
+    stage(folder, [item("first")], "00000", closed=False)
+    (folder / "batches/00001.jsonl").write_text("{\n")
+
+    def answering(request: Request) -> Answer:
+        if request.item.id == "first":
+            time.sleep(0.1)  # until the damaged one has been read
+            stage(folder, [item("later")], "00001", closed=True)
+        return distinct_reply(request)
+
+    assert serve(folder, FakeEngine(answering)) == OK
+    assert [r["id"] for r in results(folder)] == ["first", "later"]
+
+
 def test_sigterm_finishes_items_in_flight(folder: Path) -> None:
     stage(folder, [item(f"i{n}") for n in range(8)])
     child = Child(folder, answer_when_released(folder))

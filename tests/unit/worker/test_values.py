@@ -16,7 +16,7 @@ from src.worker.records import InvalidRecord, from_json
 from src.worker.values import Secret, inside, secret_in, secret_named, secret_of
 from tests.conftest import Configure
 
-LEAVING = ("/etc/passwd", "..", "a/../../b", "frames/", "a//b", "./a", "a\0b", "a\nb", "x" * 2000)
+LEAVING = ("é" * 200, "/etc/passwd", "..", "a/../../b", "frames/", "a//b", "./a", "a\0b", "a\nb", "x" * 2000)
 ITEM = {"id": "a", "step": 0, "prompt": "", "text": "", "system": "", "frames": [], "predicted": 1, "max_tokens": 1}
 VIDEO = {"id": "a", "state": "done", "reason": "", "seconds": None, "attempts": 1}
 
