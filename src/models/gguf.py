@@ -6,7 +6,7 @@ import hashlib
 import http.client
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
@@ -28,8 +28,18 @@ def can_count(model: ModelSettings, *, is_here: bool) -> bool:
         return False
     with suppress(LoadFailed):
         llamacpp_version()
-        return all(model_file(name, "model.gguf") for name in (model.gguf, model.mmproj) if name)
+        return not any(wrong_files(model.gguf, model.mmproj, packages=True))
     return False
+
+
+def wrong_files(gguf: str, mmproj: str, *, packages: bool) -> Iterator[str]:
+    """What is wrong with the files of a model on this machine. packages: look into those of this interpreter too."""
+    for field, name in (("model.gguf", gguf), ("model.mmproj", mmproj)):
+        if name and (packages or not name.startswith(IN_PACKAGE)):
+            try:
+                model_file(name, field)
+            except LoadFailed as e:
+                yield str(e)
 
 
 class GgufServer:
@@ -62,9 +72,12 @@ class GgufServer:
     def _address(self) -> str:
         port = free_port()
         mmproj = str(self.mmproj) if self.mmproj else ""
-        settings = LlamaServer(str(self.gguf), mmproj, self.model.name, 1, 512, len(os.sched_getaffinity(0)), 0)
+        settings = LlamaServer(str(self.gguf), mmproj, self.model.name, 1, 512, len(os.sched_getaffinity(0)), 0, False)
         what, patience_s = f"llama.cpp's server for {self.gguf}", self.engine.start_timeout_s
-        return started(llamacpp_argv(settings, port), port, patience_s, what)
+        hint = (
+            "model.gguf and model.mmproj must be whole, and parts of the same model" if mmproj else "is the file whole?"
+        )
+        return started(llamacpp_argv(settings, port), port, patience_s, what, hint=hint)
 
     def _call(self, method: str, path: str, body: str | None) -> tuple[int, bytes]:
         try:

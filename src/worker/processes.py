@@ -36,6 +36,9 @@ _RAISED = re.compile(
 )
 
 
+_LLAMACPP_ERROR = re.compile(r"[\d.]+ E (?:(?:srv|cmn|slot) +)?(?:\w+: )?(?:error: )?")
+
+
 def failure_reason(path: Path, start: int, lines: int = 12) -> str:
     """The last error lines of a log after `start`; its last lines of any kind when there is no error among them. The line that
     ends a traceback comes first, for it is the cause.
@@ -43,7 +46,8 @@ def failure_reason(path: Path, start: int, lines: int = 12) -> str:
     What a logger marks as information or a warning is no error, whatever words are in it.
     """
     text = read_since(path, start).decode("utf-8", "replace")
-    written = [line.strip() for line in text.splitlines() if line.strip()]
+    lines_of_it = (_LLAMACPP_ERROR.sub("error: ", line.strip(), count=1) for line in text.splitlines() if line.strip())
+    written = list(dict.fromkeys(lines_of_it))
     errors = [line for line in written if re.search(r"Error|error:|memory", line) and not _HARMLESS.match(line)]
     chosen = (errors or written)[-lines:]
     cause = [line for line in errors if _RAISED.match(line)][-1:]

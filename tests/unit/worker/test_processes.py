@@ -152,17 +152,24 @@ INFO 11-26 loading
 (EngineCore pid=7) ERROR 11-26 torch.OutOfMemoryError: CUDA out of memory
 INFO 11-26 shutting down after an Error
 """
+LLAMACPP_LOG = """\
+0.00.018.100 I srv          init: an Error is no error here
+0.00.129.718 E llama_model_load: error loading model: it is incomplete
+0.00.165.267 E srv    load_model: failed to load model
+0.00.165.193 E llama_model_load: error loading model: it is incomplete
+"""
 
 
 @pytest.mark.parametrize(
     ("log", "reason"),
     [
         (LOG, "(EngineCore pid=7) ERROR 11-26 torch.OutOfMemoryError: CUDA out of memory"),
+        (LLAMACPP_LOG, "error: error loading model: it is incomplete | error: failed to load model"),
         ("one\n\ntwo\n", "one | two"),
         ("", ""),
         ("\n".join(f"Error {n}" for n in range(20)), " | ".join(f"Error {n}" for n in range(8, 20))),
     ],
-    ids=["errors only", "without errors", "empty", "the last of many"],
+    ids=["errors only", "llama.cpp", "without errors", "empty", "the last of many"],
 )
 def test_failure_reason_is_the_last_errors(tmp_path: Path, log: str, reason: str) -> None:
     path = tmp_path / "server.log"
