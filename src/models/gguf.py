@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from ..errors import InputError
@@ -24,22 +23,24 @@ from .counting_server import asked, started
 
 def can_count(model: ModelSettings, *, is_here: bool) -> bool:
     """Whether this machine has what the host has: the same file, and a llama.cpp to read it. is_here: it is the host."""
-    if not (model.gguf and (is_here or model.gguf.startswith(IN_PACKAGE))):
-        return False
-    with suppress(LoadFailed):
-        llamacpp_version()
-        return not any(wrong_files(model.gguf, model.mmproj, packages=True))
-    return False
+    return bool(
+        model.gguf
+        and (is_here or model.gguf.startswith(IN_PACKAGE))
+        and not any(missing(model.gguf, model.mmproj, is_own=True))
+    )
 
 
-def wrong_files(gguf: str, mmproj: str, *, packages: bool) -> Iterator[str]:
-    """What is wrong with the files of a model on this machine. packages: look into those of this interpreter too."""
+def missing(gguf: str, mmproj: str, *, is_own: bool) -> Iterator[str]:
+    """What keeps this machine from serving a model: its files and, where is_own says that this interpreter does it, packages."""
+    wanted: list[Callable[[], object]] = [llamacpp_version] if is_own else []
     for field, name in (("model.gguf", gguf), ("model.mmproj", mmproj)):
-        if name and (packages or not name.startswith(IN_PACKAGE)):
-            try:
-                model_file(name, field)
-            except LoadFailed as e:
-                yield str(e)
+        if name and (is_own or not name.startswith(IN_PACKAGE)):
+            wanted.append(partial(model_file, name, field))
+    for look in wanted:
+        try:
+            look()
+        except LoadFailed as e:
+            yield str(e)
 
 
 class GgufServer:
@@ -72,7 +73,7 @@ class GgufServer:
     def _address(self) -> str:
         port = free_port()
         mmproj = str(self.mmproj) if self.mmproj else ""
-        settings = LlamaServer(str(self.gguf), mmproj, self.model.name, 1, 512, len(os.sched_getaffinity(0)), 0, False)
+        settings = LlamaServer(str(self.gguf), mmproj, self.model.name, 1, 512, 1, 0, False)
         what, patience_s = f"llama.cpp's server for {self.gguf}", self.engine.start_timeout_s
         hint = (
             "model.gguf and model.mmproj must be whole, and parts of the same model" if mmproj else "is the file whole?"

@@ -158,10 +158,10 @@ def _wrong_gguf(config: Config) -> Iterator[str]:
                 "gives it what is measured in them, in words"
             )
         if config.host.kind is HostKind.local:
-            from ..models.gguf import wrong_files  # with HTTP, which others do without
+            from ..models.gguf import missing  # with HTTP, which others do without
 
             is_own = config.worker.python == WorkerConf().python and not config.image.reference
-            yield from wrong_files(model.gguf, model.mmproj, packages=is_own)
+            yield from missing(model.gguf, model.mmproj, is_own=is_own)
     if config.image.reference:
         for name in ("gguf", "mmproj"):
             if (file := getattr(model, name)) and not file.startswith(("/", "package:")):

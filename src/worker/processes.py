@@ -22,6 +22,13 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
+def idle_cores() -> int:
+    """Cores that this process may use, less their share of what runs already; at least one. Threads that wait for each other at
+    each step, as llama.cpp's do, stand still on cores that others keep busy."""
+    mine, all_cores = len(os.sched_getaffinity(0)), os.cpu_count() or 1
+    return max(1, mine - int(os.getloadavg()[0] * mine / all_cores))
+
+
 def read_since(path: Path, start: int) -> bytes:
     with open(path, "rb") as f:
         f.seek(start)

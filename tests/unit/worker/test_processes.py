@@ -20,6 +20,7 @@ from src.worker.processes import (
     free_port,
     guard_group,
     guard_group_gently,
+    idle_cores,
     kill_marked,
     kill_stale_server,
     last_line,
@@ -142,6 +143,14 @@ def test_only_marked_processes_are_killed(start: Start, tmp_path: Path) -> None:
 
 def test_free_port_is_a_port() -> None:
     assert 1024 <= free_port() < 65536
+
+
+@pytest.mark.parametrize(("mine", "load", "idle"), [(8, 0.9, 8), (8, 3.2, 7), (16, 3.2, 13), (8, 99.0, 1)])
+def test_idle_cores_are_those_others_leave(monkeypatch: pytest.MonkeyPatch, mine: int, load: float, idle: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(mine)))
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    assert idle_cores() == idle
 
 
 # ------------------------------------------------------------------------------------------------------------- logs
