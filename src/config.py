@@ -131,7 +131,7 @@ class EngineConf:
     api_key_env: str = ""  # endpoint only: NAME of the environment variable that holds the key
     api_key_file: str = ""  # endpoint only: file that holds the key
     slots: int = 4  # llamacpp only: requests processed at the same time, each with a context of budget.max_model_len
-    threads: int = 0  # llamacpp only: CPU threads; 0: one per core
+    threads: int = 0  # llamacpp only: CPU threads; 0: the cores that are idle at the start
     gpu_layers: int = -1  # llamacpp only: layers of the model on the GPU; -1: as many as fit
     start_timeout_s: float = 1800.0  # vllm and llamacpp: patience until the server is healthy
     request_timeout_s: float = 600.0  # patience for one answer, from its request to its last word

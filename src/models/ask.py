@@ -54,6 +54,10 @@ class Asked:
         return 0  # the server counts it with the texts
 
     def text_tokens(self, system: str, text: str, *, with_media: bool) -> int:
+        if with_media and (why := self.refusal(SMALL, Media(1))):
+            raise InputError(
+                why, hint="does model.mmproj belong to this model? model.text_only=true does without pictures"
+            )
         found = self.count(system, text, SMALL, Media(1 if with_media else 0))
         if isinstance(found, str):
             raise InputError(f"the server counts no tokens for a text that starts {text[:40]!r}: {found}")

@@ -17,8 +17,15 @@ from ..worker.network import Connection
 from ..worker.processes import failure_reason, guard_group
 
 
-def started(argv: Sequence[str], port: int, patience_s: float, what: str, env: Mapping[str, str] | None = None) -> str:
-    """Start a server and wait until it is healthy; its address. what: names it in messages.
+def started(
+    argv: Sequence[str],
+    port: int,
+    patience_s: float,
+    what: str,
+    env: Mapping[str, str] | None = None,
+    hint: str = "model.family=unverified does without counts",
+) -> str:
+    """Start a server and wait until it is healthy; its address. what: names it in messages, which end with the hint.
 
     Raises InputError, with the reason that it printed, where it ends or takes longer than patience_s seconds.
     """
@@ -39,10 +46,7 @@ def started(argv: Sequence[str], port: int, patience_s: float, what: str, env: M
             time.sleep(0.05)
         why = f"no answer in {patience_s:.0f} s" if server.poll() is None else failure_reason(Path(log.name), 0)
         _end(server, guard)
-        raise InputError(
-            f"{what} did not start, so tokens cannot be counted: {why}",
-            hint="model.family=unverified does without counts",
-        )
+        raise InputError(f"{what} did not start, so tokens cannot be counted: {why}", hint=hint)
 
 
 def asked(address: str, method: str, path: str, body: str | None, timeout_s: float) -> tuple[int, bytes]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from ..errors import InputError
@@ -24,12 +23,24 @@ from .counting_server import asked, started
 
 def can_count(model: ModelSettings, *, is_here: bool) -> bool:
     """Whether this machine has what the host has: the same file, and a llama.cpp to read it. is_here: it is the host."""
-    if not (model.gguf and (is_here or model.gguf.startswith(IN_PACKAGE))):
-        return False
-    with suppress(LoadFailed):
-        llamacpp_version()
-        return all(model_file(name, "model.gguf") for name in (model.gguf, model.mmproj) if name)
-    return False
+    return bool(
+        model.gguf
+        and (is_here or model.gguf.startswith(IN_PACKAGE))
+        and not any(missing(model.gguf, model.mmproj, is_own=True))
+    )
+
+
+def missing(gguf: str, mmproj: str, *, is_own: bool) -> Iterator[str]:
+    """What keeps this machine from serving a model: its files and, where is_own says that this interpreter does it, packages."""
+    wanted: list[Callable[[], object]] = [llamacpp_version] if is_own else []
+    for field, name in (("model.gguf", gguf), ("model.mmproj", mmproj)):
+        if name and (is_own or not name.startswith(IN_PACKAGE)):
+            wanted.append(partial(model_file, name, field))
+    for look in wanted:
+        try:
+            look()
+        except LoadFailed as e:
+            yield str(e)
 
 
 class GgufServer:
@@ -62,9 +73,12 @@ class GgufServer:
     def _address(self) -> str:
         port = free_port()
         mmproj = str(self.mmproj) if self.mmproj else ""
-        settings = LlamaServer(str(self.gguf), mmproj, self.model.name, 1, 512, len(os.sched_getaffinity(0)), 0)
+        settings = LlamaServer(str(self.gguf), mmproj, self.model.name, 1, 512, 1, 0, False)
         what, patience_s = f"llama.cpp's server for {self.gguf}", self.engine.start_timeout_s
-        return started(llamacpp_argv(settings, port), port, patience_s, what)
+        hint = (
+            "model.gguf and model.mmproj must be whole, and parts of the same model" if mmproj else "is the file whole?"
+        )
+        return started(llamacpp_argv(settings, port), port, patience_s, what, hint=hint)
 
     def _call(self, method: str, path: str, body: str | None) -> tuple[int, bytes]:
         try:

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..choices import AnswerKind, EngineName, Export, FrameRule, HostKind, ModelFamily, SpecOutput, TaskName
-from ..config import Config, HostConf
+from ..config import Config, HostConf, WorkerConf
 from ..errors import InputError
 from ..media import geometry
 from ..models.families import CLIP_FAMILIES, TOKENIZERS
@@ -157,6 +157,11 @@ def _wrong_gguf(config: Config) -> Iterator[str]:
                 "model.mmproj: engine=llamacpp needs the vision part of the model to show it frames; model.text_only=true "
                 "gives it what is measured in them, in words"
             )
+        if config.host.kind is HostKind.local:
+            from ..models.gguf import missing  # with HTTP, which others do without
+
+            is_own = config.worker.python == WorkerConf().python and not config.image.reference
+            yield from missing(model.gguf, model.mmproj, is_own=is_own)
     if config.image.reference:
         for name in ("gguf", "mmproj"):
             if (file := getattr(model, name)) and not file.startswith(("/", "package:")):

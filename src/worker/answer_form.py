@@ -14,7 +14,8 @@ from .values import one_of
 TEXT, JSON, TAGGED = "text", "json", "tagged"  # forms of an answer; tagged: JSON, and a negative prompt, each in a tag
 CHECKS = ("think", "preface", "quotes", "refusal", "loop", "language", "too_long", "dropped_subject")
 
-# A tagged answer as a grammar of llguidance, which vLLM's backend `guidance` takes; other servers answer without it.
+# Answers as grammars of llguidance, which vLLM's backend `guidance` and llama.cpp take; other servers answer without one.
+ALONE = "start: %json {caption}"
 TAGS = r"""start: "<final_prompt>\n" caption "\n</final_prompt>\n<negative_prompt>\n" avoid "\n</negative_prompt>"
 caption: %json {caption}
 avoid: /[^<\n]{{1,{most}}}/
@@ -56,21 +57,23 @@ class AnswerForm:
         """Whether a server is asked for answers of the schema."""
         return self.guided and bool(self.schema) and self.form in (JSON, TAGGED)
 
-    def response_format(self, tokens: int) -> Mapping[str, Any]:
-        """What asks a server for an answer of this schema and of about so many tokens at most; empty where nothing does."""
+    def response_format(self, tokens: int, engine: str = "") -> Mapping[str, Any]:
+        """What asks a server for an answer of this schema and of about so many tokens at most; empty where nothing does.
+
+        In words of OpenAI and vLLM, or in those of the server that an engine starts: llama.cpp takes any grammar of llguidance.
+        """
         if not self.is_guided:
             return {}
-        if self.form == TAGGED:
-            caption = bounded(json.loads(self.schema), tokens * 3 // 4, self.guided_slack)
-            most = round(tokens / 4 * CHARS_PER_TOKEN * self.guided_slack)
-            return {"structured_outputs": {"grammar": TAGS.format(caption=json.dumps(caption | _NO_BLANKS), most=most)}}
-        schema = bounded(json.loads(self.schema), tokens, self.guided_slack)
-        return {
-            "response_format": {
-                "type": "json_schema",
-                "json_schema": {"name": "prompt", "schema": schema, "strict": True},
-            }
-        }
+        is_tagged = self.form == TAGGED
+        schema = bounded(json.loads(self.schema), tokens * 3 // 4 if is_tagged else tokens, self.guided_slack)
+        most = round(tokens / 4 * CHARS_PER_TOKEN * self.guided_slack)
+        grammar = (TAGS if is_tagged else ALONE).format(caption=json.dumps(schema | _NO_BLANKS), most=most)
+        if engine == "llamacpp":
+            return {"grammar": f"%llguidance {{}}\n{grammar}"}
+        if is_tagged:
+            return {"structured_outputs": {"grammar": grammar}}
+        wanted = {"name": "prompt", "schema": schema, "strict": True}
+        return {"response_format": {"type": "json_schema", "json_schema": wanted}}
 
 
 def why_invalid(value: Any, schema: str) -> str:

@@ -22,6 +22,13 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
+def idle_cores() -> int:
+    """Cores that this process may use, less their share of what runs already; at least one. Threads that wait for each other at
+    each step, as llama.cpp's do, stand still on cores that others keep busy."""
+    mine, all_cores = len(os.sched_getaffinity(0)), os.cpu_count() or 1
+    return max(1, mine - int(os.getloadavg()[0] * mine / all_cores))
+
+
 def read_since(path: Path, start: int) -> bytes:
     with open(path, "rb") as f:
         f.seek(start)
@@ -36,6 +43,9 @@ _RAISED = re.compile(
 )
 
 
+_LLAMACPP_ERROR = re.compile(r"[\d.]+ E (?:(?:srv|cmn|slot) +)?(?:\w+: )?(?:error: )?")
+
+
 def failure_reason(path: Path, start: int, lines: int = 12) -> str:
     """The last error lines of a log after `start`; its last lines of any kind when there is no error among them. The line that
     ends a traceback comes first, for it is the cause.
@@ -43,7 +53,8 @@ def failure_reason(path: Path, start: int, lines: int = 12) -> str:
     What a logger marks as information or a warning is no error, whatever words are in it.
     """
     text = read_since(path, start).decode("utf-8", "replace")
-    written = [line.strip() for line in text.splitlines() if line.strip()]
+    lines_of_it = (_LLAMACPP_ERROR.sub("error: ", line.strip(), count=1) for line in text.splitlines() if line.strip())
+    written = list(dict.fromkeys(lines_of_it))
     errors = [line for line in written if re.search(r"Error|error:|memory", line) and not _HARMLESS.match(line)]
     chosen = (errors or written)[-lines:]
     cause = [line for line in errors if _RAISED.match(line)][-1:]

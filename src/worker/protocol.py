@@ -91,7 +91,7 @@ class UpsampleJob:
     @property
     def response_format(self) -> Mapping[str, Any]:
         """What asks the engine for answers of the wanted schema; empty where nothing does."""
-        return self.answer.response_format(self.max_output_tokens)
+        return self.answer.response_format(self.max_output_tokens, self.engine.name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,9 @@ import pytest
 
 from tests.harness.cosmos import SCRIPTS, Cosmos
 from tests.harness.program import ROOT, close_fork_server, program, start, wait_for
+from tests.harness.smollm2 import gguf_or_skip
 from tests.harness.sshd import missing as missing_sshd
+from tests.harness.tiny_mmproj import write_mmproj
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 GUIDES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *PAGES]
@@ -80,6 +82,12 @@ def finished_run(checkout: Path) -> Path:
 @pytest.mark.parametrize(("guide", "command"), commands(), ids=lambda value: value.removeprefix("python -m src.run "))
 def test_guide_command_works(guide: str, command: str, checkout: Path, request: pytest.FixtureRequest) -> None:
     command = command.replace("outputs/DATE/TIME", str(finished_run(checkout).relative_to(checkout)))
+    if "model.gguf=/models" in command:
+        models = checkout.parent / "models"
+        models.mkdir()
+        (models / "qwen.gguf").symlink_to(gguf_or_skip())
+        write_mmproj(models / "mmproj.gguf", models / "qwen.gguf")
+        command = command.replace("/models", str(models))
     arguments = shlex.split(command)[3:]
     if any(word in command for word in ("gpu_box", "host=farm")) and missing_sshd():
         pytest.skip(missing_sshd())
@@ -93,6 +101,8 @@ def test_guide_command_works(guide: str, command: str, checkout: Path, request: 
         subprocess.run(launcher, env=os.environ | {"PYTHON": sys.executable}, check=True)
         wait_for((job / "exit.json").exists)
     elif any(word in command for word in NEEDS_MORE) and "task=doctor" not in command:
+        if "smollm2" in command:
+            gguf_or_skip()
         arguments = [word for word in arguments if word != "task=pipeline"] + ["task=plan"]
     elif "inference.repository" in command:
         engine = next((word.split("=")[1] for word in arguments if word.startswith("inference/engine=")), "transfer1")

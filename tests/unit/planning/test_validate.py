@@ -121,7 +121,24 @@ def test_relative_checkpoint_cannot_be_mounted(configure: Configure) -> None:
 def test_gguf_without_eyes_is_rejected(configure: Configure) -> None:
     with pytest.raises(InputError, match=r"model\.mmproj: engine=llamacpp needs the vision part"):
         check_config(configure("engine.name=llamacpp", "model.gguf=/models/a.gguf"))
-    check_config(configure("engine.name=llamacpp", "model.gguf=/models/a.gguf", "model.text_only=true"))
+    check_config(configure("engine.name=llamacpp", "model.gguf=/models/a.gguf", "model.text_only=true", "host=ssh"))
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ("model.gguf=/no/such.gguf", "/no/such.gguf: there is no such file on this host"),
+        (f"model.mmproj={__file__}", "is not a GGUF file"),
+        ("model.gguf=package:no_such/a.gguf", "no such package"),
+    ],
+)
+def test_files_of_this_machine_are_checked(configure: Configure, given: str, problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        check_config(configure("engine.name=llamacpp", "model.text_only=true", given))
+    other = configure(
+        "engine.name=llamacpp", "model.text_only=true", "model.gguf=package:no_such/a.gguf", "worker.python=/x"
+    )
+    check_config(other)
 
 
 def test_slurm_starts_no_containers(configure: Configure) -> None:

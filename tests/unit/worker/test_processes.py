@@ -20,6 +20,7 @@ from src.worker.processes import (
     free_port,
     guard_group,
     guard_group_gently,
+    idle_cores,
     kill_marked,
     kill_stale_server,
     last_line,
@@ -144,6 +145,14 @@ def test_free_port_is_a_port() -> None:
     assert 1024 <= free_port() < 65536
 
 
+@pytest.mark.parametrize(("mine", "load", "idle"), [(8, 0.9, 8), (8, 3.2, 7), (16, 3.2, 13), (8, 99.0, 1)])
+def test_idle_cores_are_those_others_leave(monkeypatch: pytest.MonkeyPatch, mine: int, load: float, idle: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(mine)))
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    assert idle_cores() == idle
+
+
 # ------------------------------------------------------------------------------------------------------------- logs
 
 LOG = """\
@@ -152,17 +161,24 @@ INFO 11-26 loading
 (EngineCore pid=7) ERROR 11-26 torch.OutOfMemoryError: CUDA out of memory
 INFO 11-26 shutting down after an Error
 """
+LLAMACPP_LOG = """\
+0.00.018.100 I srv          init: an Error is no error here
+0.00.129.718 E llama_model_load: error loading model: it is incomplete
+0.00.165.267 E srv    load_model: failed to load model
+0.00.165.193 E llama_model_load: error loading model: it is incomplete
+"""
 
 
 @pytest.mark.parametrize(
     ("log", "reason"),
     [
         (LOG, "(EngineCore pid=7) ERROR 11-26 torch.OutOfMemoryError: CUDA out of memory"),
+        (LLAMACPP_LOG, "error: error loading model: it is incomplete | error: failed to load model"),
         ("one\n\ntwo\n", "one | two"),
         ("", ""),
         ("\n".join(f"Error {n}" for n in range(20)), " | ".join(f"Error {n}" for n in range(8, 20))),
     ],
-    ids=["errors only", "without errors", "empty", "the last of many"],
+    ids=["errors only", "llama.cpp", "without errors", "empty", "the last of many"],
 )
 def test_failure_reason_is_the_last_errors(tmp_path: Path, log: str, reason: str) -> None:
     path = tmp_path / "server.log"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from src.targets.target import SCHEMAS
-from src.worker.answer_form import JSON, AnswerForm, why_invalid
+from src.worker.answer_form import JSON, TAGGED, AnswerForm, why_invalid
 from src.worker.schema_bounds import CHARS_PER_TOKEN, LEAST_CHARS, bounded
 
 OWN = [file.read_text(encoding="utf-8") for file in sorted(SCHEMAS.glob("*.json"))]
@@ -79,3 +79,11 @@ def test_request_carries_bounds_and_validation_none() -> None:
     sent = form.response_format(100)["response_format"]["json_schema"]["schema"]
     assert 100 <= sent["properties"]["text"]["maxLength"] <= 200
     assert why_invalid({"text": "x" * 5000}, form.schema) == ""
+
+
+@pytest.mark.parametrize(("form", "start"), [(JSON, "start: %json {"), (TAGGED, 'start: "<final_prompt>')])
+def test_grammar_is_sent_in_words_of_the_engine(form: str, start: str) -> None:
+    answer = AnswerForm(form=form, schema='{"type": "object"}')
+    grammar = answer.response_format(100, "llamacpp")["grammar"].removeprefix("%llguidance {}\n")
+    assert grammar.startswith(start) and '"whitespace_flexible": false' in grammar
+    assert form == JSON or answer.response_format(100) == {"structured_outputs": {"grammar": grammar}}
