@@ -125,19 +125,23 @@ def end_group(group: int, child: subprocess.Popen[bytes] | None, patience_s: flo
             time.sleep(0.05)
 
 
-# Ends a process group when its standard input closes, that is, when its parent dies; torchrun gets time to end its own.
+# Ends a process group when its standard input closes, that is, when its parent dies; torchrun gets time to end its own, which
+# have sessions of their own: those that it leaves are found by a word of their environment.
 _GENTLE_GUARD = """
 cat >/dev/null
-kill -s TERM -- "-$0" || exit 0
+kill -s TERM -- "-$0" 2>/dev/null
 n=0
 while [ $n -lt 100 ] && kill -s 0 -- "-$0" 2>/dev/null; do sleep 0.1; n=$((n + 1)); done
 kill -s KILL -- "-$0" 2>/dev/null
+for process in /proc/[0-9]*; do
+  tr '\\0' '\\n' 2>/dev/null <"$process/environ" | grep -qxF -- "$1" && kill -s KILL "${process#/proc/}"
+done 2>/dev/null
 """
 
 
-def guard_group_gently(group: int) -> subprocess.Popen[bytes]:
-    """As `guard_group`, with SIGTERM first and 10 s of patience."""
-    return _guard(_GENTLE_GUARD, group)
+def guard_group_gently(group: int, mark: str) -> subprocess.Popen[bytes]:
+    """As `guard_group`, with SIGTERM first and 10 s of patience; then processes with `mark` (NAME=value) in their environment."""
+    return _guard(_GENTLE_GUARD, group, mark)
 
 
 def end_child(child: subprocess.Popen[bytes], patience_s: float) -> None:

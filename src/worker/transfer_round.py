@@ -136,7 +136,7 @@ class Round:
                 )  # fmt: skip
             except OSError as e:
                 raise LoadFailed(f"{e.filename or argv[0]}: {e.strerror}") from e
-        guard = guard_group_gently(child.pid)
+        guard = guard_group_gently(child.pid, f"{MARK}={runner.folder}")
         try:
             while child.poll() is None and not runner.control.stop.is_set():
                 before = len(self._began)

@@ -66,8 +66,7 @@ def test_wheel_is_one_package_and_whole(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"prompt_upsampler"}
     assert {name for name in names if "/conf/host/" in name or "/conf/local/" in name} == {
-        "prompt_upsampler/conf/host/local.yaml",
-        "prompt_upsampler/conf/host/ssh.yaml",
+        f"prompt_upsampler/conf/host/{kind}.yaml" for kind in ("local", "ssh", "fleet", "slurm", "pool", "ray")
     }
     options = {str(file.relative_to(ROOT)) for file in ROOT.glob("conf/[!hl]*/**/*.yaml")}
     code = {str(path.relative_to(ROOT / "src")) for path in ROOT.glob("src/**/*.*") if path.suffix != ".pyc"}

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from src.worker.processes import (
     _group_members,
+    _lives,
     end_child,
     end_group,
     failure_reason,
@@ -55,7 +57,7 @@ def is_alive(process: subprocess.Popen[bytes]) -> bool:
 # ---------------------------------------------------------------------------------------------------------- groups
 
 
-@pytest.mark.parametrize("guard", [guard_group, guard_group_gently])
+@pytest.mark.parametrize("guard", [guard_group, partial(guard_group_gently, mark="NOBODY=1")])
 def test_group_dies_with_a_killed_parent(guard: Callable[[int], subprocess.Popen[bytes]]) -> None:
     read, write = os.pipe()
     parent = os.fork()
@@ -69,6 +71,20 @@ def test_group_dies_with_a_killed_parent(guard: Callable[[int], subprocess.Popen
     os.kill(parent, signal.SIGKILL)
     os.waitpid(parent, 0)
     wait_until(lambda: not _group_members(group))
+
+
+def test_guard_finds_sessions_of_their_own(tmp_path: Path) -> None:
+    """As torchrun's ranks have them, which it may not have time to end."""
+    written, parent = tmp_path / "pid", os.fork()
+    if parent == 0:
+        other = f"setsid sh -c 'echo $$ > {written}.part; mv {written}.part {written}; exec sleep 60' & wait"
+        child = subprocess.Popen(["sh", "-c", other], start_new_session=True, env=os.environ | {"MARK": str(tmp_path)})
+        guard_group_gently(child.pid, f"MARK={tmp_path}")
+        time.sleep(60)
+    wait_until(written.exists)
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    wait_until(lambda: not _lives(int(written.read_text())))
 
 
 def test_deaf_group_is_killed_after_patience(start: Start) -> None:
