@@ -2,7 +2,7 @@
 
     python -m benchmarks scale                                     1,000, 10,000 and 100,000 items over 7 clips
     python -m benchmarks.scale --items 1000000 [--clips 1000] [--folder /dev/shm]
-                               [--engine endpoint] [--resume] [--override KEY=VALUE ...]
+                               [--resume] [--override KEY=VALUE ...]
 
 The program runs as a user starts it, in a process that counts its fsync calls; it is watched from outside, through /proc. Its
 worker is another process and is not counted.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -65,7 +65,19 @@ def formed(answer: Answer, form: AnswerForm, pins: Mapping[str, Any]) -> Formed:
     # Cosmos 3 was trained on ASCII, and its loader reads lines that end at any line break of Unicode.
     text = json.dumps(caption, ensure_ascii=True)
     removed_here = ("preface",) if around else ()
-    return Formed(text, negative, reasoning, removed_here, why_invalid(caption, form.schema), unclosed)
+    wrong = why_invalid(caption, form.schema)
+    written = [*leaves({key: value for key, value in caption.items() if key not in pins})]
+    if not wrong and written and not any(map(str.isalpha, "".join(written))):
+        wrong = "all its texts are empty"
+    return Formed(text, negative, reasoning, removed_here, wrong, unclosed)
+
+
+def leaves(value: Any) -> Iterator[str]:
+    """The texts in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from leaves(inner)
 
 
 def json_in(text: str) -> tuple[dict[str, Any], str]:

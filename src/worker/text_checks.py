@@ -7,12 +7,11 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 from .answer_form import TEXT, AnswerForm
 from .answers import is_refusal
 from .encoder import Encoder
-from .forms import Formed
+from .forms import Formed, leaves
 from .protocol import Item
 
 # A text that fails one of these can still be used: it is asked for once more, and stands, flagged, where that does not help.
@@ -69,16 +68,9 @@ def _strings(text: str, form: AnswerForm) -> Iterator[str]:
         yield text
         return
     try:
-        yield from _leaves(json.loads(text))
+        yield from leaves(json.loads(text))
     except (ValueError, RecursionError):
         yield text
-
-
-def _leaves(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _leaves(inner)
 
 
 def _loop(text: str, form: AnswerForm) -> str:

@@ -19,6 +19,7 @@ from .video_engines import BLOCKED, TRACES
 
 POLL_S = 0.1
 MARK = "PROMPT_UPSAMPLER_JOB"  # variable by which processes of this job are known, whoever their parent is
+CALL = "PROMPT_UPSAMPLER_CALL"  # likewise, of one call of its command
 
 
 class Runner(Protocol):
@@ -127,7 +128,10 @@ class Round:
             "{batch}": str(self.folder / "batch.jsonl"),
         }
         argv = [places.get(word, word) for word in job.argv]
-        environment = {**os.environ, **job.env, MARK: str(runner.folder)}
+        own = (
+            f"{os.getpid()}-{time.time_ns()}"  # another worker may be at work in this folder by the time a guard kills
+        )
+        environment = {**os.environ, **job.env, MARK: str(runner.folder), CALL: own}
         with open(runner.engine_log, "ab") as log:
             try:
                 child = subprocess.Popen(
@@ -136,7 +140,7 @@ class Round:
                 )  # fmt: skip
             except OSError as e:
                 raise LoadFailed(f"{e.filename or argv[0]}: {e.strerror}") from e
-        guard = guard_group_gently(child.pid, f"{MARK}={runner.folder}")
+        guard = guard_group_gently(child.pid, f"{CALL}={own}")
         try:
             while child.poll() is None and not runner.control.stop.is_set():
                 before = len(self._began)

@@ -43,7 +43,7 @@ def test_json_is_found_ordered_and_cleaned(text: str) -> None:
         ("A boat.", "there is no JSON object"), ('{"scene": "a boat', "not valid JSON: Unterminated string"),
         ('{"scene": "a"}', "must contain ['fps']"), ('{"scene": 3, "fps": 2}', "data.scene must be string"),
         ('{"scene": "a", "fps": 2, "mood": ""}', "must not contain {'mood'}"), ('{"fps": NaN}', "NaN is not a number"),
-        ('{"fps": 1e999}', "not JSON compliant"),
+        ('{"fps": 1e999}', "not JSON compliant"), ('{"scene": " 0:00", "fps": 2}', "all its texts are empty"),
         ('{"a":' * 100_000, "not valid JSON|nested too deeply"),
     ],
     ids=lambda value: str(value)[:30],
