@@ -17,7 +17,7 @@ from .launch import Launch
 from .mirror import Location
 
 LOST_S = 30.0  # without a heartbeat, until others get what a worker holds
-# Ages are differences of times that the one file server gave; opening a file asks it for the file's time anew.
+# Ages are differences of times that the one file server gave; opening a file asks it for the file's time again.
 _STATE = """
 cd "$1" 2>/dev/null || { echo absent; exit; }
 [ ! -e exit.json ] || { echo ended; exit; }

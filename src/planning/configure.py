@@ -20,7 +20,7 @@ from . import observed_limits
 from .settings import HostSettings, ImageSettings, Settings, digest
 
 T = TypeVar("T")
-ALONE = (HostKind.fleet.value, HostKind.ray.value)  # places that are no machine
+NOT_MACHINES = (HostKind.fleet.value, HostKind.ray.value)
 
 
 def checked(kind: type[T], group: str, values: Mapping[str, Any]) -> T:
@@ -47,7 +47,7 @@ def members_of(config: Config) -> tuple[HostSettings, ...]:
         return ()
     members = tuple(host_settings(member) for member in config.fleet)
     names = [member.name for member in members]
-    if not members or len(set(names)) < len(names) or any(member.kind in ALONE for member in members):
+    if not members or len(set(names)) < len(names) or any(member.kind in NOT_MACHINES for member in members):
         raise InputError(
             "host.members: host=fleet needs machines, each once, no other fleet and no Ray",
             hint="host=[gpu_a,gpu_b], with names of files in conf/host/ or addresses (docs/scale.md)",
@@ -57,7 +57,7 @@ def members_of(config: Config) -> tuple[HostSettings, ...]:
 
 def one_machine(config: Config, what: str) -> HostSettings:
     """The host group where it must be one machine."""
-    if config.host.kind.value in ALONE:
+    if config.host.kind.value in NOT_MACHINES:
         raise InputError(
             f"host={config.host.name}: {what} one machine, not on a {config.host.kind.value}",
             hint="name one member: host=NAME",

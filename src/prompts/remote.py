@@ -6,11 +6,13 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ..errors import UpsamplerError, VideoError
 from ..files import folder_atomic
+from ..worker.values import SECRET_PARAMETER
 
 PACKAGES = {
     "s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "az": "adlfs", "abfs": "adlfs",
@@ -18,7 +20,7 @@ PACKAGES = {
 }  # fmt: skip
 # A Path has one slash where an address has two.
 _ADDRESS = re.compile(rf"({'|'.join(PACKAGES)}):/+(.+)", re.DOTALL | re.IGNORECASE)
-_SECRET = re.compile(r"^[^/?#]*@|[?&][^=&]*(?:sig|token|key|password|credential)[^=&]*=", re.IGNORECASE)
+_USER = re.compile(r"[^/?#]*@")
 _FOLDER = ".fetched_from"  # beside a fetched file: the address of its folder, which its paths are relative to
 _VERSION = ("size", "mtime", "created", "etag", "LastModified", "last_modified", "generation", "md5Hash", "blob_id")
 
@@ -31,17 +33,25 @@ def address_of(path: Path | str) -> str:
 
 def holds_secret(address: str) -> bool:
     """Whether an address has a password, or is signed: plans and results repeat it."""
-    return bool(_SECRET.search(address.partition("://")[2]))
+    place = address.partition("://")[2]
+    return bool(_USER.match(place) or SECRET_PARAMETER.search(place.partition("?")[2]))
 
 
 def beside(folder: Path, written: str) -> Path | None:
     """The address that a relative path in a fetched prompt file stands for; None for the folder of any other."""
-    try:
-        base = (folder / _FOLDER).read_text(encoding="utf-8")
-    except OSError:
+    if not (base := _base_of(folder)):
         return None
     scheme, _, place = base.partition("://")
     return Path(f"{scheme}://{posixpath.normpath(posixpath.join(place, written))}")
+
+
+@lru_cache
+def _base_of(folder: Path) -> str:
+    """The address that the files of a folder were fetched from; "" for any other folder. All items of a prompt file ask for it."""
+    try:
+        return (folder / _FOLDER).read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def fetched(address: str, cache: Path, max_bytes: float = float("inf")) -> Path:

@@ -160,10 +160,10 @@ def _timelines(
     starts: Sequence[Measured], workers: Sequence[WorkerLifetime]
 ) -> tuple[tuple[str, tuple[Bar, ...]], ...]:
     """The phases of each start and, of several workers, who ran when; each with its title."""
-    titles = (
-        [f"Start {n} of {len(starts)}" for n in range(1, len(starts) + 1)] if len(starts) > 1 else ["Time by phase"]
-    )
-    phases = [(title, timeline(start)) for title, start in zip(titles, starts, strict=False)]
+    phases = [
+        (f"Start {n} of {len(starts)}" if len(starts) > 1 else "Time by phase", timeline(start))
+        for n, start in enumerate(starts, start=1)
+    ]
     return (*phases, *([("Workers", worker_timeline(workers))] if len(workers) > 1 else []))
 
 

@@ -14,7 +14,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -118,10 +118,9 @@ def run_on_ray(
     plan: Plan, paths: RunPaths, journal: RunJournal, progress: Progress, on_round: Callable[[Outcomes], None],
     again: Again, labels: Labels,
 ) -> None:  # fmt: skip
-    """Ask what has not ended, until everything has. again: stages what the engine refused anew; its outcome where it cannot."""
-    job = JobPaths(
-        paths.jobs / "ray"
-    )  # for what is staged anew; what an earlier start left is asked from the beginning
+    """Ask what has not ended, until everything has. again: stages what the engine refused once more, or ends it."""
+    # For what is staged once more; what an earlier start left there is asked from the beginning.
+    job = JobPaths(paths.jobs / "ray")
     shutil.rmtree(job.root, ignore_errors=True)
     batches: Iterable[Batch] = _planned(plan, journal)
     with connected(plan.settings.host) as ray:
@@ -182,14 +181,14 @@ def _staged_again(job: JobPaths) -> Iterator[Batch]:
         yield Batch([(item, "") for item in items], frames=frames)
 
 
-def _answers(ray: Any, rows: Sequence[dict[str, bytes]], plan: Plan, labels: Labels) -> Iterator[Answers]:
+def _answers(ray: Any, rows: list[dict[str, bytes]], plan: Plan, labels: Labels) -> Iterator[Answers]:
     """What comes of the batches, as it comes. Raises what ended a worker for good."""
     settings, host = plan.settings, plan.settings.host
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     pipeline = (
-        ray.data.from_items(list(rows), override_num_blocks=len(rows))
+        ray.data.from_items(rows, override_num_blocks=len(rows))
         .map(render_batch, fn_kwargs={"how": _rendering(ray, settings)}, num_cpus=1)
         .map_batches(
             Worker,

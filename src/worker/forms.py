@@ -4,6 +4,7 @@ valid JSON where JSON is wanted."""
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -54,7 +55,6 @@ def formed(answer: Answer, form: AnswerForm, pins: Mapping[str, Any]) -> Formed:
         text, negative = found[1], (avoid[1] if avoid else "") or None
     try:
         caption, around = json_in(text)
-        json.dumps(caption, allow_nan=False)
     except ValueError as e:
         return Formed(text.strip(), negative, reasoning, invalid=str(e), unclosed=unclosed)
     caption = {key: value for key, value in caption.items() if key not in form.drop} | dict(pins)
@@ -86,7 +86,7 @@ def json_in(text: str) -> tuple[dict[str, Any], str]:
     if start < 0:
         raise ValueError("there is no JSON object")
     # strict=False: guided decoding lets raw control characters through (xgrammar, in strings of bounded length).
-    decoder = json.JSONDecoder(strict=False, parse_constant=_refuse_constant)
+    decoder = json.JSONDecoder(strict=False, parse_constant=_refuse_constant, parse_float=_finite)
     try:
         value, end = decoder.raw_decode(text, start)
     except RecursionError:
@@ -94,6 +94,12 @@ def json_in(text: str) -> tuple[dict[str, Any], str]:
     except json.JSONDecodeError as e:
         raise ValueError(f"it is not valid JSON: {e.msg} at character {e.pos - start}") from None
     return value, _FENCE.sub("", text[:start]).strip() + _FENCE.sub("", text[end:]).strip()
+
+
+def _finite(word: str) -> float:
+    if math.isinf(value := float(word)):
+        raise ValueError(f"it is not valid JSON: {word[:20]} is out of range, which is not JSON compliant")
+    return value
 
 
 def _refuse_constant(word: str) -> NoReturn:

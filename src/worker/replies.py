@@ -16,9 +16,8 @@ from .records import InvalidRecord, from_json
 from .values import Label
 
 MOST_REPLY = 16 << 20  # bytes of one reply, many times the longest answer
-MOST_TEXT = (
-    1 << 20
-)  # bytes of an answer, or of the thoughts before it, as JSON: a journal's line holds both, and may hold two
+# Bytes of an answer, or of the thoughts before it, as JSON: a journal's line holds both, and may hold two.
+MOST_TEXT = 1 << 20
 LONGEST_PAUSE_S = 60.0  # that a server may ask for
 
 

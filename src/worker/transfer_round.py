@@ -128,9 +128,8 @@ class Round:
             "{batch}": str(self.folder / "batch.jsonl"),
         }
         argv = [places.get(word, word) for word in job.argv]
-        own = (
-            f"{os.getpid()}-{time.time_ns()}"  # another worker may be at work in this folder by the time a guard kills
-        )
+        # Not the folder: another worker may be at work there by the time a guard kills.
+        own = f"{os.getpid()}-{time.time_ns()}"
         environment = {**os.environ, **job.env, MARK: str(runner.folder), CALL: own}
         with open(runner.engine_log, "ab") as log:
             try:

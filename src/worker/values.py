@@ -22,6 +22,10 @@ def shown(value: str, limit: int = 60) -> str:
     return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in short) + '"'
 
 
+# In the query of an address: signed links, and keys that are passed along.
+SECRET_PARAMETER = re.compile(r"(?:key|token|secret|password|credential|sig)[^=&]*=", re.IGNORECASE)
+
+
 def says_nothing(text: str) -> bool:
     """Whether a text holds no letter and no digit: blanks of any kind, marks without a width, quotation marks."""
     return not any(map(str.isalnum, text))
@@ -64,9 +68,7 @@ def _holds_password(value: str) -> str:
         port = parts.port
     except ValueError as e:
         return f"is not an address ({e})"
-    if "@" in parts.netloc or re.search(
-        r"(?i)(?:key|token|secret|password|sig)[^=&]*=", f"{parts.query}&{parts.fragment}"
-    ):
+    if "@" in parts.netloc or SECRET_PARAMETER.search(f"{parts.query}&{parts.fragment}"):
         return "holds a user or a secret, which would be written down; set engine.api_key_env or engine.api_key_file"
     if value and (not parts.hostname or port == 0 or any(not c.isprintable() or c == " " for c in value)):
         return f"{shown(value)} is not an address, as in http://localhost:8000/v1"
