@@ -58,9 +58,10 @@ class Control:
         self.timed_out = True
         self.on_stop()
 
-    def exit_of(self, missing: Collection[str]) -> Exit:
-        """The end of a worker that was not interrupted by an error; missing: ids of the items that it left."""
-        if not (self.stop.is_set() and missing):
+    def exit_of(self, missing: Collection[str], expects_more: bool = False) -> Exit:
+        """The end of a worker that was not interrupted by an error; missing: ids of the items that it left; expects_more:
+        whether items could still have come, so that a worker that was asked to end is not done."""
+        if not (self.stop.is_set() and (missing or expects_more)):
             return Exit(OK, "done", not_started=tuple(missing))
         code, state = (TIMEOUT, "timeout") if self.timed_out else (CANCELLED, "cancelled")
         return Exit(code, state, not_started=tuple(missing))

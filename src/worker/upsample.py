@@ -114,7 +114,7 @@ class Worker:
         missing = sorted({item.id for item in self._all_items() if self._is_open(item)})
         if self._unavailable and missing:
             return Exit(UNAVAILABLE, "unavailable", self._unavailable, tuple(missing))
-        return self.control.exit_of(missing)
+        return self.control.exit_of(missing, expects_more=not (self.folder / "closed").exists())
 
     def _beat(self) -> None:
         beat = 0

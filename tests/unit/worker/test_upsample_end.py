@@ -121,6 +121,15 @@ def test_sigterm_finishes_items_in_flight(folder: Path) -> None:
     assert end["not_started"] == [f"i{n}" for n in range(2, 8)]
 
 
+def test_worker_that_waits_for_more_is_cancelled_not_done(folder: Path) -> None:
+    stage(folder, [item("only")], closed=False)
+    child = Child(folder, FakeEngine(distinct_reply))
+    wait_until(lambda: len(results(folder)) == 1)
+    child.kill(signal.SIGTERM)
+    assert child.wait() == CANCELLED
+    assert (exit_record(folder)["state"], exit_record(folder)["not_started"]) == ("cancelled", [])
+
+
 def test_item_beyond_grace_counts_as_not_started(folder: Path) -> None:
     write_job(folder, replace(JOB, engine=replace(ENGINE, grace_s=0.05)))
     stage(folder, [item("quick"), item("stuck"), item("waiting")])
