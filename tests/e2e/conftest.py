@@ -20,6 +20,7 @@ from tests.harness.remote import Remote
 from tests.harness.slurm import Slurm
 from tests.harness.sshd import Sshd
 from tests.harness.sshd import missing as missing_sshd
+from tests.harness.tiny_server import TinyServers
 
 HERE = Path(__file__).parent
 # How the names of long files begin. The first four processes of `.ci/run` have something to do until what vLLM and
@@ -60,6 +61,14 @@ def vllm_python() -> str:
         pytest.skip("VLLM_PYTHON names no interpreter with vLLM (launchers/vllm_env.sh builds one)")
     wait_for_build("VLLM_BUILD_PID")
     return python
+
+
+@pytest.fixture(scope="session")
+def tiny_servers(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyServers]:
+    """Starts real vLLM servers with tiny random models."""
+    servers = TinyServers(vllm_python, tmp_path_factory.mktemp("tiny_servers") / "log")
+    yield servers
+    servers.close()
 
 
 @pytest.fixture(scope="session")

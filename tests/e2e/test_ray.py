@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -16,11 +17,10 @@ from typing import Any
 import pytest
 
 from tests.harness.openai_server import FakeOpenAI, counted_by_frames, text_of
-from tests.harness.processes import command_lines
+from tests.harness.processes import command_lines, wait_for_build
 from tests.harness.program import Ended, Program, journal_ids, plan_of, quoted, results_of, start, wait_for
 from tests.harness.remote import QUIET, take
 
-pytest.importorskip("ray.data", reason="no ray here: pip install .[ray]")
 ITEMS = 48
 PATIENCE_S = 300.0  # Ray takes long to start on a busy machine
 
@@ -75,8 +75,15 @@ class RayRun:
             program.kill()
 
 
+@pytest.fixture(scope="module")
+def ray() -> None:
+    wait_for_build("RAY_BUILD_PID")
+    importlib.invalidate_caches()
+    pytest.importorskip("ray.data", reason="no ray here: pip install .[ray]")
+
+
 @pytest.fixture
-def on_ray(tmp_path: Path, common: tuple[str, ...], small: str, clips: Path) -> Iterator[RayRun]:
+def on_ray(ray: None, tmp_path: Path, common: tuple[str, ...], small: str, clips: Path) -> Iterator[RayRun]:
     run = RayRun(tmp_path, (*common, f"model.tokenizer={quoted(small)}"), clips)
     yield run
     run.close()

@@ -12,10 +12,8 @@ import pytest
 
 from src.targets.target import schema_of
 from src.worker.answer_form import why_invalid
-from tests.conftest import config_of
 from tests.harness.openai_server import FakeOpenAI, text_of
-from tests.harness.program import ROOT, journal_lines, program, quoted, results_of
-from tests.harness.tiny_server import PATIENCE_S, TinyServer, tiny_server
+from tests.harness.program import journal_lines, program, quoted, results_of
 
 GOOD = (
     "A small red boat leaves the harbor at dusk, take {n}, while gulls circle over the pier. The water is calm and holds the "
@@ -81,7 +79,7 @@ def run(folder: Path, fake_url: str, *overrides: str, code: int = 0) -> list[dic
         f"engine.base_url={fake_url}",
         f"hydra.run.dir={quoted(folder)}",
         *overrides,
-        timeout_s=PATIENCE_S,
+        timeout_s=900.0,
     )
     assert end.code == code, end.out + end.err
     return results_of(folder)
@@ -149,33 +147,3 @@ def test_sweep_over_targets_ends_in_one_page(fake: FakeOpenAI, tmp_path: Path, c
     assert all(
         f"· {target}" in (tmp_path / "sweep" / "compare.html").read_text() for target in ("wan", "ltx2", "cogvideox")
     )
-
-
-# ------------------------------------------------------------------------------------------------------- the real engine
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, vllm_python: str) -> Iterator[TinyServer]:
-    folder = tmp_path_factory.mktemp("guided")
-    with tiny_server(vllm_python, config_of("model=tiny_qwen3_vl"), folder, guided=True) as server:
-        yield server
-
-
-@pytest.mark.vllm
-@pytest.mark.parametrize(
-    "target", ["cosmos3", "cosmos3_transfer", "cosmos3_i2v", "wan", "ltx2", "hunyuan15", "cogvideox"]
-)
-def test_every_target_is_answered_as_planned(
-    server: TinyServer, tmp_path: Path, common: tuple[str, ...], target: str
-) -> None:
-    video = sorted((ROOT / "examples" / "clips").iterdir())[0]
-    given = ["target.checks=[]", "checks.cut_off=false", "budget=4k"]
-    given += [f"budget.max_output_tokens={900 if target.startswith('cosmos3') else 16}"]
-    rows = run(
-        tmp_path / "run", server.url, prompts(tmp_path, ["a", "b", "c"], video), "model=tiny_qwen3_vl", f"target={target}",
-        *given, *common,
-    )  # fmt: skip
-    for row in rows:
-        assert row["state"] == "upsampled" and row["tokens"]["predicted"] == row["tokens"]["measured"], row
-        if target.startswith("cosmos3"):
-            assert row["attempts"] == 1 and not why_invalid(json.loads(row["upsampled_prompt"]), schema_of(target))

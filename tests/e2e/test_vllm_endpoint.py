@@ -14,15 +14,15 @@ import pytest
 
 from tests.conftest import config_of
 from tests.harness.program import journal_lines, program, quoted, results_of
-from tests.harness.tiny_server import PATIENCE_S, assert_all_answered, tiny_server, write_prompts
+from tests.harness.tiny_server import PATIENCE_S, TinyServers, assert_all_answered, write_prompts
 
 pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("own_cache")]  # tmp_path / "cache"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, vllm_python: str) -> Iterator[str]:
+def server(tmp_path_factory: pytest.TempPathFactory, tiny_servers: TinyServers) -> Iterator[str]:
     """The override that names a vLLM server which runs already."""
-    with tiny_server(vllm_python, config_of("model=tiny_random"), tmp_path_factory.mktemp("server")) as server:
+    with tiny_servers.serve(config_of("model=tiny_random"), tmp_path_factory.mktemp("server")) as server:
         yield f"engine.base_url={server.url}"
 
 
@@ -72,8 +72,9 @@ def test_limits_of_engine_follow_token_rule(server: str, tmp_path: Path) -> None
     assert rows["1920x1056"]["measured"] == "too_long"
 
 
-def test_largest_size_is_found_by_search(tmp_path: Path, vllm_python: str) -> None:
+def test_largest_size_is_found_by_search(tmp_path: Path, vllm_python: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the next one up, in both directions, with an engine that is loaded once for all points."""
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # one process less to import vLLM
     folder = tmp_path / "edges"
     rows = sweep_limits(folder, "search=true", "aspect='16:9','9:16'", "engine=vllm", f"worker.python={vllm_python}")
     assert rows["910x512"]["measured"] == "accepted" and rows["912x514"]["measured"] == "no_room"

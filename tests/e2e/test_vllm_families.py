@@ -20,13 +20,16 @@ from src.media.encode import blank_clip
 from src.media.geometry import COSMOS_SIZES, Size
 from src.models.families import family_of
 from src.models.family import Family, Media
+from src.targets.target import schema_of
+from src.worker.answer_form import why_invalid
 from tests.conftest import config_of
 from tests.harness.program import ROOT, plan_of, program, quoted, results_of
 from tests.harness.records import ENGINE
-from tests.harness.tiny_server import PATIENCE_S, TinyServer, tiny_server
+from tests.harness.tiny_server import PATIENCE_S, TinyServer, TinyServers
 
 pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("own_cache")]  # tmp_path / "cache"
 MODELS = ("tiny_qwen2_5_vl", "tiny_qwen3_vl", "tiny_qwen3_5", "tiny_mistral_small")
+GUIDED = "tiny_qwen3_vl"  # answers follow a schema
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
 SIZES = [Size(1, 1), Size(31, 33), Size(10, 2000), Size(320, 180), Size(832, 480), Size(704, 1280), Size(2112, 1188)]
 TEXTS = [
@@ -38,10 +41,10 @@ CLIPS = [(Size(320, 180), 3, 24), (Size(64, 64), 50, 25), (Size(832, 480), 20, 2
 
 @pytest.fixture(scope="module", params=MODELS)
 def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, vllm_python: str
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_servers: TinyServers
 ) -> Iterator[TinyServer]:
-    config = config_of(f"model={request.param}")
-    with tiny_server(vllm_python, config, tmp_path_factory.mktemp(request.param)) as server:
+    config, guided = config_of(f"model={request.param}"), request.param == GUIDED
+    with tiny_servers.serve(config, tmp_path_factory.mktemp(request.param), guided=guided) as server:
         yield server
 
 
@@ -190,3 +193,24 @@ def test_mismatch_names_the_likely_cause(server: TinyServer, tmp_path: Path) -> 
     rows = through(server, tmp_path / "run", f"prompts={quoted(write_items(tmp_path))}", "model.family=pixtral")
     with_clips = [row for row in rows if row["video_path"]]
     assert with_clips and all("model.family=ask" in str(row["note"]) for row in with_clips)
+
+
+@pytest.mark.parametrize("server", [GUIDED], indirect=True)
+@pytest.mark.parametrize(
+    "target", ["cosmos3", "cosmos3_transfer", "cosmos3_i2v", "wan", "ltx2", "hunyuan15", "cogvideox"]
+)
+def test_every_target_is_answered_as_planned(server: TinyServer, tmp_path: Path, target: str) -> None:
+    clip = str(sorted((ROOT / "examples" / "clips").iterdir())[0])
+    items = [{"name": name, "prompt": f"This clip {name}.", "video_path": clip} for name in "abc"]
+    (tmp_path / "prompts.json").write_text(json.dumps(items))
+    rows = through(
+        server, tmp_path / "run", f"prompts={quoted(tmp_path / 'prompts.json')}", f"target={target}", "target.checks=[]",
+        "checks.cut_off=false", "budget=4k",
+        f"budget.max_output_tokens={900 if target.startswith('cosmos3') else 16}",
+    )  # fmt: skip
+    for row in rows:
+        tokens = row["tokens"]
+        assert isinstance(tokens, dict) and tokens["predicted"] == tokens["measured"]
+        assert row["state"] == "upsampled", row
+        if target.startswith("cosmos3"):
+            assert row["attempts"] == 1 and not why_invalid(json.loads(str(row["upsampled_prompt"])), schema_of(target))

@@ -13,8 +13,9 @@ from tests.harness.tiny_server import PATIENCE_S
 pytestmark = pytest.mark.vllm
 
 
-def test_vllm_answers_with_real_weights(tmp_path: Path, vllm_python: str) -> None:
+def test_vllm_answers_with_real_weights(tmp_path: Path, vllm_python: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And as llama.cpp counted before: its template and tokenizer are those of the GGUF."""
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # one process less to import vLLM
     checkpoint = write_checkpoint(gguf_or_skip(), tmp_path / "model")
     run = tmp_path / "run"
     end = program(

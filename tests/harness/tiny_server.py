@@ -22,25 +22,48 @@ from src.worker.chat import ChatClient, chat_body
 from src.worker.job_settings import ModelSettings
 from src.worker.processes import free_port
 from src.worker.records import to_json
+from tests.harness.processes import has_ended
 from tests.harness.program import ROOT, journal_ids, results_of, wait_for
 from tests.harness.records import JOB
 
 PATIENCE_S = 900.0  # with a loaded machine; a quiet one needs about a minute to load the engine
-SERVE = """
-import os, sys
+# Imports vLLM once, which takes 13 CPU seconds, and forks a server for each line "PORT FOLDER"; answers with its pid. The
+# engine is a fork of the server, as vLLM has it by default, except on a CPU, where it wants to bind threads to cores.
+FORK_SERVERS = """
+import contextlib, gc, multiprocessing, os, runpy, sys
 from pathlib import Path
 from src.worker.engines.tiny_models import make_tiny_model
 from src.worker.engines.vllm_server import Server, vllm_argv, vllm_build, vllm_environment, vllm_options
 from src.worker.protocol import UpsampleJob
 from src.worker.records import from_line
 
-folder = Path(sys.argv[1])
-job = from_line(UpsampleJob, (folder / "job.json").read_bytes())
-checkpoint = str(make_tiny_model(job, folder / "model"))
-server = Server(job.model, checkpoint, job.images, job.max_model_len, 64, 0.9, job.clips, job.answer.is_guided)
-options = vllm_options() if server.guided else ""
-argv = vllm_argv(server, int(sys.argv[2]), vllm_build()[0], cpu=True, options=options)
-os.execve(sys.executable, argv, vllm_environment())
+os.environ.update(vllm_environment(), VLLM_CPU_KVCACHE_SPACE="1", VLLM_ENABLE_V1_MULTIPROCESSING="0")
+import vllm.entrypoints.openai.api_server, vllm.v1.engine.core, vllm.v1.worker.cpu_worker
+
+def serve(port, folder):
+    os.setsid()
+    job = from_line(UpsampleJob, (folder / "job.json").read_bytes())
+    checkpoint = str(make_tiny_model(job, folder / "model"))
+    server = Server(job.model, checkpoint, job.images, job.max_model_len, 64, 0.9, job.clips, job.answer.is_guided)
+    options = vllm_options() if server.guided else ""
+    _, _, module, *sys.argv[1:] = vllm_argv(server, port, vllm_build()[0], cpu=True, options=options)
+    fork = multiprocessing.get_context("fork")
+    multiprocessing.get_context = lambda method=None: fork
+    del sys.modules[module]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+gc.freeze()
+for line in sys.stdin:
+    port, folder = line.rstrip().split(" ", 1)
+    if (pid := os.fork()) == 0:
+        log = os.open(Path(folder, "log"), os.O_WRONLY | os.O_CREAT)
+        for number, fd in enumerate((os.open(os.devnull, os.O_RDONLY), log, log)):
+            os.dup2(fd, number)
+        sys.exit(serve(int(port), Path(folder)))
+    print(pid, flush=True)
+with contextlib.suppress(ChildProcessError):
+    while True:
+        os.wait()
 """
 
 
@@ -65,49 +88,61 @@ class TinyServer:
             return None
 
 
-@contextmanager
-def tiny_server(
-    python: str, config: Config, folder: Path, max_model_len: int = 4096, *, guided: bool = False
-) -> Iterator[TinyServer]:
-    """Serve the config's tiny model from an interpreter that has vLLM; at most 4 images or a clip per prompt. guided: as for a
-    target whose answers follow a schema."""
-    model = model_settings(config.model)
-    ranks = "" if model.is_mistral else packed(TOKENIZERS[model.family])
-    answer = AnswerForm(form="json", schema="{}") if guided else AnswerForm()
-    job = replace(
-        JOB,
-        answer=answer,
-        model=model,
-        max_model_len=max_model_len,
-        images=4,
-        clips=int(not model.is_mistral),
-        tokenizer=ranks,
-    )
-    (folder / "job.json").write_text(json.dumps(to_json(job)))
-    port = free_port()
-    env = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"}  # GiB: other processes may have such servers at the same time
-    with open(folder / "log", "wb") as log:
-        process = subprocess.Popen(
-            [python, "-c", SERVE, str(folder), str(port)],
-            cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
-    url = f"http://127.0.0.1:{port}/v1"
-    client = ChatClient(url, "", None, 5.0, 0.0)
+class TinyServers:
+    """Starts servers, by an interpreter that has vLLM."""
 
-    def is_healthy() -> bool:
-        assert process.poll() is None, (folder / "log").read_text()[-3000:]
+    def __init__(self, python: str, log: Path) -> None:
+        with open(log, "wb") as stderr:
+            self._forks = subprocess.Popen(
+                [python, "-c", FORK_SERVERS],
+                cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True,
+            )  # fmt: skip
+
+    @contextmanager
+    def serve(
+        self, config: Config, folder: Path, max_model_len: int = 4096, *, guided: bool = False
+    ) -> Iterator[TinyServer]:
+        """Serve the config's tiny model; at most 4 images or a clip per prompt. guided: as for a target whose answers follow a
+        schema."""
+        model = model_settings(config.model)
+        ranks = "" if model.is_mistral else packed(TOKENIZERS[model.family])
+        answer = AnswerForm(form="json", schema="{}") if guided else AnswerForm()
+        job = replace(
+            JOB,
+            answer=answer,
+            model=model,
+            max_model_len=max_model_len,
+            images=4,
+            clips=int(not model.is_mistral),
+            tokenizer=ranks,
+        )
+        (folder / "job.json").write_text(json.dumps(to_json(job)))
+        port = free_port()
+        assert self._forks.stdin and self._forks.stdout
+        print(port, folder, file=self._forks.stdin, flush=True)
+        pid = int(self._forks.stdout.readline())
+        url = f"http://127.0.0.1:{port}/v1"
+        client = ChatClient(url, "", None, 5.0, 0.0)
+
+        def is_healthy() -> bool:
+            assert not has_ended(pid), (folder / "log").read_text()[-3000:]
+            try:
+                return client.get("/health")[0] == 200
+            except OSError:
+                return False
+
         try:
-            return client.get("/health")[0] == 200
-        except OSError:
-            return False
+            wait_for(is_healthy, PATIENCE_S, 0.2)
+            yield TinyServer(url, model, folder / "model")
+        finally:
+            with suppress(ProcessLookupError):  # it did not start
+                os.killpg(pid, signal.SIGTERM)
+            wait_for(lambda: has_ended(pid), 60)
 
-    try:
-        wait_for(is_healthy, PATIENCE_S, 0.2)
-        yield TinyServer(url, model, folder / "model")
-    finally:
-        with suppress(ProcessLookupError):  # it did not start
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=60)
+    def close(self) -> None:
+        assert self._forks.stdin
+        self._forks.stdin.close()
+        self._forks.wait(60)
 
 
 def write_prompts(folder: Path, count: int) -> Path:
