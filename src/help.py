@@ -1,4 +1,4 @@
-"""--help: tasks, config groups and fields, explained by the comments of conf/, choices.py and config.py.
+"""--help: tasks, config groups and fields, explained by the comments of conf/ and config.py, and the words of choices.py.
 
 Standard library only: the schema is parsed as source, so the comment next to a field is its description.
 """
@@ -12,8 +12,10 @@ import textwrap
 import tokenize
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
+from . import choices
 from .files import bundled
 from .shortcuts import WORDS
 from .text import PROGRAM
@@ -123,8 +125,8 @@ class Option:
 def blocks(source: str) -> dict[str, Block]:
     """The config classes of a schema by name; enumerations become the types of fields."""
     comments = dict(_comments(source))
-    classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
-    enums = {c.name: _members(c) for c in classes if any(ast.unparse(base) == "Enum" for base in c.bases)}
+    kinds = [kind for kind in vars(choices).values() if isinstance(kind, type) and issubclass(kind, StrEnum)]
+    enums = {kind.__name__: ", ".join(f"`{word}`" for word in kind) for kind in kinds}
     return {
         c.name: Block(
             ast.get_docstring(c) or "",
@@ -134,8 +136,8 @@ def blocks(source: str) -> dict[str, Block]:
                 if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
             ),
         )
-        for c in classes
-        if c.name not in enums
+        for c in ast.parse(source).body
+        if isinstance(c, ast.ClassDef)
     }
 
 
@@ -152,8 +154,7 @@ def options_of(folder: Path) -> tuple[Option, ...]:
 
 def schema() -> dict[str, Block]:
     """The config classes of this program."""
-    folder = Path(__file__).parent
-    return blocks("\n".join((folder / name).read_text(encoding="utf-8") for name in ("choices.py", "config.py")))
+    return blocks(Path(__file__).with_name("config.py").read_text(encoding="utf-8"))
 
 
 def _comments(source: str) -> Iterator[tuple[int, str]]:
@@ -165,10 +166,6 @@ def _comments(source: str) -> Iterator[tuple[int, str]]:
 def _comment_of(node: ast.stmt, comments: dict[int, str]) -> str:
     """The comment next to a field; the formatter may have wrapped its line."""
     return " ".join(comments[line] for line in range(node.lineno, (node.end_lineno or 0) + 1) if line in comments)
-
-
-def _members(enum: ast.ClassDef) -> str:
-    return ", ".join(f"`{ast.literal_eval(n.value)}`" for n in enum.body if isinstance(n, ast.Assign))
 
 
 def _type(annotation: ast.expr, enums: dict[str, str]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -73,4 +72,4 @@ def _differing(saved: Any, config: Config, names: Mapping[str, str]) -> Iterator
 def _at(value: Any, path: str) -> Any:
     for part in path.split("."):
         value = getattr(value, part)
-    return tuple(value) if isinstance(value, list) else value.value if isinstance(value, Enum) else value
+    return tuple(value) if isinstance(value, list) else value

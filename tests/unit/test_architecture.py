@@ -61,7 +61,7 @@ TOP: dict[str, set[str]] = {
     "run_folder": {"errors", "log"},
     "seals": {"files"},
     "shortcuts": {"run_folder", "text"},
-    "help": {"files", "shortcuts", "text"},
+    "help": {"choices", "files", "shortcuts", "text"},
     "resolvers": {"choices", "config", "files"},
     "overrides": {"config", "run_folder", "seals", "text"},
     "console": FOR_ALL,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import re
 import shutil
-from enum import Enum
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +17,6 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src import choices
 from src.config import Config
 from tests.conftest import ROOT, composed
 
@@ -102,7 +100,7 @@ def test_option_is_described_in_its_first_line(group: str, option: str) -> None:
 )
 def test_option_has_its_own_name(group: str, option: str) -> None:
     name = getattr(config_with(group, option), group).name
-    assert (name.value if isinstance(name, Enum) else name) == option
+    assert name == option
 
 
 @pytest.mark.parametrize(("option", "tokens"), [("4k", 4096), ("8k", 8192), ("16k", 16384), ("32k", 32768)])
@@ -143,13 +141,6 @@ def test_defaults_are_the_documented_ones() -> None:
     assert (budget.max_model_len, budget.max_output_tokens) == (4096, 300)
     assert (config.engine.name.value, config.sampling.temperature) == ("offline", 0.6)
     assert (config.host.name, config.image.name, config.template.system) == ("local", "none", "")
-
-
-def test_enum_values_are_their_names() -> None:
-    enums = [v for v in vars(choices).values() if isinstance(v, type) and issubclass(v, Enum) and v is not Enum]
-    assert len(enums) >= 8
-    for enum in enums:
-        assert all(member.name == member.value for member in enum)
 
 
 # Precedence
