@@ -20,7 +20,6 @@ from .fields import Reading
 if TYPE_CHECKING:
     import pyarrow as pa
 
-KINDS = ("parquet", "arrow")
 ROWS_AT_A_TIME = 1000
 _MAGIC = {b"PAR1": "parquet", b"ARRO": "arrow", b"\xff\xff\xff\xff": "arrow"}  # the last: an Arrow stream
 

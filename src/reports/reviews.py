@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from ..errors import InputError
-from ..worker.journal import Journal, read_records
+from ..worker.journal import read_records
 from ..worker.protocol import UPSAMPLED
 from ..worker.records import InvalidRecord, from_json
 from ..worker.upsample import fallback_state
@@ -49,16 +49,6 @@ def read_marks(file: Path) -> dict[str, Mark]:
         return {name: mark for name, mark in last.items() if mark.verdict != OPEN}
     except InvalidRecord as e:
         raise InputError(f"{e}: not a valid verdict", hint="fix or remove that line") from e
-
-
-def add_marks(file: Path, marks: Iterable[Mark]) -> None:
-    """Append verdicts; each is on disk before the next."""
-    journal = Journal(file)
-    try:
-        for mark in marks:
-            journal.append(mark)
-    finally:
-        journal.close()
 
 
 def reviewed(row: Row, mark: Mark | None) -> Row:

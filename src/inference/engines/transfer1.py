@@ -62,12 +62,6 @@ def _argv(settings: CallSettings) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def spec_of(request: Request) -> dict[str, Any]:
-    """A controlnet spec of its own, which NVIDIA's loader takes."""
-    clip = {"input_video_path": request.clip} if request.clip else {}
-    return {"prompt": request.prompt, **clip, **request.arguments, **request.whole}
-
-
 ENGINE = Engine(
     name="transfer1",
     title="Cosmos-Transfer1",

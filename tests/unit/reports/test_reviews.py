@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,6 @@ from src.reports.reviews import (
     OPEN,
     REJECTED,
     Mark,
-    add_marks,
     marks_from,
     open_rows,
     read_marks,
@@ -22,8 +22,17 @@ from src.reports.reviews import (
     reviewed,
 )
 from src.reports.totals import Totals
+from src.worker.journal import Journal
 from src.worker.records import to_json
 from tests.harness.rows import kept_row, row
+
+
+def add_marks(file: Path, marks: Iterable[Mark]) -> None:
+    journal = Journal(file)
+    for mark in marks:
+        journal.append(mark)
+    journal.close()
+
 
 ROWS = [row("a"), row("b"), kept_row("c"), row("d")]
 
