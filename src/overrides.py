@@ -121,7 +121,7 @@ _USER_IN_URL = re.compile(r"://[^/?#\s'\"]*@")
 _PASSWORD_IN_ADDRESS = re.compile(r"[\w.+$-]:[^,\s'\"@\[]*@")
 _SECRET = re.compile(r"(?:^|[._-])(?:api_?key|key|token|secret|password|passwd|credentials?|sig)$", re.IGNORECASE)
 _ENTRY = re.compile(r"(?:(?<![^\[,\s'\"?&#=])-*([A-Za-z_][\w-]*)=|--([A-Za-z_][\w-]*)[,\s])(?=[^,\]\s])")
-_WITH_ENTRIES = re.compile(r"image\.env|model\.extra_args|host\.sbatch|host\.docker|.*urls?")
+_WITH_ENTRIES = re.compile(r"image\.env|model\.extra_args|host\.(?:render_)?sbatch|host\.docker|.*urls?")
 
 
 def secret_among(values: Iterable[tuple[str, str]]) -> str | None:

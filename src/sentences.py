@@ -64,6 +64,8 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "phase": ("The worker is {name}.",),
     "prompts_taken_over": ("The {items} prompts of {run} are upsampled already.",),
     "ray_connected": ("{text}.",),
+    "render_tasks_ended": ("The render tasks {name} have ended", "; {note}", "."),
+    "render_tasks_submitted": ("Hints are rendered by {tasks} tasks of Slurm, {name}.",),
     "results_not_written": ("Results were not written", ": {reason} {file}", "; {note}", "."),
     "run_failed": ("The run ended with exit code {exit_code}.",),
     "run_resumed": ("Resuming {run}; {note}.",),

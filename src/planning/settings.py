@@ -37,6 +37,8 @@ class HostSettings:
     sbatch: tuple[str, ...] = ()
     link_timeout_s: float = 10.0
     command_timeout_s: float = 120.0
+    render_tasks: int = 0
+    render_sbatch: tuple[str, ...] = ()
     workers_min: int = 1
     runtime_env: str = ""
 

@@ -11,7 +11,19 @@ from ..config import Config
 from ..errors import InputError
 from .configure import members_of
 
-_HOST = ("kind", "address", "user", "port", "key_file", "password_env", "known_hosts", "root", "docker", "sbatch")
+_HOST = (
+    "kind",
+    "address",
+    "user",
+    "port",
+    "key_file",
+    "password_env",
+    "known_hosts",
+    "root",
+    "docker",
+    "sbatch",
+    "render_sbatch",
+)
 _IMAGE = ("network", "user", "repository", "mounts", "env")
 _ENGINE = ("base_url", "more_urls", "api_key_env", "api_key_file")
 _SHARED = tuple(f"{group}.{name}" for group, names in (("host", _HOST), ("image", _IMAGE)) for name in names)

@@ -232,6 +232,8 @@ def _wrong_host_or_image(config: Config) -> Iterator[str]:
             yield (
                 f"image={config.image.name}: host={host.name} is {what}, which starts no Docker containers; see docs/scale.md"
             )
+        if host.render_tasks and (host.kind is not HostKind.slurm or host.address):
+            yield "host.render_tasks: needs host=slurm without an address, for outputs/ and cache_dir must be on the cluster's disk"
         if host.kind is HostKind.ray:
             yield from _wrong_ray(host, config.detach)
         try:

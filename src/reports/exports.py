@@ -15,13 +15,12 @@ from ..errors import HintError, VideoError
 from ..files import folder_atomic, open_atomic
 from ..inference.engines.engine import Refused
 from ..media import geometry
-from ..media.render import render
 from ..planning.plan import Plan, PlanItem
 from ..planning.recipe import clip_facts
 from ..planning.settings import Settings
 from ..prompts.specs import UniqueNames
 from ..run_folder import RunPaths
-from ..runs.staging import guard_of, seed_of
+from ..runs.staging import rendered, seed_of
 from ..targets.exports import EXPORTS, HEADS, Sample, call, line_of_cogvideox, sample_of_cosmos3
 from ..worker.chat import chat_body
 from ..worker.protocol import UPSAMPLED, Outcome
@@ -149,10 +148,9 @@ def _pictures(item: PlanItem, row: Row, settings: Settings) -> list[bytes]:
     hint = item.hint
     if row["frames"]:
         hint = hint_sent(item.video, hint, len(row["frames"]), row["frames"][0]["size"])
-    guard, cache = guard_of(item.video, settings), Path(settings.cache_dir) / "hints"
     try:
-        rendered = render(item.video, hint, cache, with_video=hint.clip_fps is not None, guard=guard)
-        paths = (rendered.video_path,) if hint.clip_fps and rendered.video_path else rendered.frame_paths
+        entry = rendered(item.video, hint, settings)
+        paths = (entry.video_path,) if hint.clip_fps and entry.video_path else entry.frame_paths
         return [path.read_bytes() for path in paths]
     except (VideoError, HintError, OSError) as e:
         raise _LeftOut(str(e)) from e

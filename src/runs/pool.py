@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
 
 from .. import log
 from ..errors import HostError
@@ -26,6 +25,7 @@ from ..worker.records import InvalidRecord, from_line
 from . import staging
 from .dealer import Dealer, Items
 from .outcomes import RunJournal
+from .render_tasks import RenderTasks
 from .staging import Batch, Stop
 
 
@@ -146,7 +146,8 @@ class _Stager:
     def _run(self, plan: Plan, missing: set[str], job: JobPaths, progress: Progress) -> None:
         try:
             began = time.monotonic()
-            for ready in staging.stage(plan, missing, job, Path(plan.settings.cache_dir) / "hints", self.stop):
+            tasks = [RenderTasks(job.run_folder, plan.settings).wait_for] if plan.settings.host.render_tasks else []
+            for ready in staging.stage(plan, missing, job, self.stop, *tasks):
                 progress.took("hints", began, ready.count)
                 self._out.put(ready)
                 began = time.monotonic()

@@ -33,6 +33,7 @@ from ..worker.upsample import fallback_state
 LINGER_S = 60.0
 MOST_AGAIN = 3  # times that an item is sent again for damaged frames
 AHEAD = 4  # batches whose frames are in work at a time, beside the one that is staged
+WaitFor = Callable[[Path, Callable[[], bool]], None]
 Numbered = tuple[int, list[PlanItem]]  # a batch: its number, and what of it is to be staged
 
 
@@ -127,16 +128,19 @@ def seed_of(item: PlanItem, settings: Settings) -> int:
     return (int(item.id[:8], 16) ^ settings.seed) & 0x7FFF_FFFF
 
 
-def stage(plan: Plan, missing: set[str], paths: JobPaths, cache: Path, stop: Stop) -> Iterator[Batch]:
+def stage(
+    plan: Plan, missing: set[str], paths: JobPaths, stop: Stop, wait_for: WaitFor = lambda entry, is_stopped: None
+) -> Iterator[Batch]:
     """Render the hints of the missing items and stage them, one batch at a time.
 
-    Clips are rendered in parallel and each hint once, however many items share it.
+    Clips are rendered in parallel and each hint once, however many items share it. wait_for: returns once a hint is in the cache,
+    or has to be rendered here.
     """
     settings = plan.settings
-    clear_asides(cache, paths.run_folder, paths.root, paths.batches)
+    clear_asides(hint_cache(settings), paths.run_folder, paths.root, paths.batches)
     staged = paths.staged()  # by an earlier start; their frames are in the job folder
     yield Batch(len(missing & staged))
-    with _Renderer(paths, cache, settings, stop) as renderer:
+    with _Renderer(paths, settings, stop, wait_for) as renderer:
         for number, batch in _as_ready(_batches(plan, missing, staged), renderer):
             records, lost = [], []
             for item in batch:
@@ -183,9 +187,17 @@ def _as_ready(batches: Iterable[Numbered], renderer: _Renderer) -> Iterator[Numb
         yield ready
 
 
-def guard_of(video: Video, settings: Settings, is_stopped: Callable[[], bool] = lambda: False) -> Guard:
-    """The guard of a clip that is rendered for a run."""
-    return Guard(video.path, settings.max_render_s, settings.max_pixels, is_stopped)
+def hint_cache(settings: Settings) -> Path:
+    return Path(settings.cache_dir) / "hints"
+
+
+def rendered(
+    video: Video, hint: Hint, settings: Settings, is_stopped: Callable[[], bool] = lambda: False
+) -> RenderedHint:
+    """A hint of a run, from the cache or rendered now. Raises VideoError or HintError for a clip of which there is none."""
+    guard = Guard(video.path, settings.max_render_s, settings.max_pixels, is_stopped)
+    with_video = settings.hint_video or hint.clip_fps is not None
+    return render(video, hint, hint_cache(settings), with_video=with_video, guard=guard)
 
 
 class Stop:
@@ -199,8 +211,10 @@ class _Renderer:
 
     KEPT = 4096  # hints that are known; one that comes again later is found in the cache
 
-    def __init__(self, paths: JobPaths, cache: Path, settings: Settings, stop: Stop) -> None:
-        self._paths, self._cache, self._settings, self._stop = paths, cache, settings, stop
+    def __init__(
+        self, paths: JobPaths, settings: Settings, stop: Stop, wait_for: WaitFor = lambda entry, is_stopped: None
+    ) -> None:
+        self._paths, self._settings, self._stop, self._wait_for = paths, settings, stop, wait_for
         workers = settings.render_workers or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="render")
         self._frames: dict[str, Future[tuple[list[str], str]]] = {}
@@ -235,12 +249,11 @@ class _Renderer:
         return self._frames[hint_key(video, hint)].result()
 
     def _render(self, video: Video, hint: Hint) -> tuple[list[str], str]:
+        self._wait_for(hint_cache(self._settings) / hint_key(video, hint), lambda: self._stop.asked)
         if self._stop.asked:
             raise HintError("stopped before it was rendered")
-        guard = guard_of(video, self._settings, lambda: self._stop.asked)
-        with_video = self._settings.hint_video or hint.clip_fps is not None
-        rendered = render(video, hint, self._cache, with_video=with_video, guard=guard)
-        return link_frames(rendered, hint, self._paths), rendered.note
+        entry = rendered(video, hint, self._settings, lambda: self._stop.asked)
+        return link_frames(entry, hint, self._paths), entry.note
 
 
 class Renderer(Protocol):
@@ -305,15 +318,13 @@ def stage_smaller(item: PlanItem, refused: Outcome, paths: JobPaths, settings: S
     times = hint_times(item.video, item.hint.rule, frames, item.hint.fps)
     hint = replace(item.hint, width_px=new.width_px, height_px=new.height_px, frames=len(times), times_s=times)
     try:
-        guard, cache = guard_of(item.video, settings), Path(settings.cache_dir) / "hints"
-        with_video = settings.hint_video or hint.clip_fps is not None
-        rendered = render(item.video, hint, cache, with_video=with_video, guard=guard)
+        entry = rendered(item.video, hint, settings)
     except (VideoError, HintError) as e:
         return e.message
     predicted = item.tokens.prompt - item.tokens.image + settings.family.media_tokens(new, _media(hint, frames))
     step = f"{count} x {size} refused by the engine"
     note = "; ".join(n for n in (refused.note, step) if n)
-    line = _line(item, predicted, link_frames(rendered, hint, paths), settings, refused.step + 1, note)
+    line = _line(item, predicted, link_frames(entry, hint, paths), settings, refused.step + 1, note)
     stage_alone(line, paths)
     return None
 
@@ -323,7 +334,7 @@ def stage_again(item: PlanItem, refused: Outcome, paths: JobPaths, settings: Set
     was done, else why it was not."""
     if not (item.video and item.hint) or refused.step >= MOST_AGAIN:
         return refused.reason
-    with _Renderer(paths, Path(settings.cache_dir) / "hints", settings, Stop()) as renderer:
+    with _Renderer(paths, settings, Stop()) as renderer:
         line, lost = record_of(item, renderer, settings)
     if line is None:
         return lost.reason if lost else refused.reason

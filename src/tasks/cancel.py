@@ -12,6 +12,7 @@ from ..hosts.job_handle import handle_of_plan
 from ..inference.generate import open_handles
 from ..inference.pipeline_file import read_pipeline
 from ..run_folder import RunPaths
+from ..runs import render_tasks
 from ..runs.saved_run import jobs_of
 from ..text import resume_command
 from . import Invocation
@@ -28,6 +29,8 @@ def run(invocation: Invocation) -> ExitCode:
         else:
             plan, jobs = jobs_of(paths)
             grace_s = plan.settings.engine.grace_s
+            if plan.settings.host.render_tasks:
+                render_tasks.cancel(paths.root, plan.settings)
             handles = {job.root.name: handle_of_plan(plan, job, place.settings) for place, job in jobs}
         running, unreached = {}, None
         for name, handle in [*handles.items()]:

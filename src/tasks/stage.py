@@ -48,9 +48,8 @@ def _stage(plan: Plan, job: JobPaths, paths: RunPaths, invocation: Invocation) -
     missing = {item_id for batch in plan.batches for item_id in batch}
     try:
         journal.add(never_sent(item) for item in plan.never_sent())
-        hints = Path(plan.settings.cache_dir) / "hints"
         with progress_display(invocation.config.console.progress.value, invocation.err) as progress:
-            for batch in staging.stage(plan, missing, job, hints, staging.Stop()):
+            for batch in staging.stage(plan, missing, job, staging.Stop()):
                 done += batch.count
                 progress.step("hints", done, len(missing))
                 journal.add(batch.lost)

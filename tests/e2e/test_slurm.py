@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.program import (
+    ROOT,
     Ended,
     Program,
     journal_ids,
@@ -33,7 +34,7 @@ class SlurmRun:
     def __init__(self, folder: Path, slurm: Slurm, common: tuple[str, ...], clip: Path) -> None:
         self.folder, self.slurm, self.run = folder, slurm, folder / "run"
         self._programs: list[Program] = []
-        self._overrides = (
+        self.overrides = (
             *common, *QUIET, f"host.root={quoted(folder / 'shared disk')}", f"worker.python={quoted(PYTHON)}",
             f"hydra.run.dir={quoted(self.run)}",
         )  # fmt: skip
@@ -49,7 +50,7 @@ class SlurmRun:
         ]
         (self.folder / "prompts.json").write_text(json.dumps(items))
         prompts = f"prompts={quoted(self.folder / 'prompts.json')}"
-        return self.program(prompts, f"host={host}", *self._overrides, *overrides)
+        return self.program(prompts, f"host={host}", *self.overrides, *overrides)
 
     def task(self, name: str) -> Ended:
         return self.program(f"task={name}", f"run={quoted(self.run)}").ended()
@@ -124,6 +125,25 @@ def test_cancel_takes_workers_out_of_the_queue(on_slurm: SlurmRun) -> None:
     assert end.code == 0, end.err
     assert process.ended().code == 4
     assert on_slurm.jobs("RUNNING,PENDING") == []
+
+
+@pytest.mark.parametrize("is_canceled", [False, True])
+def test_hints_are_rendered_on_the_cluster(on_slurm: SlurmRun, own_cache: Path, is_canceled: bool) -> None:
+    """By two tasks; by the controller once somebody has canceled them."""
+    more = ("host.render_tasks=2", *(("host.render_sbatch=[--hold]",) if is_canceled else ()))
+    prompts = (f"prompts={quoted(ROOT / 'examples' / 'prompts.json')}", f"cache_dir={quoted(own_cache)}")
+    process = on_slurm.program("host=slurm", *on_slurm.overrides, *prompts, *more)
+    if is_canceled:
+        wait_for(lambda: logged(on_slurm.run, "render_tasks_submitted"))
+        on_slurm.slurm.run(
+            "scancel", "--state=PENDING", f"--name={logged(on_slurm.run, 'render_tasks_submitted')[0]['name']}"
+        )
+    on_slurm.assert_whole(process.ended())
+    rendered = "".join(file.read_text() for file in on_slurm.run.glob("render-*.log")).splitlines()
+    hints = {
+        json.dumps(i["hint"] | {"clip": i["video"]["sha256"]}) for i in plan_of(on_slurm.run)["items"] if i["hint"]
+    }
+    assert len(rendered) == (0 if is_canceled else len(hints))
 
 
 def test_login_node_is_reached_by_ssh(on_slurm: SlurmRun, slurm: Slurm) -> None:

@@ -201,7 +201,7 @@ def test_mismatch_names_the_likely_cause(server: TinyServer, tmp_path: Path) -> 
 )
 def test_every_target_is_answered_as_planned(server: TinyServer, tmp_path: Path, target: str) -> None:
     clip = str(sorted((ROOT / "examples" / "clips").iterdir())[0])
-    items = [{"name": name, "prompt": f"This clip {name}.", "video_path": clip} for name in "abc"]
+    items = [{"name": name, "prompt": f"a boat that {name}", "video_path": clip} for name in "abc"]
     (tmp_path / "prompts.json").write_text(json.dumps(items))
     rows = through(
         server, tmp_path / "run", f"prompts={quoted(tmp_path / 'prompts.json')}", f"target={target}", "target.checks=[]",
@@ -209,8 +209,10 @@ def test_every_target_is_answered_as_planned(server: TinyServer, tmp_path: Path,
         f"budget.max_output_tokens={900 if target.startswith('cosmos3') else 16}",
     )  # fmt: skip
     for row in rows:
-        tokens = row["tokens"]
-        assert isinstance(tokens, dict) and tokens["predicted"] == tokens["measured"]
         assert row["state"] == "upsampled", row
         if target.startswith("cosmos3"):
-            assert row["attempts"] == 1 and not why_invalid(json.loads(str(row["upsampled_prompt"])), schema_of(target))
+            assert not why_invalid(json.loads(str(row["upsampled_prompt"])), schema_of(target))
+    first = [
+        row["tokens"] for row in rows if row["attempts"] == 1
+    ]  # noise may be a form without a word, which is asked again
+    assert first and all(isinstance(t, dict) and t["predicted"] == t["measured"] for t in first)

@@ -59,7 +59,7 @@ def test_blind_model_is_sent_no_frames(make_plan: MakePlan, paths: RunPaths, cli
     plan = make_plan(takes(clips, 1), "model=smollm2_135m", "model.family=unverified")
     job = job_folder(plan, paths.jobs)
     open_job(job, upsample_job(plan))
-    assert [batch.lost for batch in stage(plan, set(plan.distinct_ids), job, paths.root / "cache", Stop())] == [[], []]
+    assert [batch.lost for batch in stage(plan, set(plan.distinct_ids), job, Stop())] == [[], []]
     [batch] = job.batches.iterdir()
     [item] = read_records(batch, Item)
     assert item.frames == () and "The shot is wide" in item.text
@@ -172,8 +172,7 @@ def stage_all(plan: Plan, job: JobPaths, missing: set[str] | None = None, stop: 
     """Stage items, all by default; the outcomes of those that never reach a worker."""
     open_job(job, upsample_job(plan))
     ids = {item.id for item in plan.items} if missing is None else missing
-    hints = Path(plan.settings.cache_dir) / "hints"
-    return [o for batch in stage(plan, ids, job, hints, stop or Stop()) for o in batch.lost]
+    return [o for batch in stage(plan, ids, job, stop or Stop()) for o in batch.lost]
 
 
 def staged_items(job: JobPaths) -> list[Item]:
@@ -293,7 +292,7 @@ def test_smallest_hint_cannot_shrink(paths: RunPaths, clips: Path, make_plan: Ma
 
 def stage_plan(plan: Plan, job: JobPaths, cache: Path) -> list[Item]:
     open_job(job, upsample_job(plan))
-    for _ in stage(plan, set(plan.distinct_ids), job, cache, Stop()):
+    for _ in stage(plan, set(plan.distinct_ids), job, Stop()):
         pass
     return staged_items(job)
 

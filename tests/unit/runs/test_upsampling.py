@@ -406,8 +406,8 @@ def test_failed_staging_ends_the_run(
 @pytest.mark.parametrize("damaged", ["batches", "frames"])
 def test_damaged_queue_is_staged_again(paths: RunPaths, clips: Path, make_plan: MakePlan, damaged: str) -> None:
     plan = make_plan(takes(clips, 4), "host.workers=2", "host.gpus=none")
-    pool, cache = JobPaths(paths.jobs / "queue"), Path(plan.settings.cache_dir) / "hints"
-    assert sum(batch.count for batch in staging.stage(plan, set(plan.distinct_ids), pool, cache, staging.Stop())) == 4
+    pool = JobPaths(paths.jobs / "queue")
+    assert sum(batch.count for batch in staging.stage(plan, set(plan.distinct_ids), pool, staging.Stop())) == 4
     for file in (pool.root / damaged).iterdir():
         file.unlink() if damaged == "frames" else file.write_bytes(b"\xff" + file.read_bytes()[1:])
     outcomes = execute(plan, paths, Quiet())
