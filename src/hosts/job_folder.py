@@ -17,6 +17,7 @@ from ..worker.protocol import (
     CANCELLED,
     LOAD_FAILED,
     LOCKED,
+    NO_ACCESS,
     OK,
     TIMEOUT,
     UNAVAILABLE,
@@ -31,10 +32,10 @@ from ..worker.records import InvalidRecord, from_file, to_json, to_line
 from .bundle import WORKER, worker_bundle
 
 WITHDRAWN = ".withdrawn"  # after the name of a batch whose items are for others now
-Ending = Literal["done", "cancelled", "timeout", "oom", "load_failed", "unavailable", "locked", "failed"]
+Ending = Literal["done", "cancelled", "timeout", "oom", "load_failed", "unavailable", "no_access", "locked", "failed"]
 ENDINGS: dict[int | None, Ending] = {
-    OK: "done", LOAD_FAILED: "load_failed", UNAVAILABLE: "unavailable", LOCKED: "locked", TIMEOUT: "timeout",
-    CANCELLED: "cancelled",
+    OK: "done", LOAD_FAILED: "load_failed", UNAVAILABLE: "unavailable", NO_ACCESS: "no_access", LOCKED: "locked",
+    TIMEOUT: "timeout", CANCELLED: "cancelled",
     130: "cancelled",  # 128 + SIGINT
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..files import bundled
 from ..planning.settings import HostSettings, ImageSettings
-from ..worker.protocol import LOAD_FAILED
+from ..worker.protocol import LOAD_FAILED, NO_ACCESS
 from .slurm import STOP_BEFORE_S
 
 CLEANUP_S = 30  # to end the engine, after engine.grace_s
@@ -68,7 +68,7 @@ def kubernetes_job(workers: PoolWorkers, pod: PodSettings, uid: int, gid: int) -
     # A pod that was evicted or preempted is no failure of its worker; a model that cannot be loaded is none the second time.
     rules = [
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-        {"action": "FailIndex", "onExitCodes": {"operator": "In", "values": [LOAD_FAILED]}},
+        {"action": "FailIndex", "onExitCodes": {"operator": "In", "values": [LOAD_FAILED, NO_ACCESS]}},
     ]
     spec = {
         "completions": count,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from .. import log
-from ..errors import EngineError, HostError
+from ..errors import AuthError, EngineError, HostError
 from ..files import write_atomic
 from ..hosts.job_folder import JobPaths, State
 from ..hosts.job_handle import JobHandle
@@ -328,7 +328,10 @@ class Supervisor:
                 hint=f"see {self.job.load_log}" if has_log else "",
             )
         if state.ending == "unavailable":
-            raise HostError(failure_reason(self.folder, state), hint=f"once it does, {resume}")
+            raise HostError(failure_reason(self.folder, state), hint=f"once it answers, {resume}")
+        if state.ending == "no_access":
+            hint = f"set engine.api_key_env or engine.api_key_file, and {resume}"
+            raise AuthError(failure_reason(self.folder, state), hint=hint)
         if state.ending == "timeout":
             raise JobEnded(f"{labels.worker} reached {labels.time_limit}", hint=resume)
         if state.ending == "cancelled" and (yield from self._apart(self.handle.was_cancelled)):

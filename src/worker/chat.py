@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from .engines.engine import Answer, ItemFailed, Refused, Request, Unavailable, data_url, is_clip
 from .job_settings import Example
-from .lifecycle import LoadFailed
+from .lifecycle import LoadFailed, NoAccess
 from .network import Connection, open_socket, proxy_headers, target
 from .records import InvalidRecord
 from .refusals import classify, counted_tokens, message_of, named_limit
@@ -212,7 +212,11 @@ class ChatClient:
             message = f"HTTP {status}: {message_of(text)}"
             return Unavailable(message, pause_of(retry_after), refused=status in NOT_TAKEN)
         if status in (401, 403):
-            return LoadFailed(f"the server refused the key (HTTP {status}): {message_of(text)}")
+            return NoAccess(f"the server refused the key (HTTP {status}): {message_of(text)}")
+        if status in (404, 405, 410):  # no fault of the item: all others would get the same
+            return LoadFailed(
+                f"the server has no such model or address (HTTP {status}): {message_of(text)}: check engine.base_url and model.name"
+            )
         return ItemFailed(f"the server refused the request (HTTP {status}): {message_of(text)}")
 
 

@@ -14,13 +14,27 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .journal import Journal, write_json
-from .protocol import BUG, CANCELLED, LOAD_FAILED, LOCKED, OK, TIMEOUT, Event, Exit
+from .protocol import BUG, CANCELLED, LOAD_FAILED, LOCKED, NO_ACCESS, OK, TIMEOUT, UNAVAILABLE, Event, Exit
 
 LOCK_PATIENCE_S = 1.0
 
 
 class LoadFailed(Exception):
     """What the job needs could not be started; the message holds its own last lines."""
+
+    code, state = LOAD_FAILED, "load_failed"
+
+
+class NotThere(LoadFailed):
+    """A server cannot be reached."""
+
+    code, state = UNAVAILABLE, "unavailable"
+
+
+class NoAccess(LoadFailed):
+    """A server refuses the key, or there is none."""
+
+    code, state = NO_ACCESS, "no_access"
 
 
 class Stopped(Exception):
@@ -141,7 +155,7 @@ def _run_locked(folder: Path, prepare: Callable[[Path, Control], Work]) -> int:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
     except LoadFailed as e:
-        end = Exit(LOAD_FAILED, "load_failed", str(e))
+        end = Exit(e.code, e.state, str(e))
     except Exception as e:
         end = Exit(BUG, "failed", f"{type(e).__name__}: {e}")
     answered = work.answered if work else 0

@@ -43,8 +43,9 @@ DONE = "done"  # an item of inference that has its video
 LATEST = 253_402_300_800.0  # the end of the year 9999, in seconds since 1970
 AUTO = 0  # engine.in_flight: the worker finds out how many
 
-# Exit codes. LOCKED: another worker holds the folder; UNAVAILABLE: the engine took no request for engine.patience_s.
-OK, BUG, LOAD_FAILED, UNAVAILABLE, LOCKED, TIMEOUT, CANCELLED = 0, 1, 7, 69, 75, 124, 143
+# Exit codes. LOCKED: another worker holds the folder; UNAVAILABLE: the server is away, or took no request for
+# engine.patience_s; NO_ACCESS: it refuses the key.
+OK, BUG, LOAD_FAILED, UNAVAILABLE, LOCKED, NO_ACCESS, TIMEOUT, CANCELLED = 0, 1, 7, 69, 75, 77, 124, 143
 
 
 # ------------------------------------------------------------------------------------------------------------- jobs

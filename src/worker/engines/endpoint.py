@@ -10,7 +10,7 @@ from pathlib import Path
 from ..chat import ChatClient
 from ..endpoints import Endpoints
 from ..job_settings import EngineSettings
-from ..lifecycle import LoadFailed
+from ..lifecycle import LoadFailed, NoAccess, NotThere
 from ..protocol import AUTO, KEY_FILE_VARIABLE, UpsampleJob
 from ..records import InvalidRecord, from_line
 from ..replies import Models, Version
@@ -50,7 +50,7 @@ class EndpointEngine:
 
     def load(self, phase: Phase) -> None:
         """One of the servers must be there, and those that are must serve the model."""
-        gone: list[LoadFailed] = []
+        gone: list[NotThere] = []
         for client in self.clients:
             try:
                 _check(client)
@@ -68,10 +68,6 @@ class EndpointEngine:
         pass
 
 
-class NotThere(LoadFailed):
-    """A server cannot be reached."""
-
-
 def _check(client: ChatClient) -> None:
     """Raises LoadFailed for a server that is not there, refuses the key, or serves another model."""
     url = client.base.geturl()
@@ -80,7 +76,7 @@ def _check(client: ChatClient) -> None:
     except (OSError, http.client.HTTPException) as e:
         raise NotThere(f"{url} cannot be reached: {e}") from e
     if status in (401, 403):
-        raise LoadFailed(f"{url} refused the key (HTTP {status})")
+        raise NoAccess(f"{url} refused the key (HTTP {status})")
     if status == 200:
         try:
             names = [model.name for model in from_line(Models, body).data or ()]
@@ -101,4 +97,4 @@ def key_of(engine: EngineSettings) -> Secret | None:
             return secret_in(Path(file), "the key that was brought into the container")
         return secret_named(engine.api_key_env, engine.api_key_file)
     except ValueError as e:
-        raise LoadFailed(str(e)) from None
+        raise NoAccess(str(e)) from None

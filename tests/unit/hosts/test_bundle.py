@@ -18,6 +18,7 @@ import pytest
 from src import worker
 from src.hosts.bundle import WORKER, worker_bundle
 from src.worker.journal import write_json
+from src.worker.protocol import UNAVAILABLE
 from tests.harness.records import ENGINE, JOB
 
 PACKAGE = Path(worker.__file__).parent
@@ -80,7 +81,7 @@ def test_bundle_runs_without_packages(bundle: Path, tmp_path: Path) -> None:
     engine = replace(ENGINE, name="endpoint", base_url="http://127.0.0.1:9/v1")  # nothing listens there
     write_json(tmp_path / "job.json", replace(JOB, engine=engine))
     done = run_bare(bundle, tmp_path)
-    assert (done.returncode, done.stderr) == (7, "")
+    assert (done.returncode, done.stderr) == (UNAVAILABLE, "")
     assert "cannot be reached" in json.loads((tmp_path / "exit.json").read_text())["reason"]
 
 

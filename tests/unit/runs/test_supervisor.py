@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from src.errors import EngineError, HostError
+from src.errors import AuthError, EngineError, HostError
 from src.hosts.job_folder import ABSENT, RUNNING, JobPaths, State, ended
 from src.runs import fleet
 from src.runs.fleet import supervise
@@ -16,7 +16,7 @@ from src.runs.supervisor import MAX_DEATHS, Supervisor, failure_reason
 from src.runs.tail import MOST_DAMAGED
 from src.timing.progress import Quiet
 from src.worker.journal import write_json
-from src.worker.protocol import UNAVAILABLE, Event, Exit, VideoOutcome
+from src.worker.protocol import NO_ACCESS, UNAVAILABLE, Event, Exit, VideoOutcome
 from tests.harness.fake_handle import FakeDriver, FakeHandle, RecordedPhases, Step
 
 DONE, FAILED = Step(ended(0)), Step(ended(None))
@@ -152,10 +152,11 @@ def test_narrowed_suspects_allow_more_deaths(folder: JobPaths) -> None:
     assert handle.calls.count("start") == 6
 
 
-def test_unavailable_engine_is_final(folder: JobPaths) -> None:
-    with pytest.raises(HostError, match="killed") as error:
-        run(folder, Step(ABSENT), Step(ended(UNAVAILABLE)))
-    assert "resume" in error.value.hint
+@pytest.mark.parametrize(("code", "kind"), [(UNAVAILABLE, HostError), (NO_ACCESS, AuthError)])
+def test_server_that_takes_nothing_is_final(folder: JobPaths, code: int, kind: type[HostError]) -> None:
+    with pytest.raises(kind, match="killed") as error:
+        run(folder, Step(ABSENT), Step(ended(code)))
+    assert "resume" in error.value.hint and type(error.value) is kind
 
 
 # ---------------------------------------------------------------------------------------------------------- restarts

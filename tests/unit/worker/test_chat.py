@@ -14,7 +14,7 @@ from src.worker.answer_form import AnswerForm
 from src.worker.chat import ChatClient, chat_body
 from src.worker.engines.engine import ItemFailed, Picture, Refused, Request, Unavailable
 from src.worker.job_settings import Example
-from src.worker.lifecycle import LoadFailed
+from src.worker.lifecycle import LoadFailed, NoAccess
 from tests.harness.records import item
 from tests.harness.scripted_server import ScriptedServer, stream
 
@@ -106,7 +106,9 @@ def test_connection_is_reused(server: ScriptedServer, client: ChatClient) -> Non
         (400, "your prompt contains 4687 input tokens", Refused, "4687"),
         (400, "Token id 131073 is out of vocabulary", ItemFailed, "check model.tokenizer"),
         (400, "what?", ItemFailed, r"refused the request \(HTTP 400\): what\?"),
-        (401, "who?", LoadFailed, r"refused the key \(HTTP 401\): who\?"),
+        (401, "who?", NoAccess, r"refused the key \(HTTP 401\): who\?"),
+        (403, "who?", NoAccess, r"refused the key \(HTTP 403\): who\?"),
+        (404, "which?", LoadFailed, r"no such model or address \(HTTP 404\): which\?: check engine\.base_url"),
         (429, "busy", Unavailable, "HTTP 429: busy"),
         (503, "away", Unavailable, "HTTP 503: away"),
     ],

@@ -10,7 +10,7 @@ import pytest
 
 from src.worker.engines.endpoint import EndpointEngine
 from src.worker.engines.engine import Refused, Request, Unavailable
-from src.worker.lifecycle import LoadFailed
+from src.worker.lifecycle import LoadFailed, NoAccess, NotThere
 from tests.harness.records import ENGINE, JOB, item
 from tests.harness.scripted_server import Response, ScriptedServer, stream
 
@@ -78,7 +78,7 @@ def test_key_comes_from_environment_or_file(
 
 def test_missing_key_variable_is_named(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MY_KEY", raising=False)
-    with pytest.raises(LoadFailed, match="MY_KEY"):
+    with pytest.raises(NoAccess, match="MY_KEY"):
         endpoint(server, api_key_env="MY_KEY")
 
 
@@ -91,13 +91,13 @@ def test_unknown_model_lists_the_served_ones(server: ScriptedServer) -> None:
 
 def test_refused_key_fails_loading(server: ScriptedServer) -> None:
     server.models = (401, {}, b"")
-    with pytest.raises(LoadFailed, match=r"refused the key \(HTTP 401\)"):
+    with pytest.raises(NoAccess, match=r"refused the key \(HTTP 401\)"):
         load(endpoint(server))
 
 
 def test_unreachable_server_fails_loading(server: ScriptedServer) -> None:
     server.close()
-    with pytest.raises(LoadFailed, match="cannot be reached"):
+    with pytest.raises(NotThere, match="cannot be reached"):
         load(endpoint(server))
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from src.worker import lifecycle
-from src.worker.lifecycle import Control, JobLog, LoadFailed, Stopped, run
-from src.worker.protocol import BUG, CANCELLED, LOAD_FAILED, LOCKED, OK, TIMEOUT, Exit
+from src.worker.lifecycle import Control, JobLog, LoadFailed, NoAccess, NotThere, Stopped, run
+from src.worker.protocol import BUG, CANCELLED, LOAD_FAILED, LOCKED, NO_ACCESS, OK, TIMEOUT, UNAVAILABLE, Exit
 from tests.harness.fake_engine import exit_record
 from tests.harness.records import journal_lines
 
@@ -97,6 +97,8 @@ def test_exit_record_exists_only_after_the_end(folder: Path) -> None:
     ("error", "code", "state", "reason"),
     [
         (LoadFailed("CUDA out of memory"), LOAD_FAILED, "load_failed", "CUDA out of memory"),
+        (NotThere("no route"), UNAVAILABLE, "unavailable", "no route"),
+        (NoAccess("no key"), NO_ACCESS, "no_access", "no key"),
         (ZeroDivisionError("a bug"), BUG, "failed", "ZeroDivisionError: a bug"),
     ],
 )
