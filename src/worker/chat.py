@@ -210,7 +210,7 @@ class ChatClient:
             return ItemFailed(f"{message_of(text)}: check model.mmproj, or set model.text_only=true")
         if status in (408, 409, 425, 429) or status >= 500:
             message = f"HTTP {status}: {message_of(text)}"
-            return Unavailable(message, pause_of(retry_after), refused=status in NOT_TAKEN)
+            return Unavailable(message, pause_of(retry_after), refused=status in NOT_TAKEN, failed=True)
         if status in (401, 403):
             return NoAccess(f"the server refused the key (HTTP {status}): {message_of(text)}")
         if status in (404, 405, 410):  # no fault of the item: all others would get the same

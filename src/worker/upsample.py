@@ -12,6 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -304,6 +305,8 @@ class Worker:
             return self.engine.answer(request)
         except Unavailable as e:
             error = e
+            if e.failed and work.failures == TRIES - 1 and self._is_away(request):
+                error = Unavailable(str(e), e.retry_after_s, refused=True)
         finally:
             self._suspects.back(work.item.id)
             may_come_again = flow.leave(ticket, error)
@@ -316,6 +319,17 @@ class Worker:
             raise ItemFailed(f"the server did not answer {TRIES} times: {error}") from error
         flow.put_back(work, ticket if error.refused else None)
         raise _NotAsked
+
+    def _is_away(self, request: Request) -> bool:
+        """Whether the server fails at any request, so that this item is not the reason."""
+        item = replace(request.item, id="probe", system="", text="Hello.", frames=(), pins={})
+        try:
+            self.engine.answer(Request(item, (), request.seed, max_tokens=1))
+        except Unavailable as e:
+            return e.failed or e.refused
+        except (Refused, ItemFailed):
+            pass
+        return False
 
     def _tell(self, error: Unavailable) -> None:
         """Say now and then that the server answers nothing, and what it asks for."""

@@ -26,7 +26,7 @@ from tests.harness.fake_engine import (
 from tests.harness.records import ENGINE, JOB, item
 
 BUSY = Unavailable("HTTP 429: busy", refused=True)
-BROKEN = Unavailable("HTTP 500: no")
+BROKEN = Unavailable("HTTP 500: no", failed=True)
 
 
 def failing(times: int, error: Exception, *ids: str) -> Callable[[Request], Answer]:
@@ -81,10 +81,18 @@ def test_broken_answers_come_after_the_others(folder: Path) -> None:
     stage(folder, [item(i) for i in "abc"])
     engine = FakeEngine(failing(10**6, BROKEN, "a"))
     assert serve(folder, engine) == OK
-    assert Counter(engine.asked) == {"a": TRIES, "b": 1, "c": 1}
+    assert Counter(engine.asked) == {"a": TRIES, "b": 1, "c": 1, "probe": 1}  # which is answered: it is the item
     assert engine.asked.index("c") < TRIES
     [failed] = [r for r in results(folder) if r["id"] == "a"]
     assert (failed["state"], failed["reason"]) == ("failed", f"the server did not answer {TRIES} times: HTTP 500: no")
+
+
+def test_server_that_fails_at_all_leaves_items_open(folder: Path) -> None:
+    write_job(folder, replace(JOB, engine=replace(ENGINE, patience_s=0.2)))
+    stage(folder, [item("a"), item("b")])
+    assert serve(folder, FakeEngine(failing(10**6, BROKEN, "a", "b", "probe"))) == UNAVAILABLE
+    assert results(folder) == []
+    assert exit_record(folder)["reason"].endswith("HTTP 500: no")
 
 
 def test_refused_items_are_left_at_sigterm(folder: Path) -> None:
