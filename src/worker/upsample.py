@@ -254,6 +254,7 @@ class Worker:
         if not self._abandoned:
             self._failure = error
             self.control.stop.set()
+            self._flow.stop()
 
     # ------------------------------------------------------------------------------------------------------- one item
 
