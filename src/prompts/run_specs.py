@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import glob
 import itertools
-import json
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ..worker.records import parsed
 from .fields import VIDEO_FIELDS, Reading
 from .paths import expanded, find_file
 
@@ -41,7 +41,7 @@ def joined(raw: Any, file: Path, reading: Reading) -> Any:
         is_path = isinstance(written, str) and written
         return str(find_file(source.parent, written, reading.roots, reading.checkouts)[0]) if is_path else written
 
-    spec = json.loads(source.read_bytes())
+    spec = parsed(source.read_bytes())
     weights, inputs = raw.get("control_weights"), spec.get("control_inputs")
     whole = {name: placed(value) if name in VIDEO_FIELDS else value for name, value in spec.items()} | raw
     if isinstance(weights, dict):
@@ -69,7 +69,7 @@ def _specs_in(folder: Path, pattern: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(folder.glob(pattern)):
         with suppress(OSError, ValueError):
-            spec = json.loads(path.read_bytes()) if path.stat().st_size <= MAX_BYTES else None
+            spec = parsed(path.read_bytes()) if path.stat().st_size <= MAX_BYTES else None
             if isinstance(spec, dict) and isinstance(spec.get("id"), str) and "prompt_id" not in spec:
                 found[spec["id"]] = path
     return found

@@ -5,13 +5,13 @@ Posts from other pages are refused. Of files, only those are served that a run n
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs
 
 from ..errors import UpsamplerError
+from ..worker.records import parsed
 from .page_server import PageHandler, PageServer
 from .pages import page_template
 from .review_queue import SHOWN, ReviewQueue
@@ -64,7 +64,7 @@ class _Handler(PageHandler):
     def _found(self, what: str, given: dict[str, str]) -> Any:
         queue = self.server.queue
         if what == "items":
-            where = dict(json.loads(given.get("where", "{}")))
+            where = dict(parsed(given.get("where", "{}")))
             return queue.select(given.get("show", ""), where, given.get("words", ""), given.get("order", ""))
         if what == "rows":
             return queue.rows([int(n) for n in given["n"].split(",")])
@@ -80,6 +80,6 @@ class _Handler(PageHandler):
             self.wfile.flush()
             self.server.finished.set()
         else:
-            data = json.loads(body)
+            data = parsed(body)
             self.server.queue.decide(data["verdicts"])
             self._send_json(self.server.queue.since(int(data["since"])))

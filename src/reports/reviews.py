@@ -6,7 +6,6 @@ the engine's answers, stays as it is.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +15,7 @@ from typing import ClassVar, TypeVar
 from ..errors import InputError
 from ..worker.journal import read_records
 from ..worker.protocol import UPSAMPLED
-from ..worker.records import InvalidRecord, from_json
+from ..worker.records import InvalidRecord, from_json, parsed
 from ..worker.upsample import fallback_state
 from .rows import Review, Row
 
@@ -114,14 +113,14 @@ def read_verdicts(file: Path, kind: type[T]) -> list[T]:
     except (OSError, ValueError) as e:
         raise InputError(f"{file}: cannot be read: {e}") from None
     try:
-        entries = json.loads(text)
+        entries = parsed(text)
         place = "verdict"
     except ValueError:
         entries, place = text.splitlines(), "line"
     marks, wrong = [], []
     for number, entry in enumerate(entries if isinstance(entries, list) else [entries], start=1):
         try:
-            marks.append(from_json(kind, json.loads(entry) if place == "line" else entry))
+            marks.append(from_json(kind, parsed(entry) if place == "line" else entry))
         except ValueError as e:
             wrong.append(f"{place} {number}: {e}")
     if wrong:

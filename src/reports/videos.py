@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..files import write_atomic
 from ..run_folder import RunPaths
 from ..text import cell
+from ..worker.records import parsed
 from .compare import ordinal
 from .pages import page_template
 
@@ -42,7 +43,7 @@ def read_videos(run: Path) -> list[dict[str, Any]]:
     """The rows of a run's inference.json. Raises InputError where it is not there, or is none."""
     file = RunPaths(run).inference_results
     try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
+        rows = parsed(file.read_bytes())
         return [dict(row) for row in rows if isinstance(row["name"], str)]
     except (OSError, ValueError, TypeError, KeyError) as e:
         raise InputError(f"{file}: cannot be read ({type(e).__name__}: {e})") from None

@@ -34,11 +34,14 @@ class Journal:
         lines = [to_checked_line(record) for record in records]
         data = b"".join(lines)
         with self._mutex:
-            written = os.write(self._fd, data)
-            if written < len(data):  # the disk is full: take the half line back, so that the next one stands alone
-                os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
-                raise OSError(errno.ENOSPC, "no space left on device", str(self.path))
-            os.fsync(self._fd)
+            size = os.fstat(self._fd).st_size
+            try:
+                if os.write(self._fd, data) < len(data):
+                    raise OSError(errno.ENOSPC, "no space left on device", str(self.path))
+                os.fsync(self._fd)
+            except OSError:  # whoever tries again writes all of them
+                os.ftruncate(self._fd, size)
+                raise
         return [len(line) for line in lines]
 
     def close(self) -> None:

@@ -42,11 +42,15 @@ def from_line(kind: type[T], line: bytes | str, most: int = MAX_BYTES) -> T:
     if len(line) > most:
         raise InvalidRecord(f"longer than {most} bytes")
     _verify(line.encode() if isinstance(line, str) else line)
+    return from_json(kind, parsed(line))
+
+
+def parsed(data: bytes | str) -> Any:
+    """What a JSON text says. Raises InvalidRecord, also for one that is nested too deep."""
     try:
-        data = json.loads(line)
+        return json.loads(data)
     except (ValueError, RecursionError) as e:
         raise InvalidRecord(f"not JSON ({e})") from None
-    return from_json(kind, data)
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"))

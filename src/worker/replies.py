@@ -6,13 +6,12 @@ Servers differ in what they leave out or set to null, so nothing is required; wh
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .records import InvalidRecord, from_json
+from .records import from_json, parsed
 from .values import Label
 
 MOST_REPLY = 16 << 20  # bytes of one reply, many times the longest answer
@@ -148,14 +147,14 @@ def completion_of(body: bytes) -> Completion:
         events = _events(lines)
         return Completion(_text(events), events, is_done, _thoughts(events))
     events = _events((lines[0], *lines[-3:]))
-    text = _text(events[:1]) + _parsed(b'"%s"' % b"".join(pieces)) + _text(events[1:])
+    text = _text(events[:1]) + parsed(b'"%s"' % b"".join(pieces)) + _text(events[1:])
     found = [thought[1] for line in middle if (thought := _THOUGHT.search(line))] if b'"reasoning' in body else []
-    reasoning = _thoughts(events[:1]) + _parsed(b'"%s"' % b"".join(found)) + _thoughts(events[1:])
+    reasoning = _thoughts(events[:1]) + parsed(b'"%s"' % b"".join(found)) + _thoughts(events[1:])
     return Completion(text, events, is_done, reasoning)
 
 
 def _events(lines: Iterable[bytes]) -> tuple[ChatEvent, ...]:
-    events = _parsed(b"[%s]" % b",".join(lines))
+    events = parsed(b"[%s]" % b",".join(lines))
     return from_json(tuple[ChatEvent, ...], events, "events")
 
 
@@ -165,13 +164,6 @@ def _text(events: Iterable[ChatEvent]) -> str:
 
 def _thoughts(events: Iterable[ChatEvent]) -> str:
     return "".join(thought for event in events for thought in event.thoughts)
-
-
-def _parsed(data: bytes) -> Any:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as e:
-        raise InvalidRecord(f"not JSON ({e})") from None
 
 
 def pause_of(retry_after: str | None) -> float | None:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from .lifecycle import Control, JobLog, LoadFailed
 from .processes import end_child, failure_reason, guard_group_gently, kill_marked, read_since
 from .protocol import InferItem, InferJob
+from .records import parsed
 from .video_engines import BLOCKED, TRACES
 
 POLL_S = 0.1
@@ -89,7 +90,7 @@ class Round:
     def collect(self, *, ended: bool = False) -> None:
         """Collect the complete videos. ended: the program has ended well, so all that is there is whole."""
         try:
-            ids: list[str] = json.loads((self.folder / "ids.json").read_text())
+            ids: list[str] = parsed((self.folder / "ids.json").read_bytes())
         except (FileNotFoundError, ValueError):
             return  # killed before the call, or while it was written
         traces, runner = self._traces, self.runner

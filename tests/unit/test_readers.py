@@ -9,6 +9,7 @@ import shutil
 import socket
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from http.client import HTTPException
@@ -39,8 +40,9 @@ from src.planning import observed_limits
 from src.planning.plan_file import read_plan
 from src.prompts.specs import read_specs
 from src.reports.provenance import read_lines
-from src.reports.reviews import Mark, read_marks
+from src.reports.reviews import Mark, read_marks, read_verdicts
 from src.reports.rows import read_rows
+from src.reports.videos import Choice, read_videos
 from src.run_folder import RunPaths
 from src.runs.answer_cache import AnswerCache
 from src.runs.outcomes import Outcomes
@@ -221,6 +223,19 @@ def videos_of(file: Path) -> object:
     return _with_videos(RunState("complete", 1, 1, {}), RunPaths(file.parent))
 
 
+def compared(file: Path) -> object:
+    file.replace(file.parent / "inference.json")
+    return read_videos(file.parent)
+
+
+def joined(file: Path) -> object:
+    """A RunSpec with these bytes as the PromptSpec beside it."""
+    file.replace(file.parent / "prompt.json")
+    run = file.parent / "run.json"
+    run.write_text('{"id": "r", "prompt_id": "p", "control_weights": {"depth": 1}}')
+    return list(read_specs([run]))
+
+
 def messages_of(file: Path) -> object:
     return messages_in(str(file.replace(file.with_suffix(".yaml"))))
 
@@ -268,6 +283,16 @@ READERS: dict[str, Reader] = {
     ),
     "videos of a run": Reader(b'[{"state": "done"}, {"state": "failed"}]', videos_of, ()),
     "verdicts": Reader(lines(Mark("boat", "edited", "A boat.")), read_marks, (InputError,)),
+    "collected verdicts": Reader(
+        b'[{"name": "boat", "verdict": "accepted"}]', lambda f: read_verdicts(f, Mark), (InputError,)
+    ),
+    "choices": Reader(
+        b'[{"name": "a", "run": "runs/1", "sha256": "0", "at": ""}]', lambda f: read_verdicts(f, Choice), (InputError,)
+    ),
+    "videos to compare": Reader(b'[{"name": "a", "state": "done"}]', compared, (InputError,)),
+    "PromptSpec": Reader(
+        b'{"id": "p", "name": "boat", "prompt": "A boat.", "control_inputs": {}}', joined, (InputError,)
+    ),
     "provenance": Reader(b'{"sha256": "a", "id": "b"}\n', lambda f: list(read_lines(f)), (InputError,)),
     "messages": Reader(b"system: s\nuser: 'x {{ prompt }}'\n", messages_of, (InputError,)),
     "known hosts": Reader(
@@ -324,10 +349,15 @@ def damaged(draw: st.DrawFn, valid: bytes) -> bytes:
 def test_reader_takes_or_refuses_any_bytes(
     name: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    reader = READERS[name]
     file = tmp_path_factory.mktemp("read") / "file"
-    file.write_bytes(data.draw(damaged(reader.valid)))
-    try:
-        reader.read(file)
-    except reader.refuses:
-        pass
+    file.write_bytes(data.draw(damaged(READERS[name].valid)))
+    with suppress(*READERS[name].refuses):
+        READERS[name].read(file)
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("text", [b"[", b'{"a":'])
+def test_reader_refuses_what_has_no_end(name: str, text: bytes, tmp_path: Path) -> None:
+    (file := tmp_path / "file").write_bytes(text * 20_000)
+    with suppress(*READERS[name].refuses):
+        READERS[name].read(file)

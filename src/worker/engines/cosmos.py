@@ -45,7 +45,7 @@ class CosmosEngine:
             self._listen()
         except ImportError as e:
             raise LoadFailed(f"{sys.executable} cannot import NVIDIA's upsampler: {e}") from e
-        except Exception as e:
+        except (Exception, SystemExit) as e:
             raise LoadFailed(f"NVIDIA's upsampler did not load: {type(e).__name__}: {e}") from e
 
     def answer(self, request: Request) -> Answer:
@@ -53,7 +53,7 @@ class CosmosEngine:
         self._said = None
         try:
             text = self._ask(request.item.text, frames)
-        except Exception as e:
+        except (Exception, SystemExit) as e:  # of code that is not ours: it fails this item
             if classify(str(e)) == "too_long":
                 raise Refused(message_of(str(e)), "too_long", counted_tokens(str(e)), named_limit(str(e))) from e
             raise ItemFailed(f"NVIDIA's upsampler: {type(e).__name__}: {e}") from e

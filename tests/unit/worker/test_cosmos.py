@@ -46,6 +46,8 @@ class PixtralPromptUpsampler:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
         if "4687" in prompt:
             raise ValueError("Prompt length of 4687 is longer than the maximum model length of 4096.")
+        if "quits" in prompt:
+            raise SystemExit(3)
         assert isinstance(video_path, list), "a path would be read with its own frames"
         if self.offload_prompt_upsampler:
             self._load_upsampler_model()
@@ -110,6 +112,9 @@ def test_model_is_offloaded_when_memory_runs_out(engine: CosmosEngine) -> None:
 
 
 def test_other_errors_fail_the_item(engine: CosmosEngine) -> None:
+    load(engine)
+    with pytest.raises(ItemFailed, match="NVIDIA's upsampler: SystemExit: 3"):
+        engine.answer(request(text="a boat that quits"))
     load(engine)._upsampler = None
     with pytest.raises(ItemFailed, match="NVIDIA's upsampler: AttributeError"):
         engine.answer(request())

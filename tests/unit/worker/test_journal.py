@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import resource
 import threading
 from collections.abc import Iterator
@@ -97,6 +99,24 @@ def test_full_disk_leaves_no_partial_line(path: Path) -> None:
     journal.append(Line("c"))  # the disk has space again
     journal.close()
     assert lines(path) == [Line("a"), Line("c")]
+
+
+@pytest.mark.parametrize("call", ["write", "fsync"])
+def test_failed_append_leaves_nothing_behind(path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    journal, write = Journal(path), os.write
+    journal.append(Line("a"))
+
+    def failing(fd: int, data: bytes = b"") -> int:
+        write(fd, data[: len(data) * 2 // 3])
+        raise OSError(errno.EIO, "broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, failing)
+        with pytest.raises(OSError, match="broken"):
+            journal.append(Line("b"), Line("c"))
+    journal.append(Line("b"), Line("c"))  # tried again
+    journal.close()
+    assert lines(path) == [Line("a"), Line("b"), Line("c")]
 
 
 def test_invalid_number_is_refused_before_writing(path: Path) -> None:
