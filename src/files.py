@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 _PIECE = 4 << 20
+_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # Names that Windows keeps for devices; specs travel between machines.
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -104,8 +106,10 @@ def open_atomic(path: Path, *, errors: str = "strict") -> Iterator[IO[str]]:
             f.flush()
             os.fsync(f.fileno())
         os.replace(aside, path)
-    except BaseException:
+    except BaseException as e:
         aside.unlink(missing_ok=True)
+        if isinstance(e, OSError) and e.errno in _OF_A_DISK:  # a failed write does not say of which file
+            e.filename = e.filename or str(path)
         raise
 
 

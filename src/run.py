@@ -87,8 +87,9 @@ def _run(raw: DictConfig) -> ExitCode:
     if hydra_config.mode is RunMode.MULTIRUN and config.console.level.value in ("debug", "info"):
         console.message(f"── point {hydra_config.job.num}: {' '.join(hydra_config.overrides.task)}")
     out, err = console.results_console(), console.messages_console()
-    log.configure(err, root / "log.jsonl", config.console.level.value)
+    log.configure(err, None, config.console.level.value)  # if its file cannot be opened
     try:
+        log.configure(err, root / "log.jsonl", config.console.level.value)
         return run_task(config, root, out, err)
     except KeyboardInterrupt:
         started = (root / "plan.json").exists()
@@ -196,9 +197,7 @@ def main() -> None:
         pass
     except Exception as e:
         if isinstance(e, OSError) and not isinstance(e, HydraException):
-            console.message(f"error: {e.filename or ''}: {e.strerror or e}")
-            is_file = isinstance(e, (FileExistsError, NotADirectoryError))  # where a folder is named
-            sweep.codes.append(ExitCode.INPUT if is_file else ExitCode.HOST)
+            sweep.codes.append(_not_written(e))
         elif wants_traceback:
             raise
         else:
@@ -207,6 +206,18 @@ def main() -> None:
     sweep.discard_if_unused()
     console.flush()
     sys.exit(int(code))
+
+
+def _not_written(error: OSError) -> ExitCode:
+    """Report a file that Hydra could not write into the folder of a run or sweep."""
+    is_file = isinstance(error, (FileExistsError, NotADirectoryError))  # where a folder is named
+    if is_file or not sweep.started:
+        console.message(f"error: {error.filename or ''}: {error.strerror or error}")
+        return ExitCode.INPUT if is_file else ExitCode.HOST
+    from . import log
+
+    log.configure(console.messages_console(), None, "info")
+    return console.report_error(error, sweep.started[-1])
 
 
 # Where the part of Hydra's messages begins that is about Hydra.

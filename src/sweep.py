@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 register()  # here, because the callback takes this module, and so schema and resolvers, into a launcher's processes
 codes: list[ExitCode] = []  # of the jobs that ran in this process
+started: list[Path] = []  # folders of the run and of the sweep, before Hydra writes into them
 _records: Path | None = None  # of the sweep that this process started
 _is_sent = False  # whether other processes run the points of that sweep
 
@@ -88,6 +89,7 @@ class Sweep(Callback):
 
 def _refuse(config: DictConfig, folder: Path) -> None:
     """Raises Refused for a config that holds a secret and for a folder of somebody else."""
+    started.append(folder)
     own = OmegaConf.to_container(config, resolve=False)
     assert isinstance(own, dict)
     reason = secret_among(leaves_of({key: value for key, value in own.items() if key != "hydra"}))

@@ -63,7 +63,7 @@ def fetched(address: str, cache: Path, max_bytes: float = float("inf")) -> Path:
     except ImportError:
         package = PACKAGES[address.partition(":")[0]]
         hint = f"pip install {package}, or the extra remote_files"
-        raise VideoError(f"{address}: needs {package}, which is not installed", hint=hint) from None
+        raise VideoError(f"{address}: a remote file needs {package} here, which is not installed", hint=hint) from None
     except FileNotFoundError:
         raise VideoError(
             f"{address}: there is no such object", hint="compare its name with what the storage lists"

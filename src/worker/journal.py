@@ -39,7 +39,8 @@ class Journal:
                 if os.write(self._fd, data) < len(data):
                     raise OSError(errno.ENOSPC, "no space left on device", str(self.path))
                 os.fsync(self._fd)
-            except OSError:  # whoever tries again writes all of them
+            except OSError as e:  # whoever tries again writes all of them
+                e.filename = e.filename or str(self.path)
                 os.ftruncate(self._fd, size)
                 raise
         return [len(line) for line in lines]

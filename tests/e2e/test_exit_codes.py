@@ -114,9 +114,18 @@ def test_full_disk_is_4_and_resumable(tmp_path: Path, clips: Path, own_cache: Pa
     end = program(f"prompts={file}", f"hydra.run.dir={run}", f"cache_dir={own_cache}", limit_bytes=25_000)
     assert end.code == 4, end.err
     assert "Traceback" not in end.err
+    still = program(f"resume={run}", limit_bytes=1_500)
+    assert still.code == 4 and f"error: {run}" in still.err and f"resume={run}" in still.err, still.err
     again = program(f"resume={run}")
     assert again.code == 0, again.out + again.err
     assert {row["state"] for row in results_of(run)} == {"upsampled"}
+
+
+def test_log_that_cannot_be_opened_is_4(tmp_path: Path, prompts: Path, common: tuple[str, ...]) -> None:
+    (tmp_path / "run" / "log.jsonl").mkdir(parents=True)
+    end = program(f"prompts={quoted(prompts)}", f"hydra.run.dir={tmp_path / 'run'}", *common)
+    assert end.code == 4 and f"error: {tmp_path / 'run' / 'log.jsonl'}: Is a directory" in end.err, end.err
+    assert "Error executing" not in end.err and "Traceback" not in end.err + end.out
 
 
 def test_impossible_run_folder_is_reported(tmp_path: Path, prompts: Path, common: tuple[str, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -246,3 +247,9 @@ def test_written_file_keeps_its_mode(tmp_path: Path) -> None:
     file.touch(mode=0o600)
     write_atomic(file, "[]")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_full_disk_is_named_by_its_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space") as error, open_atomic(tmp_path / "plan.json"):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as a write does
+    assert error.value.filename == str(tmp_path / "plan.json")

@@ -67,7 +67,7 @@ def test_secret_in_an_address_is_refused(configure: Configure, tmp_path: Path, a
 
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(VideoError, match="needs s3fs, which is not installed") as e:
+    with pytest.raises(VideoError, match="a remote file needs s3fs here, which is not installed") as e:
         remote.fetched("s3://bucket/a.mp4", tmp_path)
     assert "pip install s3fs" in (e.value.hint or "")
 
