@@ -182,7 +182,7 @@ class Agreement:
 
     def __str__(self) -> str:
         if not self.measured:
-            return "predicted, not measured: engine=offline has no limit"
+            return "predicted, not measured: engine=offline has no limit, and no other engine answered"
         return (
             f"prediction and engine agree in {self.exact} of {self.measured} points, "
             f"the old estimate and the engine in {self.linear}"

@@ -50,11 +50,9 @@ def run(invocation: Invocation) -> ExitCode:
         limit = plan.settings.max_model_len
         words = "fits" if needs <= limit else "does not fit"
         invocation.err.print(f"{item.name}: {item.tokens.prompt} tokens, {words} {limit}", highlight=False, style="dim")
-    if not invocation.in_sweep:
-        return conclude(paths.root, config, invocation.out, invocation.err)
     if asks_engine(plan) and not config.limits.together:
         measure(plan, paths.root, config, invocation.err)
-    return ExitCode.OK
+    return ExitCode.OK if invocation.in_sweep else conclude(paths.root, config, invocation.out, invocation.err)
 
 
 def _plan(config: Config, paths: RunPaths) -> Plan:
