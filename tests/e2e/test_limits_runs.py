@@ -59,6 +59,13 @@ def test_point_is_predicted_without_engine(cache: Path, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("together", ["true", "false"])
+def test_point_of_its_own_names_its_engine(cache: Path, tmp_path: Path, together: str) -> None:
+    away = ("engine=endpoint", "model.name=m", "engine.base_url=http://127.0.0.1:9/v1", f"limits.together={together}")
+    end = limits(cache, "task=limits", "size=640x480", f"hydra.run.dir={quoted(tmp_path / 'run')}", *away)
+    assert end.code == 4 and "http://127.0.0.1:9/v1 cannot be reached" in end.err, end.err
+
+
 def test_invalid_size_is_refused(cache: Path, tmp_path: Path) -> None:
     for size in ("wide", "640x480x3"):
         end = limits(cache, "task=limits", f"size={size}", f"hydra.run.dir={quoted(tmp_path / 'run')}")
