@@ -110,7 +110,7 @@ def prepare(request: dict[str, Any], fds: list[int]) -> dict[str, Any]:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends a fork that is no program yet without a word
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends a fork without a word until the program listens
     sys.path[0] = os.getcwd()
     preload()
     requests = socket.socket(fileno=os.dup(0))
@@ -120,7 +120,6 @@ def main() -> None:
     if "FAIL_CALL" in os.environ:
         runpy.run_path(str(Path(__file__).with_name("failing") / "sitecustomize.py"))
     sys.argv[1:] = request["arguments"]
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     runpy.run_module("src.run", run_name="__main__", alter_sys=True)
 
 
