@@ -1,11 +1,12 @@
 """What a run costs an item as lists grow: CPU of the controller by phase, memory, files, syncs, and the waits of a user.
 
     python -m benchmarks scale                                     1,000, 10,000 and 100,000 items over 7 clips
-    python -m benchmarks.scale --items 1000000 [--clips 1000] [--folder /dev/shm]
-                               [--resume] [--override KEY=VALUE ...]
+    python -m benchmarks.scale --items 1000000 [--clips 1000] [--folder /dev/shm] [--engine offline]
+                               [--resume] [--stop] [--override KEY=VALUE ...]
 
 The program runs as a user starts it, in a process that counts its fsync calls; it is watched from outside, through /proc. Its
-worker is another process and is not counted.
+worker is another process, whose CPU is shown apart. Answers come from a simulated server, in a process of its own, that
+is faster than any worker; hints are small, so that what the worker sends does not set the pace.
 """
 
 from __future__ import annotations
@@ -15,21 +16,26 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.measure import Row, shown
+from benchmarks.window import Cell, server_of
 
 CLIPS = Path("examples/clips")
 SENTENCE = "a slow pan over wet streets at night with neon light on glass while people walk home under umbrellas"
 PHASES = ("plan", "first batch", "answers", "end")
 COUNTS = (1_000, 10_000, 100_000)
+FAST = Cell("fast", {"best": 64, "tokens": 30, "step_ms": 1.0, "request_ms": 0.0, "prefill_ms": 0.0})
+SMALL = ("upsample.width_px=64",)
+STOPS = {"plan": 10.0, "answers": 10.0, "end": 2.0}  # seconds after the beginning of a phase until it is interrupted
 # Runs the program with its fsync calls counted; the counts go into a file at its end.
 COUNTED = """
 import atexit, json, os, runpy, sys
@@ -46,7 +52,8 @@ runpy.run_module("src.run", run_name="__main__", alter_sys=True)
 
 @dataclass
 class Run:
-    """One run as seen from outside. wall_s and cpu_s: by phase; peak_mb: of the controller's memory."""
+    """One run as seen from outside. wall_s and cpu_s: by phase; peak_mb: of the controller's memory; worker_s: CPU of the
+    worker; stopped_s: from a signal to the end of the process."""
 
     items: int
     wall_s: dict[str, float] = field(default_factory=dict)
@@ -55,6 +62,8 @@ class Run:
     files: int = 0
     megabytes: float = 0.0
     syncs: int = 0
+    worker_s: float = 0.0
+    stopped_s: float = 0.0
 
     @property
     def cpu_ms_an_item(self) -> float:
@@ -64,6 +73,7 @@ class Run:
         for phase in self.wall_s:
             yield self._line(phase, self.wall_s[phase], self.cpu_s[phase])
         yield self._line("in all", sum(self.wall_s.values()), sum(self.cpu_s.values()))
+        yield self._line("worker", self.wall_s.get("answers", 0.0), self.worker_s)
         yield f"{self.peak_mb:.0f} MB of memory, {self.files:,} files of {self.megabytes:.0f} MB, {self.syncs:,} syncs"
 
     def _line(self, name: str, wall_s: float, cpu_s: float) -> str:
@@ -74,6 +84,7 @@ def rows() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         runs = {count: measure(Path(folder), count, 7) for count in COUNTS}
         again = measure(Path(folder), COUNTS[-1], 7, resume=True)
+        stops = dict(stopped(Path(folder), COUNTS[-1], 7))
     large, base = runs[COUNTS[-1]], runs[COUNTS[1]]
     growth = sum(large.cpu_s.values()) / sum(base.cpu_s.values())
     return [
@@ -83,6 +94,7 @@ def rows() -> list[Row]:
         _row("last answer to the end", "30 s", large.wall_s["end"], 30, large),
         _row(f"CPU at {large.items:,}", f"11 times that at {base.items:,}", growth, 11, large),
         _row("CPU seconds of a resume of a finished run", "20 s", sum(again.cpu_s.values()), 20, again),
+        *(_row(f"{name}, seconds to the end", "5 s", run.stopped_s, 5, run) for name, run in stops.items()),
     ]
 
 
@@ -96,11 +108,37 @@ def measure(
     folder: Path,
     count: int,
     clips: int,
-    overrides: Sequence[str] = ("engine=offline",),
+    overrides: Sequence[str] = (),
     *,
+    engine: str = "endpoint",
     resume: bool = False,
+    stop: tuple[str, signal.Signals] | None = None,
 ) -> Run:
-    """Run `count` items to their end below a folder, or resume such a run that has ended, and watch it."""
+    """Run `count` items to their end below a folder, or resume such a run that has ended, and watch it. stop: the phase that is
+    interrupted, and how."""
+    with server_of(FAST) if engine == "endpoint" and not resume else nullcontext() as url:
+        at = [f"engine.base_url={url}/v1", *SMALL] if url else []
+        return _measured(folder, count, clips, [f"engine={engine}", *at, *overrides], resume, stop)
+
+
+def stopped(
+    folder: Path, count: int, clips: int, overrides: Sequence[str] = (), engine: str = "endpoint"
+) -> Iterator[tuple[str, Run]]:
+    """The run interrupted in each of STOPS, by Ctrl-C and by SIGTERM."""
+    for phase in STOPS:
+        for which in (signal.SIGINT, signal.SIGTERM):
+            run = measure(folder, count, clips, overrides, engine=engine, stop=(phase, which))
+            yield f"{which.name} in {phase}", run
+
+
+def _measured(
+    folder: Path,
+    count: int,
+    clips: int,
+    overrides: Sequence[str],
+    resume: bool,
+    stop: tuple[str, signal.Signals] | None,
+) -> Run:
     out = folder / f"run-{count}-{clips}"
     if resume:
         arguments = [f'resume="{out}"']
@@ -114,10 +152,10 @@ def measure(
         process = subprocess.Popen(
             [sys.executable, "-c", COUNTED, str(counts), *arguments], stdout=console, stderr=console
         )
-        run = _watch(process, out, count, PHASES[:1] if resume else PHASES)
-    if process.returncode not in (0, 3):
+        run = _watch(process, out, count, PHASES[:1] if resume else PHASES, stop)
+    if process.returncode not in (0, 3) and not stop:
         raise RuntimeError(f"exit code {process.returncode}: {(folder / 'console.log').read_text()[-2000:]}")
-    run.syncs = json.loads(counts.read_text())["syncs"]
+    run.syncs = json.loads(counts.read_text())["syncs"] if counts.exists() else 0
     files = [Path(parent, name) for parent, _, names in os.walk(out) for name in names]
     run.files, run.megabytes = len(files), sum(file.stat().st_size for file in files) / 1e6
     return run
@@ -146,20 +184,33 @@ def prompts_file(folder: Path, count: int, clips: int) -> Path:
     return file
 
 
-def _watch(process: subprocess.Popen[bytes], out: Path, count: int, phases: Sequence[str]) -> Run:
+def _watch(
+    process: subprocess.Popen[bytes],
+    out: Path,
+    count: int,
+    phases: Sequence[str],
+    stop: tuple[str, signal.Signals] | None,
+) -> Run:
     """Follow a process until it ends; a phase ends when its file is there, or when the journal has all items."""
-    run, phase = Run(count), 0
+    run, phase, asked = Run(count), 0, 0.0
     began, cpu_before, cpu = time.monotonic(), 0.0, 0.0
     while True:
         ended = process.poll() is not None
         if not ended:
-            cpu, run.peak_mb = _cpu_s(process.pid) or cpu, max(run.peak_mb, _peak_mb(process.pid))
+            (cpu, run.worker_s), run.peak_mb = (
+                _cpu_s(process.pid) or (cpu, run.worker_s),
+                max(run.peak_mb, _peak_mb(process.pid)),
+            )
         while phase < len(phases) and (ended or (phase < len(phases) - 1 and _is_over(phases[phase], out, count))):
             now = time.monotonic()
             run.wall_s[phases[phase]], run.cpu_s[phases[phase]] = now - began, cpu - cpu_before
             began, cpu_before, phase = now, cpu, phase + 1
         if ended:
+            run.stopped_s = time.monotonic() - asked if asked else 0.0
             return run
+        if stop and not asked and phases[phase] == stop[0] and time.monotonic() - began > STOPS[stop[0]]:
+            asked = time.monotonic()
+            process.send_signal(stop[1])
         time.sleep(0.05)
 
 
@@ -186,12 +237,14 @@ def _lines(file: Path) -> int:
     return _counted[file][1]
 
 
-def _cpu_s(pid: int) -> float | None:
+def _cpu_s(pid: int) -> tuple[float, float] | None:
+    """Of a process, and of its children that have ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    own, children = sum(map(int, fields[11:13])), sum(map(int, fields[13:15]))
+    return own / os.sysconf("SC_CLK_TCK"), children / os.sysconf("SC_CLK_TCK")
 
 
 def _peak_mb(pid: int) -> float:
@@ -213,12 +266,18 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=10_000)
     parser.add_argument("--clips", type=int, default=7)
     parser.add_argument("--folder", help="where the run and its cache go: /dev/shm for memory")
+    parser.add_argument("--engine", default="endpoint")
     parser.add_argument("--resume", action="store_true", help="resume the run after its end, too")
+    parser.add_argument("--stop", action="store_true", help="interrupt it in each phase instead")
     parser.add_argument("--override", action="append", default=[], help="further overrides, such as upsample=head_2")
     arguments = parser.parse_args()
     with _folder(arguments.folder) as folder:
-        overrides = ["engine=offline", *arguments.override]
-        print(*measure(folder, arguments.items, arguments.clips, overrides).lines(), sep="\n")
+        given, engine = (folder, arguments.items, arguments.clips, arguments.override), arguments.engine
+        if arguments.stop:
+            for name, run in stopped(*given, engine=engine):
+                print(f"{name}: {run.stopped_s:.1f} s", flush=True)
+            return
+        print(*measure(*given, engine=engine).lines(), sep="\n", flush=True)
         if arguments.resume:
             print("resumed after its end:")
             print(*measure(folder, arguments.items, arguments.clips, resume=True).lines(), sep="\n")
