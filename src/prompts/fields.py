@@ -65,6 +65,7 @@ VIDEO_SUFFIXES = (
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
+@lru_cache(maxsize=4096)
 def _plain(field: str) -> str:
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", field)).casefold()
 

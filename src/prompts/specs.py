@@ -20,7 +20,8 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -134,40 +135,26 @@ def read_specs(files: list[Path], reading: Reading | None = None) -> Iterator[Pr
     """
     reading = reading or Reading()
     problems: list[str] = []
-    seen: dict[str, str] = {}
-    slugs = UniqueNames()
-    defaults = UniqueNames()
+    names = _Names()
     for file in files:
         count, nameless = 0, _Nameless()
         try:
             for where, shape, raw in raw_items(file, reading):
                 count += 1
-                at = f"{file}, {where}"
                 if isinstance(raw, BadItem) and raw.place:
                     problems.append(f"{file}{raw.place}: {raw}")
                     continue
                 try:
                     raw = run_specs.joined(raw, file, reading)
                 except LookupError as e:
-                    problems.append(f"{at}, prompt_id: {e.args[0]}")
+                    problems.append(f"{file}, {where}, prompt_id: {e.args[0]}")
                     continue
                 if nameless.takes(where, raw, reading):
                     continue
                 try:
-                    spec = _spec(file, where, shape, raw, reading)
+                    yield _spec(file, where, shape, raw, reading, names, count)
                 except _Problems as e:
-                    problems += [f"{at}, {name}: {what}" for name, what in e.args[0]]
-                    continue
-                if not spec.name:
-                    spec = replace(spec, name=defaults.free(_default_name(spec, count)))
-                if spec.name in seen and isinstance(raw.get("timestamp"), str):  # of PromptSpecs of one day
-                    spec = replace(spec, name=f"{spec.name}_{raw['timestamp']}")
-                if spec.name in seen:
-                    problems.append(f"{at}, name: {shown_value(spec.name)} is also the name of {seen[spec.name]}")
-                    continue
-                seen[spec.name] = at
-                # Names that differ only in case would share a file on a case-insensitive file system.
-                yield replace(spec, slug=slugs.free(safe_name(spec.name)))
+                    problems += [f"{file}, {where}, {name}: {what}" for name, what in e.args[0]]
         except FileProblem as e:
             problems.append(f"{file}{e.where}: {e}")
             continue
@@ -226,17 +213,46 @@ class UniqueNames:
         self._last: dict[str, int] = {}
 
     def free(self, name: str) -> str:
-        candidate, n = name, self._last.get(name.casefold(), 1)
-        while candidate.casefold() in self._taken:
+        folded = _folded(name)
+        if folded not in self._taken:  # most are free, and no other text is kept of them
+            self._taken.add(folded)
+            return name
+        candidate, n = name, self._last.get(folded, 1)
+        while _folded(candidate) in self._taken:
             n += 1
             candidate = f"{name}-{n}"
-        self._taken.add(candidate.casefold())
-        if n > 1:
-            self._last[name.casefold()] = n
+        self._taken.add(_folded(candidate))
+        self._last[folded] = n
         return candidate
 
 
-def problems_of(raw: Any, reading: Reading | None = None) -> Iterator[tuple[str, str]]:
+def _folded(name: str) -> str:
+    folded = name.casefold()
+    return name if folded == name else folded
+
+
+class _Names:
+    """The names of all items, and their slugs."""
+
+    def __init__(self) -> None:
+        self._at: dict[str, tuple[Path, str]] = {}
+        self._slugs, self._defaults = UniqueNames(), UniqueNames()
+
+    def default(self, name: str) -> str:
+        return self._defaults.free(name)
+
+    def take(self, name: str, raw: dict[str, Any], file: Path, where: str) -> tuple[str, str]:
+        """The name of an item and its slug. Raises _Problems for a name that another one has."""
+        if name in self._at and isinstance(raw.get("timestamp"), str):  # of PromptSpecs of one day
+            name = f"{name}_{raw['timestamp']}"
+        if other := self._at.get(name):
+            raise _Problems([("name", f"{shown_value(name)} is also the name of {other[0]}, {other[1]}")])
+        self._at[name] = file, where
+        # Names that differ only in case would share a file on a case-insensitive file system.
+        return name, self._slugs.free(safe_name(name))
+
+
+def problems_of(raw: Any, found: Found | None = None) -> Iterator[tuple[str, str]]:
     """(field, what is wrong with it) of one raw item."""
     if isinstance(raw, BadItem):
         yield "the whole item", str(raw)
@@ -244,29 +260,10 @@ def problems_of(raw: Any, reading: Reading | None = None) -> Iterator[tuple[str,
     if not isinstance(raw, dict):
         yield "the whole item", f"is {kind_of_value(raw)}, not an object with prompt and video_path"
         return
-    found = fields_of(raw, reading or Reading())
-    for name in dict.fromkeys((*TEXT_FIELDS, *VIDEO_FIELDS, found.video or "", found.prompt_file or "")):
-        value = raw.get(name)
-        is_text = isinstance(value, str) if name in (*TEXT_FIELDS, *VIDEO_FIELDS) else text_of(value) is not None
-        if value is not None and not is_text:
-            yield name, f"is {kind_of_value(value)}, not text"
-        elif value and "\0" in value and name not in TEXT_FIELDS:
-            yield name, "contains a NUL character"
-        elif isinstance(value, str) and name not in TEXT_FIELDS and remote.holds_secret(remote.address_of(value)):
-            yield (
-                name,
-                "is an address with a password or a signature, which would be written down; leave it out, and log in",
-            )
+    found = found or fields_of(raw, Reading())
     for name, value in raw.items():
-        if not _encodable(name if isinstance(value, int | float | None) else f"{name}{_text(value)}"):
-            yield (
-                name if name.isprintable() else shown_value(name),
-                "contains half of a surrogate pair, which is not valid text",
-            )
-    for name in OBJECT_FIELDS:
-        value = raw.get(name)
-        if value is not None and not isinstance(value, dict) and not isinstance(value, str):
-            yield name, f"is {kind_of_value(value)}, not an object"
+        if not (name in TEXT_FIELDS and isinstance(value, str) and value.isascii()):  # as most are
+            yield from _problems_of_field(name, value, found)
     if isinstance(raw.get("name"), str) and len(raw["name"]) > MAX_NAME:
         yield "name", f"is {len(raw['name'])} characters long, more than {MAX_NAME}"
     named = {name: raw[name] for name in VIDEO_FIELDS if isinstance(raw.get(name), str) and raw[name]}
@@ -279,6 +276,26 @@ def problems_of(raw: Any, reading: Reading | None = None) -> Iterator[tuple[str,
         others = [name for name in raw if name not in (*TEXT_FIELDS, *VIDEO_FIELDS, found.prompt, found.video)]
         has = f"; the item has {_named(others)}" if others else ""
         yield found.prompt or "prompt", f"is empty, and there is no {found.video or 'video_path'} either{has}"
+
+
+def _problems_of_field(name: str, value: Any, found: Found) -> Iterator[tuple[str, str]]:
+    is_clip = name in VIDEO_FIELDS or name in (found.video, found.prompt_file)
+    if name in TEXT_FIELDS or is_clip:
+        is_text = isinstance(value, str) if name in (*TEXT_FIELDS, *VIDEO_FIELDS) else text_of(value) is not None
+        if value is not None and not is_text:
+            yield name, f"is {kind_of_value(value)}, not text"
+        elif is_clip and value and "\0" in value:
+            yield name, "contains a NUL character"
+        elif is_clip and isinstance(value, str) and remote.holds_secret(remote.address_of(value)):
+            yield (
+                name,
+                "is an address with a password or a signature, which would be written down; leave it out, and log in",
+            )
+    elif name in OBJECT_FIELDS and not isinstance(value, dict | str | None):
+        yield name, f"is {kind_of_value(value)}, not an object"
+    if not _encodable(name if isinstance(value, int | float | None) else f"{name}{_text(value)}"):
+        shown = name if name.isprintable() else shown_value(name)
+        yield shown, "contains half of a surrogate pair, which is not valid text"
 
 
 def _misspelled(raw: dict[str, Any], found: Found) -> Iterator[tuple[str, str]]:
@@ -297,21 +314,25 @@ class _Problems(Exception):
     """(field, what is wrong with it) of an item that cannot be used."""
 
 
-def _spec(file: Path, where: str, shape: str, raw: Any, reading: Reading) -> PromptSpec:
-    """One checked item, still without a slug, and without a name where it has none. Raises _Problems."""
-    if wrong := list(problems_of(raw, reading)):
+def _spec(
+    file: Path, where: str, shape: str, raw: Any, reading: Reading, names: _Names, number: int
+) -> PromptSpec:
+    """One checked item. number: its place in the file. Raises _Problems."""
+    found = fields_of(raw, reading) if isinstance(raw, dict) else Found()
+    if wrong := list(problems_of(raw, found)):
         raise _Problems(wrong)
-    found = fields_of(raw, reading)
     prompt = text_of(raw[found.prompt]) or "" if found.prompt else ""
     if found.prompt_file and not prompt.strip():
         prompt = _text_of_file(file, raw, found.prompt_file, reading)
     video_path = (text_of(raw[found.video]) or None) if found.video else None
-    video, note = find_file(file.parent, video_path, reading.roots, reading.checkouts) if video_path else (None, "")
+    video, note = find_file(_folder(file), video_path, reading.roots, reading.checkouts) if video_path else (None, "")
     unused = tuple(unused_fields(raw, found))
     if not reading.video_column:
         _refuse_ignored_clip(file, raw, unused, video, reading)
     name = text_of(raw[found.name]) or "" if found.name else ""
-    return PromptSpec(name, "", prompt, video_path, video, file, where, shape, raw, found, unused, note)
+    name = name or names.default(_default_name(shape, file, video_path, number))
+    name, slug = names.take(name, raw, file, where)
+    return PromptSpec(name, slug, prompt, video_path, video, file, where, shape, raw, found, unused, note)
 
 
 def _text_of_file(file: Path, raw: dict[str, Any], name: str, reading: Reading) -> str:
@@ -347,11 +368,16 @@ def _refuse_ignored_clip(
             )
 
 
-def _default_name(spec: PromptSpec, count: int) -> str:
+@lru_cache(maxsize=64)  # a new Path each time is hashed anew by `find_file`
+def _folder(file: Path) -> Path:
+    return file.parent
+
+
+def _default_name(shape: str, file: Path, video_path: str | None, number: int) -> str:
     """A name for an item without one: the file's for a single spec, else the video's with its number."""
-    if spec.shape == "object":
-        return spec.source.stem
-    return f"{Path(spec.video_path).stem if spec.video_path else spec.source.stem}-{count:04d}"
+    if shape == "object":
+        return file.stem
+    return f"{Path(video_path).stem if video_path else file.stem}-{number:04d}"
 
 
 def _is_given(value: Any) -> bool:
