@@ -35,7 +35,7 @@ PHASES = ("plan", "first batch", "answers", "end")
 COUNTS = (1_000, 10_000, 100_000)
 FAST = Cell("fast", {"best": 64, "tokens": 30, "step_ms": 1.0, "request_ms": 0.0, "prefill_ms": 0.0})
 SMALL = ("upsample.width_px=64",)
-STOPS = {"plan": 10.0, "answers": 10.0, "end": 2.0}  # seconds after the beginning of a phase until it is interrupted
+STOPS = {"plan": 10.0, "answers": 20.0, "end": 15.0}  # seconds after the beginning of a phase until it is interrupted
 # Runs the program with its fsync calls counted; the counts go into a file at its end.
 COUNTED = """
 import atexit, json, os, runpy, sys
@@ -104,6 +104,13 @@ def _row(what: str, against: str, value: float, goal: float, run: Run) -> Row:
     )
 
 
+@contextmanager
+def overrides_for(engine: str) -> Iterator[list[str]]:
+    """The overrides of a run with this engine, whose server runs within the block."""
+    with server_of(FAST) if engine == "endpoint" else nullcontext() as url:
+        yield [f"engine={engine}", *([f"engine.base_url={url}/v1", *SMALL] if url else [])]
+
+
 def measure(
     folder: Path,
     count: int,
@@ -112,38 +119,41 @@ def measure(
     *,
     engine: str = "endpoint",
     resume: bool = False,
-    stop: tuple[str, signal.Signals] | None = None,
 ) -> Run:
-    """Run `count` items to their end below a folder, or resume such a run that has ended, and watch it. stop: the phase that is
-    interrupted, and how."""
-    with server_of(FAST) if engine == "endpoint" and not resume else nullcontext() as url:
-        at = [f"engine.base_url={url}/v1", *SMALL] if url else []
-        return _measured(folder, count, clips, [f"engine={engine}", *at, *overrides], resume, stop)
+    """Run `count` items to their end below a folder, or resume such a run that has ended, and watch it."""
+    if resume:
+        return _measured(folder, count, clips, None)
+    with overrides_for(engine) as needed:
+        return _measured(folder, count, clips, [*needed, *overrides])
 
 
 def stopped(
     folder: Path, count: int, clips: int, overrides: Sequence[str] = (), engine: str = "endpoint"
 ) -> Iterator[tuple[str, Run]]:
-    """The run interrupted in each of STOPS, by Ctrl-C and by SIGTERM."""
-    for phase in STOPS:
-        for which in (signal.SIGINT, signal.SIGTERM):
-            run = measure(folder, count, clips, overrides, engine=engine, stop=(phase, which))
-            yield f"{which.name} in {phase}", run
+    """A run that is interrupted in each of STOPS, by Ctrl-C and by SIGTERM, and resumed each time."""
+    given: Sequence[str] | None
+    with overrides_for(engine) as needed:
+        given = [*needed, *overrides]
+        for phase in STOPS:
+            for which in (signal.SIGINT, signal.SIGTERM):
+                yield f"{which.name} in {phase}", _measured(folder, count, clips, given, (phase, which))
+                given = None if phase != PHASES[0] else given
 
 
 def _measured(
     folder: Path,
     count: int,
     clips: int,
-    overrides: Sequence[str],
-    resume: bool,
-    stop: tuple[str, signal.Signals] | None,
+    overrides: Sequence[str] | None,
+    stop: tuple[str, signal.Signals] | None = None,
 ) -> Run:
+    """A run that begins, or goes on where there are no overrides. stop: the phase that is interrupted, and how."""
     out = folder / f"run-{count}-{clips}"
-    if resume:
+    if overrides is None:
         arguments = [f'resume="{out}"']
     else:
         shutil.rmtree(out, ignore_errors=True)
+        _counted.clear()
         prompts = prompts_file(folder, count, clips)
         arguments = [f'prompts="{prompts}"', f'hydra.run.dir="{out}"', f'cache_dir="{folder / "cache"}"', *overrides]
     counts = folder / "counts.json"
@@ -152,7 +162,7 @@ def _measured(
         process = subprocess.Popen(
             [sys.executable, "-c", COUNTED, str(counts), *arguments], stdout=console, stderr=console
         )
-        run = _watch(process, out, count, PHASES[:1] if resume else PHASES, stop)
+        run = _watch(process, out, count, stop)
     if process.returncode not in (0, 3) and not stop:
         raise RuntimeError(f"exit code {process.returncode}: {(folder / 'console.log').read_text()[-2000:]}")
     run.syncs = json.loads(counts.read_text())["syncs"] if counts.exists() else 0
@@ -184,23 +194,15 @@ def prompts_file(folder: Path, count: int, clips: int) -> Path:
     return file
 
 
-def _watch(
-    process: subprocess.Popen[bytes],
-    out: Path,
-    count: int,
-    phases: Sequence[str],
-    stop: tuple[str, signal.Signals] | None,
-) -> Run:
+def _watch(process: subprocess.Popen[bytes], out: Path, count: int, stop: tuple[str, signal.Signals] | None) -> Run:
     """Follow a process until it ends; a phase ends when its file is there, or when the journal has all items."""
-    run, phase, asked = Run(count), 0, 0.0
+    run, phase, asked, phases = Run(count), 0, 0.0, PHASES
     began, cpu_before, cpu = time.monotonic(), 0.0, 0.0
     while True:
         ended = process.poll() is not None
         if not ended:
-            (cpu, run.worker_s), run.peak_mb = (
-                _cpu_s(process.pid) or (cpu, run.worker_s),
-                max(run.peak_mb, _peak_mb(process.pid)),
-            )
+            cpu, run.worker_s = _cpu_s(process.pid) or (cpu, run.worker_s)
+            run.peak_mb = max(run.peak_mb, _peak_mb(process.pid))
         while phase < len(phases) and (ended or (phase < len(phases) - 1 and _is_over(phases[phase], out, count))):
             now = time.monotonic()
             run.wall_s[phases[phase]], run.cpu_s[phases[phase]] = now - began, cpu - cpu_before

@@ -23,7 +23,7 @@ def printable(text: str) -> str:
 def cell(value: object) -> object:
     """A value for a spreadsheet: a text that it would run as a formula gets an apostrophe before it (OWASP, CSV Injection),
     a bare carriage return, which ends a row for some readers, is a line break, and other control characters are named."""
-    if not isinstance(value, str):
+    if not value or not isinstance(value, str) or (value.isprintable() and value[:1].isalnum()):  # as most are
         return value
     text = _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", value.replace("\r\n", "\n").replace("\r", "\n"))
     is_number = re.fullmatch(r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?", text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import marshal
 import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ from ..line_file import LineFile, Spool
 from ..media.hint import Hint
 from ..media.video import Video
 from ..worker.records import from_json
-from .plan import Plan, PlanItem, batch_numbers
+from .plan import Plan, PlanItem, Tokens, batch_numbers
 from .settings import Settings, dumps, fields_of
 
 VERSION = 2
@@ -28,7 +29,7 @@ _NO_BATCH = (
 class StoredItems(LineFile[PlanItem]):
     """The items of a plan, in its file."""
 
-    def __init__(self, file: Path | BinaryIO, starts: array[int], ids: list[str], name: str) -> None:
+    def __init__(self, file: Path | BinaryIO, starts: array[int], ids: list[str], name: str = "") -> None:
         super().__init__(file, starts, _item_reader(name))
         self.ids = ids
 
@@ -49,7 +50,7 @@ class ItemSpool:
             found = number.get(item_id)
             out.write(line if found is None else line.replace(_NO_BATCH, b'"batch": %d' % found, 1))
         out.file.flush()  # by itself it would be, as it is closed, without a word of what goes wrong
-        return StoredItems(out.file, out.starts, self._ids, "the plan")
+        return StoredItems(out.file, out.starts, self._ids)
 
 
 def write_plan(plan: Plan, out: IO[str]) -> None:
@@ -142,9 +143,10 @@ def _stored(path: Path, at: int) -> StoredItems:
 
 
 def _item_reader(name: str) -> Callable[[int, bytes], PlanItem]:
-    """The function that reads an item's line. Clips and hints, which many items share, are values that they share."""
-    clips: dict[str, Any] = {}
-    hints: dict[str, Any] = {}
+    """The function that reads an item's line. Clips and hints, which many items share, are values that they share. name: of the
+    file, "" for one that this process wrote and nobody else can change."""
+    clips: dict[bytes, Any] = {}
+    hints: dict[bytes, Any] = {}
 
     def read(n: int, line: bytes) -> PlanItem:
         try:
@@ -152,8 +154,11 @@ def _item_reader(name: str) -> Callable[[int, bytes], PlanItem]:
             data["extra"] = json.dumps(data["extra"], ensure_ascii=False)
             for key, kind, known in (("video", Video, clips), ("hint", Hint, hints)):
                 if data[key]:
-                    value = str(data[key])
+                    value = marshal.dumps(data[key])
                     data[key] = known.get(value) or known.setdefault(value, from_json(kind, data[key], key))
+            if not name:
+                del data["tokens"]["linear_estimate"]
+                return PlanItem(**data | {"tokens": Tokens(**data["tokens"])})
             return from_json(PlanItem, data, f"items[{n}]")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             raise _not_valid(name, e) from e

@@ -70,6 +70,7 @@ def variables_of(target: Target, *, text_only: bool = False) -> Callable[[Video 
     """A function that gives those variables for an item with this clip, or with none. text_only: the model sees no frames."""
     keys = json.dumps(skeleton(json.loads(target.answer.schema))) if target.answer.schema else ""
 
+    @lru_cache(maxsize=65_536)  # many items share a clip
     def variables(video: Video | None) -> dict[str, Any]:
         with_frames = video is not None and not text_only
         return {

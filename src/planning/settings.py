@@ -114,8 +114,7 @@ class Settings:
 
 def digest(*parts: Any) -> str:
     """First 16 hex digits of the SHA-256 of canonical JSON."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(_CANONICAL.encode(parts).encode()).hexdigest()[:16]
 
 
 def fields_of(value: Any) -> dict[str, Any]:
@@ -132,6 +131,7 @@ def _as_object(value: Any) -> dict[str, Any]:
     return data
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_as_object)  # made once, not at each call
 
 

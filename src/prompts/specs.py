@@ -314,9 +314,7 @@ class _Problems(Exception):
     """(field, what is wrong with it) of an item that cannot be used."""
 
 
-def _spec(
-    file: Path, where: str, shape: str, raw: Any, reading: Reading, names: _Names, number: int
-) -> PromptSpec:
+def _spec(file: Path, where: str, shape: str, raw: Any, reading: Reading, names: _Names, number: int) -> PromptSpec:
     """One checked item. number: its place in the file. Raises _Problems."""
     found = fields_of(raw, reading) if isinstance(raw, dict) else Found()
     if wrong := list(problems_of(raw, found)):

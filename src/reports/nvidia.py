@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +24,27 @@ SIDECAR = ".upsampling"  # beside a spec: what NVIDIA's loader would take for th
 def place_of(item: PlanItem, folder: Path | None) -> Place:
     """Where files that an item names are: absolute, or seen from this folder. ValueError for one that is not there."""
 
-    def place(written: str) -> str:
-        path, _ = find_file(Path(item.source).parent, written)
-        if not path.is_file():
-            raise ValueError("is not a file")
-        return os.path.relpath(path, folder) if folder else str(path)
+    return lambda written: _place_of_file(item.source, written, folder)
 
-    return place
+
+@lru_cache(maxsize=4096)  # many items share a clip
+def _place_of_file(source: str, written: str, folder: Path | None) -> str:
+    path, _ = find_file(Path(source).parent, written)
+    if not path.is_file():
+        raise ValueError("is not a file")
+    return os.path.relpath(path, folder) if folder else str(path)
+
+
+@lru_cache(maxsize=4096)  # and most have the same fields, or none
+def _asked(extra: str, from_table: bool) -> Asked:
+    return asked_of(json.loads(extra), from_table=from_table)
 
 
 def request_for(engine: str, item: PlanItem, prompt: str, negative: str, folder: Path | None) -> Request:
     """What an item asks of an engine by itself. negative: for an item without one of its own. Raises Refused."""
     if item.video_path and not item.video:
         raise Refused(item.problem or "its video cannot be used")
-    asked = asked_of(json.loads(item.extra), from_table=item.is_of_table)
+    asked = _asked(item.extra, item.is_of_table)
     place = place_of(item, folder)
     template: dict[str, dict[str, Any]] = {name: {} for name in asked.overrides} or ALONE.get(engine, {})
     defaults = Asked(controls=template, keys={"negative_prompt": negative} if negative else {})

@@ -13,10 +13,10 @@ import io
 import itertools
 import mimetypes
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -32,6 +32,7 @@ from .compare import page_item as compared_item
 from .pages import page_template, script_json
 from .reviews import ACCEPTED, EDITED, REJECTED
 from .rows import FLAGS, frame_files
+from .totals import Totals
 
 COMMAND = "command"  # label, in any case, of the fact that gets a box to copy from
 MAX_WIDTH_PX, MIN_WIDTH_PX = 1024, 64
@@ -51,8 +52,8 @@ class Report:
     """The content of the page.
 
     facts: (label, value) pairs about the run; the one labeled COMMAND gets a box to copy from, Videos links to a page.
-    rows: rows of results.json in input order, gone through twice, each with `source`, `hint` (as in plan.json, or None) and
-    `frame_files` (absolute PNG paths in order; a file that is missing or damaged leads to a placeholder).
+    totals: of the rows. rows: of results.json in input order, gone through once or twice, each with `source`, `hint` (as in
+    plan.json, or None) and `frame_files` (absolute PNG paths in order; one that is missing or damaged leads to a placeholder).
     timelines: of phases and of workers, each with its title. windows: requests in flight over the time of each worker.
     failures: why items were not upsampled: state, reason, and how many. retry: the command that retries those that failed.
     embed_mb: clips that a page of up to STANDALONE_ITEMS contains, all or none of them.
@@ -62,6 +63,7 @@ class Report:
     facts: tuple[tuple[str, str], ...]
     max_model_len: int
     max_output_tokens: int
+    totals: Totals
     rows: Iterable[Mapping[str, Any]]
     timelines: tuple[tuple[str, tuple[Bar, ...]], ...] = ()
     windows: tuple[tuple[WindowLine, ...], ...] = ()
@@ -75,19 +77,16 @@ def write_report(report: Report, out: Path) -> None:
 
     A report of more than STANDALONE_ITEMS has its items in files in a folder beside it (`data_folder`).
     """
-    states, flags, files, offline, count = Counter[str](), Counter[str](), dict[str, None](), False, 0
+    totals, files = report.totals, dict[str, None]()
+    is_long, flags = totals.states.total() > STANDALONE_ITEMS, totals.flags + totals.verdicts
     clips = dict[str, int]()  # the bytes of each
-    for count, row in enumerate(report.rows, start=1):
-        states[row["state"]] += 1
-        flags.update(_flags(row))
-        if count <= STANDALONE_ITEMS:
-            files.update(dict.fromkeys(row["frame_files"]))
-            if (clip := _clip_path(row)) and clip not in clips and os.path.isfile(clip):
-                clips[clip] = os.path.getsize(clip)
-        offline = offline or row["engine"] == "offline"
+    for row in () if is_long else report.rows:
+        files.update(dict.fromkeys(row["frame_files"]))
+        if (clip := _clip_path(row)) and clip not in clips and os.path.isfile(clip):
+            clips[clip] = os.path.getsize(clip)
     shown_flags = [(flag, flags[flag]) for flag in (*FLAGS, ACCEPTED, EDITED, REJECTED) if flags[flag]]
-    beside, is_long = data_folder(out), count > STANDALONE_ITEMS
-    number_of, pictures = distinct_frames([] if is_long else files)
+    beside = data_folder(out)
+    number_of, pictures = distinct_frames(files)
     clips_mb = sum(clips.values()) / 1e6
     clip_numbers = {clip: n for n, clip in enumerate(clips)} if not is_long and clips_mb <= report.embed_mb else {}
     width_px = SHOWN_WIDTH_PX if is_long else thumbnail_width(len(pictures))
@@ -108,7 +107,7 @@ def write_report(report: Report, out: Path) -> None:
             title=report.title,
             facts=[fact for fact in report.facts if fact[0].casefold() != COMMAND],
             commands=[value for label, value in report.facts if label.casefold() == COMMAND],
-            counts=[(state, states[state]) for state in STATES],
+            counts=[(state, totals.states[state]) for state in STATES],
             flags=shown_flags,
             timelines=report.timelines,
             windows=report.windows,
@@ -117,7 +116,7 @@ def write_report(report: Report, out: Path) -> None:
             clips=(_embedded(clip) for clip in clip_numbers),
             clips_mb=clips_mb,
             embeds=bool(clip_numbers),
-            offline=offline,
+            offline=totals.is_offline,
             thumbnail_px=width_px,
             budget={"max_model_len": report.max_model_len, "max_output_tokens": report.max_output_tokens},
             chunk=CHUNK_ITEMS if is_long else 0,
@@ -174,6 +173,7 @@ def _clip_path(row: Mapping[str, Any]) -> str:
     return str((row["source"] or {}).get("path", ""))
 
 
+@lru_cache(maxsize=65_536)  # many items share a clip and its frames
 def _address(file: str, root: Path) -> str:
     """A file as the page links to it: relative, so that the run folder can be moved."""
     return quote(os.path.relpath(file, root))

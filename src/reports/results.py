@@ -122,13 +122,13 @@ def _summary_writer(out: IO[str]) -> Callable[[Row], None]:
         "upsampled_prompt",
     ]
     out.write("\ufeff")  # Excel takes a file without this mark for Windows-1252
-    writer = csv.DictWriter(out, columns, lineterminator="\n")
-    writer.writeheader()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
 
     def write(row: Row) -> None:
         review = row.get("review")
         line = {**row, **row["tokens"], "review": review["verdict"] if review else ""}
-        writer.writerow({column: cell(line[column]) for column in columns})
+        writer.writerow([cell(line[column]) for column in columns])
 
     return write
 

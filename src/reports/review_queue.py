@@ -49,7 +49,7 @@ class ReviewedRun:
     def row(self, number: int) -> ReportRow:
         item = self.plan.items[number]
         outcome = outcome_of(item, self.outcomes, self.unfinished)
-        return report_row(item, row_of(item, outcome, self.hints, self.plan.settings), str(self.paths.root.absolute()))
+        return report_row(item, row_of(item, outcome, self.hints, self.plan.settings), self.paths.root.absolute())
 
     def write(self, marks: Sequence[Mark]) -> None:
         """Append verdicts to review.jsonl, with one flush to disk for all."""

@@ -197,7 +197,7 @@ def flags_of(item: PlanItem, outcome: Outcome, used: tuple[Video, Hint] | None) 
 def read_rows(file: Path, *, is_own: bool = False) -> Sequence[Row]:
     """The rows of a results.json, which are read when they are asked for. Raises InputError then, for what is not a row.
 
-    is_own: this process has just written it.
+    is_own: it is as this program wrote it.
     """
 
     def row_in(n: int, data: bytes) -> Row:
@@ -232,21 +232,26 @@ class ReportRows(Iterable[ReportRow]):
     """The rows with what the report shows beside them, made when they are asked for."""
 
     def __init__(self, plan: Plan, table: Iterable[Row], paths: RunPaths) -> None:
-        self._plan, self._table, self._root = plan, table, os.path.abspath(paths.root)
+        self._plan, self._table, self._root = plan, table, paths.root.absolute()
 
     def __iter__(self) -> Iterator[ReportRow]:
         for item, row in zip(self._plan.items, self._table, strict=True):
             yield report_row(item, row, self._root)
 
 
-def report_row(item: PlanItem, row: Row, root: str) -> ReportRow:
+def report_row(item: PlanItem, row: Row, root: Path) -> ReportRow:
     """A row with what the report shows beside it; root: the run folder, absolute."""
     hint = item.hint if item.video else None
     if item.video and hint and row["frames"]:
         hint = hint_sent(item.video, hint, len(row["frames"]), row["frames"][0]["size"])
-    files = frame_files(Path(root), row) or _measured_files(Path(root), row)
+    files = frame_files(root, row) or _measured_files(root, row)
     source = fields_of(item.video) if item.video else None
     return {**row, "source": source, "hint": fields_of(hint) if hint else None, "frame_files": files}
+
+
+@lru_cache(maxsize=65_536)  # many items share a hint
+def _absolute(root: Path, file: str) -> str:
+    return os.path.abspath(root / file)
 
 
 def _measured_files(root: Path, row: Row) -> list[str]:
@@ -257,8 +262,8 @@ def _measured_files(root: Path, row: Row) -> list[str]:
 
 def frame_files(root: Path, row: Row) -> list[str]:
     """The pictures of a row as absolute paths, in order; of a clip that was sent as a whole some of its frames, evenly."""
-    files = [os.path.abspath(root / frame["file"]) for frame in row.get("frames", ()) if frame["file"]]
-    if [os.path.basename(file) for file in files] != [HINT_VIDEO] or not row["frames"][0]["file"]:
+    files = [_absolute(root, frame["file"]) for frame in row.get("frames", ()) if frame["file"]]
+    if len(files) != 1 or os.path.basename(files[0]) != HINT_VIDEO:
         return files
     frames = sorted(Path(files[0]).parent.glob("frame_*.png"), key=lambda path: int(path.stem.split("_")[1]))
     shown = min(len(frames), CLIP_PICTURES)

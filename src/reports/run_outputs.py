@@ -78,7 +78,7 @@ def written_before(plan: Plan, paths: RunPaths, also: Iterable[str] = ()) -> Wri
             return None
         if min(changed_ns for _, changed_ns in stamps.values()) < max(_stamp_of(path)[1] for path in sources):
             return None
-        table, totals = read_rows(paths.results), Totals()
+        table, totals = read_rows(paths.results, is_own=True), Totals()
         for row in table:
             totals.add(row)
     except (FileNotFoundError, InputError):
@@ -144,6 +144,7 @@ def write_results(
             _facts(plan, totals, outcomes, starts, paths, ended, command),
             settings.max_model_len,
             settings.max_output_tokens,
+            totals,
             ReportRows(plan, table, paths),
             _timelines(starts, workers_of(paths)),
             windows_of(paths),

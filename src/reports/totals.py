@@ -14,9 +14,9 @@ from .rows import Row
 
 @dataclass(slots=True)
 class Totals:
-    """Counts by state; by state before a review; by state and reason, of what was not upsampled; and by engine.
+    """Counts by state; by state before a review; by state and reason, of what was not upsampled; by engine, verdict and flag.
 
-    seconds: of each answer.
+    is_offline: whether any is of the engine that stands in for a model. seconds: of each answer.
     """
 
     states: Counter[str] = field(default_factory=Counter)
@@ -24,6 +24,8 @@ class Totals:
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
     engines: Counter[str] = field(default_factory=Counter)
     verdicts: Counter[str] = field(default_factory=Counter)
+    flags: Counter[str] = field(default_factory=Counter)
+    is_offline: bool = False
     seconds: array[float] = field(default_factory=lambda: array("d"))
     tokens: TokenTotals = field(default_factory=TokenTotals)
     output_tokens: int = 0
@@ -41,6 +43,8 @@ class Totals:
             self.reasons[row["state"], row["reason"]] += 1
         if outcome and outcome.engine.name:
             self.engines[f"{outcome.engine.name} {outcome.engine.version}"] += 1
+        self.flags.update(row["flags"])
+        self.is_offline = self.is_offline or row["engine"] == "offline"
         if review := row.get("review"):
             self.verdicts[review["verdict"]] += 1
         if row["attempts"] and (seconds := row["seconds"]) is not None:

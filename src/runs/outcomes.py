@@ -14,8 +14,8 @@ from ..files import open_atomic
 from ..interrupts import interrupts_deferred
 from ..line_file import LineFile
 from ..worker.journal import Journal
-from ..worker.protocol import FAILED, KEPT, UPSAMPLED, Outcome
-from ..worker.records import InvalidRecord, from_line
+from ..worker.protocol import FAILED, KEPT, UPSAMPLED, Ended, Outcome
+from ..worker.records import InvalidRecord, from_line, has_checksum
 
 MOST_NAMED = 20  # damaged lines that are named one by one
 
@@ -48,7 +48,8 @@ class Outcomes(Mapping[str, Outcome]):
                 if line.endswith(b"\n"):
                     starts.append(starts[-1] + len(line))
                     try:
-                        self._know(from_line(Outcome, line), number)
+                        whole = has_checksum(line)  # then every field is as it was written
+                        self._know(from_line(Ended if whole else Outcome, line), number)
                     except InvalidRecord as e:
                         self._leave_out(f"{self.path}, line {number + 1}: {e}", line)
         self._lines = LineFile(self.path, starts, self._parse)
@@ -65,7 +66,7 @@ class Outcomes(Mapping[str, Outcome]):
         except InvalidRecord as e:  # since it was indexed
             raise HostError(f"{self.path}, line {number + 1}: {e}", hint="resume the run") from None
 
-    def _know(self, outcome: Outcome, number: int) -> None:
+    def _know(self, outcome: Ended | Outcome, number: int) -> None:
         self.forget(outcome.id)
         self._number[outcome.id] = number
         self._state_of_line.append(intern(outcome.state))

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -28,6 +29,7 @@ MAX_SILENCE_STEP_S = 5.0
 QUEUE_POLL_S = 5.0  # of a cluster
 STOP_SILENT_S = 10.0  # five heartbeats: a worker that was asked to stop, and is frozen, is ended
 QUIET_S = 30.0  # without a heartbeat until that is said
+MOST_AT_ONCE = 1024  # outcomes that are taken together: there may be very many after a pause
 CALL_LOOK_S = 0.02  # between looks whether a call to a host has ended
 
 T = TypeVar("T")
@@ -240,7 +242,9 @@ class Supervisor:
     def _poll(self, progress: Progress) -> Generator[float, None, State]:
         """How the worker stands, and then what it wrote, for after its end it writes nothing."""
         state = yield from self._look(progress)
-        self.job.take(list(self._outcomes.new()), self.handle, progress)
+        outcomes = self._outcomes.new()
+        while some := list(islice(outcomes, MOST_AT_ONCE)):
+            self.job.take(some, self.handle, progress)
         return state
 
     def _look(self, progress: Progress) -> Generator[float, None, State]:

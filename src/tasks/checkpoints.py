@@ -16,20 +16,25 @@ SOON = "not ended yet"  # the reason of items that have not ended
 
 
 class Checkpoints:
-    """Calls `write` with the outcomes so far, now and then. What cannot be written is reported, and the run goes on."""
+    """Calls `write` with the outcomes so far, now and then. What cannot be written is reported, and the run goes on.
 
-    def __init__(self, write: Callable[[Outcomes], object], clock: Callable[[], float] = time.monotonic) -> None:
+    expected_s: how long that takes, while it was not measured.
+    """
+
+    def __init__(
+        self, write: Callable[[Outcomes], object], expected_s: float = 0.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._write, self._clock = write, clock
-        self._next, self._took_s, self._written = clock() + EVERY_S, 0.0, -1
+        self._took_s, self._written = expected_s, -1
+        self._next = clock() + max(EVERY_S, SHARE * expected_s)
 
     def now_and_then(self, outcomes: Outcomes) -> None:
         if self._clock() >= self._next:
             self._checkpoint(outcomes)
 
-    def at_interruption(self, journal: Path, expected_s: float) -> None:
-        """Write once more, unless that takes long. expected_s: how long it takes, while that was not measured; a long journal
-        is not even read: somebody waits for the program to end."""
-        if max(self._took_s, expected_s) <= QUICK_S:
+    def at_interruption(self, journal: Path) -> None:
+        """Write once more, unless that takes long: a long journal is not even read, for somebody waits for the program to end."""
+        if self._took_s <= QUICK_S:
             self._checkpoint(Outcomes(journal))
         else:
             log.get().info("results_not_written", note="task=report writes the results of what has ended")

@@ -59,7 +59,10 @@ def run(invocation: Invocation, *, most: int | None = None, files: list[Path] | 
             config.console.progress.value, invocation.err, expected.total_s if expected else None
         ) as display:
             watch = Stopwatch(display)
-            checkpoints = Checkpoints(lambda so_far: write_results(plan, so_far, paths, invocation.command, SOON))
+            expected_s = EXPECTED_S * len(plan.items)
+            checkpoints = Checkpoints(
+                lambda so_far: write_results(plan, so_far, paths, invocation.command, SOON), expected_s
+            )
             try:
                 retry = config.retry is Retry.failed
                 outcomes = execute(
@@ -72,7 +75,7 @@ def run(invocation: Invocation, *, most: int | None = None, files: list[Path] | 
             except EngineError as e:
                 failed, outcomes = e, Outcomes(paths.journal)
             except (KeyboardInterrupt, HostError):
-                checkpoints.at_interruption(paths.journal, EXPECTED_S * len(plan.items))
+                checkpoints.at_interruption(paths.journal)
                 raise
             finally:
                 measured = _write_down(watch, expected, paths)

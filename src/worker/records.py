@@ -94,6 +94,10 @@ def to_checked_line(value: Any) -> bytes:
     return b'%s%s%08x"}\n' % (line[:-1], _CHECK, zlib.crc32(line))
 
 
+def has_checksum(line: bytes) -> bool:
+    return line.rstrip(b"\r\n")[-_CHECK_BYTES:].startswith(_CHECK)
+
+
 def _verify(line: bytes) -> None:
     line = line.rstrip(b"\r\n")
     check = line[-_CHECK_BYTES:]
@@ -134,6 +138,13 @@ def _reader(kind: Any) -> Read:
     return _read_scalar(kind)
 
 
+_PLAINLY: dict[Any, tuple[type, ...]] = {
+    **{kind: (kind,) for kind in (str, bool)},
+    **{kind | None: (kind, type(None)) for kind in (str, bool)},
+    **{kind | None: (type(None),) for kind in (int, float)},
+}
+
+
 def _read_object(kind: Any) -> Read:
     hints = get_type_hints(kind, include_extras=True)
     wanted = [
@@ -141,7 +152,7 @@ def _read_object(kind: Any) -> Read:
             f.name,
             f.metadata.get("key", f.name),
             _reader(hints[f.name]),
-            hints[f.name] if hints[f.name] in (str, bool) else None,  # a value of just this type needs no reader
+            _PLAINLY.get(hints[f.name], ()),  # a value of just these types needs no reader
             f.default is MISSING and f.default_factory is MISSING,
         )
         for f in fields(kind)
@@ -157,7 +168,7 @@ def _read_object(kind: Any) -> Read:
         for name, key, reader, plain, required in wanted:
             if key in data:
                 value = data[key]
-                given[name] = value if type(value) is plain else reader(value, f"{where}.{key}" if where else key)
+                given[name] = value if type(value) in plain else reader(value, f"{where}.{key}" if where else key)
             elif required:
                 raise InvalidRecord(f"{where}.{key}: missing" if where else f"{key}: missing")
         value = kind(**given)

@@ -41,7 +41,12 @@ def one_of(*words: str) -> Check:
     return lambda value: "" if value in words else f"{shown(value)} is not one of {', '.join(words)}"
 
 
+_PLAIN_NAME = re.compile(r"\w[\w.-]{0,199}", re.ASCII)  # as most are
+
+
 def _leaves(value: str) -> str:
+    if _PLAIN_NAME.fullmatch(value):
+        return ""
     parts = value.split("/")
     fits = len(value) <= 1024 and all(len(part.encode("utf-8", "replace")) <= 255 for part in parts)  # NAME_MAX
     inside = value and fits and not any(part in ("", ".", "..") for part in parts)

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from src.reports.compare import Compared
 from src.reports.report import Report
 from src.reports.rows import ReportRow, Row
+from src.reports.totals import Totals
 
 HOSTILE = '</script><img src=x onerror="window.hacked=1"><!--<script>window.hacked=2</script> {{ 7*7 }} \u2028 \'"&amp;'
 
@@ -45,7 +46,10 @@ def kept_row(name: str, **changes: Any) -> ReportRow:
 def report_of(*rows: ReportRow, **changes: Any) -> Report:
     """A report over these rows; `changes` replace its other values."""
     facts = (("Recipe", "safe_320"), ("Engine", "vllm"), ("Command", "python -m src.run upsample=safe_320"))
-    return replace(Report("safe_320 · vllm", facts, 4096, 300, rows), **changes)
+    totals = Totals()
+    for one in rows:
+        totals.add(one)
+    return replace(Report("safe_320 · vllm", facts, 4096, 300, totals, rows), **changes)
 
 
 def table_row(number: int, **changes: Any) -> Row:

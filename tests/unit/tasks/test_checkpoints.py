@@ -46,19 +46,19 @@ def run_for(seconds: int, clock: Clock, checkpoints: Checkpoints, journal: RunJo
 
 def test_outputs_are_written_every_few_minutes(journal: RunJournal) -> None:
     write = Written(clock := Clock())
-    run_for(int(3.5 * EVERY_S), clock, Checkpoints(write, clock), journal)
+    run_for(int(3.5 * EVERY_S), clock, Checkpoints(write, clock=clock), journal)
     assert write.times == [EVERY_S, 2 * EVERY_S, 3 * EVERY_S]
 
 
 def test_slow_outputs_take_a_small_share(journal: RunJournal) -> None:
     write = Written(clock := Clock(), took_s=60)
-    run_for(6_000, clock, Checkpoints(write, clock), journal)
+    run_for(6_000, clock, Checkpoints(write, clock=clock), journal)
     assert 2 <= len(write.times) <= 6_000 / (60 * SHARE)
 
 
 def test_nothing_new_is_not_written_again(journal: RunJournal) -> None:
     write = Written(clock := Clock())
-    checkpoints = Checkpoints(write, clock)
+    checkpoints = Checkpoints(write, clock=clock)
     for _ in range(3):
         clock.now_s += EVERY_S
         checkpoints.now_and_then(journal.outcomes)
@@ -68,7 +68,7 @@ def test_nothing_new_is_not_written_again(journal: RunJournal) -> None:
 @pytest.mark.parametrize(("expected_s", "times"), [(QUICK_S, 1), (QUICK_S + 1, 0)])
 def test_interruption_writes_only_what_is_quick(journal: RunJournal, expected_s: float, times: int) -> None:
     write = Written(clock := Clock())
-    Checkpoints(write, clock).at_interruption(journal.outcomes.path, expected_s)
+    Checkpoints(write, expected_s, clock).at_interruption(journal.outcomes.path)
     assert len(write.times) == times
 
 
@@ -76,4 +76,4 @@ def test_full_disk_does_not_end_the_run(journal: RunJournal) -> None:
     def full(_: Outcomes) -> None:
         raise OSError(28, "No space left on device", "results.json")
 
-    Checkpoints(full, Clock()).at_interruption(journal.outcomes.path, 0.0)
+    Checkpoints(full, clock=Clock()).at_interruption(journal.outcomes.path)
