@@ -48,8 +48,9 @@ class Outcomes(Mapping[str, Outcome]):
                 if line.endswith(b"\n"):
                     starts.append(starts[-1] + len(line))
                     try:
-                        whole = has_checksum(line)  # then every field is as it was written
-                        self._know(from_line(Ended if whole else Outcome, line), number)
+                        # With a checksum, every field is as it was written.
+                        kind: type[Ended | Outcome] = Ended if has_checksum(line) else Outcome
+                        self._know(from_line(kind, line), number)
                     except InvalidRecord as e:
                         self._leave_out(f"{self.path}, line {number + 1}: {e}", line)
         self._lines = LineFile(self.path, starts, self._parse)
