@@ -29,6 +29,9 @@ class Hint:
     rule: str
     fps: float
 
+    def __hash__(self) -> int:  # asked for several times an item
+        return hash((self.width_px, self.height_px, self.frames))
+
     @property
     def size(self) -> Size:
         return Size(self.width_px, self.height_px)

@@ -48,6 +48,9 @@ class Video:
     transfer: str = ""
     note: str = ""
 
+    def __hash__(self) -> int:  # asked for several times an item
+        return hash(self.sha256)
+
     @property
     def size(self) -> Size:
         return Size(self.width_px, self.height_px)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from functools import lru_cache
+from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,32 +25,34 @@ SIDECAR = ".upsampling"  # beside a spec: what NVIDIA's loader would take for th
 def place_of(item: PlanItem, folder: Path | None) -> Place:
     """Where files that an item names are: absolute, or seen from this folder. ValueError for one that is not there."""
 
-    return lambda written: _place_of_file(item.source, written, folder)
+    return partial(_place_of_file, item.source, folder)
 
 
 @lru_cache(maxsize=4096)  # many items share a clip
-def _place_of_file(source: str, written: str, folder: Path | None) -> str:
+def _place_of_file(source: str, folder: Path | None, written: str) -> str:
     path, _ = find_file(Path(source).parent, written)
     if not path.is_file():
         raise ValueError("is not a file")
     return os.path.relpath(path, folder) if folder else str(path)
 
 
-@lru_cache(maxsize=4096)  # and most have the same fields, or none
-def _asked(extra: str, from_table: bool) -> Asked:
-    return asked_of(json.loads(extra), from_table=from_table)
-
-
 def request_for(engine: str, item: PlanItem, prompt: str, negative: str, folder: Path | None) -> Request:
     """What an item asks of an engine by itself. negative: for an item without one of its own. Raises Refused."""
     if item.video_path and not item.video:
         raise Refused(item.problem or "its video cannot be used")
-    asked = _asked(item.extra, item.is_of_table)
-    place = place_of(item, folder)
+    clip = item.video.path if item.video else ""
+    return replace(_request(engine, item.extra, item.is_of_table, item.source, clip, negative, folder), prompt=prompt)
+
+
+@lru_cache(maxsize=4096)  # and most ask for the same
+def _request(
+    engine: str, extra: str, from_table: bool, source: str, clip: str, negative: str, folder: Path | None
+) -> Request:
+    asked = asked_of(json.loads(extra), from_table=from_table)
     template: dict[str, dict[str, Any]] = {name: {} for name in asked.overrides} or ALONE.get(engine, {})
     defaults = Asked(controls=template, keys={"negative_prompt": negative} if negative else {})
-    clip = place(item.video.path) if item.video else ""
-    return request_of(ENGINES[engine], defaults, asked, prompt, clip, place)
+    place = partial(_place_of_file, source, folder)
+    return request_of(ENGINES[engine], defaults, asked, "", place(clip) if clip else "", place)
 
 
 def line_of(engine: str, item: PlanItem, prompt: str, negative: str, folder: Path | None) -> dict[str, Any]:

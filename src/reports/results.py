@@ -154,7 +154,7 @@ def updated_spec(
 def as_prompt(item: PlanItem, folder: Path | None = None) -> dict[str, Any]:
     """The item as its prompt file had it, with paths that are absolute, or seen from this folder, for a file somewhere else."""
     video = _absolute_video(item)
-    video_path = os.path.relpath(video, folder) if video and folder else str(video) if video else None
+    video_path = os.path.relpath(video, folder) if video and folder else video
     extra = nvidia.moved(item, json.loads(item.extra), folder)
     clips = {field: video_path for field in VIDEO_FIELDS if field in extra and video}
     return {"name": item.name, "prompt": item.prompt, "video_path": video_path, **extra, **clips}
@@ -186,7 +186,7 @@ def _additions(item: PlanItem, row: Row, settings: Settings, now: datetime, meta
     }
 
 
-def _absolute_video(item: PlanItem) -> Path | None:
+def _absolute_video(item: PlanItem) -> str | None:
     if item.video:
-        return Path(item.video.path)
-    return find_file(Path(item.source).parent, item.video_path)[0] if item.video_path else None
+        return item.video.path
+    return str(find_file(Path(item.source).parent, item.video_path)[0]) if item.video_path else None

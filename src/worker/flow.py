@@ -171,7 +171,8 @@ class Flow(Generic[T]):
                 look_at = now + self.window.look_s
             with self._mutex:
                 self._admit()
-                self._items.notify_all()
+                if (self._todo and self.busy < self._most) or (self._is_ended and self.is_idle):
+                    self._items.notify_all()  # else all lanes would wake up for nothing
 
     def _look(self, signals: Signals, now: float) -> None:
         seen = signals.look(now, self.in_flight + len(self._waiting))
