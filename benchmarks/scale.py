@@ -53,7 +53,7 @@ runpy.run_module("src.run", run_name="__main__", alter_sys=True)
 @dataclass
 class Run:
     """One run as seen from outside. wall_s and cpu_s: by phase; peak_mb: of the controller's memory; worker_s: CPU of the
-    worker; stopped_s: from a signal to the end of the process."""
+    worker; stopped_s: from a signal to the end of the process, NaN where its phase was over before."""
 
     items: int
     wall_s: dict[str, float] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Run:
     megabytes: float = 0.0
     syncs: int = 0
     worker_s: float = 0.0
-    stopped_s: float = 0.0
+    stopped_s: float = float("nan")
 
     @property
     def cpu_ms_an_item(self) -> float:
@@ -208,7 +208,7 @@ def _watch(process: subprocess.Popen[bytes], out: Path, count: int, stop: tuple[
             run.wall_s[phases[phase]], run.cpu_s[phases[phase]] = now - began, cpu - cpu_before
             began, cpu_before, phase = now, cpu, phase + 1
         if ended:
-            run.stopped_s = time.monotonic() - asked if asked else 0.0
+            run.stopped_s = time.monotonic() - asked if asked else float("nan")
             return run
         if stop and not asked and phases[phase] == stop[0] and time.monotonic() - began > STOPS[stop[0]]:
             asked = time.monotonic()

@@ -108,22 +108,22 @@ class Summary:
     shapes: Counter[tuple[Size, Media]] = field(default_factory=Counter)
     planned: dict[Size, Hint] = field(default_factory=dict)
     other: dict[Size, int] = field(default_factory=dict)
-    _seen: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, items: Iterable[PlanItem]) -> Summary:
-        summary = cls()
+        summary, seen = cls(), set[str]()
         for item in items:
-            summary.add(item, sends=item.runs)
-        summary.close()
+            summary.add(item, sends=item.runs, is_first=item.id not in seen)
+            seen.add(item.id)
         return summary
 
     @property
     def refused(self) -> int:
         return self.items - self.fit
 
-    def add(self, item: PlanItem, *, sends: bool) -> None:
-        """sends: whether the item goes to the engine; a plan in the making does not know its batch yet."""
+    def add(self, item: PlanItem, *, sends: bool, is_first: bool) -> None:
+        """sends: whether the item goes to the engine; a plan in the making does not know its batch yet. is_first: of those that
+        are the same."""
         self.items += 1
         self.fit += item.fits
         if not item.fits and len(self.refused_names) < NAMES:
@@ -133,8 +133,7 @@ class Summary:
             self.first_shrunk = self.first_shrunk or item
         if item.video:
             self._add_clip(item, item.video, sends)
-        if sends and item.id not in self._seen:
-            self._seen.add(item.id)
+        if sends and is_first:
             self.sent += 1
             self.tokens += item.tokens.prompt + item.tokens.output_reserved
             self.longest_prompt = max(self.longest_prompt, item.tokens.prompt)
@@ -155,10 +154,6 @@ class Summary:
             else:
                 self.most_frames = max(self.most_frames, item.hint.frames)
             self.hints[hint_key(video, item.hint)] = (video, item.hint)
-
-    def close(self) -> None:
-        """Forget what was only needed to add."""
-        self._seen.clear()
 
 
 @dataclass(frozen=True)

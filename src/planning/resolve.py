@@ -66,10 +66,9 @@ def resolve(
             spec, clips, recipe, settings, lambda spec, video, facts: write(_with_facts(spec, facts), variables(video))
         )
         spool.add(item)
-        summary.add(item, sends=item.fits)
+        summary.add(item, sends=item.fits, is_first=item.id not in asked)
         if item.fits:
             asked.setdefault(item.id, item.tokens.prompt + item.tokens.output_reserved)
-    summary.close()
     grouped = partition.group(list(asked.items()), config.budget.max_batch_size, config.budget.max_batch_tokens)
     plan = Plan(
         settings, grouped, spool.items(grouped), unused_fields=tuple(f"{n} ({k})" for n, k in unused.most_common())

@@ -135,7 +135,7 @@ def read_specs(files: list[Path], reading: Reading | None = None) -> Iterator[Pr
     """
     reading = reading or Reading()
     problems: list[str] = []
-    names = _Names()
+    names = _Names(several=len(files) > 1)
     for file in files:
         count, nameless = 0, _Nameless()
         try:
@@ -232,10 +232,11 @@ def _folded(name: str) -> str:
 
 
 class _Names:
-    """The names of all items, and their slugs."""
+    """The names of all items, and their slugs. several: the items come from several files."""
 
-    def __init__(self) -> None:
-        self._at: dict[str, tuple[Path, str]] = {}
+    def __init__(self, *, several: bool) -> None:
+        self._several = several
+        self._at: dict[str, str] = {}  # of a million items, few bytes each
         self._slugs, self._defaults = UniqueNames(), UniqueNames()
 
     def default(self, name: str) -> str:
@@ -246,8 +247,9 @@ class _Names:
         if name in self._at and isinstance(raw.get("timestamp"), str):  # of PromptSpecs of one day
             name = f"{name}_{raw['timestamp']}"
         if other := self._at.get(name):
-            raise _Problems([("name", f"{shown_value(name)} is also the name of {other[0]}, {other[1]}")])
-        self._at[name] = file, where
+            place = other if self._several else f"{file}, {other}"
+            raise _Problems([("name", f"{shown_value(name)} is also the name of {place}")])
+        self._at[name] = f"{file}, {where}" if self._several else where
         # Names that differ only in case would share a file on a case-insensitive file system.
         return name, self._slugs.free(safe_name(name))
 
