@@ -38,7 +38,7 @@ from . import Invocation
 from .checkpoints import SOON, Checkpoints
 from .resolving import resolve_with_progress, warn_ignored_overrides
 
-EXPECTED_S = 2e-4  # that writing the outputs takes an item, until it was measured
+EXPECTED_S = 5e-4  # that writing the outputs takes an item, until it was measured
 
 
 def run(invocation: Invocation, *, most: int | None = None, files: list[Path] | None = None) -> ExitCode:
