@@ -104,7 +104,7 @@ HOMES = {
     "hydra": {"api", "run", "sweep", "resolvers", "overrides"},
     "omegaconf": {"api", "run", "sweep", "resolvers", "overrides", "config"},
     "av": {"media.colour", "media.guard", "media.video", "media.frames", "media.render", "media.encode"},
-    "mistral_common": {"models.tokenizer"},
+    "mistral_common": set(),
     "tiktoken": {"models.tokenizer", "worker.encoder"},
     "jinja2": {"reports.pages", "planning.recipe"},
     "sqlite3": {"cache_table"},
