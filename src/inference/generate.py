@@ -213,8 +213,8 @@ class _Videos:
         if new:
             progress.took("videos", time.monotonic(), len(new))
 
-    def take_rest(self, handle: JobHandle) -> None:
-        self.take(list(read_records(self.folder.results, VideoOutcome, log.left_out)), handle, Quiet())
+    def take_rest(self, outcomes: Iterable[VideoOutcome], handle: JobHandle) -> None:
+        self.take(list(outcomes), handle, Quiet())
 
     def _place(self, made: VideoOutcome, handle: JobHandle) -> None:
         slugs = self.slugs[made.id]

@@ -162,7 +162,7 @@ def _detach_or_stop(error: BaseException, started: Sequence[Supervisor]) -> None
     for supervisor in started:
         for pause_s in supervisor.wait_for_end(STOP_SILENT_S):
             time.sleep(pause_s)
-        supervisor.job.take_rest(supervisor.handle)
+        supervisor.take_rest()
 
 
 def how_to_reattach(run: Path) -> str:

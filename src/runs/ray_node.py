@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -220,7 +220,7 @@ class Worker:
 
     def collect(self) -> None: ...
 
-    def take_rest(self, handle: JobHandle) -> None: ...
+    def take_rest(self, outcomes: Iterable[Outcome], handle: JobHandle) -> None: ...
 
     def give_back(self) -> bool:
         return False

@@ -7,7 +7,7 @@ First start, resuming and recovery are the same code. What the results of a job 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from itertools import islice
@@ -92,8 +92,8 @@ class JobDriver(Protocol):
     def take(self, outcomes: Sequence[Any], handle: JobHandle, progress: Progress) -> None:
         """Write outcomes down, some of which may be known already."""
 
-    def take_rest(self, handle: JobHandle) -> None:
-        """After its worker was asked to stop: write down what ended until then."""
+    def take_rest(self, outcomes: Iterable[Any], handle: JobHandle) -> None:
+        """After its worker was asked to stop: write down what ended until then, and was not taken."""
 
     def give_back(self) -> bool:
         """Its host is lost: what it holds is for others. Whether it was anything."""
@@ -120,6 +120,7 @@ class Supervisor:
         self._phase, self._is_idle = "", False  # that the worker named last; nothing is in flight, as it says
         self._was_replaced = False
         self._outcomes, self._events = Tail(job.folder.results, job.outcome), Tail(job.folder.events, Event)
+        self._taken_to = 0  # in the file of outcomes
         self._deaths, self._ended_at_death = 0, -1
         self._suspects, self._suspects_at_death = 0, 0  # items of which one may kill the worker
         self._polled_at, self._silent_s, self._kills, self._is_quiet = time.monotonic(), 0.0, 0, False
@@ -245,7 +246,13 @@ class Supervisor:
         outcomes = self._outcomes.new()
         while some := list(islice(outcomes, MOST_AT_ONCE)):
             self.job.take(some, self.handle, progress)
+            self._taken_to = self._outcomes.at
         return state
+
+    def take_rest(self) -> None:
+        """What the worker wrote and was not taken, after it was asked to stop: an interrupt may have come between the two."""
+        self._outcomes.at = self._taken_to
+        self.job.take_rest(self._outcomes.new(), self.handle)
 
     def _look(self, progress: Progress) -> Generator[float, None, State]:
         state = yield from self._apart(self.handle.poll)

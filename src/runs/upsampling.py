@@ -240,8 +240,8 @@ class _Answers:
             self.push()
         return None
 
-    def take_rest(self, handle: JobHandle) -> None:
-        absorb(self.folder, self.pool.journal)
+    def take_rest(self, outcomes: Iterable[Outcome], handle: JobHandle) -> None:
+        self.pool.journal.add(outcome for outcome in outcomes if outcome.state != REFUSED)
 
     def give_back(self) -> bool:
         self._room = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,8 +127,9 @@ class FakeDriver:
     def take(self, outcomes: Sequence[Outcome], handle: JobHandle, progress: Progress) -> None:
         self.taken += [outcome.id for outcome in outcomes if outcome.id not in self.taken]
 
-    def take_rest(self, handle: JobHandle) -> None:
+    def take_rest(self, outcomes: Iterable[Outcome], handle: JobHandle) -> None:
         self.calls.append("take_rest")
+        self.taken += [outcome.id for outcome in outcomes if outcome.id not in self.taken]
 
     def give_back(self) -> bool:
         self.calls.append("give_back")

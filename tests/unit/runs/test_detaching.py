@@ -143,3 +143,19 @@ def test_lost_link_while_canceling_is_an_error(folder: JobPaths, second_ctrl_c: 
     with pytest.raises(HostError, match="cannot be cancelled"):
         supervise([driver], Quiet(), interrupt_after(2))
     assert driver.calls[-1] == "close"
+
+
+def test_interrupt_while_answers_are_taken(
+    folder: JobPaths, second_ctrl_c: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    handle = FakeHandle(
+        folder, [Step(ABSENT), Step(results=("a",)), Step(ended(143), results=("b",))], survives_controller=False
+    )
+    driver = FakeDriver(folder, "ab", handle)
+    monkeypatch.setattr(driver, "take", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        supervise([driver], Quiet(), lambda supervisors: None)
+    assert driver.taken == ["a", "b"]
