@@ -7,6 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,13 +18,23 @@ T = TypeVar("T")
 # ---------------------------------------------------------------------------------------------------------- journal
 
 
+@dataclass
+class _Group:
+    """Lines that are written together, and how that ended."""
+
+    lines: list[bytes] = field(default_factory=list)
+    is_over: bool = False
+    error: OSError | None = None
+
+
 class Journal:
-    """An append-only file of JSON lines: one write and one fsync each time; a torn tail is cut off on opening."""
+    """An append-only file of JSON lines; a torn tail is cut off on opening. What several threads append while one waits for the
+    disk is one write and one fsync."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        self._mutex = threading.Lock()
+        self._next, self._adding, self._writing = _Group(), threading.Lock(), threading.Lock()
         whole = whole_length(path)
         if whole != os.fstat(self._fd).st_size:
             os.ftruncate(self._fd, whole)
@@ -32,18 +43,29 @@ class Journal:
     def append(self, *records: object) -> list[int]:
         """Write records and wait until they are on disk, all of them or none; how many bytes the line of each has."""
         lines = [to_checked_line(record) for record in records]
-        data = b"".join(lines)
-        with self._mutex:
-            size = os.fstat(self._fd).st_size
-            try:
-                if os.write(self._fd, data) < len(data):
-                    raise OSError(errno.ENOSPC, "no space left on device", str(self.path))
-                os.fsync(self._fd)
-            except OSError as e:  # whoever tries again writes all of them
-                e.filename = e.filename or str(self.path)
-                os.ftruncate(self._fd, size)
-                raise
+        with self._adding:
+            group = self._next
+            group.lines += lines
+        with self._writing:
+            if not group.is_over:
+                with self._adding:
+                    self._next = _Group()
+                group.error, group.is_over = self._failure_of(b"".join(group.lines)), True
+        if e := group.error:
+            raise OSError(e.errno, e.strerror, e.filename or str(self.path))
         return [len(line) for line in lines]
+
+    def _failure_of(self, data: bytes) -> OSError | None:
+        """Write; after a failure nothing is there of it, for whoever tries again writes all of it."""
+        size = os.fstat(self._fd).st_size
+        try:
+            if os.write(self._fd, data) < len(data):
+                raise OSError(errno.ENOSPC, "no space left on device")
+            os.fsync(self._fd)
+        except OSError as e:
+            os.ftruncate(self._fd, size)
+            return e
+        return None
 
     def close(self) -> None:
         os.close(self._fd)

@@ -7,6 +7,7 @@ import errno
 import os
 import resource
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +142,46 @@ def test_concurrent_records_do_not_mix(path: Path) -> None:
         thread.join()
     journal.close()
     assert sorted((r.id, r.number) for r in lines(path)) == [(str(w), n) for w in range(8) for n in range(10)]
+
+
+def appended_at_once(journal: Journal, count: int) -> list[str]:
+    """What so many threads met that appended a line each, while the disk was busy with another line."""
+    met: list[str] = []
+
+    def append(number: int) -> None:
+        try:
+            journal.append(Line("", "", number))
+            met.append("")
+        except OSError as e:
+            met.append(str(e))
+
+    threads = [threading.Thread(target=append, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return met
+
+
+def test_lines_of_many_threads_share_a_flush(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal, flushes = Journal(path), list[int]()
+    monkeypatch.setattr(os, "fsync", lambda fd: (flushes.append(fd), time.sleep(0.05)))
+    assert appended_at_once(journal, 16) == [""] * 16
+    journal.close()
+    assert {line.number for line in lines(path)} == {*range(16)} and len(flushes) < 8
+
+
+def test_failed_flush_is_told_to_all(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(path)
+
+    def failing(fd: int) -> None:
+        time.sleep(0.05)
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(os, "fsync", failing)
+    assert all("broken" in message and str(path) in message for message in appended_at_once(journal, 8))
+    journal.close()
+    assert path.read_bytes() == b""
 
 
 def test_json_file_is_replaced_whole(tmp_path: Path) -> None:
