@@ -25,7 +25,10 @@ from tests.harness.tiny_server import TinyServers
 HERE = Path(__file__).parent
 # How the names of long files begin. The first four processes of `.ci/run` have something to do until what vLLM and
 # containers need is built.
-LONGEST = ("test_docs", "test_measures", "test_pipeline", "test_run_states", "test_vllm", "test_docker", "test_ssh")
+LONGEST = (
+    "test_docs", "test_measures", "test_pipeline", "test_run_states", "test_vllm", "test_llamacpp", "test_ray", "test_slurm",
+    "test_docker", "test_ssh",
+)  # fmt: skip
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
