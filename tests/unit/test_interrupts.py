@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
+import sys
 import time
 import weakref
 from collections.abc import Iterator
 
 import pytest
 
+import src
 from src import interrupts
 from src.interrupts import threads
 
@@ -50,6 +53,15 @@ def test_ignored_ctrl_c_stays_ignored() -> None:
     interrupts.listen()
     os.kill(os.getpid(), signal.SIGINT)
     interrupts.raise_lost()
+
+
+@pytest.mark.parametrize(("started_as", "handler"), [("-m", signal.SIG_DFL), ("notebook", signal.default_int_handler)])
+def test_early_ctrl_c_leaves_no_traceback(started_as: str, handler: object) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [started_as])
+        importlib.reload(src)
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_waiting_work_is_given_up_when_interrupted() -> None:
