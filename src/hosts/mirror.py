@@ -95,9 +95,11 @@ REMOVE = """
 set -e
 cd "$2/jobs"
 case "$1" in "$2/jobs/"*/*|"$2/jobs/"|*..*) exit 64;; "$2/jobs/"*) ;; *) exit 64;; esac
-[ ! -e "$1" ] || [ -e "$1/frames" ] || exit 64
-[ ! -e "$1" ] || mv -- "$1" "$2/jobs/.removed-${1##*/}.$$"
-rm -rf -- "$2/jobs/.removed-"*
+[ -e "$1/frames" ] || [ ! -e "$1" ] || exit 64
+aside="$2/jobs/.removed-${1##*/}.$$"  # two controllers may be at it
+[ ! -e "$1" ] || mv -- "$1" "$aside" || [ ! -e "$1" ]
+rm -rf -- "$aside" || [ ! -e "$aside" ]
+rm -rf -- "$2/jobs/.removed-"* 2>/dev/null || true
 if [ -e "$2/.prompt-upsampler" ]; then
   find "$2/frames" -maxdepth 1 -type f -name '[0-9a-f]*.*' -links 1 -mtime +7 | grep -E '/[0-9a-f]{64}[.][a-z0-9]+$' |
     tr '\\n' '\\0' | xargs -0 -r rm -f --

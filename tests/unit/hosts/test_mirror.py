@@ -6,6 +6,7 @@ The scripts are the real ones; only the link is a fake.
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from src.hosts import mirror as mirror_module
 from src.hosts import transfer
 from src.hosts.job_folder import JobPaths
 from src.hosts.launch import Launch
-from src.hosts.mirror import Location, RemoteFolder, SharedFolder, locate
+from src.hosts.mirror import REMOVE, Location, RemoteFolder, SharedFolder, locate
 from src.planning.settings import HostSettings
 from tests.harness.fake_host import LOST_AFTER, LOST_BEFORE, FakeHost, Fault, prints
 from tests.harness.records import frame_of, item, write_lines
@@ -281,6 +282,16 @@ def test_removal_spares_recent_frames(mirror: RemoteFolder, job: JobPaths, there
     mirror.remove()
     assert not there.root.exists()
     assert (old.exists(), linked.exists(), recent.exists()) == (False, True, True)
+
+
+def test_simultaneous_removals_all_succeed(there: JobPaths, location: Location) -> None:
+    for _ in range(10):
+        for n in range(20):
+            (there.root / "frames" / str(n)).mkdir(parents=True)
+        command = ("sh", "-c", REMOVE, "sh", str(there.root), location.root)
+        processes = [subprocess.Popen(command, stderr=subprocess.DEVNULL) for _ in range(6)]
+        assert [process.wait() for process in processes] == [0] * 6
+        assert not there.root.exists()
 
 
 @pytest.mark.parametrize("name", ["", "..", "../jobs", "a/b", "0123456789abcdef/../../frames"])
