@@ -222,12 +222,8 @@ class HostConf:
     runtime_env: str = ""  # ray only: Ray's runtime_env as JSON, for packages and images on the nodes of a cluster
     patience_s: float = 3600.0  # how long to retry a lost link before detaching
     sbatch: list[str] = field(default_factory=list)  # slurm only: options of sbatch, as in [--partition=gpu,--gpus=1]
-    render_tasks: int = (
-        0  # slurm only: tasks that render hints, where outputs/ and cache_dir are on its disk; 0: not there
-    )
-    render_sbatch: list[str] = field(
-        default_factory=list
-    )  # slurm only: options of sbatch for these, as in [--partition=cpu]
+    render_tasks: int = 0  # slurm only: CPU tasks that render hints; outputs/ and cache_dir must be on its disk
+    render_sbatch: list[str] = field(default_factory=list)  # slurm only: options of sbatch for these tasks
     link_timeout_s: float = 10.0  # ssh only: a connection, login or link without an answer for so long counts as lost
     command_timeout_s: float = 120.0  # a command there that prints and takes nothing for so long counts as lost
     silent_s: float = 120.0  # a worker without a heartbeat for so long is ended and replaced; 0: never

@@ -12,18 +12,8 @@ from ..errors import InputError
 from .configure import members_of
 
 _HOST = (
-    "kind",
-    "address",
-    "user",
-    "port",
-    "key_file",
-    "password_env",
-    "known_hosts",
-    "root",
-    "docker",
-    "sbatch",
-    "render_sbatch",
-)
+    "kind", "address", "user", "port", "key_file", "password_env", "known_hosts", "root", "docker", "sbatch", "render_sbatch",
+)  # fmt: skip
 _IMAGE = ("network", "user", "repository", "mounts", "env")
 _ENGINE = ("base_url", "more_urls", "api_key_env", "api_key_file")
 _SHARED = tuple(f"{group}.{name}" for group, names in (("host", _HOST), ("image", _IMAGE)) for name in names)

@@ -43,13 +43,8 @@ class RenderTasks:
 
     def _submit(self) -> None:
         package, _, _ = __name__.rpartition(".runs.")
-        module = [
-            "env",
-            f"PYTHONPATH={Path(__file__).parents[2]}",
-            sys.executable,
-            "-m",
-            f"{package}.runs.render_tasks",
-        ]
+        here = f"PYTHONPATH={Path(__file__).parents[2]}"
+        module = ["env", here, sys.executable, "-m", f"{package}.runs.render_tasks"]
         count = str(self._host.render_tasks)
         command = f'{shlex.join([*module, str(self._run.absolute())])} "$SLURM_ARRAY_TASK_ID" {count}'
         self._asked(

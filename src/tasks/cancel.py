@@ -30,7 +30,7 @@ def run(invocation: Invocation) -> ExitCode:
             plan, jobs = jobs_of(paths)
             grace_s = plan.settings.engine.grace_s
             if plan.settings.host.render_tasks:
-                render_tasks.cancel(paths.root, plan.settings)
+                stack.callback(render_tasks.cancel, paths.root, plan.settings)  # after the workers, whatever they meet
             handles = {job.root.name: handle_of_plan(plan, job, place.settings) for place, job in jobs}
         running, unreached = {}, None
         for name, handle in [*handles.items()]:
