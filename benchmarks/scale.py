@@ -33,7 +33,7 @@ CLIPS = Path("examples/clips")
 SENTENCE = "a slow pan over wet streets at night with neon light on glass while people walk home under umbrellas"
 PHASES = ("plan", "first batch", "answers", "end")
 COUNTS = (1_000, 10_000, 100_000)
-FAST = Cell("fast", {"best": 64, "tokens": 30, "step_ms": 1.0, "request_ms": 0.0, "prefill_ms": 0.0})
+FAST = Cell("fast", {"best": 64, "tokens": 4, "step_ms": 1.0, "request_ms": 0.0, "prefill_ms": 0.0})
 SMALL = ("upsample.width_px=64",)
 STOPS = {"plan": 10.0, "answers": 20.0, "end": 15.0}  # seconds after the beginning of a phase until it is interrupted
 # Runs the program with its fsync calls counted; the counts go into a file at its end.
