@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 T = TypeVar("T")
-Read = Callable[[Any, str], Any]
+Read = Callable[[Any], Any]
 
 MAX_BYTES = 64 << 20  # of a file that is one record
 MAX_LINE = 4 << 20  # of a line in a file of many
@@ -31,10 +31,25 @@ class InvalidRecord(ValueError):
     """A record that is not what it should be; the message names the field."""
 
 
+class _Wrong(Exception):
+    """What is wrong with a value; its path grows on the way out, so that nothing is spent on the names of what is right."""
+
+    def __init__(self, what: str, path: str = "") -> None:
+        self.what, self.path = what, path
+
+    def inside(self, outer: str) -> _Wrong:
+        self.path = outer + self.path
+        return self
+
+
 def from_json(kind: type[T], data: Any, where: str = "") -> T:
     """A dataclass of this kind from parsed JSON. where: prefix of field names in messages."""
-    value: T = _reader(kind)(data, where)  # type: ignore[arg-type]
-    return value
+    try:
+        value: T = _reader(kind)(data)  # type: ignore[arg-type]
+        return value
+    except _Wrong as e:
+        path = (where + e.path).lstrip(".")
+        raise InvalidRecord(f"{path or 'the record'}: {e.what}") from None
 
 
 def from_line(kind: type[T], line: bytes | str, most: int = MAX_BYTES) -> T:
@@ -68,14 +83,17 @@ def from_file(kind: type[T], path: Path) -> T:
 
 def to_json(value: Any) -> Any:
     """What `json.dumps` can write: dataclasses as objects, tuples as lists. A class with SPARSE set leaves defaults out."""
-    if type(value) in _PLAIN:
+    kind = type(value)
+    if kind in _PLAIN:
         return value
-    if is_dataclass(value):
-        keys = _keys(type(value))  # type: ignore[arg-type]
-        if getattr(value, "SPARSE", False):
+    if keys := _keys(kind):
+        if hasattr(kind, "SPARSE"):
             keys = tuple(k for k in keys if getattr(value, k[0]) != k[2])
-        data = {key: getattr(value, name) for name, key, _ in keys}
-        return {key: v if type(v) in _PLAIN else to_json(v) for key, v in data.items()}
+        data = {}
+        for name, key, _ in keys:
+            part = getattr(value, name)
+            data[key] = part if type(part) in _PLAIN else to_json(part)
+        return data
     if isinstance(value, (list, tuple)):
         return [to_json(v) for v in value]
     if isinstance(value, Mapping):
@@ -107,7 +125,10 @@ def _verify(line: bytes) -> None:
 
 @cache
 def _keys(kind: Any) -> tuple[tuple[str, str, object], ...]:
-    """Name, JSON key and default of each field; name and key differ where a file keeps the key it had."""
+    """Name, JSON key and default of each field of a dataclass; name and key differ where a file keeps the key it had. None for
+    what is no dataclass."""
+    if not is_dataclass(kind):
+        return ()
     return tuple((f.name, f.metadata.get("key", f.name), f.default) for f in fields(kind))
 
 
@@ -128,7 +149,7 @@ def _reader(kind: Any) -> Read:
     if origin in (Union, types.UnionType):
         [inner] = [a for a in arguments if a is not type(None)]
         read = _reader(inner)
-        return lambda data, where: None if data is None else read(data, where)
+        return lambda data: None if data is None else read(data)
     if origin in (tuple, list):
         return _read_list(_reader(arguments[0]))
     if kind is dict:
@@ -159,21 +180,25 @@ def _read_object(kind: Any) -> Read:
     ]
     whole = getattr(kind, "wrong", lambda value: "")  # what the fields together must be
 
-    def read(data: Any, where: str) -> Any:
+    def read(data: Any) -> Any:
         if type(data) is kind:  # read already
             return data
         if not isinstance(data, dict):
-            raise InvalidRecord(f"{where or 'the record'}: not an object")
-        given = {}
-        for name, key, reader, plain, required in wanted:
-            if key in data:
-                value = data[key]
-                given[name] = value if type(value) in plain else reader(value, f"{where}.{key}" if where else key)
-            elif required:
-                raise InvalidRecord(f"{where}.{key}: missing" if where else f"{key}: missing")
+            raise _Wrong("not an object")
+        given, key = {}, ""
+        try:
+            for name, key, reader, plain, required in wanted:
+                if key in data:
+                    value = data[key]
+                    given[name] = value if type(value) in plain else reader(value)
+                elif required:
+                    raise _Wrong("missing")
+        except _Wrong as e:
+            raise e.inside(f".{key}") from None
         value = kind(**given)
         if wrong := whole(value):
-            raise InvalidRecord(f"{where}.{wrong}" if where else wrong)
+            name, _, what = wrong.partition(": ")
+            raise _Wrong(what, f".{name}")
         return value
 
     return read
@@ -184,63 +209,78 @@ def _read_dict(kind: Any) -> Read:
     readers = {key: _reader(hint) for key, hint in get_type_hints(kind, include_extras=True).items()}
     required = [key for key, hint in kind.__annotations__.items() if "NotRequired" not in str(hint)]
 
-    def read(data: Any, where: str) -> Any:
+    def read(data: Any) -> Any:
         if not isinstance(data, dict):
-            raise InvalidRecord(f"{where or 'the record'}: not an object")
+            raise _Wrong("not an object")
         if missing := [key for key in required if key not in data]:
-            raise InvalidRecord(f"{where}.{missing[0]}: missing" if where else f"{missing[0]}: missing")
+            raise _Wrong("missing", f".{missing[0]}")
         for key in data.keys() & readers.keys():
-            readers[key](data[key], f"{where}.{key}" if where else key)
+            try:
+                readers[key](data[key])
+            except _Wrong as e:
+                raise e.inside(f".{key}") from None
         return data
 
     return read
 
 
 def _read_list(read: Read) -> Read:
-    def read_all(data: Any, where: str) -> Any:
+    def read_all(data: Any) -> Any:
         if not isinstance(data, list):
-            raise InvalidRecord(f"{where}: not a list")
-        return tuple(read(value, f"{where}[{n}]") for n, value in enumerate(data))
+            raise _Wrong("not a list")
+        values: list[Any] = []
+        try:
+            for value in data:
+                values.append(read(value))
+        except _Wrong as e:
+            raise e.inside(f"[{len(values)}]") from None
+        return tuple(values)
 
     return read_all
 
 
 def _read_map(read: Read) -> Read:
-    def read_all(data: Any, where: str) -> Any:
+    def read_all(data: Any) -> Any:
         if not isinstance(data, dict):
-            raise InvalidRecord(f"{where}: not an object")
-        return {key: read(value, f"{where}.{key}") for key, value in data.items()}
+            raise _Wrong("not an object")
+        values, key = {}, ""
+        try:
+            for key, value in data.items():
+                values[key] = read(value)
+        except _Wrong as e:
+            raise e.inside(f".{key}") from None
+        return values
 
     return read_all
 
 
 def _read_checked(read: Read, check: Callable[[Any], str]) -> Read:
-    def read_one(data: Any, where: str) -> Any:
-        value = read(data, where)
+    def read_one(data: Any) -> Any:
+        value = read(data)
         if wrong := check(value):
-            raise InvalidRecord(f"{where}: {wrong}")
+            raise _Wrong(wrong)
         return value
 
     return read_one
 
 
-def _read_any(data: Any, where: str, depth: int = 0) -> Any:
+def _read_any(data: Any, depth: int = 0) -> Any:
     if depth > MAX_DEPTH:
-        raise InvalidRecord(f"{where}: nested more than {MAX_DEPTH} deep")
+        raise _Wrong(f"nested more than {MAX_DEPTH} deep")
     for value in data.values() if isinstance(data, dict) else data if isinstance(data, list) else ():
-        _read_any(value, where, depth + 1)
+        _read_any(value, depth + 1)
     return data
 
 
 def _read_scalar(kind: Any) -> Read:
     most = {int: MAX_INT, float: sys.float_info.max}
 
-    def read(data: Any, where: str) -> Any:
+    def read(data: Any) -> Any:
         value = data
         if kind is float and type(data) is int and abs(data) <= sys.float_info.max:
             value = float(data)
         if type(value) is not kind or (kind in (int, float) and not abs(value) <= most[kind]):
-            raise InvalidRecord(f"{where}: {json.dumps(data, default=str)[:60]} is not a valid {kind.__name__}")
+            raise _Wrong(f"{json.dumps(data, default=str)[:60]} is not a valid {kind.__name__}")
         return value
 
     return read
