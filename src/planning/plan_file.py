@@ -12,6 +12,7 @@ from typing import IO, Any, BinaryIO
 
 from ..errors import InputError
 from ..line_file import LineFile, Spool
+from ..line_json import line_of
 from ..media.hint import Hint
 from ..media.video import Video
 from ..worker.records import from_json
@@ -20,10 +21,8 @@ from .settings import Settings, dumps, fields_of
 
 VERSION = 2
 _ITEMS, _AFTER_ITEMS = ' "items": [\n', b" ]\n"
-_ID = re.compile(rb'\s*{"id": "([^"\\]*)", ')
-_NO_BATCH = (
-    b'"batch": null'  # the first in a line: the free fields of an item come later, and quotes in texts are escaped
-)
+_ID = re.compile(rb'\s*{"id": ?"([^"\\]*)",')
+_NO_BATCH = b'"batch":null'  # the first in a line: free fields come later, and quotes in texts are escaped
 
 
 class StoredItems(LineFile[PlanItem]):
@@ -48,7 +47,7 @@ class ItemSpool:
         number, out = batch_numbers(batches), Spool(self._folder)
         for item_id, line in zip(self._ids, self._spool.lines(), strict=True):
             found = number.get(item_id)
-            out.write(line if found is None else line.replace(_NO_BATCH, b'"batch": %d' % found, 1))
+            out.write(line if found is None else line.replace(_NO_BATCH, b'"batch":%d' % found, 1))
         out.file.flush()  # by itself it would be, as it is closed, without a word of what goes wrong
         return StoredItems(out.file, out.starts, self._ids)
 
@@ -86,7 +85,7 @@ def _line(item: PlanItem) -> str:
     line = fields_of(item) | {"tokens": tokens, "extra": json.loads(item.extra)}
     if not item.unverified:  # a key that few items have
         del line["unverified"]
-    return dumps(line)
+    return line_of(line, fields_of)
 
 
 def read_plan(path: Path) -> Plan:

@@ -136,4 +136,5 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_as_obj
 
 
 def dumps(value: Any) -> str:
+    """A plan value as JSON, in the form that the identity of a plan is made of."""
     return _ENCODER.encode(value)

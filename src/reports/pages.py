@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 from jinja2 import FileSystemLoader, StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
+
+from ..line_json import line_of
 
 
 def page_template(name: str) -> Template:
@@ -25,8 +26,7 @@ def page_template(name: str) -> Template:
 
 def script_json(value: Any) -> Markup:
     """JSON that can stand inside <script>: there is no `<` in it, so neither `</script` nor `<!--`."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c"))
+    return Markup(line_of(value).replace("<", "\\u003c"))
 
 
 def script_hash(text: str) -> str:

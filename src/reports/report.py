@@ -10,40 +10,41 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import itertools
 import mimetypes
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from markupsafe import Markup
 from PIL import Image
 
 from ..files import folder_atomic, open_atomic, safe_name
 from ..interrupts import threads
+from ..line_file import Spool
 from ..timing.run_facts import Bar, WindowLine
 from ..worker.protocol import STATES
 from .compare import Compared, ordinal
 from .compare import page_item as compared_item
 from .pages import page_template, script_json
 from .reviews import ACCEPTED, EDITED, REJECTED
-from .rows import FLAGS, frame_files
+from .rows import FLAGS, STANDALONE_ITEMS, frame_files
 from .totals import Totals
 
 COMMAND = "command"  # label, in any case, of the fact that gets a box to copy from
 MAX_WIDTH_PX, MIN_WIDTH_PX = 1024, 64
 SHOWN_WIDTH_PX = 360  # of a frame beside its texts; the viewer shows it as large as it is
-STANDALONE_ITEMS = 1000  # a report of more has files beside it
 CHUNK_ITEMS = 250  # in each of those files: 0.3 MB
 FULL_WIDTH_FRAMES = 1000  # as many thumbnails of SHOWN_WIDTH_PX take 8 MB (drawn clips) to 18 MB (busy ones) as base64
 
 # What a card has of a row unchanged; `page_item` adds the texts and the frames.
 _KEYS = ["id", "name", "state", "reason", "note", "attempts", "engine", "tokens", "finish_reason", "seconds"]
 _KEYS += ["hint", "shrunk_from"]
+_FLAGS = (*FLAGS, ACCEPTED, EDITED, REJECTED)
 _SOURCE = ("width_px", "height_px", "fps", "duration_s", "codec")  # of a clip; its path may say much about a machine
 
 
@@ -52,8 +53,8 @@ class Report:
     """The content of the page.
 
     facts: (label, value) pairs about the run; the one labeled COMMAND gets a box to copy from, Videos links to a page.
-    totals: of the rows. rows: of results.json in input order, gone through once or twice, each with `source`, `hint` (as in
-    plan.json, or None) and `frame_files` (absolute PNG paths in order; one that is missing or damaged leads to a placeholder).
+    totals: of the rows. rows: of results.json in input order, gone through twice, each with `source`, `hint` (as in plan.json,
+    or None) and `frame_files` (absolute PNG paths in order; one that is missing or damaged leads to a placeholder).
     timelines: of phases and of workers, each with its title. windows: requests in flight over the time of each worker.
     failures: why items were not upsampled: state, reason, and how many. retry: the command that retries those that failed.
     embed_mb: clips that a page of up to STANDALONE_ITEMS contains, all or none of them.
@@ -72,10 +73,11 @@ class Report:
     embed_mb: float = 0.0
 
 
-def write_report(report: Report, out: Path) -> None:
+def write_report(report: Report, out: Path, written: ItemFiles | None = None) -> None:
     """Write the page aside, then rename it to `out`; creates the folder. Same report and frames: same bytes.
 
-    A report of more than STANDALONE_ITEMS has its items in files in a folder beside it (`data_folder`).
+    A report of more than STANDALONE_ITEMS has its items in files in a folder beside it (`data_folder`). written: those files,
+    where they were written while the rows were made; the rows are not gone through then.
     """
     totals, files = report.totals, dict[str, None]()
     is_long, flags = totals.states.total() > STANDALONE_ITEMS, totals.flags + totals.verdicts
@@ -84,22 +86,22 @@ def write_report(report: Report, out: Path) -> None:
         files.update(dict.fromkeys(row["frame_files"]))
         if (clip := _clip_path(row)) and clip not in clips and os.path.isfile(clip):
             clips[clip] = os.path.getsize(clip)
-    shown_flags = [(flag, flags[flag]) for flag in (*FLAGS, ACCEPTED, EDITED, REJECTED) if flags[flag]]
-    beside = data_folder(out)
     number_of, pictures = distinct_frames(files)
     clips_mb = sum(clips.values()) / 1e6
     clip_numbers = {clip: n for n, clip in enumerate(clips)} if not is_long and clips_mb <= report.embed_mb else {}
     width_px = SHOWN_WIDTH_PX if is_long else thumbnail_width(len(pictures))
     with ExitStack() as stack:
         if is_long:
-            folder = stack.enter_context(folder_atomic(beside))
-            items: Iterator[Any] = _in_chunks(report.rows, folder, out.parent, [flag for flag, _ in shown_flags])
+            written = written or stack.enter_context(ItemFiles.of(report.rows, out))
+            items = written.index()
         else:
             items = (
-                page_item(
-                    row,
-                    [number_of[file] for file in row["frame_files"]],
-                    clip_numbers.get(_clip_path(row), _clip_of(row, out.parent)),
+                script_json(
+                    page_item(
+                        row,
+                        [number_of[file] for file in row["frame_files"]],
+                        clip_numbers.get(_clip_path(row), _clip_of(row, out.parent)),
+                    )
                 )
                 for row in report.rows
             )
@@ -108,7 +110,7 @@ def write_report(report: Report, out: Path) -> None:
             facts=[fact for fact in report.facts if fact[0].casefold() != COMMAND],
             commands=[value for label, value in report.facts if label.casefold() == COMMAND],
             counts=[(state, totals.states[state]) for state in STATES],
-            flags=shown_flags,
+            flags={flag: flags[flag] for flag in _FLAGS},
             timelines=report.timelines,
             windows=report.windows,
             failures=report.failures,
@@ -120,7 +122,7 @@ def write_report(report: Report, out: Path) -> None:
             thumbnail_px=width_px,
             budget={"max_model_len": report.max_model_len, "max_output_tokens": report.max_output_tokens},
             chunk=CHUNK_ITEMS if is_long else 0,
-            beside=beside.name,
+            beside=data_folder(out).name,
             items=items,
             frames=thumbnails(pictures, width_px),
         )
@@ -138,25 +140,55 @@ def data_folder(page: Path) -> Path:
     return page.with_name(f"{page.stem}_data")
 
 
-def _in_chunks(
-    rows: Iterable[Mapping[str, Any]], folder: Path, root: Path, flags: Sequence[str]
-) -> Iterator[tuple[Any, ...]]:
-    """Write the items into files; what the filters of the page need of each: name, numbers of its state and its flags, tokens,
-    seconds, words, and its slug where that is not its name."""
-    left = iter(rows)
-    for number in itertools.count():
-        chunk = [
-            page_item(row, [_address(file, root) for file in row["frame_files"]], _clip_of(row, root, stays=True))
-            for row in itertools.islice(left, CHUNK_ITEMS)
-        ]
-        if not chunk:
-            return
-        text = f"reportChunk({number},{script_json(chunk)});\n"
-        (folder / f"{number:05}.js").write_text(text, encoding="utf-8", errors="replace")
-        for item in chunk:
-            kind = (STATES.index(item["state"]), [flags.index(flag) for flag in item["flags"]])
-            slug = [item["slug"]] if item["slug"] != item["name"] else []
-            yield (item["name"], *kind, item["tokens"]["predicted"], item["seconds"], item["words"], *slug)
+class ItemFiles:
+    """The items of a long report, CHUNK_ITEMS a file, and its index: what the filters of the page need of each item. The files
+    are there when the block ends well."""
+
+    def __init__(self, out: Path) -> None:
+        self._root, self._chunk, self._number = out.parent, list[dict[str, Any]](), 0
+        self._files = folder_atomic(data_folder(out))
+        self._index = Spool(out.parent)
+
+    @staticmethod
+    @contextmanager
+    def of(rows: Iterable[Mapping[str, Any]], out: Path) -> Iterator[ItemFiles]:
+        with ItemFiles(out) as written:
+            for row in rows:
+                written.add(row)
+            yield written
+
+    def __enter__(self) -> ItemFiles:
+        self._folder = self._files.__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._files.__exit__(*raised)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        frames = [_address(file, self._root) for file in row["frame_files"]]
+        self._chunk.append(page_item(row, frames, _clip_of(row, self._root, stays=True)))
+        if len(self._chunk) == CHUNK_ITEMS:
+            self._write()
+
+    def _write(self) -> None:
+        text = f"reportChunk({self._number},{script_json(self._chunk)});\n"
+        (self._folder / f"{self._number:05}.js").write_text(text, encoding="utf-8", errors="replace")
+        for item in self._chunk:
+            self._index.write(f"{script_json(_short(item))}\n".encode(errors="replace"))
+        self._chunk, self._number = [], self._number + 1
+
+    def index(self) -> Iterator[Markup]:
+        """Of all that were added, to the last, which ends that."""
+        if self._chunk:
+            self._write()
+        return (Markup(line.decode().rstrip("\n")) for line in self._index.lines())
+
+
+def _short(item: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Name, numbers of its state and its flags, tokens, seconds, words, and its slug where that is not its name."""
+    kind = (STATES.index(item["state"]), [_FLAGS.index(flag) for flag in item["flags"]])
+    slug = [item["slug"]] if item["slug"] != item["name"] else []
+    return (item["name"], *kind, item["tokens"]["predicted"], item["seconds"], item["words"], *slug)
 
 
 def _clip_of(row: Mapping[str, Any], root: Path, *, stays: bool = False) -> str | None:

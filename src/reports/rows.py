@@ -90,6 +90,7 @@ class ReportRow(Row):
 
 
 CLIP_PICTURES = 4  # of a whole clip, in reports
+STANDALONE_ITEMS = 1000  # a report of more has files beside it
 FLAGS = ("asked again", "cut off", "smaller hint", "text only", "unverified", *CHECKS)
 
 

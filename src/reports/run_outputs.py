@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import __version__, log
 from ..errors import InputError
-from ..planning.plan import Plan
+from ..planning.plan import Plan, PlanItem
 from ..run_folder import RunPaths
 from ..runs.run_record import read_record, record_more
 from ..text import resume_command
@@ -23,8 +25,11 @@ from ..worker.journal import read_records
 from ..worker.protocol import FAILED, Event, Outcome
 from . import exports, results
 from .reviews import read_marks, reviewed
-from .rows import ReportRows, Row, items_as_they_ended, read_rows, row_of
+from .rows import STANDALONE_ITEMS, ReportRows, Row, items_as_they_ended, read_rows, report_row, row_of
 from .totals import Totals
+
+if TYPE_CHECKING:
+    from .report import ItemFiles, Report
 
 MAX_REASONS = 20  # for items that were not upsampled, in the report
 
@@ -127,34 +132,61 @@ def write_results(
     ended = datetime.fromisoformat(starts[-1].ended) if starts else datetime.now().astimezone()
     marks, totals = read_marks(paths.review), Totals()
     hints = results.linked_hints(plan, paths)
-    rows = (
+    rows: Iterator[tuple[PlanItem, Row]] = (
         (item, totals.add(reviewed(row_of(item, outcome, hints, plan.settings), marks.get(item.name)), outcome))
         for item, outcome in items_as_they_ended(plan, outcomes, unfinished)
     )
-    table = results.write_exports(plan, rows, paths, ended)
-    exported = [
-        exports.write(name, plan, table, paths, outcomes) for name in dict.fromkeys((*plan.settings.exports, *also))
-    ]
-    if plan.settings.report:
-        from .report import Report, write_report
+    with ExitStack() as stack:
+        items = None
+        if plan.settings.report and len(plan.items) > STANDALONE_ITEMS:
+            from .report import ItemFiles
 
-        settings = plan.settings
-        report = Report(
-            read_record(paths).title,
-            _facts(plan, totals, outcomes, starts, paths, ended, command),
-            settings.max_model_len,
-            settings.max_output_tokens,
-            totals,
-            ReportRows(plan, table, paths),
-            _timelines(starts, workers_of(paths)),
-            windows_of(paths),
-            tuple((state, reason, count) for (state, reason), count in totals.reasons.most_common(MAX_REASONS)),
-            f"{resume_command(paths.root)} retry=failed" if totals.ended[FAILED] else "",
-            settings.embed_mb,
-        )
-        write_report(report, paths.report)
+            items = stack.enter_context(ItemFiles(paths.report))
+            rows = _added(rows, items, paths.root.absolute())
+        table = results.write_exports(plan, rows, paths, ended)
+        exported = [
+            exports.write(name, plan, table, paths, outcomes) for name in dict.fromkeys((*plan.settings.exports, *also))
+        ]
+        if plan.settings.report:
+            from .report import write_report
+
+            facts = _facts(plan, totals, outcomes, starts, paths, ended, command)
+            write_report(_report_of(plan, paths, facts, totals, table, starts), paths.report, items)
     _record_end(plan, totals, outcomes, paths, starts, exported)
     return Written(table, totals, exported)
+
+
+def _report_of(
+    plan: Plan,
+    paths: RunPaths,
+    facts: tuple[tuple[str, str], ...],
+    totals: Totals,
+    table: Sequence[Row],
+    starts: Sequence[Measured],
+) -> Report:
+    from .report import Report
+
+    settings = plan.settings
+    return Report(
+        read_record(paths).title,
+        facts,
+        settings.max_model_len,
+        settings.max_output_tokens,
+        totals,
+        ReportRows(plan, table, paths),
+        _timelines(starts, workers_of(paths)),
+        windows_of(paths),
+        tuple((state, reason, count) for (state, reason), count in totals.reasons.most_common(MAX_REASONS)),
+        f"{resume_command(paths.root)} retry=failed" if totals.ended[FAILED] else "",
+        settings.embed_mb,
+    )
+
+
+def _added(rows: Iterable[tuple[PlanItem, Row]], items: ItemFiles, root: Path) -> Iterator[tuple[PlanItem, Row]]:
+    """The rows, each added to the items of the report once whoever gets them has done with it."""
+    for item, row in rows:
+        yield item, row
+        items.add(report_row(item, row, root))
 
 
 def _timelines(

@@ -86,7 +86,7 @@ def to_json(value: Any) -> Any:
     kind = type(value)
     if kind in _PLAIN:
         return value
-    if keys := _keys(kind):
+    if keys := _keys(kind):  # type: ignore[arg-type]
         if hasattr(kind, "SPARSE"):
             keys = tuple(k for k in keys if getattr(value, k[0]) != k[2])
         data = {}

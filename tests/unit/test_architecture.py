@@ -14,7 +14,18 @@ ROOT = Path(__file__).resolve().parents[2]
 SRC = ROOT / "src"
 
 # Modules that every package may import: they import none of the others.
-FOR_ALL = {"cache_table", "errors", "files", "interrupts", "line_file", "text", "log", "run_folder", "seals"}
+FOR_ALL = {
+    "cache_table",
+    "errors",
+    "files",
+    "interrupts",
+    "line_file",
+    "line_json",
+    "text",
+    "log",
+    "run_folder",
+    "seals",
+}
 # Package: packages that it may import. What acts on a plan never sees the config.
 MAY_IMPORT: dict[str, set[str]] = {
     "media": set(),
@@ -58,6 +69,7 @@ TOP: dict[str, set[str]] = {
     "files": set(),
     "interrupts": set(),
     "line_file": set(),
+    "line_json": set(),
     "run_folder": {"errors", "log"},
     "seals": {"files"},
     "shortcuts": {"run_folder", "text"},
@@ -109,6 +121,7 @@ HOMES = {
     "jinja2": {"reports.pages", "planning.recipe"},
     "sqlite3": {"cache_table"},
     "fabric": {"hosts.ssh"},
+    "orjson": {"line_json"},
     "paramiko": {"hosts.ssh", "hosts.ssh_config", "hosts.known_hosts"},
     "tenacity": {"hosts.host_job", "tasks.ending"},
     "openpyxl": {"prompts.tables"},

@@ -148,7 +148,7 @@ def test_exports_are_part_of_the_plan(planned: Planned, tmp_path: Path) -> None:
         lambda text: "[]",
         lambda text: text.replace('"version": 2', '"version": 99'),
         lambda text: text.replace('"seed"', '"seeds"'),
-        lambda text: text.replace('"frames": 2', '"frames": "2"'),
+        lambda text: text.replace('"frames":2', '"frames":"2"'),
     ],
     ids=["torn", "empty", "no object", "newer version", "renamed key", "wrong type"],
 )
