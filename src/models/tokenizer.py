@@ -44,7 +44,7 @@ def text_counter(tokenizer: str, cache_dir: Path) -> CountText:
         ranks = {piece: rank for rank, piece in enumerate(pieces)}
         return tiktoken.Encoding(tokenizer, pat_str=pattern, mergeable_ranks=ranks, special_tokens={}).encode_ordinary
 
-    @lru_cache(maxsize=65_536)
+    @lru_cache(maxsize=1024)  # it holds the texts; one is counted again at once, for another size of its frames
     def count(text: str) -> int:
         try:
             return sum(len(encode()(piece)) for piece in _pieces(text))
