@@ -27,7 +27,7 @@ def accept_any_terminal() -> None:
 
 
 def flush() -> None:
-    """Write what is left; nobody may be reading any more."""
+    """Write what is left; the reader may be gone."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -55,7 +55,7 @@ def _console(**options: Any) -> Console:
             return super().render_str(printable(text), **given)
 
         def on_broken_pipe(self) -> None:
-            """Whoever reads has seen enough, as `| head` does; the run goes on."""
+            """Whoever reads has seen enough, as `| head` does; the run continues."""
             self.quiet = True
             flush()
 

@@ -36,7 +36,7 @@ def raise_lost() -> None:
 
 
 def in_background(work: Callable[[], T]) -> Future[T]:
-    """Start work in a thread that ends with the program: nobody has to wait for it after Ctrl-C."""
+    """Start work in a thread that ends with the program: nothing has to wait for it after Ctrl-C."""
     future = Future[T]()
 
     def run() -> None:

@@ -210,14 +210,14 @@ def _names_programs(override: str) -> bool:
 
 def _foreign_overrides(record: Path, command: list[str]) -> str:
     return (
-        f"{record}: was changed, or comes from somebody else, and names what would be used or run\n"
+        f"{record}: was changed, or comes from another user, and names what would be used or run\n"
         f"  → where you trust it, start it by its own overrides:\n    {PROGRAM} {shlex.join(command)}"
     )
 
 
 def resumed_sweep(arguments: list[str]) -> list[str]:
     """For resume= with the folder of a sweep: the command line that started it, in the same folder; points that ended are
-    not run again. Other command lines as they are. ValueError for a sweep of somebody else."""
+    not run again. Other command lines as they are. ValueError for another user's sweep."""
     given = dict(split_override(argument) for argument in arguments)
     folder = given.get("resume", "")
     record = Path(folder) / SWEEP_RECORD
@@ -284,7 +284,7 @@ _OF_THE_RUN_ITSELF = ("task", "prompts", "run", "runs", "resume", "reuse", "log"
 def with_inherited(arguments: list[str]) -> list[str]:
     """The command line of task=review review.rerun=true, with the overrides of that run before those given now.
 
-    What is asked again is asked as before, except for what this command line changes. ValueError for a run of somebody else.
+    What is asked again is asked as before, except for what this command line changes. ValueError for another user's run.
     """
     given = dict(split_override(argument) for argument in arguments)
     if given.get("review.rerun", "").lower() != "true" or not given.get("run"):

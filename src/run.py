@@ -5,6 +5,7 @@ What is heavy is imported inside the task, so that --help and --cfg are fast.
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import shlex
@@ -176,6 +177,7 @@ def main() -> None:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, in place of printing them
     interrupts.listen()
+    gc.set_threshold(20_000)  # there are many records, and no cycles among them
     try:
         if text := _information(sys.argv[1:]):
             print(text)

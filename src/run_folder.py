@@ -112,7 +112,7 @@ class RunPaths:
 
     @property
     def video_prompts(self) -> Path:
-        """Those videos with their prompts, as a prompt file for a run that goes on with them."""
+        """Those videos with their prompts, as a prompt file for a run that continues with them."""
         return self.videos / "prompts.jsonl"
 
     @property

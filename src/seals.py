@@ -1,6 +1,6 @@
 """Seals: that a file of a run folder is as this program wrote it for this user.
 
-A run folder may come from somebody else, and names programs, machines and folders. What is started by such a file is trusted
+A run folder may come from another user, and names programs, machines and folders. What is started by such a file is trusted
 where its seal holds: a keyed hash of its bytes in a file beside it, with a key that only this user has.
 """
 

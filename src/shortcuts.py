@@ -23,14 +23,14 @@ WORDS: dict[str, tuple[str, str, Callable[[list[str]], list[str]]]] = {
     "status": ("[RUN]", "how a run stands; without a name, the latest", _of_run("status")),
     "review": ("[RUN]", "accept, reject or edit its texts", _of_run("review")),
     "report": ("[RUN]", "write its results and its report as they stand", _of_run("report")),
-    "resume": ("[RUN]", "go on with it", lambda names: [plain_override("resume", name) for name in names or [LATEST]]),
+    "resume": ("[RUN]", "resume it", lambda names: [plain_override("resume", name) for name in names or [LATEST]]),
     "runs": ("", "the runs so far", lambda names: ["task=runs"]),
     "init": ("", "write a starter into this folder", lambda names: ["task=init"]),
 }
 
 
 def expanded(arguments: list[str]) -> list[str]:
-    """The command line with a short command replaced by its overrides; any other comes back as it is."""
+    """The command line with a short command replaced by its overrides; any other is returned as it is."""
     if not arguments or arguments[0] not in WORDS:
         return arguments
     names = [word for word in arguments[1:] if "=" not in word and not word.startswith("-")]

@@ -88,7 +88,7 @@ class Sweep(Callback):
 
 
 def _refuse(config: DictConfig, folder: Path) -> None:
-    """Raises Refused for a config that holds a secret and for a folder of somebody else."""
+    """Raises Refused for a config that holds a secret and for another user's folder."""
     started.append(folder)
     own = OmegaConf.to_container(config, resolve=False)
     assert isinstance(own, dict)

@@ -103,7 +103,7 @@ class LocalHost:
     ) -> Generator[tuple[bool, bytes]]:
         """What a process prints until it ended, each piece with whether it is from its error output; it is fed meanwhile.
 
-        The process and those that it started are killed when nothing comes or goes for so long, and when nobody wants more.
+        The process and those that it started are killed when nothing comes or goes for so long, and when no more is wanted.
         """
         assert process.stdin and process.stdout and process.stderr
         left, rest = iter(feed), memoryview(b"")

@@ -216,7 +216,7 @@ def open_job(paths: JobPaths, record: UpsampleJob | InferJob) -> None:
 
 
 def put_program(paths: JobPaths, record: UpsampleJob | InferJob) -> None:
-    """Write what is run: job.json, and the worker where none runs. What a folder of somebody else has in place of these is
+    """Write what is run: job.json, and the worker where none runs. What another user's folder has in place of these is
     not run."""
     if not paths.is_held:
         _put(paths.worker, worker_bundle())

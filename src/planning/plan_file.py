@@ -143,7 +143,7 @@ def _stored(path: Path, at: int) -> StoredItems:
 
 def _item_reader(name: str) -> Callable[[int, bytes], PlanItem]:
     """The function that reads an item's line. Clips and hints, which many items share, are values that they share. name: of the
-    file, "" for one that this process wrote and nobody else can change."""
+    file, "" for one that this process wrote and no other process can change."""
     clips: dict[bytes, Any] = {}
     hints: dict[bytes, Any] = {}
 

@@ -1,4 +1,4 @@
-"""Whether a run folder may say what is started: its own user's may, somebody else's only what the command line says too."""
+"""Whether a run folder may say what is started: its own user's may, another user's only what the command line says too."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def refuse_foreign(file: Path, saved: Any, config: Config, names: Mapping[str, s
         differing.append(("host.members", ",".join(member.name for member in members)))
     if differing:
         raise InputError(
-            f"{file}: was changed, or comes from somebody else, and names what would be used or run:\n"
+            f"{file}: was changed, or comes from another user, and names what would be used or run:\n"
             + "\n".join(f"  - {name}={value}" for name, value in differing),
             hint="where you trust that, say the same on this command line",
         )

@@ -254,7 +254,7 @@ def _wrong_ray(host: HostConf, detach: bool) -> Iterator[str]:
     if find_spec("ray") is None:
         yield f"host={host.name}: needs the package ray: pip install ray[data]"
     if detach:
-        yield "detach=true: a run on Ray ends with its controller; resume= goes on with what is missing"
+        yield "detach=true: a run on Ray ends with its controller; resume= asks what is missing"
     if host.gpus not in ("", "none") and not host.gpus.isdecimal():
         yield f"host.gpus={host.gpus}: of a worker on Ray must be a count or none; Ray chooses which"
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import io
-import itertools
 import json
 import math
 import re
@@ -173,6 +172,10 @@ class _Decoder:
         return found
 
 
+_DECODER = _Decoder()
+_BLANKS = "".join(c for c in map(chr, range(0x3001)) if c.isspace()) + "\ufeff"
+
+
 def _json_list(f: io.TextIOBase) -> Iterator[RawItem]:
     for number, raw in enumerate(_ListStream(f), start=1):
         yield f"item {number}", "list", raw
@@ -313,9 +316,9 @@ def _unpacked(raw: Any, shape: str) -> tuple[str, Any]:
 def _loads(text: str, line: int = 1) -> Any:
     """The JSON value of a text that starts in this line, or a BadItem with what is wrong."""
     text = text.rstrip()
-    start = next(itertools.chain((n for n, c in enumerate(text) if not (c.isspace() or c == "\ufeff")), [len(text)]))
+    start = len(text) - len(text.lstrip(_BLANKS))
     try:
-        value, end, wrong = _Decoder().decode(text, start)
+        value, end, wrong = _DECODER.decode(text, start)
     except json.JSONDecodeError as e:
         return BadItem.at(*_with_caret(text, e.pos, e.msg, line))
     except FileProblem as e:

@@ -368,7 +368,7 @@ def _refuse_ignored_clip(
             )
 
 
-@lru_cache(maxsize=64)  # a new Path each time is hashed anew by `find_file`
+@lru_cache(maxsize=64)  # a new Path each time is hashed again by `find_file`
 def _folder(file: Path) -> Path:
     return file.parent
 

@@ -98,8 +98,8 @@ def _outputs(plan: Plan, paths: RunPaths, exported: Iterable[Path]) -> list[Path
 
 
 def _stamp_of(path: Path) -> tuple[int, int]:
-    """Bytes and time of the last change, in ns, of a file, or of all in a folder together: enough to see that somebody else
-    has changed it."""
+    """Bytes and time of the last change, in ns, of a file, or of all in a folder together: enough to see that it was
+    changed."""
     found = (
         [path.stat(), *(entry.stat() for entry in os.scandir(path) if entry.is_file())]
         if path.is_dir()

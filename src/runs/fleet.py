@@ -1,4 +1,4 @@
-"""Jobs side by side, each at its own pace: one whose host is lost is left out, and used again when it comes back."""
+"""Jobs side by side, each at its own pace: one whose host is lost is left out, and used again once it answers."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ class RunJournal:
             if self._ids is None or outcome.id in self._ids:
                 yield outcome
             else:
-                log.get().warning("foreign_result_ignored", id=outcome.id, note="nobody asked for it")
+                log.get().warning("foreign_result_ignored", id=outcome.id, note="it was not asked for")
 
     def add(self, outcomes: Iterable[Outcome]) -> list[str]:
         """Write outcomes down, with one flush to disk for all; the ids of those whose items had not ended before."""

@@ -115,7 +115,7 @@ class Pool:
         staging.put_batch(job, next(iter(items.values())).rpartition("-")[0], "".join(lines))
 
     def give_back(self, name: str) -> bool:
-        """The host of a job is lost: others get what it holds, if it holds anything. Should it come back, it is told so
+        """The host of a job is lost: others get what it holds, if it holds anything. Once it is back, it is told so
         (`hosts.mirror`)."""
         is_any = bool(self.dealer.open[name])
         self.dealer.give_back(name)

@@ -1,4 +1,4 @@
-"""A run on Ray, as a pipeline of Ray Data: hints are rendered by CPU tasks, batches answered by actors, and what comes back goes
+"""A run on Ray, as a pipeline of Ray Data: hints are rendered by CPU tasks, batches answered by actors, and what they return goes
 into the run's journal as it comes.
 
 Placement, restarts, back-pressure and the number of workers are Ray's; what the engine refused is a further round.

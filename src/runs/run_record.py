@@ -1,4 +1,4 @@
-"""run.json: what a list of runs shows of one, so that nobody has to read its plan for it."""
+"""run.json: what a list of runs shows of one, so that its plan need not be read."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ Kind = Literal["upsample", "pipeline", "limits", "review"]
 
 
 def kind_of(paths: RunPaths) -> Kind:
-    """The task that goes on with a run folder; a review only where all items have ended and some have been reviewed."""
+    """The task that resumes a run folder; a review only where all items have ended and some have been reviewed."""
     if paths.pipeline.exists():
         return "pipeline"
     if paths.points.exists():

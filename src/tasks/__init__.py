@@ -1,6 +1,6 @@
 """What a run can do: one module per task, all with one signature, `run(invocation) -> ExitCode`.
 
-Tasks talk to people and put the other packages together; they do not import one another. One that goes on with another
+Tasks talk to people and put the other packages together; they do not import one another. One that continues with another
 hands over with `run_task`.
 """
 
@@ -74,7 +74,7 @@ def run_invocation(invocation: Invocation) -> ExitCode:
 
 
 def refuse_foreign_run(paths: RunPaths, config: Config) -> None:
-    """Raises InputError for a run folder of somebody else that names what this command line does not."""
+    """Raises InputError for another user's run folder that names what this command line does not."""
     from ..inference.pipeline_file import read_pipeline
     from ..planning import trust
     from ..planning.plan_file import read_plan

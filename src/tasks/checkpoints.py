@@ -11,12 +11,12 @@ from ..runs.outcomes import Outcomes
 
 EVERY_S = 180.0
 SHARE = 20  # at most one part in so many of the time is spent on it
-QUICK_S = 2.0  # what may be written when somebody waits for the program to end
+QUICK_S = 2.0  # what may be written while a user waits for the program to end
 SOON = "not ended yet"  # the reason of items that have not ended
 
 
 class Checkpoints:
-    """Calls `write` with the outcomes so far, now and then. What cannot be written is reported, and the run goes on.
+    """Calls `write` with the outcomes so far, now and then. What cannot be written is reported, and the run continues.
 
     expected_s: how long that takes, while it was not measured.
     """
@@ -33,7 +33,7 @@ class Checkpoints:
             self._checkpoint(outcomes)
 
     def at_interruption(self, journal: Path) -> None:
-        """Write once more, unless that takes long: a long journal is not even read, for somebody waits for the program to end."""
+        """Write once more, unless that takes long: a long journal is not even read, for a user waits for the program to end."""
         if self._took_s <= QUICK_S:
             self._checkpoint(Outcomes(journal))
         else:

@@ -1,4 +1,4 @@
-"""`task=report run=FOLDER`: results, summary, report and exports of a run as it stands, also while it goes on or after a crash.
+"""`task=report run=FOLDER`: results, summary, report and exports of a run as it stands, also while it runs or after a crash.
 
 Reads what is on this machine; the run itself stays as it is. serve=true serves the report to a browser.
 """

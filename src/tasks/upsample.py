@@ -1,4 +1,4 @@
-"""`task=upsample`: plan, render, ask, report; with resume=, a run goes on where it stopped."""
+"""`task=upsample`: plan, render, ask, report; with resume=, a run continues where it stopped."""
 
 from __future__ import annotations
 

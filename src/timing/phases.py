@@ -163,7 +163,7 @@ def worker_lifetimes(events: Iterable[Event]) -> tuple[WorkerLifetime, ...]:
     """The workers that wrote a job's events.jsonl, one after another."""
     found: list[list[Event]] = []
     for event in events:
-        # A worker that loads again with less memory names a fallback, and goes on.
+        # A worker that loads again with less memory names a fallback, and continues.
         if not found or (event.phase == "loading" and not event.fallback):
             found.append([])
         found[-1].append(event)

@@ -1,7 +1,7 @@
 """A job that makes videos: a program of NVIDIA's makes one for each item, in rounds.
 
 It ends at the first item that raises, and loses those after it. So what is missing is asked for in rounds: an item that ended
-a round is tried again, and fails after `max_attempts`, or at once where the guardrail blocked it; the others go on without it.
+a round is tried again, and fails after `max_attempts`, or at once where the guardrail blocked it; the others continue without it.
 
 In the job folder, beside what `protocol` names:
 

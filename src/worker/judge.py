@@ -73,7 +73,7 @@ class Judge:
         return (": ".join(soft), soft[0], flags) if soft else (None, "", flags)
 
     def _may_correct(self, work: Work, check: str, wrong: str, answer: Answer) -> bool:
-        """Whether to go on; an answer that is invalid or too long goes back to the model, with what is wrong with it, where
+        """Whether to continue; an answer that is invalid or too long goes back to the model, with what is wrong with it, where
         the context has room for both."""
         work.turns, work.room = (), 0
         if check not in (INVALID, "too_long"):

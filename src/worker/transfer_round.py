@@ -61,7 +61,7 @@ class Round:
         self.collect(ended=code == 0)
         if runner.control.stop.is_set():
             return
-        started = [n for n, item in enumerate(items) if self._path(self._traces.begun, n, item.id).exists()]
+        started = [n for n, item in enumerate(items) if self._path(self._traces.started, n, item.id).exists()]
         reason = failure_reason(runner.engine_log, log_from)
         if code and not started:
             raise LoadFailed(f"{reason or 'no reason given'} (the program ended with {code} before the first video)")
@@ -95,7 +95,7 @@ class Round:
             return  # killed before the call, or while it was written
         traces, runner = self._traces, self.runner
         for n, item_id in enumerate(ids):
-            if item_id in runner.ended or not self._path(traces.begun, n, item_id).exists():
+            if item_id in runner.ended or not self._path(traces.started, n, item_id).exists():
                 continue
             self._began.setdefault(n, time.monotonic())
             video = self._path(traces.video, n, item_id)

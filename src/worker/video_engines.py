@@ -18,12 +18,12 @@ BLOCKED = "blocked by NVIDIA's guardrail"
 class Traces:
     """Paths in that folder; {n}: number of the line, {name}: of the sample.
 
-    begun: there once a sample is started. video, whole: the video, and what is written after it. controls: glob of the control
+    started: there once a sample is started. video, whole: the video, and what is written after it. controls: glob of the control
     videos. error: pattern of what the log says of one sample. block_ends: pattern of a log that a blocked sample ended.
     passes_blocked: whether the program goes past a sample only where that was blocked, which the log may not say.
     """
 
-    begun: str
+    started: str
     video: str
     whole: str
     controls: str

@@ -111,7 +111,7 @@ class Window:
     # ---------------------------------------------------------------------------------------------------- ceilings
 
     def _preempted(self, seen: Seen, last: Seen | None) -> bool:
-        """Back, when the engine throws out what it had begun: half way to the last good window, or by a tenth."""
+        """Back, when the engine throws out what it had started: half way to the last good window, or by a tenth."""
         if seen.in_flight > 1.02 * self.size:  # what is too much is still in flight
             self._preempting = 0
         elif last is not None and seen.preempted > last.preempted:

@@ -8,6 +8,9 @@ import math
 import os
 import re
 import signal
+import socket
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from src.worker.processes import free_port
 from tests.harness.openai_server import FakeOpenAI, counted_by_frames, text_of
 from tests.harness.processes import command_lines, wait_for_build
 from tests.harness.program import Ended, Program, journal_ids, plan_of, quoted, results_of, start, wait_for
@@ -35,7 +39,7 @@ class RayRun:
         prompts.write_text(json.dumps([take(n, clips) for n in range(ITEMS)]))
         self._planned: dict[str, int] = {}
         self._programs: list[Program] = []
-        self._overrides = (
+        self.overrides = (
             *common, *QUIET, f"prompts={quoted(prompts)}", f"hydra.run.dir={quoted(self.run)}", "host=ray", "reuse=false",
             "engine=endpoint", f"engine.base_url={self.server.url}", "engine.in_flight=2", "budget.max_batch_size=4",
         )  # fmt: skip
@@ -49,7 +53,7 @@ class RayRun:
         return program
 
     def start(self, *overrides: str) -> Program:
-        return self._started(*self._overrides, *overrides)
+        return self._started(*self.overrides, *overrides)
 
     def resume(self) -> Program:
         return self._started(f"resume={quoted(self.run)}")
@@ -75,6 +79,14 @@ class RayRun:
             program.kill()
 
 
+def is_open(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
 @pytest.fixture(scope="module")
 def ray() -> None:
     wait_for_build("RAY_BUILD_PID")
@@ -82,11 +94,36 @@ def ray() -> None:
     pytest.importorskip("ray.data", reason="no ray here: pip install .[ray]")
 
 
+@pytest.fixture(scope="module")
+def cluster(ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of a cluster of one node, which several runs share."""
+    port = free_port()
+    argv = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+        *(f"--port={port}", "--num-cpus=2"),
+        *("--include-dashboard=false", "--disable-usage-stats"),
+    ]
+    with open(tmp_path_factory.mktemp("ray") / "log", "wb") as log:
+        process = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
+    yield port
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait(60)
+
+
 @pytest.fixture
-def on_ray(ray: None, tmp_path: Path, common: tuple[str, ...], small: str, clips: Path) -> Iterator[RayRun]:
+def on_own_ray(ray: None, tmp_path: Path, common: tuple[str, ...], small: str, clips: Path) -> Iterator[RayRun]:
+    """A run that starts a Ray of its own."""
     run = RayRun(tmp_path, (*common, f"model.tokenizer={quoted(small)}"), clips)
     yield run
     run.close()
+
+
+@pytest.fixture
+def on_ray(on_own_ray: RayRun, cluster: int) -> RayRun:
+    """A run on the cluster."""
+    wait_for(lambda: is_open(cluster), PATIENCE_S)
+    on_own_ray.overrides = (*on_own_ray.overrides, "host.address=127.0.0.1", f"host.port={cluster}")
+    return on_own_ray
 
 
 def test_lost_actor_is_replaced(on_ray: RayRun) -> None:
@@ -118,17 +155,17 @@ def test_killed_controller_is_resumed(on_ray: RayRun) -> None:
     assert {asked[texts[item_id]] for item_id in known} == {1}
 
 
-def test_refused_items_come_again_smaller(on_ray: RayRun) -> None:
-    on_ray.server.limit = 700
-    on_ray.server.refusal = (
+def test_refused_items_come_again_smaller(on_own_ray: RayRun) -> None:
+    on_own_ray.server.limit = 700
+    on_own_ray.server.refusal = (
         "This model's maximum context length is {limit} tokens; your prompt contains {counted} input tokens"
     )
     texts: dict[str, int] = {}
 
     def count(body: dict[str, Any]) -> int:
-        texts.update({i["text"]: i["tokens"]["text"] for i in plan_of(on_ray.run)["items"]} if not texts else {})
+        texts.update({i["text"]: i["tokens"]["text"] for i in plan_of(on_own_ray.run)["items"]} if not texts else {})
         return counted_by_frames(body, texts[text_of(body)])
 
-    on_ray.server.count = count
-    on_ray.assert_whole(on_ray.start().ended(PATIENCE_S))
-    assert max(on_ray.server.times_asked().values()) == 2
+    on_own_ray.server.count = count
+    on_own_ray.assert_whole(on_own_ray.start().ended(PATIENCE_S))
+    assert max(on_own_ray.server.times_asked().values()) == 2

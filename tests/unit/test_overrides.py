@@ -261,7 +261,7 @@ def test_foreign_sweep_runs_nothing_it_names(
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     record = sweep / "multirun.yaml"
     record.write_text(record.read_text().replace("task=plan", named))
-    with pytest.raises(ValueError, match="somebody else") as error:
+    with pytest.raises(ValueError, match="another user") as error:
         resumed_sweep([f"resume={sweep}"])
     assert named in str(error.value)
     seals.seal(record)

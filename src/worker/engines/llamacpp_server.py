@@ -1,6 +1,6 @@
 """How llama.cpp's server is started: `python -m worker.engines.llamacpp_server SETTINGS PORT`, with the package xllamacpp.
 
-It runs in a process of its own, which can be killed: native code that crashes takes nobody with it.
+It runs in a process of its own, which can be killed: native code that crashes takes no other process with it.
 """
 
 from __future__ import annotations

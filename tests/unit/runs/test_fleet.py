@@ -107,7 +107,7 @@ def test_host_lost_at_the_end_is_only_named(members: Members, capsys: pytest.Cap
     assert "give_back" not in members.drivers[1].calls
 
 
-def test_frozen_host_holds_up_nobody(members: Members, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frozen_host_holds_up_no_other(members: Members, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call to it that does not come back: the others go on, and the run ends."""
     monkeypatch.setattr(fleet, "END_S", 0.1)
     thawed = threading.Event()

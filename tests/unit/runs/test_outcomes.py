@@ -105,7 +105,7 @@ def test_changed_letter_is_damage(path: Path) -> None:
         assert {"a", "c"} <= set(known)
 
 
-def test_outcome_that_nobody_asked_for_is_left_out(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_outcome_not_asked_for_is_left_out(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     journal = RunJournal(path, {"a", "b"})
     assert journal.add([Outcome("deadbeef", KEPT), Outcome("a", KEPT)]) == ["a"]
     journal.close()

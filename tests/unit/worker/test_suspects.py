@@ -31,7 +31,7 @@ def death(file: Path, *asked: str, back: tuple[str, ...] = ()) -> Suspects:
     return Suspects(file)
 
 
-def test_first_death_accuses_nobody(tmp_path: Path) -> None:
+def test_first_death_accuses_no_item(tmp_path: Path) -> None:
     assert death(tmp_path / "f", "a", "b").ids == ()
 
 
@@ -42,18 +42,18 @@ def test_items_of_both_deaths_are_suspect(tmp_path: Path) -> None:
     assert death(tmp_path / "f", "b").culprit == "b"
 
 
-def test_unrelated_deaths_accuse_nobody(tmp_path: Path) -> None:
+def test_unrelated_deaths_accuse_no_item(tmp_path: Path) -> None:
     for item_id in "abcdef":
         assert death(tmp_path / "f", item_id).ids == ()
 
 
-def test_own_end_accuses_nobody(tmp_path: Path) -> None:
+def test_own_end_accuses_no_item(tmp_path: Path) -> None:
     death(tmp_path / "f", "a")
     Suspects(tmp_path / "f").clear()
     assert death(tmp_path / "f", "a").ids == ()
 
 
-def test_damaged_record_accuses_nobody(tmp_path: Path) -> None:
+def test_damaged_record_accuses_no_item(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"#x\n\xff\xff\n!\n-a\n#99")
     assert Suspects(tmp_path / "f").ids == ()
 
