@@ -12,7 +12,7 @@ import hashlib
 import io
 import mimetypes
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -79,55 +79,70 @@ def write_report(report: Report, out: Path, written: ItemFiles | None = None) ->
     A report of more than STANDALONE_ITEMS has its items in files in a folder beside it (`data_folder`). written: those files,
     where they were written while the rows were made; the rows are not gone through then.
     """
-    totals, files = report.totals, dict[str, None]()
-    is_long, flags = totals.states.total() > STANDALONE_ITEMS, totals.flags + totals.verdicts
-    clips = dict[str, int]()  # the bytes of each
-    for row in () if is_long else report.rows:
-        files.update(dict.fromkeys(row["frame_files"]))
-        if (clip := _clip_path(row)) and clip not in clips and os.path.isfile(clip):
-            clips[clip] = os.path.getsize(clip)
-    number_of, pictures = distinct_frames(files)
-    clips_mb = sum(clips.values()) / 1e6
-    clip_numbers = {clip: n for n, clip in enumerate(clips)} if not is_long and clips_mb <= report.embed_mb else {}
-    width_px = SHOWN_WIDTH_PX if is_long else thumbnail_width(len(pictures))
     with ExitStack() as stack:
-        if is_long:
+        if report.totals.states.total() > STANDALONE_ITEMS:
             written = written or stack.enter_context(ItemFiles.of(report.rows, out))
-            items = written.index()
+            page = _page(report, written.index(), [], {}, 0.0, data_folder(out).name)
         else:
+            number_of, pictures, clips = _media_of(report.rows)
+            clips_mb = sum(clips.values()) / 1e6
+            inside = {clip: n for n, clip in enumerate(clips)} if clips_mb <= report.embed_mb else {}
             items = (
-                script_json(
-                    page_item(
-                        row,
-                        [number_of[file] for file in row["frame_files"]],
-                        clip_numbers.get(_clip_path(row), _clip_of(row, out.parent)),
-                    )
+                page_item(
+                    row,
+                    [number_of[file] for file in row["frame_files"]],
+                    inside.get(_clip_path(row), _clip_of(row, out.parent)),
                 )
                 for row in report.rows
             )
-        page = page_template("report.html.j2").generate(
-            title=report.title,
-            facts=[fact for fact in report.facts if fact[0].casefold() != COMMAND],
-            commands=[value for label, value in report.facts if label.casefold() == COMMAND],
-            counts=[(state, totals.states[state]) for state in STATES],
-            flags={flag: flags[flag] for flag in _FLAGS},
-            timelines=report.timelines,
-            windows=report.windows,
-            failures=report.failures,
-            retry=report.retry,
-            clips=(_embedded(clip) for clip in clip_numbers),
-            clips_mb=clips_mb,
-            embeds=bool(clip_numbers),
-            offline=totals.is_offline,
-            thumbnail_px=width_px,
-            budget={"max_model_len": report.max_model_len, "max_output_tokens": report.max_output_tokens},
-            chunk=CHUNK_ITEMS if is_long else 0,
-            beside=data_folder(out).name,
-            items=items,
-            frames=thumbnails(pictures, width_px),
-        )
+            page = _page(report, map(script_json, items), pictures, inside, clips_mb)
         with open_atomic(out, errors="replace") as f:  # half a surrogate pair in a text must not prevent the report
             f.writelines(page)
+
+
+def _media_of(rows: Iterable[Mapping[str, Any]]) -> tuple[dict[str, int | None], list[str], dict[str, int]]:
+    """The frames of rows, as `distinct_frames` has them, and their clips that are there, with the bytes of each."""
+    files, clips = dict[str, None](), dict[str, int]()
+    for row in rows:
+        files.update(dict.fromkeys(row["frame_files"]))
+        if (clip := _clip_path(row)) and clip not in clips and os.path.isfile(clip):
+            clips[clip] = os.path.getsize(clip)
+    return *distinct_frames(files), clips
+
+
+def _page(
+    report: Report,
+    items: Iterable[Markup],
+    pictures: Sequence[str],
+    clips: Iterable[str],
+    clips_mb: float,
+    beside: str = "",
+) -> Iterator[str]:
+    """The page as a stream. clips: those that it contains, of `clips_mb`. beside: the folder of its items, "" for a page that
+    stands alone."""
+    totals, flags = report.totals, report.totals.flags + report.totals.verdicts
+    width_px = SHOWN_WIDTH_PX if beside else thumbnail_width(len(pictures))
+    return page_template("report.html.j2").generate(
+        title=report.title,
+        facts=[fact for fact in report.facts if fact[0].casefold() != COMMAND],
+        commands=[value for label, value in report.facts if label.casefold() == COMMAND],
+        counts=[(state, totals.states[state]) for state in STATES],
+        flags={flag: flags[flag] for flag in _FLAGS},
+        timelines=report.timelines,
+        windows=report.windows,
+        failures=report.failures,
+        retry=report.retry,
+        clips=map(_embedded, clips),
+        clips_mb=clips_mb,
+        embeds=bool(clips),
+        offline=totals.is_offline,
+        thumbnail_px=width_px,
+        budget={"max_model_len": report.max_model_len, "max_output_tokens": report.max_output_tokens},
+        chunk=CHUNK_ITEMS if beside else 0,
+        beside=beside,
+        items=items,
+        frames=thumbnails(pictures, width_px),
+    )
 
 
 def _embedded(clip: str) -> tuple[str, str]:
