@@ -114,7 +114,7 @@ def _page(
     report: Report,
     items: Iterable[Markup],
     pictures: Sequence[str],
-    clips: Iterable[str],
+    clips: Collection[str],
     clips_mb: float,
     beside: str = "",
 ) -> Iterator[str]:
