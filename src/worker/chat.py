@@ -20,7 +20,7 @@ from .records import InvalidRecord
 from .refusals import classify, counted_tokens, message_of, named_limit
 from .replies import MOST_TEXT, Usage, completion_of, pause_of
 from .signals import Signals
-from .streams import Reader, Response
+from .streams import Reader, Response, send
 from .values import Secret
 
 METRICS_TIMEOUT_S = 2.0
@@ -185,8 +185,7 @@ class ChatClient:
             return response
 
     def _exchange(self, response: Response, data: bytes) -> None:
-        response.sock.settimeout(self.timeout_s)
-        response.sock.sendall(data)
+        send(response.sock, data, self.timeout_s)
         self._reader.add(response)
         if not response.wait(self.timeout_s):
             raise TimeoutError(f"no answer within {self.timeout_s:.0f} s (engine.request_timeout_s)")

@@ -121,6 +121,17 @@ def _joined(data: bytes | bytearray) -> bytes | None:
         at = end + 4 + size
 
 
+def send(sock: socket.socket, data: bytes, timeout_s: float) -> None:
+    """Send all of it: at once what the system takes, as it does of most requests, and the rest within `timeout_s`."""
+    try:
+        sent = sock.send(data)
+    except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        sent = 0
+    if sent < len(data):
+        sock.settimeout(timeout_s)
+        sock.sendall(memoryview(data)[sent:])
+
+
 class Reader:
     """The thread that reads; it starts with the first response and ends with the process."""
 
@@ -131,7 +142,8 @@ class Reader:
         self._every_s = LEAST_S
 
     def add(self, response: Response) -> None:
-        response.sock.settimeout(0)
+        if response.sock.gettimeout() != 0:
+            response.sock.settimeout(0)
         with self._mutex:
             self._selector.register(response.sock, selectors.EVENT_READ, response)
             if self._thread is None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 
@@ -13,7 +15,7 @@ from src.worker import streams
 from src.worker.chat import ChatClient
 from src.worker.engines.engine import Request
 from src.worker.records import InvalidRecord
-from src.worker.streams import Reader, Response
+from src.worker.streams import Reader, Response, send
 from tests.harness.records import item
 from tests.harness.scripted_server import ScriptedServer, stream
 
@@ -105,3 +107,24 @@ def test_long_streams_keep_every_letter(server: ScriptedServer, text: str) -> No
     words = " ".join([text] * 9)
     server.script = [(200, {}, stream(words, 7))]
     assert client.ask(Request(item("a"), (), 1, 20)).text == words + " "
+
+
+def test_large_body_is_sent_whole(ends: tuple[socket.socket, socket.socket]) -> None:
+    mine, other = ends
+    mine.settimeout(0)
+    body, came = os.urandom(5_000_000), bytearray()
+
+    def take() -> None:
+        while len(came) < len(body):
+            came.extend(other.recv(1 << 16))
+
+    reading = threading.Thread(target=take)
+    reading.start()
+    send(mine, body, 30.0)
+    reading.join(30)
+    assert came == body
+
+
+def test_body_that_is_not_taken_times_out(ends: tuple[socket.socket, socket.socket]) -> None:
+    with pytest.raises(TimeoutError):
+        send(ends[0], bytes(50_000_000), 0.2)
