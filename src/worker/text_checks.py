@@ -6,7 +6,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from .answer_form import TEXT, AnswerForm
 from .answers import is_refusal
@@ -46,20 +46,18 @@ def failed_checks(found: Formed, item: Item, form: AnswerForm, encoder: Encoder)
     """The checks that an answer fails, those first that make it unusable: their names and what they found."""
     said = " ".join(_strings(found.text, form))
     of_any = ("think", "refusal")  # the rest is asked of a prompt, which an invalid answer is not
-    results = (
-        ("think", "its thoughts do not end" if found.unclosed else None),
-        ("refusal", "the model declines" if is_refusal(found.text) else None),
-        ("loop", _loop(found.text, form)),
-        ("language", other_language(said, item.language or form.language)),
-        *((name, "removed") for name in found.surrounding()),
-        ("too_long", encoder.too_long(found.text)),
-        ("dropped_subject", ", ".join(dropped_nouns(item.prompt, said))),
+    checks: tuple[tuple[str, Callable[[], str | None]], ...] = (
+        ("think", lambda: "its thoughts do not end" if found.unclosed else None),
+        ("refusal", lambda: "the model declines" if is_refusal(found.text) else None),
+        ("loop", lambda: _loop(found.text, form)),
+        ("language", lambda: other_language(said, item.language or form.language)),
+        *((name, lambda: "removed") for name in found.surrounding()),
+        ("too_long", lambda: encoder.too_long(found.text)),
+        ("dropped_subject", lambda: ", ".join(dropped_nouns(item.prompt, said))),
     )
-    return (
-        (name, detail)
-        for name, detail in results
-        if detail and name in form.checks and (name in of_any or not found.invalid)
-    )
+    for name, check in checks:
+        if name in form.checks and (name in of_any or not found.invalid) and (detail := check()):
+            yield name, detail
 
 
 def _strings(text: str, form: AnswerForm) -> Iterator[str]:
@@ -88,19 +86,23 @@ def repeated(text: str) -> str:
 
 
 def is_asian(text: str) -> bool:
+    if text.isascii():  # as most are
+        return False
     letters = [c for c in text if c.isalpha()]
     return bool(letters) and len(_HAN_OR_KANA.findall(text)) > 0.4 * len(letters)
 
 
 def other_language(text: str, wanted: str) -> str:
     """In which other language or script a text is, where one is wanted; what it quotes may be in any."""
+    if not wanted:
+        return ""
     text = _QUOTED.sub("", text)
     letters = [c for c in text if c.isalpha()]
-    if not wanted or not letters:
+    if not letters:
         return ""
     if wanted == "zh":
         return "" if is_asian(text) else "it is not in Chinese"
-    if sum(unicodedata.name(c, "").startswith("LATIN") for c in letters) < 0.7 * len(letters):
+    if not text.isascii() and sum(unicodedata.name(c, "").startswith("LATIN") for c in letters) < 0.7 * len(letters):
         return "it is not in Latin letters"
     words = [word.casefold() for word in _WORDS.findall(text)]
     counts = {language: sum(word in known for word in words) for language, known in _FUNCTION.items()}
