@@ -30,7 +30,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "estimate": ("{text}",),
     "exit_record_damaged": ("The exit record of the worker is damaged, so {note}: {reason}.",),
     "foreign_result_ignored": ("The answer with the id {id} is ignored: {note}.",),
-    "foreign_results_ignored": ("Videos of job {job} are ignored, which were not asked for: {ids}.",),
+    "foreign_results_ignored": ("Videos of job {job} that were not asked for are ignored: {ids}.",),
     "frame_sent_again": ("{item}: {reason}; its frames are sent again.",),
     "hint_made_smaller": ("{item}: the engine refused it and gets smaller frames: {reason}.",),
     "host_left_out": ("{host} is left out, {note}: {reason}", " → {hint}", "."),

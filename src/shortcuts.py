@@ -23,7 +23,11 @@ WORDS: dict[str, tuple[str, str, Callable[[list[str]], list[str]]]] = {
     "status": ("[RUN]", "how a run stands; without a name, the latest", _of_run("status")),
     "review": ("[RUN]", "accept, reject or edit its texts", _of_run("review")),
     "report": ("[RUN]", "write its results and its report as they stand", _of_run("report")),
-    "resume": ("[RUN]", "resume it", lambda names: [plain_override("resume", name) for name in names or [LATEST]]),
+    "resume": (
+        "[RUN]",
+        "continue a run where it stopped",
+        lambda names: [plain_override("resume", name) for name in names or [LATEST]],
+    ),
     "runs": ("", "the runs so far", lambda names: ["task=runs"]),
     "init": ("", "write a starter into this folder", lambda names: ["task=init"]),
 }

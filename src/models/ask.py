@@ -72,8 +72,8 @@ class Asked:
     def sizes(self, source: Size, media: Media) -> tuple[Size, ...]:
         """A ladder, for each step of it is a question."""
         largest = self.largest(source, media)
-        rungs = {geometry.at_width(source, width) for width in range(STEP_PX, largest.width_px, STEP_PX)}
-        inside = (size for size in rungs if size.height_px <= largest.height_px)
+        sizes = {geometry.at_width(source, width) for width in range(STEP_PX, largest.width_px, STEP_PX)}
+        inside = (size for size in sizes if size.height_px <= largest.height_px)
         return tuple(sorted({largest, *inside}, key=lambda s: (s.width_px * s.height_px, s.width_px), reverse=True))
 
     def refusal(self, size: Size, media: Media) -> str:

@@ -12,7 +12,7 @@ from typing import IO, Any, BinaryIO
 
 from ..errors import InputError
 from ..line_file import LineFile, Spool
-from ..line_json import line_of
+from ..line_json import json_line
 from ..media.hint import Hint
 from ..media.video import Video
 from ..worker.records import from_json
@@ -85,7 +85,7 @@ def _line(item: PlanItem) -> str:
     line = fields_of(item) | {"tokens": tokens, "extra": json.loads(item.extra)}
     if not item.unverified:  # a key that few items have
         del line["unverified"]
-    return line_of(line, fields_of)
+    return json_line(line, fields_of)
 
 
 def read_plan(path: Path) -> Plan:

@@ -173,7 +173,7 @@ class _Decoder:
 
 
 _DECODER = _Decoder()
-_BLANKS = "".join(c for c in map(chr, range(0x3001)) if c.isspace()) + "\ufeff"
+_BLANKS = re.compile(r"[\s\ufeff]*")
 
 
 def _json_list(f: io.TextIOBase) -> Iterator[RawItem]:
@@ -316,9 +316,8 @@ def _unpacked(raw: Any, shape: str) -> tuple[str, Any]:
 def _loads(text: str, line: int = 1) -> Any:
     """The JSON value of a text that starts in this line, or a BadItem with what is wrong."""
     text = text.rstrip()
-    start = len(text) - len(text.lstrip(_BLANKS))
     try:
-        value, end, wrong = _DECODER.decode(text, start)
+        value, end, wrong = _DECODER.decode(text, _BLANKS.match(text).end())  # type: ignore[union-attr]
     except json.JSONDecodeError as e:
         return BadItem.at(*_with_caret(text, e.pos, e.msg, line))
     except FileProblem as e:

@@ -11,7 +11,7 @@ from jinja2 import FileSystemLoader, StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
-from ..line_json import line_of
+from ..line_json import json_line
 
 
 def page_template(name: str) -> Template:
@@ -26,7 +26,7 @@ def page_template(name: str) -> Template:
 
 def script_json(value: Any) -> Markup:
     """JSON that can stand inside <script>: there is no `<` in it, so neither `</script` nor `<!--`."""
-    return Markup(line_of(value).replace("<", "\\u003c"))
+    return Markup(json_line(value).replace("<", "\\u003c"))
 
 
 def script_hash(text: str) -> str:

@@ -81,7 +81,10 @@ def write_report(report: Report, out: Path, written: ItemFiles | None = None) ->
     """
     with ExitStack() as stack:
         if report.totals.states.total() > STANDALONE_ITEMS:
-            written = written or stack.enter_context(ItemFiles.of(report.rows, out))
+            if written is None:
+                written = stack.enter_context(item_files(out))
+                for row in report.rows:
+                    written.add(row)
             page = _page(report, written.index(), [], {}, 0.0, data_folder(out).name)
         else:
             number_of, pictures, clips = _media_of(report.rows)
@@ -156,28 +159,12 @@ def data_folder(page: Path) -> Path:
 
 
 class ItemFiles:
-    """The items of a long report, CHUNK_ITEMS a file, and its index: what the filters of the page need of each item. The files
-    are there when the block ends well."""
+    """The items of a long report, CHUNK_ITEMS a file, and its index: what the filters of the page need of each item."""
 
-    def __init__(self, out: Path) -> None:
-        self._root, self._chunk, self._number = out.parent, list[dict[str, Any]](), 0
-        self._files = folder_atomic(data_folder(out))
-        self._index = Spool(out.parent)
-
-    @staticmethod
-    @contextmanager
-    def of(rows: Iterable[Mapping[str, Any]], out: Path) -> Iterator[ItemFiles]:
-        with ItemFiles(out) as written:
-            for row in rows:
-                written.add(row)
-            yield written
-
-    def __enter__(self) -> ItemFiles:
-        self._folder = self._files.__enter__()
-        return self
-
-    def __exit__(self, *raised: Any) -> None:
-        self._files.__exit__(*raised)
+    def __init__(self, folder: Path, root: Path) -> None:
+        """root: the folder of the page, from which files are named."""
+        self._folder, self._root, self._index = folder, root, Spool(root)
+        self._chunk, self._number = list[dict[str, Any]](), 0
 
     def add(self, row: Mapping[str, Any]) -> None:
         frames = [_address(file, self._root) for file in row["frame_files"]]
@@ -197,6 +184,13 @@ class ItemFiles:
         if self._chunk:
             self._write()
         return (Markup(line.decode().rstrip("\n")) for line in self._index.lines())
+
+
+@contextmanager
+def item_files(page: Path) -> Iterator[ItemFiles]:
+    """Files beside a page for its items, which are there when the block ends well."""
+    with folder_atomic(data_folder(page)) as folder:
+        yield ItemFiles(folder, page.parent)
 
 
 def _short(item: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ from typing import IO, Any
 from .. import log
 from ..files import folder_atomic, open_atomic
 from ..inference.engines.engine import Refused
-from ..line_json import line_of
+from ..line_json import json_line
 from ..media.hint import Hint, hint_key
 from ..media.video import Video
 from ..planning.plan import Plan, PlanItem
@@ -63,12 +63,12 @@ def write_exports(plan: Plan, rows: Iterable[tuple[PlanItem, Row]], paths: RunPa
         results.write("[\n")
         for n, (item, row) in enumerate(rows):
             try:
-                batch.write(line_of(_batch_line(item, row, plan.settings, paths)) + "\n")
+                batch.write(json_line(_batch_line(item, row, plan.settings, paths)) + "\n")
             except Refused as e:
                 left_out.append(f"{item.name}: {e}")
                 if item.video:
                     row["note"] = "; ".join(filter(None, (row["note"], f"not in {paths.batch.name}: {e}")))
-            results.write((",\n" if n else "") + line_of(row))
+            results.write((",\n" if n else "") + json_line(row))
             summary_row(row)
             spec(item, row)
         results.write("\n]\n")
@@ -89,7 +89,7 @@ def _spec_writer(
     if settings.spec_output == "beside":
         out = files.enter_context(open_atomic(paths.specs_list))
         folder = paths.root if settings.paths == "relative" else None
-        return lambda item, row: out.write(line_of(updated_spec(item, row, settings, now, folder), fields_of) + "\n")
+        return lambda item, row: out.write(json_line(updated_spec(item, row, settings, now, folder), fields_of) + "\n")
     if settings.spec_output == "files":
         into = files.enter_context(folder_atomic(paths.specs))
         files.callback(os.sync)  # one for all files

@@ -29,7 +29,7 @@ from .rows import STANDALONE_ITEMS, ReportRows, Row, items_as_they_ended, read_r
 from .totals import Totals
 
 if TYPE_CHECKING:
-    from .report import ItemFiles, Report
+    from .report import ItemFiles
 
 MAX_REASONS = 20  # for items that were not upsampled, in the report
 
@@ -139,35 +139,34 @@ def write_results(
     with ExitStack() as stack:
         items = None
         if plan.settings.report and len(plan.items) > STANDALONE_ITEMS:
-            from .report import ItemFiles
+            from .report import item_files
 
-            items = stack.enter_context(ItemFiles(paths.report))
+            items = stack.enter_context(item_files(paths.report))
             rows = _added(rows, items, paths.root.absolute())
         table = results.write_exports(plan, rows, paths, ended)
         exported = [
             exports.write(name, plan, table, paths, outcomes) for name in dict.fromkeys((*plan.settings.exports, *also))
         ]
         if plan.settings.report:
-            from .report import write_report
-
             facts = _facts(plan, totals, outcomes, starts, paths, ended, command)
-            write_report(_report_of(plan, paths, facts, totals, table, starts), paths.report, items)
+            _write_report(plan, paths, facts, totals, table, starts, items)
     _record_end(plan, totals, outcomes, paths, starts, exported)
     return Written(table, totals, exported)
 
 
-def _report_of(
+def _write_report(
     plan: Plan,
     paths: RunPaths,
     facts: tuple[tuple[str, str], ...],
     totals: Totals,
     table: Sequence[Row],
     starts: Sequence[Measured],
-) -> Report:
-    from .report import Report
+    items: ItemFiles | None,
+) -> None:
+    from .report import Report, write_report
 
     settings = plan.settings
-    return Report(
+    report = Report(
         read_record(paths).title,
         facts,
         settings.max_model_len,
@@ -180,10 +179,11 @@ def _report_of(
         f"{resume_command(paths.root)} retry=failed" if totals.ended[FAILED] else "",
         settings.embed_mb,
     )
+    write_report(report, paths.report, items)
 
 
 def _added(rows: Iterable[tuple[PlanItem, Row]], items: ItemFiles, root: Path) -> Iterator[tuple[PlanItem, Row]]:
-    """The rows, each added to the items of the report once whoever gets them has done with it."""
+    """The rows, each added to the items of a report after it was used, which may have changed its note."""
     for item, row in rows:
         yield item, row
         items.add(report_row(item, row, root))

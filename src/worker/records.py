@@ -87,7 +87,7 @@ def to_json(value: Any) -> Any:
     if kind in _PLAIN:
         return value
     if keys := _keys(kind):  # type: ignore[arg-type]
-        if hasattr(kind, "SPARSE"):
+        if getattr(kind, "SPARSE", False):
             keys = tuple(k for k in keys if getattr(value, k[0]) != k[2])
         data = {}
         for name, key, _ in keys:
@@ -125,8 +125,8 @@ def _verify(line: bytes) -> None:
 
 @cache
 def _keys(kind: Any) -> tuple[tuple[str, str, object], ...]:
-    """Name, JSON key and default of each field of a dataclass; name and key differ where a file keeps the key it had. None for
-    what is no dataclass."""
+    """Name, JSON key and default of each field of a dataclass; name and key differ where a file keeps the key it had. Empty
+    for another type."""
     if not is_dataclass(kind):
         return ()
     return tuple((f.name, f.metadata.get("key", f.name), f.default) for f in fields(kind))

@@ -98,16 +98,16 @@ def ray() -> None:
 def cluster(ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of a cluster of one node, without tokens, which several runs share."""
     port = free_port()
-    os.environ["RAY_AUTH_MODE"] = "disabled"
     argv = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
         *(f"--port={port}", "--num-cpus=2"),
         *("--include-dashboard=false", "--disable-usage-stats"),
     ]
-    with open(tmp_path_factory.mktemp("ray") / "log", "wb") as log:
-        process = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
-    yield port
-    del os.environ["RAY_AUTH_MODE"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        with open(tmp_path_factory.mktemp("ray") / "log", "wb") as log:
+            process = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
+        yield port
     os.killpg(process.pid, signal.SIGTERM)
     process.wait(60)
 
