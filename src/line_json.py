@@ -1,4 +1,4 @@
-"""JSON of the files that a run writes line by line, several for each of its items."""
+"""JSON of the files that a run writes and reads line by line, several for each of its items."""
 
 from __future__ import annotations
 
@@ -35,8 +35,22 @@ def json_line(value: Any, default: Callable[[Any], Any] | None = None) -> str:
 def _is_finite(value: Any) -> bool:
     """Whether no number in it is NaN or infinite; orjson writes null for one that is."""
     kind = type(value)
-    if kind is float:
-        return math.isfinite(value)
-    if kind is dict:
-        return all(map(_is_finite, value.values()))
-    return all(map(_is_finite, value)) if kind is list or kind is tuple else True
+    for part in value.values() if kind is dict else value if kind is list or kind is tuple else (value,):
+        kind = type(part)
+        if kind is float:
+            if not math.isfinite(part):
+                return False
+        elif (kind is dict or kind is list or kind is tuple) and part and not _is_finite(part):
+            return False
+    return True
+
+
+def parsed_line(line: bytes | str) -> Any:
+    """What a line of typed fields says: an integer of more than 64 bits, which none of them holds, is read as a float.
+
+    Raises ValueError for one that is not JSON, RecursionError for one that is nested too deep.
+    """
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:  # it is strict, also with what the standard library wrote
+        return json.loads(line)

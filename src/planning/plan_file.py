@@ -12,7 +12,7 @@ from typing import IO, Any, BinaryIO
 
 from ..errors import InputError
 from ..line_file import LineFile, Spool
-from ..line_json import json_line
+from ..line_json import json_line, parsed_line
 from ..media.hint import Hint
 from ..media.video import Video
 from ..worker.records import from_json
@@ -149,8 +149,10 @@ def _item_reader(name: str) -> Callable[[int, bytes], PlanItem]:
 
     def read(n: int, line: bytes) -> PlanItem:
         try:
-            data = json.loads(line.strip(b" \n,"))
-            data["extra"] = json.dumps(data["extra"], ensure_ascii=False)
+            line = line.strip(b" \n,")
+            data = parsed_line(line)
+            # Its integers may be of any size.
+            data["extra"] = json.dumps(json.loads(line)["extra"], ensure_ascii=False) if data["extra"] else "{}"
             for key, kind, known in (("video", Video, clips), ("hint", Hint, hints)):
                 if data[key]:
                     value = marshal.dumps(data[key])

@@ -6,7 +6,7 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from ..media.video import Video, VideoLimits, probe
 from ..models.family import Family, Media
 from ..prompts import remote
 from ..prompts.fields import Reading, other_fields
+from ..prompts.spec_spool import SpecSpool
 from ..prompts.specs import PromptSpec, prompt_files, read_specs
 from . import partition
 from .clip_cache import ClipCache
@@ -49,7 +50,8 @@ def resolve(
     settings = plan_settings(config)
     # Loading the tokenizer, or asking a server, takes as long as probing some clips.
     loaded = in_background(lambda: settings.family.text_tokens("", "", with_media=False))
-    probed = probe_all(_clips_of(files, config, how), config, on_probe)
+    specs, named = _specs_of(files, config, how)
+    probed = probe_all(named, config, on_probe)
     loaded.result()
     recipe = Recipe.of(config, settings.family, settings.effective_len or settings.max_model_len)
     clips = {path: found if isinstance(found, VideoError) else _clip(found, recipe) for path, found in probed.items()}
@@ -60,7 +62,7 @@ def resolve(
     if settings.model.text_only:
         clips |= _measured({path: clip for path, clip in clips.items() if isinstance(clip, _Clip)}, recipe, settings)
     spool, summary, asked = ItemSpool(Path(config.cache_dir)), Summary(), dict[str, int]()
-    for spec in read_specs(files, how):
+    for spec in specs:
         unused.update(spec.unused)
         item = _item(
             spec, clips, recipe, settings, lambda spec, video, facts: write(_with_facts(spec, facts), variables(video))
@@ -77,15 +79,17 @@ def resolve(
     return plan
 
 
-def _clips_of(files: list[Path], config: Config, how: Reading) -> set[Path]:
-    """The clips that the items of these files name; raises SpecError for what is wrong with any item."""
-    clips, shapes = set[Path](), set[tuple[Path, str]]()
+def _specs_of(files: list[Path], config: Config, how: Reading) -> tuple[Iterable[PromptSpec], set[Path]]:
+    """The items of these files and the clips that they name; raises SpecError for what is wrong with any item."""
+    specs, clips, shapes = SpecSpool(Path(config.cache_dir)), set[Path](), set[tuple[Path, str]]()
     for spec in read_specs(files, how):
-        clips |= {spec.video} if spec.video else set()
+        specs.add(spec)
+        if spec.video:
+            clips.add(spec.video)
         if spec.shape not in UPDATABLE:
             shapes.add((spec.source, spec.shape))
     check_output(config, shapes)
-    return clips
+    return specs, clips
 
 
 def probe_all(paths: Collection[Path], config: Config, on_probe: OnProgress) -> dict[Path, Video | VideoError]:

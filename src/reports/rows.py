@@ -13,6 +13,7 @@ from typing import Any, NotRequired, TypedDict, cast
 
 from ..errors import InputError
 from ..line_file import LineFile
+from ..line_json import parsed_line
 from ..media.hint import HINT_VIDEO, Hint, hint_name, hint_times
 from ..media.video import Video
 from ..planning.plan import Plan, PlanItem
@@ -203,7 +204,7 @@ def read_rows(file: Path, *, is_own: bool = False) -> Sequence[Row]:
 
     def row_in(n: int, data: bytes) -> Row:
         try:
-            return cast(Row, json.loads(data)) if is_own else from_json(Row, json.loads(data), f"row {n}")
+            return cast(Row, parsed_line(data)) if is_own else from_json(Row, json.loads(data), f"row {n}")
         except (ValueError, RecursionError) as e:
             raise _unreadable(file, e) from None
 

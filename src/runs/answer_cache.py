@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..cache_table import CacheTable
+from ..line_json import parsed_line
 from ..worker.protocol import UPSAMPLED, Outcome
 from ..worker.records import InvalidRecord, from_line
 
@@ -24,7 +25,7 @@ class AnswerCache:
         """The answers that are there, of those asked for."""
         for item_id, line in self._table.find(ids):
             try:
-                outcome = from_line(Outcome, line)
+                outcome = from_line(Outcome, line, loads=parsed_line)
                 if outcome.id == item_id and outcome.state == UPSAMPLED:
                     yield outcome
             except InvalidRecord as e:

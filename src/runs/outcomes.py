@@ -13,6 +13,7 @@ from ..errors import HostError
 from ..files import open_atomic
 from ..interrupts import interrupts_deferred
 from ..line_file import LineFile
+from ..line_json import parsed_line
 from ..worker.journal import Journal
 from ..worker.protocol import FAILED, KEPT, UPSAMPLED, Ended, Outcome
 from ..worker.records import InvalidRecord, from_line, has_checksum
@@ -50,7 +51,7 @@ class Outcomes(Mapping[str, Outcome]):
                     try:
                         # With a checksum, every field is as it was written.
                         kind: type[Ended | Outcome] = Ended if has_checksum(line) else Outcome
-                        self._know(from_line(kind, line), number)
+                        self._know(from_line(kind, line, loads=parsed_line), number)
                     except InvalidRecord as e:
                         self._leave_out(f"{self.path}, line {number + 1}: {e}", line)
         self._lines = LineFile(self.path, starts, self._parse)
@@ -63,7 +64,7 @@ class Outcomes(Mapping[str, Outcome]):
 
     def _parse(self, number: int, line: bytes) -> Outcome:
         try:
-            return from_line(Outcome, line)
+            return from_line(Outcome, line, loads=parsed_line)
         except InvalidRecord as e:  # since it was indexed
             raise HostError(f"{self.path}, line {number + 1}: {e}", hint="resume the run") from None
 

@@ -16,6 +16,7 @@ from .. import log
 from ..errors import HostError
 from ..files import link_atomic
 from ..hosts.job_folder import WITHDRAWN, JobPaths
+from ..line_json import parsed_line
 from ..planning.plan import Plan
 from ..run_folder import RunPaths
 from ..timing.progress import Progress
@@ -104,7 +105,7 @@ class Pool:
         for batch in dict.fromkeys(items.values()):
             for line in (self.folder.batches / batch).read_bytes().splitlines():
                 with suppress(InvalidRecord):
-                    staged = from_line(Staged, line)
+                    staged = from_line(Staged, line, loads=parsed_line)
                     if items.get(staged.id) == batch:
                         lines.append(f"{line.decode()}\n")
                         for frame in staged.frames:

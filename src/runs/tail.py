@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 from .. import log
 from ..errors import HostError
+from ..line_json import parsed_line
 from ..worker.records import InvalidRecord, from_line
 
 MOST_DAMAGED = 100  # lines of one file that are left out before its host is given up
@@ -40,7 +41,7 @@ class Tail(Generic[T]):
                     return
                 start, self.at = self.at, self.at + len(line)
                 try:
-                    record = from_line(self.kind, line)
+                    record = from_line(self.kind, line, loads=parsed_line)
                 except InvalidRecord as e:
                     self._leave_out(f"{self.path}, byte {start}: {e}")
                 else:

@@ -24,6 +24,7 @@ from typing import Annotated, Any, ClassVar
 
 from .answer_form import AnswerForm
 from .job_settings import EngineSettings, ModelSettings
+from .records import Lined
 from .values import FileName, PixelSize, Relative, one_of, says_nothing
 
 PROTOCOL = 1
@@ -245,7 +246,7 @@ class Seconds:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Lined):
     """How one item ended, or that the engine refused it.
 
     state: upsampled, kept (the original prompt is kept), failed or refused, with the reason. refusal: too_long or no_room

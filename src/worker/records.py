@@ -52,20 +52,30 @@ def from_json(kind: type[T], data: Any, where: str = "") -> T:
         raise InvalidRecord(f"{path or 'the record'}: {e.what}") from None
 
 
-def from_line(kind: type[T], line: bytes | str, most: int = MAX_BYTES) -> T:
-    """A dataclass of this kind from one line of JSON, of `most` bytes at most."""
+def from_line(kind: type[T], line: bytes | str, most: int = MAX_BYTES, loads: Callable[..., Any] = json.loads) -> T:
+    """A dataclass of this kind from one line of JSON, of `most` bytes at most. loads: what parses it, as `json.loads` does."""
     if len(line) > most:
         raise InvalidRecord(f"longer than {most} bytes")
-    _verify(line.encode() if isinstance(line, str) else line)
-    return from_json(kind, parsed(line))
+    checked = _checked(line.encode() if isinstance(line, str) else line)
+    value = from_json(kind, parsed(line, loads))
+    if isinstance(value, Lined) and checked.isascii():
+        object.__setattr__(value, "line", checked)
+    return value
 
 
-def parsed(data: bytes | str) -> Any:
+def parsed(data: bytes | str, loads: Callable[..., Any] = json.loads) -> Any:
     """What a JSON text says. Raises InvalidRecord, also for one that is nested too deep."""
     try:
-        return json.loads(data)
+        return loads(data)
     except (ValueError, RecursionError) as e:
         raise InvalidRecord(f"not JSON ({e})") from None
+
+
+class Lined:
+    """A record that knows the checked line that it was read from, so that it is written as it was; a changed copy does not."""
+
+    __slots__ = ("line",)
+    line: bytes
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"))
@@ -108,6 +118,8 @@ def to_line(value: Any) -> str:
 
 def to_checked_line(value: Any) -> bytes:
     """One line of a journal, with its newline and a checksum: `from_line` refuses it once a byte of it has changed."""
+    if isinstance(value, Lined) and (known := getattr(value, "line", b"")):
+        return known + b"\n"
     line = to_line(value).encode("ascii")
     return b'%s%s%08x"}\n' % (line[:-1], _CHECK, zlib.crc32(line))
 
@@ -116,11 +128,15 @@ def has_checksum(line: bytes) -> bool:
     return line.rstrip(b"\r\n")[-_CHECK_BYTES:].startswith(_CHECK)
 
 
-def _verify(line: bytes) -> None:
+def _checked(line: bytes) -> bytes:
+    """A line that has a checksum, without its end; nothing of another one. Raises InvalidRecord where the two do not match."""
     line = line.rstrip(b"\r\n")
     check = line[-_CHECK_BYTES:]
-    if check.startswith(_CHECK) and check != b'%s%08x"}' % (_CHECK, zlib.crc32(line[:-_CHECK_BYTES] + b"}")):
+    if not check.startswith(_CHECK):
+        return b""
+    if check != b'%s%08x"}' % (_CHECK, zlib.crc32(line[:-_CHECK_BYTES] + b"}")):
         raise InvalidRecord("is not what was written: its checksum does not match")
+    return line
 
 
 @cache

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.line_json import json_line
+from src.line_json import json_line, parsed_line
 from src.media.geometry import Size
 from src.planning.settings import fields_of
 
@@ -28,6 +28,22 @@ VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(TE
 def test_line_says_what_was_given(value: Any) -> None:
     line = json_line(value)
     assert json.loads(line) == value and "\n" not in line
+
+
+@given(VALUES)
+def test_line_is_read_as_by_the_standard_library(value: Any) -> None:
+    for line in (json_line(value), json.dumps(value)):
+        assert parsed_line(line) == json.loads(line, parse_int=_within_64_bits)
+
+
+def _within_64_bits(digits: str) -> int | float:
+    return int(digits) if -(2**63) <= int(digits) < 2**64 else float(digits)
+
+
+@pytest.mark.parametrize("line", ["", "{", b"\xff", '{"a":1} 2', "[" * 100_000])
+def test_damaged_line_is_refused(line: bytes | str) -> None:
+    with pytest.raises((ValueError, RecursionError)):
+        parsed_line(line)
 
 
 @pytest.mark.parametrize("value", [2**80, {"a": [-(2**63) - 1]}, "half a pair \ud800", {"\udc00": 1}])

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import types
+import zlib
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from src.line_json import parsed_line
 from src.worker.protocol import (
     Attempt,
     EngineUsed,
@@ -21,10 +23,11 @@ from src.worker.protocol import (
     InferJob,
     Item,
     Outcome,
+    TokenCounts,
     UpsampleJob,
     VideoOutcome,
 )
-from src.worker.records import MAX_INT, InvalidRecord, from_json, from_line, to_json, to_line
+from src.worker.records import MAX_INT, InvalidRecord, from_json, from_line, to_checked_line, to_json, to_line
 
 KINDS = (Outcome, Item, Event, InferItem, VideoOutcome, Exit, UpsampleJob, InferJob)
 JSON = st.recursive(
@@ -77,6 +80,17 @@ def test_records_survive_a_round_trip(record: Any) -> None:
     assert line.isascii() and "\n" not in line
     assert from_line(type(record), line) == record
     assert from_line(type(record), line.encode()) == record
+
+
+@given(st.builds(Outcome, st.just("a"), st.just("kept"), st.text(), at=SCALARS[float], tokens=values_of(TokenCounts)))
+def test_read_record_is_written_as_it_was(outcome: Outcome) -> None:
+    line = to_checked_line(outcome)
+    newer = line.replace(b'{"id"', b'{"new":1,"id"', 1)
+    newer = b'%s,"crc":"%08x"}\n' % (newer[:-19], zlib.crc32(newer[:-19] + b"}"))
+    for written in (line, newer):
+        read = from_line(Outcome, written, loads=parsed_line)
+        assert read == outcome and to_checked_line(read) == written
+    assert to_checked_line(replace(read, step=7)) == to_checked_line(replace(outcome, step=7))
 
 
 @given(st.sampled_from(KINDS), JSON | st.dictionaries(st.sampled_from(sorted({*OUTCOME, *ITEM})), JSON))
