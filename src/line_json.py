@@ -10,6 +10,8 @@ from typing import Any
 import orjson
 
 _COMPACT = (",", ":")
+_NO_NUMBERS = frozenset({str, int, bool, type(None)})  # that could be infinite, or none
+_LISTS = frozenset({list, tuple})
 
 
 def json_line(value: Any, default: Callable[[Any], Any] | None = None) -> str:
@@ -35,12 +37,11 @@ def json_line(value: Any, default: Callable[[Any], Any] | None = None) -> str:
 def _is_finite(value: Any) -> bool:
     """Whether no number in it is NaN or infinite; orjson writes null for one that is."""
     kind = type(value)
-    for part in value.values() if kind is dict else value if kind is list or kind is tuple else (value,):
+    for part in value.values() if kind is dict else value if kind in _LISTS else (value,):
         kind = type(part)
-        if kind is float:
-            if not math.isfinite(part):
-                return False
-        elif (kind is dict or kind is list or kind is tuple) and part and not _is_finite(part):
+        if kind in _NO_NUMBERS:
+            continue
+        if not (math.isfinite(part) if kind is float else _is_finite(part) if kind is dict or kind in _LISTS else True):
             return False
     return True
 

@@ -82,7 +82,7 @@ def _lines(items: Sequence[PlanItem]) -> Iterator[str]:
 
 def _line(item: PlanItem) -> str:
     tokens = fields_of(item.tokens) | {"linear_estimate": item.linear_estimate}
-    line = fields_of(item) | {"tokens": tokens, "extra": json.loads(item.extra)}
+    line = fields_of(item) | {"tokens": tokens, "extra": json.loads(item.extra) if item.extra != "{}" else {}}
     if not item.unverified:  # a key that few items have
         del line["unverified"]
     return json_line(line, fields_of)

@@ -122,18 +122,21 @@ def probe_all(paths: Collection[Path], config: Config, on_probe: OnProgress) -> 
 
 @dataclass(frozen=True, slots=True)
 class _Clip:
-    """A clip and what the recipe makes of it, worked out once for all items that share it. facts: what is measured in its
-    frames, for a model that sees none."""
+    """A clip and the hint that the recipe makes of it, worked out once for all items that share it. facts: what is measured in
+    its frames, for a model that sees none."""
 
     video: Video
-    times_s: tuple[float, ...]
-    wanted: Size
+    hint: Hint
     facts: str = ""
 
 
 def _clip(video: Video, recipe: Recipe) -> _Clip:
     times = times_of(video, recipe, recipe.frame_count)
-    return _Clip(video, times, recipe.wanted(video.size, len(times)))
+    return _Clip(video, _hint_of(recipe.wanted(video.size, len(times)), times, recipe))
+
+
+def _hint_of(size: Size, times: tuple[float, ...], recipe: Recipe) -> Hint:
+    return Hint(size.width_px, size.height_px, len(times), times, recipe.frame_rule, recipe.frame_fps)
 
 
 def _measured(clips: dict[Path, _Clip], recipe: Recipe, settings: Settings) -> dict[Path, _Clip | VideoError]:
@@ -203,16 +206,17 @@ def _item(
 
 def _hint(clip: _Clip, recipe: Recipe, other_tokens: int) -> tuple[Hint, str | None]:
     """The hint by the recipe's rule, made smaller where the budget requires it, and what it was before that."""
-    size, times, shrunk_from = clip.wanted, clip.times_s, None
-    searching = recipe.rule is SizeRule.best_fit
-    if (recipe.shrink or searching) and not recipe.fits(size, len(times), other_tokens):
-        # A Cosmos size has an aspect of its own, which a smaller one keeps; every other size has the clip's.
-        shape = size if recipe.rule is SizeRule.category else clip.video.size
-        if smaller := recipe.smaller(shape, size, len(times), other_tokens):
-            fewer = smaller[1] < len(times)
-            shrunk_from = f"{len(times)} frames of {size}" if fewer else None if searching else str(size)
-            size, times = smaller[0], times_of(clip.video, recipe, smaller[1]) if fewer else times
-    return Hint(size.width_px, size.height_px, len(times), times, recipe.frame_rule, recipe.frame_fps), shrunk_from
+    hint, size, searching = clip.hint, clip.hint.size, recipe.rule is SizeRule.best_fit
+    if not (recipe.shrink or searching) or recipe.fits(size, hint.frames, other_tokens):
+        return hint, None
+    # A Cosmos size has an aspect of its own, which a smaller one keeps; every other size has the clip's.
+    shape = size if recipe.rule is SizeRule.category else clip.video.size
+    smaller = recipe.smaller(shape, size, hint.frames, other_tokens)
+    if smaller is None:
+        return hint, None
+    if smaller[1] < hint.frames:
+        return _hint_of(smaller[0], times_of(clip.video, recipe, smaller[1]), recipe), f"{hint.frames} frames of {size}"
+    return _hint_of(smaller[0], hint.times_s, recipe), None if searching else str(size)
 
 
 def _account(hint: Hint | None, wrapper: int, text_tokens: int, recipe: Recipe, settings: Settings) -> Tokens:
