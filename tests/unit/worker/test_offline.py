@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from src.worker.engines import offline
 from src.worker.engines.engine import ItemKept, Picture, Request
 from src.worker.engines.offline import OfflineEngine, after_prompt
-from src.worker.facts import describe, measure
+from src.worker.facts import describe, measure, measure_files
 from tests.harness.records import JOB, item
 
 BLUE, BLACK = (50, 90, 180), (20, 20, 20)
@@ -66,6 +67,18 @@ def test_answer_starts_with_the_prompt() -> None:
     answer = engine.answer(Request(item("a", prompt="A boat."), (picture(frame(BLUE)),), 1, 20))
     assert answer.text.startswith("A boat. The shot is framed in landscape format")
     assert (answer.prompt_tokens, answer.output_tokens) == (None, None)
+
+
+def test_shared_frames_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, measured = OfflineEngine(JOB, Path()), list[int]()
+    monkeypatch.setattr(offline, "measure_files", lambda files: measured.append(len(files)) or measure_files(files))
+    blue, black = picture(frame(BLUE)), replace(picture(frame(BLACK)), sha256="1" * 64)
+    texts = [
+        engine.answer(Request(item("a", prompt="A boat."), pictures, 1, 20)).text
+        for pictures in ((blue,), (blue,), (black,), (blue, black))
+    ]
+    assert measured == [1, 1, 2]
+    assert texts[0] == texts[1] and len(set(texts)) == 3
 
 
 def test_item_without_frames_is_kept() -> None:
