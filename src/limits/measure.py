@@ -106,7 +106,7 @@ def asking_all(plan: Plan) -> Plan:
         for item in plan.items
     )
     lengths = {item.id: item.tokens.prompt + item.tokens.output_reserved for item in items}
-    grouped = partition.group(list(lengths.items()), 32, 1 << 30)
+    grouped = partition.group(lengths, 32, 1 << 30)
     number = batch_numbers(grouped)
     return Plan(plan.settings, grouped, tuple(replace(item, batch=number.get(item.id)) for item in items))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .gpus import shares
@@ -10,37 +10,37 @@ from .plan import Plan
 from .settings import HostSettings, Settings
 
 
-def group(sizes: Sequence[tuple[str, int]], max_batch_size: int, max_batch_tokens: int) -> tuple[tuple[str, ...], ...]:
+def group(sizes: Mapping[str, int], max_batch_size: int, max_batch_tokens: int) -> tuple[tuple[str, ...], ...]:
     """Ids grouped into batches of at most `max_batch_size` items and `max_batch_tokens` tokens, evenly filled.
 
-    sizes: (id, tokens of prompt and reserved output) in input order. Items of similar size go together, the largest
+    sizes: tokens of prompt and reserved output by id, in input order. Items of similar size go together, the largest
     first, so that the longest does not run alone at the end. An item larger than `max_batch_tokens` gets a
     batch of its own. No batch is much smaller than the others: the number of batches is found by filling
     them, and then the same items are spread evenly over that number.
     """
-    ordered = sorted(sizes, key=lambda pair: -pair[1])
-    alone = [pair for pair in ordered if pair[1] > max_batch_tokens]
+    ordered = sorted(sizes, key=sizes.__getitem__, reverse=True)
+    alone = [(item,) for item in ordered if sizes[item] > max_batch_tokens]
     rest = ordered[len(alone) :]
-    batches = _fill(rest, [max_batch_size] * len(rest), max_batch_tokens)
+    batches = _fill(rest, sizes, [max_batch_size] * len(rest), max_batch_tokens)
     if batches:
         share, larger = divmod(len(rest), len(batches))
-        even = _fill(rest, [share + 1] * larger + [share] * (len(batches) - larger), max_batch_tokens)
+        even = _fill(rest, sizes, [share + 1] * larger + [share] * (len(batches) - larger), max_batch_tokens)
         batches = even if sum(map(len, even)) == len(rest) else batches  # even only where the tokens allow it
-    return tuple(tuple(name for name, _ in batch) for batch in [*([pair] for pair in alone), *batches])
+    return (*alone, *map(tuple, batches))
 
 
-def _fill(ordered: Sequence[tuple[str, int]], sizes: Sequence[int], max_tokens: int) -> list[list[tuple[str, int]]]:
-    """Batches filled in order, the n-th with at most `sizes[n]` items; items beyond the last batch are left out."""
-    batches: list[list[tuple[str, int]]] = []
+def _fill(ordered: Sequence[str], sizes: Mapping[str, int], most: Sequence[int], max_tokens: int) -> list[list[str]]:
+    """Batches filled in order, the n-th with at most `most[n]` items; items beyond the last batch are left out."""
+    batches: list[list[str]] = []
     free = 0
-    for name, tokens in ordered:
-        if not batches or len(batches[-1]) == sizes[len(batches) - 1] or tokens > free:
-            if len(batches) == len(sizes):
+    for item in ordered:
+        if not batches or len(batches[-1]) == most[len(batches) - 1] or sizes[item] > free:
+            if len(batches) == len(most):
                 break
             batches.append([])
             free = max_tokens
-        batches[-1].append((name, tokens))
-        free -= tokens
+        batches[-1].append(item)
+        free -= sizes[item]
     return batches
 
 

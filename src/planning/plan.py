@@ -7,7 +7,7 @@ renamed or removed without a new VERSION.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, KeysView, Sequence
+from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -182,16 +182,17 @@ class Plan:
         return [item.id for item in self.items] if known is None else known
 
     @cached_property
-    def _number(self) -> dict[str, int]:
+    def places(self) -> Mapping[str, int]:
+        """Where each identity is among the items; of identical items, the last."""
         return {item_id: n for n, item_id in enumerate(self.ids)}
 
     @property
     def distinct_ids(self) -> KeysView[str]:
-        return self._number.keys()
+        return self.places.keys()
 
     def find(self, item_id: str) -> PlanItem:
         """The item of this identity; the last of identical items stands for all. Raises KeyError where there is none."""
-        return self.items[self._number[item_id]]
+        return self.items[self.places[item_id]]
 
     def never_sent(self) -> Iterator[PlanItem]:
         """The items that are in no batch."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..choices import SizeRule
-from ..config import Config
+from ..config import BudgetConf, Config
 from ..errors import VideoError
 from ..interrupts import in_background, threads
 from ..media.geometry import Size
@@ -61,22 +61,33 @@ def resolve(
     )
     if settings.model.text_only:
         clips |= _measured({path: clip for path, clip in clips.items() if isinstance(clip, _Clip)}, recipe, settings)
-    spool, summary, asked = ItemSpool(Path(config.cache_dir)), Summary(), dict[str, int]()
-    for spec in specs:
+
+    def item_of(spec: PromptSpec) -> PlanItem:
         unused.update(spec.unused)
-        item = _item(
+        return _item(
             spec, clips, recipe, settings, lambda spec, video, facts: write(_with_facts(spec, facts), variables(video))
         )
-        spool.add(item)
-        summary.add(item, sends=item.fits, is_first=item.id not in asked)
-        if item.fits:
-            asked.setdefault(item.id, item.tokens.prompt + item.tokens.output_reserved)
-    grouped = partition.group(list(asked.items()), config.budget.max_batch_size, config.budget.max_batch_tokens)
+
+    spool, summary = ItemSpool(Path(config.cache_dir)), Summary()
+    grouped = _batches(map(item_of, specs), spool, summary, config.budget)
     plan = Plan(
         settings, grouped, spool.items(grouped), unused_fields=tuple(f"{n} ({k})" for n, k in unused.most_common())
     )
     plan.__dict__["summary"] = summary
     return plan
+
+
+def _batches(
+    items: Iterable[PlanItem], spool: ItemSpool, summary: Summary, budget: BudgetConf
+) -> tuple[tuple[str, ...], ...]:
+    """Write items down as they come, and put those that fit into batches."""
+    asked = dict[str, int]()
+    for item in items:
+        spool.add(item)
+        summary.add(item, sends=item.fits, is_first=item.id not in asked)
+        if item.fits:
+            asked.setdefault(item.id, item.tokens.prompt + item.tokens.output_reserved)
+    return partition.group(asked, budget.max_batch_size, budget.max_batch_tokens)
 
 
 def _specs_of(files: list[Path], config: Config, how: Reading) -> tuple[Iterable[PromptSpec], set[Path]]:

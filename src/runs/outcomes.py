@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path
 from sys import intern
+from types import MappingProxyType
 
 from .. import log
 from ..errors import HostError
@@ -19,19 +21,24 @@ from ..worker.protocol import FAILED, KEPT, UPSAMPLED, Ended, Outcome
 from ..worker.records import InvalidRecord, from_line, has_checksum
 
 MOST_NAMED = 20  # damaged lines that are named one by one
+MOST_AT_ONCE = 4096  # outcomes that are held to be written
+NONE = -1  # in place of the number of a line
 
 
 class Outcomes(Mapping[str, Outcome]):
     """The outcomes in a run's journal by item id, read when they are asked for. states: how many there are of each state.
 
-    damaged: the lines that are not outcomes, by their bytes; they and a torn last line are left out.
+    places: of the items of the run (`Plan.places`), so that their ids are not kept twice. damaged: the lines that are not
+    outcomes, by their bytes; they and a torn last line are left out.
     """
 
-    def __init__(self, journal: Path) -> None:
+    def __init__(self, journal: Path, places: Mapping[str, int] = MappingProxyType({})) -> None:
         self.path = journal
         self.states: Counter[str] = Counter()
         self.damaged: list[bytes] = []
-        self._number: dict[str, int] = {}  # of the line of each id; the last one counts
+        self._places, self._others = places, dict[str, int]()  # the places of other ids, which come after them
+        self._first_other = max(places.values(), default=-1) + 1
+        self._line_at = array("q")  # by place, the number of the line that counts, or NONE
         self._state_of_line: list[str] = []
         self._lines: LineFile[Outcome] | None = None  # until there is a file
         if journal.exists():
@@ -70,9 +77,24 @@ class Outcomes(Mapping[str, Outcome]):
 
     def _know(self, outcome: Ended | Outcome, number: int) -> None:
         self.forget(outcome.id)
-        self._number[outcome.id] = number
+        place = self._place(outcome.id)
+        if place is None:
+            place = self._others[outcome.id] = self._first_other + len(self._others)
+        self._line_at.extend([NONE] * (place + 1 - len(self._line_at)))
+        self._line_at[place] = number
         self._state_of_line.append(intern(outcome.state))
         self.states[outcome.state] += 1
+
+    def _place(self, item_id: str) -> int | None:
+        place = self._places.get(item_id)
+        return self._others.get(item_id) if place is None else place
+
+    def _number(self, item_id: str) -> int | None:
+        """The number of an item's line; None where it has not ended."""
+        place = self._place(item_id)
+        if place is None or place >= len(self._line_at) or self._line_at[place] == NONE:
+            return None
+        return self._line_at[place]
 
     def appended(self, outcome: Outcome, size: int) -> None:
         """Know an outcome whose line of so many bytes was added to the journal."""
@@ -82,38 +104,48 @@ class Outcomes(Mapping[str, Outcome]):
         self._lines.append(size)
 
     def forget(self, item_id: str) -> None:
-        if (number := self._number.pop(item_id, None)) is not None:
+        place, number = self._place(item_id), self._number(item_id)
+        if place is not None and number is not None:
+            self._line_at[place] = NONE
             self.states[self._state_of_line[number]] -= 1
 
     def state_of(self, item_id: str) -> str | None:
         """The state of an item that ended, without reading its line."""
-        number = self._number.get(item_id)
+        number = self._number(item_id)
         return None if number is None else self._state_of_line[number]
 
-    def line_of(self, item_id: str) -> str:
-        """An outcome as its line of JSON. Raises KeyError where there is none."""
-        number = self._number[item_id]
-        assert self._lines is not None
-        return self._lines.line(number).decode().rstrip("\n")
+    def lines_from(self, first: int, state: str) -> Iterator[tuple[str, str]]:
+        """The ids of items that ended in this state, in the line of this number or later, and their lines."""
+        for item_id in self:
+            number = self._number(item_id)
+            if number is not None and number >= first and self._state_of_line[number] == state and self._lines:
+                yield item_id, self._lines.line(number).decode().rstrip("\n")
+
+    @property
+    def next_line(self) -> int:
+        """The number of the next line of the journal."""
+        return len(self._state_of_line)
 
     def __getitem__(self, item_id: str) -> Outcome:
-        number = self._number[item_id]
-        assert self._lines is not None
+        number = self._number(item_id)
+        if number is None or self._lines is None:
+            raise KeyError(item_id)
         return self._lines[number]
 
     def __contains__(self, item_id: object) -> bool:
-        return item_id in self._number
+        return isinstance(item_id, str) and self._number(item_id) is not None
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._number)
+        ids = chain(self._places, self._others) if self.states.total() else ()
+        return (item_id for item_id in ids if self._number(item_id) is not None)
 
     def __len__(self) -> int:
-        return len(self._number)
+        return self.states.total()
 
 
-def _repaired(path: Path) -> Outcomes:
+def _repaired(path: Path, places: Mapping[str, int]) -> Outcomes:
     """The outcomes of a journal, from which damaged lines are moved into a file beside it: their items have not ended."""
-    outcomes = Outcomes(path)
+    outcomes = Outcomes(path, places)
     if not outcomes.damaged:
         return outcomes
     aside = path.with_name(f"{path.name}.damaged")
@@ -123,20 +155,20 @@ def _repaired(path: Path) -> Outcomes:
         damaged = set(outcomes.damaged)
         f.writelines(line.decode() for line in lines if line.endswith(b"\n") and line not in damaged)
     log.get().warning("journal_repaired", lines=len(outcomes.damaged), file=str(aside))
-    return Outcomes(path)
+    return Outcomes(path, places)
 
 
 class RunJournal:
     """Every item of a run that ended, in order of ending. Each id is in it once, or again after `reopen`; the last counts.
 
-    ids: of the items of the run, None for any.
+    places: of the items of the run (`Plan.places`), None for any.
     """
 
-    def __init__(self, path: Path, ids: Container[str] | None = None) -> None:
-        self._ids = ids
-        self.outcomes = _repaired(path)
+    def __init__(self, path: Path, places: Mapping[str, int] | None = None) -> None:
+        self._places = places
+        self.outcomes = _repaired(path, {} if places is None else places)
         self._journal = Journal(path)
-        self._new: list[str] = []
+        self._first_new = self.outcomes.next_line
 
     def reopen(self, ids: Iterable[str]) -> None:
         """Let these items end again; the outcomes that they have stay in the file until then."""
@@ -146,28 +178,29 @@ class RunJournal:
     def asked_for(self, outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
         """Those outcomes that are of this run; a host may name others, which is said."""
         for outcome in outcomes:
-            if self._ids is None or outcome.id in self._ids:
+            if self._places is None or outcome.id in self._places:
                 yield outcome
             else:
                 log.get().warning("foreign_result_ignored", id=outcome.id, note="it was not asked for")
 
     def add(self, outcomes: Iterable[Outcome]) -> list[str]:
-        """Write outcomes down, with one flush to disk for all; the ids of those whose items had not ended before."""
-        new: dict[str, Outcome] = {}
-        for outcome in self.asked_for(outcomes):
-            if outcome.id not in self.outcomes:
-                new.setdefault(outcome.id, outcome)
-        if new:
-            with interrupts_deferred():  # what takes over after Ctrl-C must know what was written
-                for outcome, size in zip(new.values(), self._journal.append(*new.values()), strict=True):
-                    self.outcomes.appended(outcome, size)
-                self._new += new
-        return [*new]
+        """Write outcomes down, with one flush to disk for MOST_AT_ONCE; the ids of those whose items had not ended before."""
+        asked, ended = self.asked_for(outcomes), list[str]()
+        while some := list(islice(asked, MOST_AT_ONCE)):
+            new: dict[str, Outcome] = {}
+            for outcome in some:
+                if outcome.id not in self.outcomes:
+                    new.setdefault(outcome.id, outcome)
+            if new:
+                with interrupts_deferred():  # what takes over after Ctrl-C must know what was written
+                    for outcome, size in zip(new.values(), self._journal.append(*new.values()), strict=True):
+                        self.outcomes.appended(outcome, size)
+                ended += new
+        return ended
 
     def new_answers(self) -> Iterator[tuple[str, str]]:
         """The ids of items that were upsampled since the journal was opened, and their lines."""
-        known = self.outcomes
-        return ((i, known.line_of(i)) for i in self._new if known.state_of(i) == UPSAMPLED)
+        return self.outcomes.lines_from(self._first_new, UPSAMPLED)
 
     def close(self) -> None:
         self._journal.close()

@@ -60,7 +60,7 @@ def execute(
     when the engine cannot be loaded, HostError when a worker keeps dying; what ended before is in the journal. On
     KeyboardInterrupt the workers finish what they have in flight, that is written down, and the interrupt is raised again.
     """
-    journal = RunJournal(paths.journal, plan.distinct_ids)
+    journal = RunJournal(paths.journal, plan.places)
     try:
         journal.add(never_sent(item) for item in plan.never_sent())
         for folder in sorted(paths.jobs.glob("*/")):

@@ -26,7 +26,7 @@ def run(invocation: Invocation) -> ExitCode:
         raise InputError(f"job={config.job}: there is no job.json", hint="name the folder that task=stage created")
     with locked(paths, invocation.config.output.lock_timeout_s):
         plan = read_plan(paths.plan)
-        journal = RunJournal(paths.journal, plan.distinct_ids)
+        journal = RunJournal(paths.journal, plan.places)
         try:
             if not job.staged() <= plan.distinct_ids:
                 raise InputError(f"job={config.job}: is not a job of {paths.root}", hint="name the run of task=stage")

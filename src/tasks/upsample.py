@@ -73,7 +73,7 @@ def run(invocation: Invocation, *, most: int | None = None, files: list[Path] | 
                     raise
                 return _submitted(plan, invocation)
             except EngineError as e:
-                failed, outcomes = e, Outcomes(paths.journal)
+                failed, outcomes = e, Outcomes(paths.journal, plan.places)
             except (KeyboardInterrupt, HostError):
                 checkpoints.at_interruption(paths.journal)
                 raise

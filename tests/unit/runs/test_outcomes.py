@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from src.run_folder import RunPaths
+from src.runs import outcomes
 from src.runs.outcomes import Outcomes, RunJournal
 from src.worker.journal import Journal
 from src.worker.protocol import FAILED, KEPT, UPSAMPLED, Outcome
@@ -61,6 +62,20 @@ def test_only_new_answers_are_worth_keeping(path: Path) -> None:
     journal.close()
 
 
+def test_long_list_is_written_in_parts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outcomes, "MOST_AT_ONCE", 3)
+    ids = [f"item {n}" for n in range(8)]
+    places = {item_id: 2 * n for n, item_id in enumerate(ids)}
+    journal = RunJournal(path, places)
+    again = [Outcome("item 1", UPSAMPLED, text="A boat."), *(Outcome(i, KEPT) for i in ids), Outcome("item 7", FAILED)]
+    assert sorted(journal.add(again)) == ids and not journal.add(again)
+    journal.close()
+    for known in (journal.outcomes, Outcomes(path), Outcomes(path, places), Outcomes(path, {ids[1]: 5})):
+        assert sorted(known) == ids and known.states == {UPSAMPLED: 1, KEPT: 7}
+        assert known["item 1"].text == "A boat." and known.state_of("item 7") == KEPT
+        assert "item 8" not in known and known.state_of("item 8") is None
+
+
 def test_ctrl_c_while_writing_writes_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal, append = RunJournal(path), Journal.append
 
@@ -106,7 +121,7 @@ def test_changed_letter_is_damage(path: Path) -> None:
 
 
 def test_outcome_not_asked_for_is_left_out(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    journal = RunJournal(path, {"a", "b"})
+    journal = RunJournal(path, {"a": 0, "b": 1})
     assert journal.add([Outcome("deadbeef", KEPT), Outcome("a", KEPT)]) == ["a"]
     journal.close()
     assert ids_in(path) == ["a"] and "deadbeef" in capsys.readouterr().out

@@ -33,7 +33,7 @@ def plan(make_plan: MakePlan, clips: Path) -> Plan:
 
 @pytest.fixture
 def journal(paths: RunPaths, plan: Plan) -> Iterator[RunJournal]:
-    journal = RunJournal(paths.journal, plan.distinct_ids)
+    journal = RunJournal(paths.journal, plan.places)
     yield journal
     journal.close()
 
