@@ -18,7 +18,7 @@ from ..media.video import Video
 from ..models.family import Media
 from ..models.linear import linear_estimate
 from ..worker.values import FileName
-from .settings import Settings, digest, dumps
+from .settings import Settings, digest, dumps, long_digest
 
 NAMES = 3  # of items that cannot be served, in a summary
 
@@ -170,10 +170,10 @@ class Plan:
     items: Sequence[PlanItem]
     unused_fields: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         """Hash of all requests, in order."""
-        return digest(self.ids, dumps(self.settings))
+        return long_digest(self.ids, dumps(self.settings))
 
     @cached_property
     def ids(self) -> Sequence[str]:

@@ -7,6 +7,7 @@ import marshal
 import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -17,7 +18,7 @@ from ..media.hint import Hint
 from ..media.video import Video
 from ..worker.records import from_json
 from .plan import Plan, PlanItem, Tokens, batch_numbers
-from .settings import Settings, dumps, fields_of
+from .settings import Settings, dumped, fields_of
 
 VERSION = 2
 _ITEMS, _AFTER_ITEMS = ' "items": [\n', b" ]\n"
@@ -67,7 +68,7 @@ def write_plan(plan: Plan, out: IO[str]) -> None:
     }
     out.write("{\n")
     for key, value in head.items():
-        out.write(f" {json.dumps(key)}: {dumps(value)},\n")
+        out.writelines(chain((f" {json.dumps(key)}: ",), dumped(value), (",\n",)))
     out.write(_ITEMS)
     for n, line in enumerate(_lines(plan.items)):
         out.write(("  " if n == 0 else ",\n  ") + line)

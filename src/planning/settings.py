@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from ..models.families import family_of
@@ -117,6 +119,14 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(_CANONICAL.encode(parts).encode()).hexdigest()[:16]
 
 
+def long_digest(*parts: Any) -> str:
+    """The same of parts that are long lists, without the JSON of all of it in memory."""
+    hashed, pieces = hashlib.sha256(), _CANONICAL.iterencode(parts)
+    while text := "".join(islice(pieces, 4096)):
+        hashed.update(text.encode())
+    return hashed.hexdigest()[:16]
+
+
 def fields_of(value: Any) -> dict[str, Any]:
     """The fields of a plan value, not copied: `dataclasses.asdict` takes most of the time of a large plan."""
     return {name: getattr(value, name) for name in value.__slots__}
@@ -138,3 +148,8 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_as_obj
 def dumps(value: Any) -> str:
     """A plan value as JSON, in the form that the identity of a plan is made of."""
     return _ENCODER.encode(value)
+
+
+def dumped(value: Any) -> Iterator[str]:
+    """The same in pieces, for a long one."""
+    return _ENCODER.iterencode(value)

@@ -24,7 +24,7 @@ from ..models.family import Media
 from ..models.tokenizer import packed
 from ..planning.plan import Plan, PlanItem, smallest_max_model_len
 from ..planning.recipe import language_of, pins_of
-from ..planning.settings import Settings, digest
+from ..planning.settings import Settings, digest, long_digest
 from ..worker.answer_form import AnswerForm
 from ..worker.protocol import PROTOCOL, Checks, Item, Outcome, UpsampleJob
 from ..worker.records import InvalidRecord, from_line, to_json, to_line
@@ -82,7 +82,7 @@ def job_folder(plan: Plan, jobs: Path, place: str = "") -> JobPaths:
 
 
 def hash_of(ids: Collection[str], place: str = "") -> str:
-    return digest(sorted(ids), place) if place else digest(sorted(ids))
+    return long_digest(sorted(ids), place) if place else long_digest(sorted(ids))
 
 
 def upsample_job(plan: Plan, place: str = "") -> UpsampleJob:

@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from src.media.video import Video
 from src.planning.plan import Plan, item_id
-from src.planning.settings import digest
+from src.planning.settings import digest, dumped, dumps, long_digest
 from tests.unit.planning.conftest import ITEMS, Item, Planned
 
 ONE = ITEMS[:1]
@@ -147,3 +149,9 @@ def test_identical_items_share_one_request(planned: Planned) -> None:
     assert len({item.id for item in plan.items}) == 1
     assert [len(batch) for batch in plan.batches] == [1]
     assert {item.batch for item in plan.items} == {0}
+
+
+@given(st.lists(st.text(max_size=3)), st.none() | st.text() | st.integers())
+def test_long_digest_is_the_digest(ids: list[str], more: object) -> None:
+    assert long_digest(ids, more) == digest(ids, more)
+    assert "".join(dumped([ids, more])) == dumps([ids, more])
