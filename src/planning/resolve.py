@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..choices import SizeRule
 from ..config import BudgetConf, Config
+from ..counted import Step, counted, no_step
 from ..errors import VideoError
 from ..interrupts import in_background, threads
 from ..media.geometry import Size
@@ -32,15 +33,12 @@ from .settings import Settings, digest
 from .validate import UPDATABLE, check_config, check_output
 
 FETCHES = 16  # clips at addresses that are fetched at the same time
-OnProgress = Callable[[int, int], None]
 
 
-def resolve(
-    config: Config, *, files: list[Path] | None = None, on_probe: OnProgress = lambda done, total: None
-) -> Plan:
+def resolve(config: Config, *, files: list[Path] | None = None, step: Step = no_step) -> Plan:
     """The plan of this config.
 
-    files: prompt files in place of those that `prompts` names. on_probe: called with (clips probed, clips in all).
+    files: prompt files in place of those that `prompts` names. step: told of the progress.
     Raises InputError or SpecError before anything starts.
     """
     check_config(config)
@@ -50,8 +48,8 @@ def resolve(
     settings = plan_settings(config)
     # Loading the tokenizer, or asking a server, takes as long as probing some clips.
     loaded = in_background(lambda: settings.family.text_tokens("", "", with_media=False))
-    specs, named = _specs_of(files, config, how)
-    probed = probe_all(named, config, on_probe)
+    specs, named = _specs_of(files, config, how, step)
+    probed = probe_all(named, config, step)
     loaded.result()
     recipe = Recipe.of(config, settings.family, settings.effective_len or settings.max_model_len)
     clips = {path: found if isinstance(found, VideoError) else _clip(found, recipe) for path, found in probed.items()}
@@ -69,7 +67,8 @@ def resolve(
         )
 
     spool, summary = ItemSpool(Path(config.cache_dir)), Summary()
-    grouped = _batches(map(item_of, specs), spool, summary, config.budget)
+    items = counted(map(item_of, specs), "items planned", step, len(specs))
+    grouped = _batches(items, spool, summary, config.budget)
     plan = Plan(
         settings, grouped, spool.items(grouped), unused_fields=tuple(f"{n} ({k})" for n, k in unused.most_common())
     )
@@ -90,10 +89,10 @@ def _batches(
     return partition.group(asked, budget.max_batch_size, budget.max_batch_tokens)
 
 
-def _specs_of(files: list[Path], config: Config, how: Reading) -> tuple[Iterable[PromptSpec], set[Path]]:
+def _specs_of(files: list[Path], config: Config, how: Reading, step: Step) -> tuple[SpecSpool, set[Path]]:
     """The items of these files and the clips that they name; raises SpecError for what is wrong with any item."""
     specs, clips, shapes = SpecSpool(Path(config.cache_dir)), set[Path](), set[tuple[Path, str]]()
-    for spec in read_specs(files, how):
+    for spec in counted(read_specs(files, how), "prompts read", step):
         specs.add(spec)
         if spec.video:
             clips.add(spec.video)
@@ -103,7 +102,7 @@ def _specs_of(files: list[Path], config: Config, how: Reading) -> tuple[Iterable
     return specs, clips
 
 
-def probe_all(paths: Collection[Path], config: Config, on_probe: OnProgress) -> dict[Path, Video | VideoError]:
+def probe_all(paths: Collection[Path], config: Config, step: Step) -> dict[Path, Video | VideoError]:
     """Each clip that is not known from an earlier plan probed once, in parallel; for one that cannot be used, its error."""
     video, ended = config.video, threading.Event()
     limits = VideoLimits(video.max_bytes, video.max_pixels, video.max_duration_s, video.max_render_s)
@@ -124,7 +123,7 @@ def probe_all(paths: Collection[Path], config: Config, on_probe: OnProgress) -> 
         try:
             for path, clip in zip(ordered, pool.map(one, ordered), strict=True):
                 found[path] = clip
-                on_probe(len(found), known + len(ordered))
+                step("clips probed", len(found), known + len(ordered))
         finally:
             ended.set()  # after Ctrl-C, the clips in work are given up
     cache.put(found[path] for path in ordered)

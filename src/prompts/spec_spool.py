@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ _FIELDS = tuple(field.name for field in fields(PromptSpec))
 _SHARED = tuple(_FIELDS.index(name) for name in ("video", "source", "found"))  # values of many items
 
 
-class SpecSpool(Iterable[PromptSpec]):
+class SpecSpool:
     """Specs in order, in a nameless file of this process."""
 
     def __init__(self, folder: Path) -> None:
@@ -27,6 +27,9 @@ class SpecSpool(Iterable[PromptSpec]):
         for at in _SHARED:
             values[at] = self._number.setdefault(values[at], len(self._number))
         self._spool.write(pickle.dumps(values, pickle.HIGHEST_PROTOCOL))
+
+    def __len__(self) -> int:
+        return len(self._spool.starts) - 1
 
     def __iter__(self) -> Iterator[PromptSpec]:
         shared = list(self._number)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import __version__, log
+from ..counted import Step, counted, no_step
 from ..errors import InputError
 from ..planning.plan import Plan, PlanItem
 from ..run_folder import RunPaths
@@ -123,10 +124,11 @@ def write_results(
     command: str,
     unfinished: str,
     also: Iterable[str] = (),
+    step: Step = no_step,
 ) -> Written:
     """Write the outputs with the review verdicts applied.
 
-    unfinished: the reason for items that did not end. also: exports beyond those of the plan.
+    unfinished: the reason for items that did not end. also: exports beyond those of the plan. step: told of the progress.
     """
     starts = read_starts(paths.timings)
     ended = datetime.fromisoformat(starts[-1].ended) if starts else datetime.now().astimezone()
@@ -134,7 +136,9 @@ def write_results(
     hints = results.linked_hints(plan, paths)
     rows: Iterator[tuple[PlanItem, Row]] = (
         (item, totals.add(reviewed(row_of(item, outcome, hints, plan.settings), marks.get(item.name)), outcome))
-        for item, outcome in items_as_they_ended(plan, outcomes, unfinished)
+        for item, outcome in counted(
+            items_as_they_ended(plan, outcomes, unfinished), "results written", step, len(plan.items)
+        )
     )
     with ExitStack() as stack:
         items = None

@@ -22,6 +22,7 @@ from ..runs.outcomes import Outcomes
 from ..runs.run_record import read_record
 from ..runs.run_state import state_of
 from ..text import overrides_in, resume_command
+from ..timing.progress import progress_display
 from ..worker.protocol import REFUSED, Outcome
 from . import Invocation
 
@@ -41,7 +42,9 @@ def run(invocation: Invocation) -> ExitCode:
     stored, plan = plan, _as_report(plan, is_whole, invocation)
     is_same = config.serve and is_whole and plan.settings == stored.settings
     written = written_before(plan, paths, also) if is_same else None
-    written = written or write_results(plan, outcomes, paths, invocation.command, reason, also)
+    if written is None:
+        with progress_display(config.console.progress.value, invocation.err) as progress:
+            written = write_results(plan, outcomes, paths, invocation.command, reason, also, progress.step)
     if is_whole:
         print_end(plan, written.totals, paths, None, invocation.out, written.exported)
     else:

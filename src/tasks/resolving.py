@@ -15,10 +15,10 @@ from . import Invocation
 
 
 def resolve_with_progress(invocation: Invocation, files: list[Path] | None = None) -> Plan:
-    """The plan of this config, or of its settings and these prompt files, with a progress display while clips are probed."""
+    """The plan of this config, or of its settings and these prompt files, with a progress display."""
     config = invocation.config
     with progress_display(config.console.progress.value, invocation.err) as progress:
-        return resolve(config, files=files, on_probe=lambda done, total: progress.step("clips probed", done, total))
+        return resolve(config, files=files, step=progress.step)
 
 
 # Groups and fields that still count when a run is resumed; all else is in its files.

@@ -138,7 +138,7 @@ def _probe(found: _Found, invocation: Invocation) -> tuple[list[Listed], list[st
     """The rows of the table, with every clip probed, and all problems."""
     paths = {draft.video for draft in found.drafts if draft.video}
     with progress_display(invocation.config.console.progress.value, invocation.err) as progress:
-        clips = probe_all(paths, invocation.config, lambda done, total: progress.step("clips probed", done, total))
+        clips = probe_all(paths, invocation.config, progress.step)
     listed, problems = [], list(found.problems)
     for draft in found.drafts:
         clip = clips[draft.video] if draft.video else None

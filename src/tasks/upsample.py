@@ -142,7 +142,9 @@ def _finish(plan: Plan, outcomes: Outcomes, invocation: Invocation, unfinished: 
         if invocation.config.resume and len(outcomes) == len(plan.distinct_ids)
         else None
     )
-    written = written or write_results(plan, outcomes, paths, invocation.command, unfinished, also)
+    if written is None:
+        with progress_display(invocation.config.console.progress.value, invocation.err) as display:
+            written = write_results(plan, outcomes, paths, invocation.command, unfinished, also, display.step)
     print_end(plan, written.totals, paths, measured.seconds, invocation.out, written.exported)
     if off := error_text(measured.estimated_s, measured.seconds):
         invocation.print(off)

@@ -86,7 +86,7 @@ class Stopwatch:
         elif name == "fetching":
             self._phases[FETCHING] = Phase(now, now, 0.0)
 
-    def step(self, stage: str, done: int, total: int, note: str = "") -> None:
+    def step(self, stage: str, done: int, total: int | None, note: str = "") -> None:
         self.display.step(stage, done, total, note)
 
     def took(self, phase: str, began_s: float, amount: int) -> None:

@@ -19,11 +19,14 @@ RESULTS = ("answers", "videos")  # stages that end a run, and may be estimated b
 
 
 class Progress(Protocol):
-    """What a run reports: `phase`, its phase in words; `step`, counts of one named stage; `took`, that a piece of work is done,
-    of `amount` hints, bytes or answers, since `began_s` of time.monotonic."""
+    """What a run reports.
+
+    phase: its phase in words. step: counts of one named stage, of a total where that is known. took: that a piece of work is
+    done, of `amount` hints, bytes or answers, since `began_s` of time.monotonic.
+    """
 
     def phase(self, name: str) -> None: ...
-    def step(self, stage: str, done: int, total: int, note: str = "") -> None: ...
+    def step(self, stage: str, done: int, total: int | None, note: str = "") -> None: ...
     def took(self, phase: str, began_s: float, amount: int) -> None: ...
 
 
@@ -33,7 +36,7 @@ class Quiet:
     def phase(self, name: str) -> None:
         pass
 
-    def step(self, stage: str, done: int, total: int, note: str = "") -> None:
+    def step(self, stage: str, done: int, total: int | None, note: str = "") -> None:
         pass
 
     def took(self, phase: str, began_s: float, amount: int) -> None:
@@ -57,28 +60,32 @@ class Lines(Quiet):
         self.now = name
         log.get().info("phase", name=name)
 
-    def step(self, stage: str, done: int, total: int, note: str = "") -> None:
+    def step(self, stage: str, done: int, total: int | None, note: str = "") -> None:
         now = self.clock()
         logged_at, logged = self.logged.setdefault(stage, (now, -1))
         if done:
             self.first.setdefault(stage, (now, done))
         patience_s = LINE_EVERY_S if done != logged else STILL_EVERY_S
-        if logged == total or (now - logged_at < patience_s and done < total):
+        if logged == total or (now - logged_at < patience_s and done != total):
             return
         self.logged[stage] = (now, done)
         log.get().info(
             stage.replace(" ", "_"), **self._facts(stage, done, total, now), **({"so_far": note} if note else {})
         )
 
-    def _facts(self, stage: str, done: int, total: int, now: float) -> dict[str, str]:
-        facts = {"done": f"{done}/{total}"} | ({"phase": self.now} if self.now and not done else {})
+    def _facts(self, stage: str, done: int, total: int | None, now: float) -> dict[str, str]:
+        facts = {"done": f"{done}" if total is None else f"{done}/{total}"} | (
+            {"phase": self.now} if self.now and not done else {}
+        )
         started, at_start = self.first.get(stage, (now, done))
         if done > at_start and now > started:
             rate = (done - at_start) / (now - started)
             facts["rate"] = f"{rate:.1f}/s"
-            if done < total:
+            if total and done < total:
                 facts["eta"] = remaining((total - done) / rate)
-        elif stage in RESULTS and done < total and (left_s := still_expected_s(self.expected_s, now - self.began)):
+        elif (
+            stage in RESULTS and done < (total or 0) and (left_s := still_expected_s(self.expected_s, now - self.began))
+        ):
             facts["eta"] = f"~{remaining(left_s)}"
         return facts
 
@@ -142,7 +149,7 @@ class Bars(Quiet):
     def phase(self, name: str) -> None:
         self.note = name
 
-    def step(self, stage: str, done: int, total: int, note: str = "") -> None:
+    def step(self, stage: str, done: int, total: int | None, note: str = "") -> None:
         if stage not in self.tasks:
             self.tasks[stage] = int(self.bars.add_task(stage, total=total, note=""))
         self.bars.update(self.tasks[stage], completed=done, total=total, note=printable(note or self.note))  # type: ignore[arg-type]

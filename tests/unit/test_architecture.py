@@ -16,6 +16,7 @@ SRC = ROOT / "src"
 # Modules that every package may import: they import none of the others.
 FOR_ALL = {
     "cache_table",
+    "counted",
     "errors",
     "files",
     "interrupts",
@@ -69,6 +70,7 @@ TOP: dict[str, set[str]] = {
     "files": set(),
     "interrupts": set(),
     "line_file": set(),
+    "counted": set(),
     "line_json": set(),
     "run_folder": {"errors", "log"},
     "seals": {"files"},

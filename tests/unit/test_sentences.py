@@ -45,6 +45,7 @@ def test_sentence_is_of_an_event(event: str) -> None:
     [
         ("answers", {"done": "1166/5000", "rate": "35.7/s", "eta": "2min"}, "answers: 1,166 of 5,000, 35.7/s, 2min left"),
         ("clips_probed", {"done": "7/7"}, "clips probed: 7 of 7"),
+        ("prompts_read", {"done": "12000", "rate": "9000.0/s"}, "prompts read: 12,000, 9000.0/s"),
         ("job_started", {"job": "ab", "items": "8", "engine": "vllm"}, "A job started: 8 items, engine vllm; its name is ab."),
         ("phase", {"name": "loading"}, "The worker is loading."),
         ("run_resumed", {"run": "a\nb\x1b", "note": "so."}, "Resuming a | b\\u001b; so."),

@@ -160,14 +160,14 @@ def test_clip_with_absurd_frame_rate_is_named(config_for: ConfigFor, ten_fps: Pa
 
 def test_each_clip_is_probed_once(config_for: ConfigFor, clips: Path, tmp_path: Path) -> None:
     """In all plans together."""
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[str, int, int | None]] = []
     paths = [clips / "wide.mp4", clips / "hd.mp4", clips / "wide.mp4", clips / "." / "wide.mp4"]
     items = [{"name": str(n), "prompt": "x", "video_path": str(path)} for n, path in enumerate(paths)]
     config = config_for([*items, {"prompt": "no clip"}])
     config.cache_dir = str(tmp_path / "cache")
-    first = resolve(config, on_probe=lambda done, total: seen.append((done, total)))
-    assert seen == [(1, 2), (2, 2)]
-    assert resolve(config, on_probe=lambda done, total: seen.append((done, total))) == first
+    first = resolve(config, step=lambda *step: seen.append(step))
+    assert seen == [("clips probed", 1, 2), ("clips probed", 2, 2)]
+    assert resolve(config, step=lambda *step: seen.append(step)) == first
     assert len(seen) == 2
 
 
@@ -234,9 +234,11 @@ def test_only_the_cache_folder_is_written(
 
 
 def test_prompts_are_checked_before_clips(config_for: ConfigFor, clips: Path) -> None:
-    seen: list[int] = []
+    seen: list[str] = []
     with pytest.raises(SpecError):
-        resolve(config_for([*over(clips / "wide.mp4"), {"prompt": 5}]), on_probe=lambda done, total: seen.append(done))
+        resolve(
+            config_for([*over(clips / "wide.mp4"), {"prompt": 5}]), step=lambda stage, done, total: seen.append(stage)
+        )
     assert seen == []
 
 

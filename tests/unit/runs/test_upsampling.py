@@ -377,7 +377,7 @@ def test_slow_clips_are_no_failure(
     class Impatient(Quiet):
         """Lets the clips be rendered once workers have ended idle several times."""
 
-        def step(self, stage: str, done: int, total: int, note: str = "") -> None:
+        def step(self, stage: str, done: int, total: int | None, note: str = "") -> None:
             if starts(workers) > 5:
                 ready.set()
 

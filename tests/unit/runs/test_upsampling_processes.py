@@ -92,7 +92,7 @@ class InterruptedAt(Quiet):
     def __init__(self, answers: int) -> None:
         self.answers = answers
 
-    def step(self, stage: str, done: int, total: int, note: str = "") -> None:
+    def step(self, stage: str, done: int, total: int | None, note: str = "") -> None:
         if stage == "answers" and done >= self.answers:
             raise KeyboardInterrupt
 
