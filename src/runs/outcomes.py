@@ -28,8 +28,8 @@ NONE = -1  # in place of the number of a line
 class Outcomes(Mapping[str, Outcome]):
     """The outcomes in a run's journal by item id, read when they are asked for. states: how many there are of each state.
 
-    places: of the items of the run (`Plan.places`), so that their ids are not kept twice. damaged: the lines that are not
-    outcomes, by their bytes; they and a torn last line are left out.
+    places: of the items of the run (`Plan.places`), so that their ids are not kept twice. planned: how many of them have
+    ended. damaged: the lines that are not outcomes, by their bytes; they and a torn last line are left out.
     """
 
     def __init__(self, journal: Path, places: Mapping[str, int] = MappingProxyType({})) -> None:
@@ -37,7 +37,7 @@ class Outcomes(Mapping[str, Outcome]):
         self.states: Counter[str] = Counter()
         self.damaged: list[bytes] = []
         self._places, self._others = places, dict[str, int]()  # the places of other ids, which come after them
-        self._first_other = max(places.values(), default=-1) + 1
+        self._first_other, self.planned = max(places.values(), default=-1) + 1, 0
         self._line_at = array("q")  # by place, the number of the line that counts, or NONE
         self._state_of_line: list[str] = []
         self._lines: LineFile[Outcome] | None = None  # until there is a file
@@ -82,6 +82,7 @@ class Outcomes(Mapping[str, Outcome]):
             place = self._others[outcome.id] = self._first_other + len(self._others)
         self._line_at.extend([NONE] * (place + 1 - len(self._line_at)))
         self._line_at[place] = number
+        self.planned += place < self._first_other
         self._state_of_line.append(intern(outcome.state))
         self.states[outcome.state] += 1
 
@@ -107,6 +108,7 @@ class Outcomes(Mapping[str, Outcome]):
         place, number = self._place(item_id), self._number(item_id)
         if place is not None and number is not None:
             self._line_at[place] = NONE
+            self.planned -= place < self._first_other
             self.states[self._state_of_line[number]] -= 1
 
     def state_of(self, item_id: str) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from .. import log
@@ -25,9 +25,25 @@ from ..worker.protocol import Outcome, Staged
 from ..worker.records import InvalidRecord, from_line
 from . import staging
 from .dealer import Dealer, Items
-from .outcomes import RunJournal
+from .outcomes import Outcomes, RunJournal
 from .render_tasks import RenderTasks
 from .staging import Batch, Stop
+
+
+class Missing(Collection[str]):
+    """The items of a plan that have not ended, whatever ended meanwhile."""
+
+    def __init__(self, plan: Plan, outcomes: Outcomes) -> None:
+        self._places, self._outcomes = plan.places, outcomes
+
+    def __contains__(self, item_id: object) -> bool:
+        return item_id in self._places and item_id not in self._outcomes
+
+    def __iter__(self) -> Iterator[str]:
+        return (item_id for item_id in self._places if item_id not in self._outcomes)
+
+    def __len__(self) -> int:
+        return len(self._places) - self._outcomes.planned
 
 
 class Pool:
@@ -35,7 +51,7 @@ class Pool:
 
     def __init__(self, plan: Plan, folders: Mapping[str, JobPaths], paths: RunPaths, journal: RunJournal) -> None:
         self.plan, self.folders, self.journal = plan, folders, journal
-        self.missing = {item_id for item_id in plan.distinct_ids if item_id not in journal.outcomes}
+        self.missing = Missing(plan, journal.outcomes)
         self.asked, self.staged = len(self.missing), 0
         self.dealer = Dealer(folders)
         self.is_shared = len(folders) > 1
@@ -81,7 +97,6 @@ class Pool:
     def add(self, outcomes: Iterable[Outcome]) -> int:
         """These items have ended; how many had not before."""
         new = self.journal.add(outcomes)
-        self.missing.difference_update(new)
         self.dealer.end(new)
         return len(new)
 
@@ -138,13 +153,13 @@ class Pool:
 class _Stager:
     """Renders and stages in a thread of its own, so that answers come in while hints are still being made."""
 
-    def __init__(self, plan: Plan, missing: set[str], job: JobPaths, progress: Progress) -> None:
+    def __init__(self, plan: Plan, missing: Collection[str], job: JobPaths, progress: Progress) -> None:
         self.stop = Stop()
         self._out: queue.Queue[Batch | BaseException] = queue.Queue()
         self._thread = threading.Thread(target=self._run, args=(plan, missing, job, progress), name="stage")
         self._thread.start()
 
-    def _run(self, plan: Plan, missing: set[str], job: JobPaths, progress: Progress) -> None:
+    def _run(self, plan: Plan, missing: Collection[str], job: JobPaths, progress: Progress) -> None:
         try:
             began = time.monotonic()
             tasks = [RenderTasks(job.run_folder, plan.settings).wait_for] if plan.settings.host.render_tasks else []

@@ -129,7 +129,11 @@ def seed_of(item: PlanItem, settings: Settings) -> int:
 
 
 def stage(
-    plan: Plan, missing: set[str], paths: JobPaths, stop: Stop, wait_for: WaitFor = lambda entry, is_stopped: None
+    plan: Plan,
+    missing: Collection[str],
+    paths: JobPaths,
+    stop: Stop,
+    wait_for: WaitFor = lambda entry, is_stopped: None,
 ) -> Iterator[Batch]:
     """Render the hints of the missing items and stage them, one batch at a time.
 
@@ -139,7 +143,7 @@ def stage(
     settings = plan.settings
     clear_asides(hint_cache(settings), paths.run_folder, paths.root, paths.batches)
     staged = paths.staged()  # by an earlier start; their frames are in the job folder
-    yield Batch(len(missing & staged))
+    yield Batch(sum(item_id in missing for item_id in staged))
     with _Renderer(paths, settings, stop, wait_for) as renderer:
         for number, batch in _as_ready(_batches(plan, missing, staged), renderer):
             records, lost = [], []

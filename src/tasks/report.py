@@ -33,7 +33,7 @@ def run(invocation: Invocation) -> ExitCode:
         raise InputError("task=report: which run?", hint="name its folder: run=outputs/DATE/TIME, or run=latest")
     paths = RunPaths(Path(invocation.config.run))
     plan, state = read_plan(paths.plan), state_of(paths, read_record(paths))
-    outcomes = known_outcomes(paths)
+    outcomes = known_outcomes(paths, plan.places)
     ended = sum(item_id in outcomes for item_id in plan.ids)
     is_whole = ended == len(plan.items)
     reason = "did not end" if state.word == "complete" else f"not answered yet ({state.word})"
@@ -80,11 +80,11 @@ def _as_report(plan: Plan, is_whole: bool, invocation: Invocation) -> Plan:
     return replace(plan, settings=settings)
 
 
-def known_outcomes(paths: RunPaths) -> Mapping[str, Outcome]:
+def known_outcomes(paths: RunPaths, places: Mapping[str, int]) -> Mapping[str, Outcome]:
     """How items ended, by id: what the run's journal has, and what its workers wrote that no controller has taken yet."""
-    journals = [Outcomes(paths.journal)]
+    journals = [Outcomes(paths.journal, places)]
     for file in sorted(paths.jobs.glob("*/results.jsonl")):
-        written = Outcomes(file)
+        written = Outcomes(file, places)
         for item_id in [item_id for item_id in written if written.state_of(item_id) == REFUSED]:
             written.forget(item_id)
         journals.append(written)

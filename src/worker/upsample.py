@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 from .checks import SeenAnswers
@@ -34,6 +35,7 @@ from .protocol import (
     Exit,
     Item,
     Outcome,
+    Staged,
     UpsampleJob,
 )
 from .records import from_line
@@ -60,6 +62,8 @@ class Worker:
         self.log = JobLog(folder)
         self._final: set[str] = set()
         self._tried: set[tuple[str, int]] = set()  # (id, step) with a result line, final or not
+        self._asked: set[tuple[str, int]] = set()  # of those that came
+        self._read: set[str] = set()  # batches, to their end
         self._seen = SeenAnswers()
         self._judge = Judge(job, self._seen)
         for outcome in read_records(self.log.results.path, Outcome, left_out):
@@ -105,6 +109,7 @@ class Worker:
                 self.log.phase("serving", load_s=round(time.monotonic() - started, 3))
                 self._serve()
             self.log.phase("draining")
+            missing = self._missing()  # while the heart still beats: it may take a while
         finally:
             self._ended.set()
             heartbeat.join()
@@ -112,7 +117,6 @@ class Worker:
             self._suspects.clear()
         if self._failure:
             raise self._failure
-        missing = sorted({item.id for item in self._all_items() if self._is_open(item)})
         if self._unavailable and missing:
             return Exit(UNAVAILABLE, "unavailable", self._unavailable, tuple(missing))
         return self.control.exit_of(missing, expects_more=not (self.folder / "closed").exists())
@@ -176,9 +180,8 @@ class Worker:
     def _arriving(self) -> Iterator[Item]:
         """Unanswered items in order, as their batches arrive, until closed, or idle for linger_s with no controller."""
         taken: dict[str, int] = {}
-        asked: set[tuple[str, int]] = set()
         for item in self._isolated():
-            asked.add((item.id, item.step))
+            self._asked.add((item.id, item.step))
             yield item
         idle_since = time.monotonic()
         while not self.control.stop.is_set():
@@ -187,12 +190,14 @@ class Worker:
             fresh = [b for b in batches if b.name not in taken or (looks and _written_at(b) != taken[b.name])]
             for batch in fresh:
                 taken[batch.name] = _written_at(batch)  # one that was damaged is sent again
+                self._read.discard(batch.name)
                 for item in read_records(batch, Item, left_out):
-                    if self._is_open(item) and (item.id, item.step) not in asked:
-                        asked.add((item.id, item.step))
+                    if self._is_open(item.id, item.step) and (item.id, item.step) not in self._asked:
+                        self._asked.add((item.id, item.step))
                         yield item
                         if self.control.stop.is_set():
                             return
+                self._read.add(batch.name)
             if fresh or not self._flow.is_idle:
                 idle_since = time.monotonic()
             if closed and not fresh:
@@ -208,8 +213,14 @@ class Worker:
         except FileNotFoundError:
             return False
 
-    def _is_open(self, item: Item) -> bool:
-        return item.id not in self._final and (item.id, item.step) not in self._tried
+    def _is_open(self, item_id: str, step: int) -> bool:
+        return item_id not in self._final and (item_id, step) not in self._tried
+
+    def _missing(self) -> list[str]:
+        """The ids of all items that have not ended; no batch that was read to its end is read again."""
+        unread = (b for b in (self.folder / "batches").glob("*.jsonl") if b.name not in self._read)
+        others = ((item.id, item.step) for batch in unread for item in read_records(batch, Staged, left_out))
+        return sorted({item_id for item_id, step in chain(self._asked, others) if self._is_open(item_id, step)})
 
     def _all_items(self) -> Iterator[Item]:
         for batch in sorted((self.folder / "batches").glob("*.jsonl")):
@@ -219,7 +230,9 @@ class Worker:
         """Items of which one may have killed the worker, before all others: half of them at a time, so that few deaths are
         enough to find it. One that is found is not asked again."""
         suspects, ids = self._suspects, self._suspects.ids
-        open_ones = [item for item in self._all_items() if item.id in ids and self._is_open(item)] if ids else []
+        open_ones = (
+            [item for item in self._all_items() if item.id in ids and self._is_open(item.id, item.step)] if ids else []
+        )
         if suspects.culprit:
             reason = f"the worker died {suspects.deaths} times while this item was in flight, the last time alone"
             for item in open_ones:

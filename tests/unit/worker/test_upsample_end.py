@@ -7,12 +7,16 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from src.worker import upsample
 from src.worker.engines.engine import Answer, Request
+from src.worker.journal import read_records
 from src.worker.lifecycle import LoadFailed
 from src.worker.protocol import CANCELLED, LOAD_FAILED, LOCKED, OK, TIMEOUT
 from tests.harness.fake_engine import (
@@ -104,6 +108,21 @@ def test_replaced_batch_is_read_again(folder: Path) -> None:
 
     assert serve(folder, FakeEngine(answering)) == OK
     assert [r["id"] for r in results(folder)] == ["first", "later"]
+
+
+def test_batch_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also at the end, when the worker says what it leaves: a million items take half a minute to read."""
+    read = Counter[str]()
+
+    def counting(path: Path, *rest: Any) -> Iterator[Any]:
+        read[path.name] += 1
+        return read_records(path, *rest)
+
+    monkeypatch.setattr(upsample, "read_records", counting)
+    for n in range(3):
+        stage(folder, [item(f"i{n}")], f"{n:05d}")
+    assert serve(folder, FakeEngine(distinct_reply)) == OK
+    assert [read[f"{n:05d}.jsonl"] for n in range(3)] == [1, 1, 1] and exit_record(folder)["not_started"] == []
 
 
 def test_sigterm_finishes_items_in_flight(folder: Path) -> None:
