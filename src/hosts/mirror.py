@@ -95,7 +95,9 @@ REMOVE = """
 set -e
 cd "$2/jobs"
 case "$1" in "$2/jobs/"*/*|"$2/jobs/"|*..*) exit 64;; "$2/jobs/"*) ;; *) exit 64;; esac
-[ -e "$1/frames" ] || [ ! -e "$1" ] || exit 64
+# Without frames, it holds what was sent after another controller had removed it.
+[ -e "$1/frames" ] || [ ! -e "$1" ] ||
+  ! ls -A "$1" | grep -qvxE 'batches|closed|job[.]json|worker[.]pyz|results[.]jsonl|[.]incoming-.*' || exit 64
 aside="$2/jobs/.removed-${1##*/}.$$"  # two controllers may be at it
 [ ! -e "$1" ] || mv -- "$1" "$aside" || [ ! -e "$1" ]
 rm -rf -- "$aside" || [ ! -e "$aside" ]

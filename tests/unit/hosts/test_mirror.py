@@ -294,6 +294,22 @@ def test_simultaneous_removals_all_succeed(there: JobPaths, location: Location) 
         assert not there.root.exists()
 
 
+@pytest.mark.parametrize("foreign", [False, True])
+def test_what_was_sent_after_a_removal_is_removed(mirror: RemoteFolder, there: JobPaths, foreign: bool) -> None:
+    """Another controller of the job had removed the folder meanwhile."""
+    mirror.remove()
+    (there.root / "batches").mkdir(parents=True)
+    for name in ("closed", "results.jsonl", ".incoming-1", *(["notes.txt"] if foreign else [])):
+        (there.root / name).touch()
+    if foreign:
+        with pytest.raises(HostError, match="cannot be removed"):
+            mirror.remove()
+        assert (there.root / "notes.txt").exists()
+    else:
+        mirror.remove()
+        assert not there.root.exists()
+
+
 @pytest.mark.parametrize("name", ["", "..", "../jobs", "a/b", "0123456789abcdef/../../frames"])
 def test_only_job_folders_are_removed(host: FakeHost, mirror: RemoteFolder, location: Location, name: str) -> None:
     wrong = RemoteFolder(host, mirror.job, Location(location.root, f"{location.root}/jobs/{name}", ""))
