@@ -48,10 +48,11 @@ def test_lost_host_is_left_out(fleet: RemoteFleet) -> None:
 def test_host_that_is_down_is_used_later(fleet: RemoteFleet, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet.sshds[2].kill()
     process = fleet.start_run(240, "engine.in_flight=2", "engine.item_delay_s=0.5", "budget.max_batch_size=4")
+    wait_for(lambda: fleet.logged("host_left_out"))
+    fleet.sshds[2].start()  # at once, so that the first of the tries, which become rarer, finds it
     wait_for(lambda: fleet.ended() > 20)
-    assert set(fleet.logged("host_left_out")) == {fleet.name(2)}
-    fleet.sshds[2].start()
     fleet.assert_whole(process.ended())
+    assert set(fleet.logged("host_left_out")) == {fleet.name(2)}
     assert len(fleet.shares()) == 3 and min(fleet.shares()) > 0
 
 
