@@ -254,10 +254,12 @@ def _own_cost() -> list[Row]:
 
 def _peak_and_resume(url: str, count: int) -> tuple[int, float]:
     """Peak memory of a worker over `count` items in KiB, and seconds from its start anew to its next request."""
+    from PIL import Image
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "frames").mkdir()
-        (folder / "frames" / "one.png").write_bytes(os.urandom(50_000))
+        Image.effect_noise((224, 224), 64).save(folder / "frames" / "one.png")  # 50 kB
         worker = write_job(folder, engine_settings("endpoint", url), model_settings("tiny"))
         items = [replace(_item(n), frames=("frames/one.png",)) for n in range(count + 1)]
         stage(folder, 0, items[:count])
