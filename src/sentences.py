@@ -91,9 +91,7 @@ def sentence(event: str, facts: Mapping[str, Any]) -> str:
     """The sentence of an event; of one that has none, its words and keys."""
     shown = {key: _shown(value) for key, value in facts.items()}
     if "done" in shown:  # a stage of the progress
-        counts = (
-            f"{int(count):,}" for count in shown["done"].split("/")
-        )  # how many, and of how many where that is known
+        counts = (f"{int(count):,}" for count in shown["done"].split("/"))  # the second one where it is known
         shown |= {"stage": event.replace("_", " "), "done": " of ".join(counts)}
         return _filled(_PROGRESS, shown)
     if event == "phase" and shown.get("name") == "fetching":

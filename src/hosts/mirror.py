@@ -97,7 +97,7 @@ cd "$2/jobs"
 case "$1" in "$2/jobs/"*/*|"$2/jobs/"|*..*) exit 64;; "$2/jobs/"*) ;; *) exit 64;; esac
 # Without frames, it holds what was sent after another controller had removed it.
 [ -e "$1/frames" ] || [ ! -e "$1" ] ||
-  ! ls -A "$1" | grep -qvxE 'batches|closed|job[.]json|worker[.]pyz|results[.]jsonl|[.]incoming-.*' || exit 64
+  ! ls -A "$1" | grep -qvxE 'batches|cancelled|closed|lease|(job|worker|results)[.][a-z]+|[.]incoming-.*' || exit 64
 aside="$2/jobs/.removed-${1##*/}.$$"  # two controllers may be at it
 [ ! -e "$1" ] || mv -- "$1" "$aside" || [ ! -e "$1" ]
 rm -rf -- "$aside" || [ ! -e "$aside" ]

@@ -18,7 +18,7 @@ from ..media.hint import Hint
 from ..media.video import Video
 from ..worker.records import from_json
 from .plan import Plan, PlanItem, Tokens, batch_numbers
-from .settings import Settings, dumped, fields_of
+from .settings import Settings, fields_of, json_pieces
 
 VERSION = 2
 _ITEMS, _AFTER_ITEMS = ' "items": [\n', b" ]\n"
@@ -68,7 +68,7 @@ def write_plan(plan: Plan, out: IO[str]) -> None:
     }
     out.write("{\n")
     for key, value in head.items():
-        out.writelines(chain((f" {json.dumps(key)}: ",), dumped(value), (",\n",)))
+        out.writelines(chain((f" {json.dumps(key)}: ",), json_pieces(value), (",\n",)))
     out.write(_ITEMS)
     for n, line in enumerate(_lines(plan.items)):
         out.write(("  " if n == 0 else ",\n  ") + line)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from ..models.families import family_of
@@ -119,11 +118,12 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(_CANONICAL.encode(parts).encode()).hexdigest()[:16]
 
 
-def long_digest(*parts: Any) -> str:
-    """The same of parts that are long lists, without the JSON of all of it in memory."""
-    hashed, pieces = hashlib.sha256(), _CANONICAL.iterencode(parts)
-    while text := "".join(islice(pieces, 4096)):
-        hashed.update(text.encode())
+def long_digest(values: Sequence[str], *parts: Any) -> str:
+    """`digest` of a long list and more, without the JSON of all of it in memory."""
+    hashed = hashlib.sha256(b"[[")
+    for at in range(0, len(values), 4096):
+        hashed.update(("," if at else "").encode() + _CANONICAL.encode(values[at : at + 4096])[1:-1].encode())
+    hashed.update("".join(["]", *(f",{_CANONICAL.encode(part)}" for part in parts), "]"]).encode())
     return hashed.hexdigest()[:16]
 
 
@@ -150,6 +150,6 @@ def dumps(value: Any) -> str:
     return _ENCODER.encode(value)
 
 
-def dumped(value: Any) -> Iterator[str]:
-    """The same in pieces, for a long one."""
+def json_pieces(value: Any) -> Iterator[str]:
+    """`dumps` of a long value, piece by piece."""
     return _ENCODER.iterencode(value)

@@ -127,19 +127,9 @@ def _summary_writer(out: IO[str]) -> Callable[[Row], None]:
     writer.writerow(columns)
 
     def write(row: Row) -> None:
-        review, tokens = row.get("review"), row["tokens"]
-        writer.writerow(
-            (
-                cell(row["name"]),
-                row["state"],
-                cell(row["reason"]),
-                *(tokens["predicted"], tokens["measured"], tokens["output"]),
-                row["attempts"],
-                row["seconds"],
-                cell(review["verdict"] if review else ""),
-                *(cell(row["video_path"]), cell(row["original_prompt"]), cell(row["upsampled_prompt"])),
-            )
-        )
+        review = row.get("review")
+        line = {**row, **row["tokens"], "review": review["verdict"] if review else ""}
+        writer.writerow([cell(line[column]) for column in columns])
 
     return write
 

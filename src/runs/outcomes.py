@@ -21,7 +21,7 @@ from ..worker.protocol import FAILED, KEPT, UPSAMPLED, Ended, Outcome
 from ..worker.records import InvalidRecord, from_line, has_checksum
 
 MOST_NAMED = 20  # damaged lines that are named one by one
-MOST_AT_ONCE = 4096  # outcomes that are held to be written
+MOST_AT_ONCE = 1024  # outcomes that are taken together: there may be very many after a pause
 NONE = -1  # in place of the number of a line
 
 
@@ -118,9 +118,11 @@ class Outcomes(Mapping[str, Outcome]):
 
     def lines_from(self, first: int, state: str) -> Iterator[tuple[str, str]]:
         """The ids of items that ended in this state, in the line of this number or later, and their lines."""
-        for item_id in self:
+        if self._lines is None or first == self.next_line:
+            return
+        for item_id in chain(self._places, self._others):
             number = self._number(item_id)
-            if number is not None and number >= first and self._state_of_line[number] == state and self._lines:
+            if number is not None and number >= first and self._state_of_line[number] == state:
                 yield item_id, self._lines.line(number).decode().rstrip("\n")
 
     @property

@@ -82,7 +82,7 @@ def job_folder(plan: Plan, jobs: Path, place: str = "") -> JobPaths:
 
 
 def hash_of(ids: Collection[str], place: str = "") -> str:
-    return long_digest(sorted(ids), place) if place else long_digest(sorted(ids))
+    return long_digest(sorted(ids), *([place] if place else []))
 
 
 def upsample_job(plan: Plan, place: str = "") -> UpsampleJob:

@@ -22,6 +22,7 @@ from ..hosts.job_handle import JobHandle
 from ..interrupts import in_background
 from ..timing.progress import Progress, Quiet
 from ..worker.protocol import Event, VideoOutcome
+from .outcomes import MOST_AT_ONCE
 from .tail import Tail
 
 MAX_DEATHS = 3  # without a result between them
@@ -29,7 +30,6 @@ MAX_SILENCE_STEP_S = 5.0
 QUEUE_POLL_S = 5.0  # of a cluster
 STOP_SILENT_S = 10.0  # five heartbeats: a worker that was asked to stop, and is frozen, is ended
 QUIET_S = 30.0  # without a heartbeat until that is said
-MOST_AT_ONCE = 1024  # outcomes that are taken together: there may be very many after a pause
 CALL_LOOK_S = 0.02  # between looks whether a call to a host has ended
 
 T = TypeVar("T")

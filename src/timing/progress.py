@@ -74,18 +74,17 @@ class Lines(Quiet):
         )
 
     def _facts(self, stage: str, done: int, total: int | None, now: float) -> dict[str, str]:
-        facts = {"done": f"{done}" if total is None else f"{done}/{total}"} | (
-            {"phase": self.now} if self.now and not done else {}
-        )
+        facts = {"done": f"{done}" if total is None else f"{done}/{total}"}
+        if self.now and not done:
+            facts["phase"] = self.now
+        left_s = still_expected_s(self.expected_s, now - self.began)
         started, at_start = self.first.get(stage, (now, done))
         if done > at_start and now > started:
             rate = (done - at_start) / (now - started)
             facts["rate"] = f"{rate:.1f}/s"
             if total and done < total:
                 facts["eta"] = remaining((total - done) / rate)
-        elif (
-            stage in RESULTS and done < (total or 0) and (left_s := still_expected_s(self.expected_s, now - self.began))
-        ):
+        elif left_s and stage in RESULTS and done < (total or 0):
             facts["eta"] = f"~{remaining(left_s)}"
         return facts
 

@@ -63,7 +63,7 @@ class Worker:
         self._final: set[str] = set()
         self._tried: set[tuple[str, int]] = set()  # (id, step) with a result line, final or not
         self._asked: set[tuple[str, int]] = set()  # of those that came
-        self._read: set[str] = set()  # batches, to their end
+        self._read: dict[str, int] = {}  # when the batches that were read to their end had been written
         self._seen = SeenAnswers()
         self._judge = Judge(job, self._seen)
         for outcome in read_records(self.log.results.path, Outcome, left_out):
@@ -179,7 +179,6 @@ class Worker:
 
     def _arriving(self) -> Iterator[Item]:
         """Unanswered items in order, as their batches arrive, until closed, or idle for linger_s with no controller."""
-        taken: dict[str, int] = {}
         for item in self._isolated():
             self._asked.add((item.id, item.step))
             yield item
@@ -187,17 +186,16 @@ class Worker:
         while not self.control.stop.is_set():
             closed = (self.folder / "closed").exists()  # looked up before the batches: none comes after it
             batches, looks = sorted((self.folder / "batches").glob("*.jsonl")), closed or self._flow.is_idle
-            fresh = [b for b in batches if b.name not in taken or (looks and _written_at(b) != taken[b.name])]
+            fresh = [b for b in batches if b.name not in self._read or (looks and _written_at(b) != self._read[b.name])]
             for batch in fresh:
-                taken[batch.name] = _written_at(batch)  # one that was damaged is sent again
-                self._read.discard(batch.name)
+                written_at = _written_at(batch)  # one that was damaged is sent again
                 for item in read_records(batch, Item, left_out):
                     if self._is_open(item.id, item.step) and (item.id, item.step) not in self._asked:
                         self._asked.add((item.id, item.step))
                         yield item
                         if self.control.stop.is_set():
                             return
-                self._read.add(batch.name)
+                self._read[batch.name] = written_at
             if fresh or not self._flow.is_idle:
                 idle_since = time.monotonic()
             if closed and not fresh:

@@ -299,8 +299,11 @@ def test_what_was_sent_after_a_removal_is_removed(mirror: RemoteFolder, there: J
     """Another controller of the job had removed the folder meanwhile."""
     mirror.remove()
     (there.root / "batches").mkdir(parents=True)
-    for name in ("closed", "results.jsonl", ".incoming-1", *(["notes.txt"] if foreign else [])):
+    for name in ("results.jsonl", ".incoming-1", *(["notes.txt"] if foreign else [])):
         (there.root / name).touch()
+    mirror.job.closed.touch()
+    mirror.push()
+    assert not mirror.poll(("true",)).is_gone and {"closed", "lease"} <= {path.name for path in there.root.iterdir()}
     if foreign:
         with pytest.raises(HostError, match="cannot be removed"):
             mirror.remove()

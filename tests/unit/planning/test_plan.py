@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from src.media.video import Video
 from src.planning.plan import Plan, item_id
-from src.planning.settings import digest, dumped, dumps, long_digest
+from src.planning.settings import digest, dumps, json_pieces, long_digest
 from tests.unit.planning.conftest import ITEMS, Item, Planned
 
 ONE = ITEMS[:1]
@@ -154,4 +154,4 @@ def test_identical_items_share_one_request(planned: Planned) -> None:
 @given(st.lists(st.text(max_size=3)), st.none() | st.text() | st.integers())
 def test_long_digest_is_the_digest(ids: list[str], more: object) -> None:
     assert long_digest(ids, more) == digest(ids, more)
-    assert "".join(dumped([ids, more])) == dumps([ids, more])
+    assert "".join(json_pieces([ids, more])) == dumps([ids, more])
