@@ -40,9 +40,11 @@ def write_video(path: Path, frames: list[VideoFrame], hint: Hint) -> None:
 
     rate = Fraction(hint.fps).limit_denominator(1000)
     width, height = max(2, hint.width_px // 2 * 2), max(2, hint.height_px // 2 * 2)
+    preset = "medium" if hint.clip_fps else "veryfast"  # a model reads the one, people look at the other
     with av.open(str(path), "w") as out:
-        stream = out.add_stream("libx264", rate=rate, options={"crf": str(HINT_CRF)})
+        stream = out.add_stream("libx264", rate=rate, options={"crf": str(HINT_CRF), "preset": preset})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.thread_count = 1
         for n, frame in enumerate(frames):
             picture = filtered(frame, (), width, height, "yuv420p")  # upright already
             picture.pts, picture.time_base = n, 1 / rate
@@ -115,6 +117,7 @@ def filtered(frame: VideoFrame, filters: Sequence[tuple[str, str]], width: int, 
     import av
 
     graph = av.filter.Graph()
+    graph.threads = 1  # two clips on two cores are faster than one picture on two threads
     source = graph.add_buffer(
         width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1, 1000)
     )
