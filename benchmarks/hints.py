@@ -38,8 +38,8 @@ def rows() -> list[Row]:
                         f"hint of {size}, {seconds} s, two workers",
                         "the ffmpeg command",
                         ours / theirs,
-                        "≤ 0.35",
-                        ours / theirs <= 0.35,
+                        "≤ 0.30",
+                        ours / theirs <= 0.30,
                         f"{shown(ours)} / {shown(theirs)} a clip",
                     )
                 )
