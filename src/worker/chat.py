@@ -171,15 +171,14 @@ class ChatClient:
             try:
                 self._exchange(response, data)
             except (OSError, http.client.HTTPException, InvalidRecord) as e:
-                self._reader.drop(response)
-                connection.close()
+                self._close(connection)
                 if is_new or response.status or isinstance(e, TimeoutError):
                     raise
                 continue
             finally:
                 self.signals.ended(len(body), silent=response.first_s is None)
             if response.headers.get("connection", "").lower() == "close":
-                connection.close()
+                self._close(connection)
             else:
                 self._idle.append(connection)
             return response
@@ -191,6 +190,10 @@ class ChatClient:
             raise TimeoutError(f"no answer within {self.timeout_s:.0f} s (engine.request_timeout_s)")
         if response.error:
             raise response.error
+
+    def _close(self, connection: socket.socket) -> None:
+        self._reader.drop(connection.fileno())
+        connection.close()
 
     def _connect(self) -> socket.socket:
         try:

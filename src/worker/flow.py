@@ -72,7 +72,8 @@ class Flow(Generic[T]):
             while not self._is_stopped:
                 if self._todo and self.busy < self._most:
                     self.busy += 1
-                    self._room.notify()
+                    if len(self._todo) <= self.window.size // 2:  # many at a time: each wake-up of a thread costs
+                        self._room.notify()
                     return heapq.heappop(self._todo)
                 if self._is_ended and self.is_idle:
                     break
@@ -94,7 +95,8 @@ class Flow(Generic[T]):
 
     def _push(self, ticket: int, work: T) -> None:
         heapq.heappush(self._todo, (ticket, work))
-        self._items.notify()
+        if self.busy < self._most:  # else the lane that it wakes could not take it
+            self._items.notify()
 
     def _next_ticket(self) -> int:
         self._tickets += 1

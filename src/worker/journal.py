@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 import json
 import os
+import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from .records import MAX_LINE, InvalidRecord, from_line, to_checked_line, to_json
+
+GATHER_S = 0.02
 
 T = TypeVar("T")
 
@@ -69,6 +73,43 @@ class Journal:
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+class Outbox(Generic[T]):
+    """Records of many threads on their way to a journal. One thread writes them, all that wait at a time and at most each GATHER_S:
+    a thread that waits for the disk itself costs several switches of threads.
+
+    written: told of each record that is on disk. failed: told why one cannot be written; nothing is written after that.
+    """
+
+    def __init__(self, journal: Journal, written: Callable[[T], None], failed: Callable[[BaseException], None]) -> None:
+        self._journal, self._written, self._failed = journal, written, failed
+        self._waiting: queue.SimpleQueue[T | None] = queue.SimpleQueue()  # None: the last
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def put(self, record: T) -> None:
+        self._waiting.put(record)
+
+    def close(self) -> None:
+        """Wait until all of them are on disk, or cannot be written."""
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        is_last = False
+        while not is_last:
+            taken = [self._waiting.get(), *(self._waiting.get() for _ in range(self._waiting.qsize()))]
+            records, is_last = [record for record in taken if record is not None], None in taken
+            try:
+                if records:
+                    self._journal.append(*records)
+                for record in records:
+                    self._written(record)
+            except Exception as e:  # a thread must not die silently
+                self._failed(e)
+                return
+            time.sleep(0 if is_last else GATHER_S)
 
 
 def whole_length(path: Path) -> int:

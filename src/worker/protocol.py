@@ -7,7 +7,7 @@ Both ends read and write these types with `records`, so a job folder means the s
     frames/SHA256.EXT   the files that items name
     lease               touched by a controller that follows the job
     closed              no more batches will come: end when all that are there are done
-    results.jsonl       OUT `Outcome` or `VideoOutcome`, one line per item that ended, on disk before the next
+    results.jsonl       OUT `Outcome` or `VideoOutcome`, one line per item that ended; it is answered once that is on disk
     events.jsonl        OUT `Event`: phases and a heartbeat
     exit.json           OUT `Exit`; written last, by rename
     lock                held while a worker lives

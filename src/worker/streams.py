@@ -133,10 +133,14 @@ def send(sock: socket.socket, data: bytes, timeout_s: float) -> None:
 
 
 class Reader:
-    """The thread that reads; it starts with the first response and ends with the process."""
+    """The thread that reads; it starts with the first response and ends with the process. A connection that is kept for another
+    request stays with the selector in between."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
+        self._open: dict[
+            int, Response | None
+        ] = {}  # of each connection of the selector, by its number; None: an idle one
         self._thread: threading.Thread | None = None
         self._mutex = threading.Lock()
         self._every_s = LEAST_S
@@ -145,23 +149,29 @@ class Reader:
         if response.sock.gettimeout() != 0:
             response.sock.settimeout(0)
         with self._mutex:
-            self._selector.register(response.sock, selectors.EVENT_READ, response)
+            number = response.sock.fileno()
+            if number not in self._open:
+                self._selector.register(response.sock, selectors.EVENT_READ)
+            self._open[number] = response
             if self._thread is None:
                 self._thread = threading.Thread(target=self._read, daemon=True)
                 self._thread.start()
 
-    def drop(self, response: Response) -> None:
-        """Read no more of it."""
+    def drop(self, number: int) -> None:
+        """Read no more from the connection of this number; it is about to be closed, or was."""
         with self._mutex, contextlib.suppress(KeyError, ValueError):
-            self._selector.unregister(response.sock)
+            del self._open[number]
+            self._selector.unregister(number)
 
     def _read(self) -> None:
         while True:
             ready = self._selector.select(1.0)
             started = time.thread_time()  # not the wall: it holds the waits for other threads
             for key, _ in ready:
-                response: Response = key.data
-                error: Exception | None = None
+                response, error = self._open.get(key.fd), None
+                if response is None:  # nothing was asked: the server closes an idle connection
+                    self.drop(key.fd)
+                    continue
                 try:
                     is_whole = response.read()
                 except (OSError, http.client.HTTPException, InvalidRecord) as e:
@@ -171,7 +181,7 @@ class Reader:
                 if is_whole:
                     took_s = response.last_at - response.started
                     self._every_s += 0.1 * (LATE * took_s - self._every_s)
-                    self.drop(response)
+                    self._open[key.fd] = None
                     response.end(error)
             spent_s = time.thread_time() - started
             time.sleep(min(MOST_S, max(LEAST_S, self._every_s, spent_s / READING)))

@@ -21,7 +21,7 @@ from .checks import SeenAnswers
 from .engines import make_engine
 from .engines.engine import Answer, Engine, ItemFailed, ItemKept, Picture, Refused, Request, Unavailable
 from .flow import Flow
-from .journal import read_records
+from .journal import Outbox, read_records
 from .judge import Judge
 from .lifecycle import Control, JobLog, Stopped, left_out
 from .protocol import (
@@ -73,6 +73,7 @@ class Worker:
         self._ended = threading.Event()
         self._abandoned = False  # the grace time is over: what is still in flight counts as not started
         self._flow: Flow[Work]
+        self._outbox: Outbox[Outcome] | None = None
         self._lanes: list[threading.Thread] = []
         self._picture = lru_cache(PICTURES)(self._read_picture)
         self._failure: BaseException | None = None
@@ -95,6 +96,10 @@ class Worker:
         self._tried.add((outcome.id, outcome.step))
         if outcome.state != REFUSED:
             self._final.add(outcome.id)
+
+    def _write(self, outcome: Outcome) -> None:
+        self.log.results.append(outcome)
+        self._note(outcome)
 
     def run(self) -> Exit:
         """Load, serve, drain."""
@@ -133,6 +138,7 @@ class Worker:
     def _serve(self) -> None:
         engine = self.engine
         flow = self._flow = Flow(engine.window, engine.signals, self.job.engine.patience_s, self._trace)
+        self._outbox = Outbox(self.log.results, self._note, self._fail) if engine.signals else None
         try:
             for item in self._arriving():
                 work = Work(item, item.max_tokens)
@@ -142,6 +148,8 @@ class Worker:
         finally:
             flow.end()
             self._join()
+            if self._outbox:
+                self._outbox.close()
 
     def _start_lanes(self) -> None:
         while len(self._lanes) < self._flow.lanes:
@@ -235,8 +243,7 @@ class Worker:
             reason = f"the worker died {suspects.deaths} times while this item was in flight, the last time alone"
             for item in open_ones:
                 work = Work(item, item.max_tokens, state=FAILED, reason=reason)
-                self.log.results.append(outcome := outcome_of(work, self.engine, 0.0))
-                self._note(outcome)
+                self._write(outcome_of(work, self.engine, 0.0))
         elif open_ones:
             self.log.phase("isolating", items=len(ids), reason="one of them may have killed the worker")
             yield from halves(open_ones, self._wait_for_all)
@@ -254,8 +261,10 @@ class Worker:
             try:
                 outcome = self.process(ticket, work)
                 if outcome and not self._abandoned:
-                    self.log.results.append(outcome)
-                    self._note(outcome)
+                    if self._outbox:  # another lane has its place in flight already
+                        self._outbox.put(outcome)
+                    else:
+                        self._write(outcome)
             except BaseException as e:  # a thread must not die silently: the job ends with what was wrong
                 self._fail(e)
             finally:

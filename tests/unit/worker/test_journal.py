@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from src.worker.journal import Journal, read_records, whole_length, write_json
+from src.worker.journal import GATHER_S, Journal, Outbox, read_records, whole_length, write_json
 from src.worker.records import InvalidRecord
 
 
@@ -182,6 +182,44 @@ def test_failed_flush_is_told_to_all(path: Path, monkeypatch: pytest.MonkeyPatch
     assert all("broken" in message and str(path) in message for message in appended_at_once(journal, 8))
     journal.close()
     assert path.read_bytes() == b""
+
+
+def test_outbox_writes_all_in_few_flushes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_disk, told, flushes, failures = list[int](), list[int | None](), list[int](), list[BaseException]()
+    journal = Journal(path)
+    monkeypatch.setattr(os, "fsync", flushes.append)
+
+    def tell(line: Line) -> None:
+        told.append(line.number)
+        on_disk.append(path.read_bytes().count(b"\n"))
+
+    outbox = Outbox(journal, tell, failures.append)
+    started = time.monotonic()
+    for number in range(200):
+        outbox.put(Line("", "", number))
+        time.sleep(0.001)
+    outbox.close()
+    took_s = time.monotonic() - started
+    assert [line.number for line in lines(path)] == told == [*range(200)] and not failures
+    assert all(written > number for number, written in enumerate(on_disk))  # told once it is there
+    assert len(flushes) <= took_s / GATHER_S + 2
+
+
+def test_outbox_tells_of_a_failure_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal, failures, told = Journal(path), list[BaseException](), list[Line]()
+
+    def failing(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    outbox = Outbox(journal, told.append, failures.append)
+    monkeypatch.setattr(os, "fsync", failing)
+    outbox.put(Line("a"))
+    while not failures:
+        time.sleep(0.01)
+    outbox.put(Line("b"))
+    outbox.close()
+    assert "no space left" in str(failures[0]) and len(failures) == 1
+    assert not told and path.read_bytes() == b""
 
 
 def test_json_file_is_replaced_whole(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from src.worker.chat import ChatClient
 from src.worker.engines.engine import Request
 from src.worker.records import InvalidRecord
 from src.worker.streams import Reader, Response, send
+from tests.harness.program import wait_for
 from tests.harness.records import item
 from tests.harness.scripted_server import ScriptedServer, stream
 
@@ -92,6 +93,24 @@ def test_silence_ends_at_its_time(ends: tuple[socket.socket, socket.socket]) -> 
     Reader().add(response)
     assert not response.wait(0.1)
     assert time.monotonic() - response.started >= 0.1
+
+
+def test_kept_connection_is_read_again(ends: tuple[socket.socket, socket.socket]) -> None:
+    reader = Reader()
+    for number in range(3):
+        response = Response(ends[0], lambda events, first_s: None)
+        reader.add(response)
+        ends[1].sendall(HEAD + b"Content-Length: 1\r\n\r\n%d" % number)
+        assert response.wait(10) and response.body == b"%d" % number
+
+
+def test_closed_idle_connection_is_watched_no_more(ends: tuple[socket.socket, socket.socket]) -> None:
+    reader, response = Reader(), Response(ends[0], lambda events, first_s: None)
+    reader.add(response)
+    ends[1].sendall(HEAD + b"Content-Length: 0\r\n\r\n")
+    assert response.wait(10)
+    ends[1].close()
+    wait_for(lambda: not reader._selector.get_map())
 
 
 def test_idle_connection_that_closed_is_replaced(server: ScriptedServer) -> None:
