@@ -90,7 +90,7 @@ def _compare(
         subprocess.run(["rsync", "-a", "-e", remote, source, target], check=True)
 
     try:
-        ours_up = _seconds(lambda: transfer.send(host, files, str(there), "bench"), there)
+        ours_up = _seconds(lambda: transfer.send(host, files, str(there), "bench"), there, is_there=True)
         ours_down = _seconds(lambda: transfer.fetch(host, str(here), sizes, back), back)
     finally:
         host.close()
@@ -106,11 +106,13 @@ def _compare(
     ]  # fmt: skip
 
 
-def _seconds(work: Callable[[], object], target: Path) -> float:
-    """Median seconds of `work` into a folder that is not there yet."""
+def _seconds(work: Callable[[], object], target: Path, *, is_there: bool = False) -> float:
+    """Median seconds of `work` into a folder that is not there yet, or is empty."""
     times = []
     for _ in range(RUNS):
         shutil.rmtree(target, ignore_errors=True)
+        if is_there:
+            target.mkdir()
         started = time.perf_counter()
         work()
         times.append(time.perf_counter() - started)

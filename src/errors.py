@@ -6,6 +6,7 @@
     ├── VideoError                 -   one video cannot be used: its items only
     ├── HintError                  -   one hint cannot be rendered: its items only
     ├── HostError                  4   host, container engine or disk
+    │   ├── FolderGone             4   a folder on the host that another controller may have removed
     │   ├── AuthError              5   authentication or host key refused
     │   │   └── UnknownHostKey     5   a host key that has not been accepted yet
     │   └── LinkLost               6   the link to the host is gone, the job may still be running
@@ -96,6 +97,14 @@ class HostError(UpsamplerError):
     """The host, its container engine or its disk refused something."""
 
     exit_code = ExitCode.HOST
+
+
+class FolderGone(HostError):
+    """A folder on the host to which something was to be sent is not there."""
+
+    def __init__(self, message: str, *, folder: str) -> None:
+        super().__init__(message, hint="resume the run: it creates its folders again")
+        self.folder = folder
 
 
 class AuthError(HostError):

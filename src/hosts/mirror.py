@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import log
-from ..errors import HostError
+from ..errors import FolderGone, HostError
 from ..files import file_sha256, write_atomic
 from ..planning.settings import HostSettings, digest
 from ..worker.journal import read_records
@@ -44,8 +44,9 @@ _SPACE = """
 set -e
 mkdir -p "$1" && cd "$1" && id -u && id -g && pwd && df -Pk . | awk 'NR == 2 { print $4 }'
 """
-_LINK = """
-set -e
+_LINK = (
+    transfer.ABSENT_IS_GONE
+    + """
 cd "$2/frames"
 have="../jobs/.have-$3"
 cat > "$have.names"
@@ -61,6 +62,7 @@ done
 cut -c67- "$have" | while IFS= read -r name; do [ ! -e "$name" ] || echo "$name"; done | xargs -r ln -f -t "$1/frames" --
 rm -f "$have" "$have.names"
 """
+)
 # State first, then the journals: what a worker wrote before it ended is never missed. Another controller may remove the
 # folder meanwhile: it disappears at once (REMOVE), so what was read while it is still there at the end is whole.
 _POLL = """
@@ -95,9 +97,7 @@ REMOVE = """
 set -e
 cd "$2/jobs"
 case "$1" in "$2/jobs/"*/*|"$2/jobs/"|*..*) exit 64;; "$2/jobs/"*) ;; *) exit 64;; esac
-# Without frames, it holds what was sent after another controller had removed it.
-[ -e "$1/frames" ] || [ ! -e "$1" ] ||
-  ! ls -A "$1" | grep -qvxE 'batches|cancelled|closed|lease|(job|worker|results)[.][a-z]+|[.]incoming-.*' || exit 64
+[ -e "$1/frames" ] || [ ! -e "$1" ] || exit 64
 aside="$2/jobs/.removed-${1##*/}.$$"  # two controllers may be at it
 [ ! -e "$1" ] || mv -- "$1" "$aside" || [ ! -e "$1" ]
 rm -rf -- "$aside" || [ ! -e "$aside" ]
@@ -233,7 +233,8 @@ class RemoteFolder:
     # ------------------------------------------------------------------------------------------------------- there
 
     def push(self) -> None:
-        """Frames first, then the batches that name them, then `closed`."""
+        """Frames first, then the batches that name them, then `closed`. Where another controller has removed the folder, nothing
+        is sent: the next poll tells that it is gone."""
         base = {path.name: path for path in (self.job.job, self.job.worker) if path.name not in self._pushed}
         batches = [b for b in sorted(self.job.batches.glob("*.jsonl")) if b.name not in self._pushed]
         closing = {"closed": self.job.closed} if self.job.closed.exists() and "closed" not in self._pushed else {}
@@ -242,15 +243,20 @@ class RemoteFolder:
         frames = {
             Path(f).name for batch in batches for item in read_records(batch, Staged, log.left_out) for f in item.frames
         }
-        if missing := self._link(frames):
-            files = {name: self.job.frames / name for name in missing}
-            transfer.send(self.host, files, f"{self.location.root}/frames", self._key, on_bytes=self._count)
-            if still := self._link(frames):
-                raise HostError(f"{self.host.name}: {len(still)} frames did not arrive")
         small = {**base, **{f"batches/{b.name}": b for b in batches}}
-        transfer.send(self.host, small, self.folder, self._key)
-        transfer.send(self.host, closing, self.folder, self._key)  # after the batches: none comes after it
-        self._pushed |= {Path(name).name for name in (*small, *closing)}
+        try:
+            if missing := self._link(frames):
+                files = {name: self.job.frames / name for name in missing}
+                transfer.send(self.host, files, f"{self.location.root}/frames", self._key, on_bytes=self._count)
+                if still := self._link(frames):
+                    raise HostError(f"{self.host.name}: {len(still)} frames did not arrive")
+            transfer.send(self.host, small, self.folder, self._key)
+            transfer.send(self.host, closing, self.folder, self._key)  # after the batches: none comes after it
+        except FolderGone as e:
+            if e.folder != self.folder:
+                raise
+        else:
+            self._pushed |= {Path(name).name for name in (*small, *closing)}
 
     def _link(self, frames: set[str]) -> list[str]:
         """Give the job the frames that the host has; those that it has not."""
@@ -258,7 +264,8 @@ class RemoteFolder:
             return []
         names = "".join(f"{name}\n" for name in sorted(frames)).encode()
         done = self.host.run(script(_LINK, self.folder, self.location.root, self._key), [names])
-        with reading(self.host, checked(done, self.host, "frames cannot be linked")) as text:
+        transfer.check_taken(done, self.host, "frames cannot be linked", self.folder)
+        with reading(self.host, done.out) as text:
             missing = text.split()
             if not frames.issuperset(missing):  # it would be sent whatever else it names
                 raise ValueError

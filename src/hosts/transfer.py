@@ -14,23 +14,31 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
-from ..errors import HostError
+from ..errors import FolderGone, HostError
 from ..worker.values import inside, shown
-from .host import Host, checked, reading, script
+from .host import CommandResult, Host, checked, reading, script
 
 LARGE = 8 << 20  # files from this size on go one by one and are continued in their middle
 PIECE = 1 << 18
 BEGUN = 3  # exit code: something of an earlier try is there; it is listed, and nothing was taken in
+GONE = 66  # exit code: the folder is not there, or was removed meanwhile
 
 OnBytes = Callable[[int], None]
 
 # Each script gets its values as arguments, never inside its text. $1 is the folder that files go to, $2 the name of
 # the folder below it in which they are collected, $3 tells whether an earlier try is continued.
 # Hashes are BLAKE2b: coreutils' b2sum takes a third of the time of its sha256sum.
-_TAKE = """
+# Paths are relative: a folder that is removed meanwhile is renamed first, and must not be created again.
+ABSENT_IS_GONE = """
 set -e
-mkdir -p "$1/$2"
-cd "$1/$2"
+trap '[ -d "$1" ] || exit 66' EXIT
+"""
+_TAKE = (
+    ABSENT_IS_GONE
+    + """
+cd "$1"
+mkdir -p "$2"
+cd -P "$2"
 if [ "$3" = new ] && [ -n "$(ls -A)" ]; then find . -type f -printf '%s %P\\n'; exit 3; fi
 tar -xf -
 if ! b2sum --check --quiet --strict .sums >.wrong 2>/dev/null; then
@@ -40,18 +48,21 @@ if ! b2sum --check --quiet --strict .sums >.wrong 2>/dev/null; then
 fi
 rm -f .wrong
 cut -c131- .sums | sed 's|[^/]*$||' | sort -u | while IFS= read -r folder; do
-  mkdir -p "$1/$folder"
+  mkdir -p "../$folder"
   cut -c131- .sums | awk -v folder="$folder" '{ own = $0; sub("[^/]*$", "", own); if (own == folder) print }' |
-    xargs -r -d '\\n' mv -f -t "$1/$folder"
+    xargs -r -d '\\n' mv -f -t "../$folder"
 done
 rm -f .sums
-cd "$1" && find "./$2" -depth -type d -empty -delete
+cd -P .. && find "./$2" -depth -type d -empty -delete
 """
+)
 # $4 is the name, $5 how many bytes come; after them comes a line with the hash of the whole file.
-_TAKE_LARGE = """
-set -e
-mkdir -p "$1/$2/$(dirname "$4")" "$1/$(dirname "$4")"
-cd "$1/$2"
+_TAKE_LARGE = (
+    ABSENT_IS_GONE
+    + """
+cd "$1"
+mkdir -p "$2/$(dirname "$4")" "$(dirname "$4")"
+cd -P "$2"
 if [ "$3" = new ]; then
   if [ -s "$4" ]; then stat -c '%s' "$4"; exit 3; fi
   got=$(head -c "$5" | tee "$4" | b2sum | cut -c1-128)
@@ -61,19 +72,20 @@ else
 fi
 read -r sent
 if [ "$got" != "$sent" ]; then rm -f "$4"; echo "$4 did not arrive as it was sent" >&2; exit 65; fi
-mv -f "$4" "$1/$4"
-cd "$1" && find "./$2" -depth -type d -empty -delete
+mv -f "$4" "../$4"
+cd -P .. && find "./$2" -depth -type d -empty -delete
 """
+)
 
 
 def send(
     host: Host, files: Mapping[str, Path], folder: str, key: str, *, on_bytes: OnBytes = lambda count: None
 ) -> None:
-    """Bring files to a folder on the host, each under its own relative name; there they appear whole, or not at all.
+    """Bring files to a folder that is on the host, each under its own relative name; there they appear whole, or not at all.
 
     files: name -> local path; names consist of letters, digits and `._-/`. key: keeps what two controllers
-    send at the same time apart. Raises HostError when it cannot be written there, LinkLost when the link goes: then
-    calling it again with the same key continues.
+    send at the same time apart. Raises HostError when it cannot be written there, FolderGone when there is no such folder,
+    LinkLost when the link goes: then calling it again with the same key continues.
     """
     incoming = f".incoming-{key}"
     sizes = {name: path.stat().st_size for name, path in files.items()}
@@ -89,7 +101,7 @@ def send(
             arrived = {name: int(size) for size, _, name in (line.partition(" ") for line in text.splitlines())}
         left = {name for name in small if arrived.get(name) != sizes[name]}
         done = host.run(script(_TAKE, folder, incoming, "again"), _tar(small, left, on_bytes))
-    checked(done, host, "files cannot be put in place")
+    check_taken(done, host, "files cannot be put in place", folder)
 
 
 def _send_large(host: Host, name: str, path: Path, size: int, folder: str, incoming: str, on_bytes: OnBytes) -> None:
@@ -100,7 +112,14 @@ def _send_large(host: Host, name: str, path: Path, size: int, folder: str, incom
             start = min(max(int(text), 0), size)
         again = script(_TAKE_LARGE, folder, incoming, "again", name, str(size - start))
         done = host.run(again, _pieces(path, start, on_bytes))
-    checked(done, host, f"{name} cannot be put in place")
+    check_taken(done, host, f"{name} cannot be put in place", folder)
+
+
+def check_taken(done: CommandResult, host: Host, what: str, folder: str) -> None:
+    """Raise FolderGone where a script found no folder, HostError where it failed otherwise."""
+    if done.code == GONE:
+        raise FolderGone(f"{host.name}: {what}: there is no folder {folder}", folder=folder)
+    checked(done, host, what)
 
 
 def fetch(

@@ -119,6 +119,7 @@ def test_any_login_shell_serves_a_job(tmp_path: Path, login: str) -> None:
                 ("sh", "-c", 'printf "%s|" "$@"; cat; echo no >&2; exit 3', "sh", "a 'b'", "!c", "d\ne"), [b"fed"]
             )
             assert (done.code, done.out, done.err) == (3, b"a 'b'|!c|d\ne|fed", b"no\n")
+            (tmp_path / "there").mkdir()
             transfer.send(host, {"x/a.bin": tmp_path / "a.bin"}, str(tmp_path / "there"), "key")
             transfer.fetch(host, str(tmp_path / "there"), {"x/a.bin": 1_280_000}, tmp_path / "back")
             assert (tmp_path / "back" / "x" / "a.bin").read_bytes() == (tmp_path / "a.bin").read_bytes()

@@ -6,6 +6,7 @@ The scripts are the real ones; only the link is a fake.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -294,23 +295,37 @@ def test_simultaneous_removals_all_succeed(there: JobPaths, location: Location) 
         assert not there.root.exists()
 
 
-@pytest.mark.parametrize("foreign", [False, True])
-def test_what_was_sent_after_a_removal_is_removed(mirror: RemoteFolder, there: JobPaths, foreign: bool) -> None:
-    """Another controller of the job had removed the folder meanwhile."""
+@pytest.mark.parametrize("known", [False, True], ids=["frames to send", "frames that are there"])
+def test_nothing_is_sent_after_a_removal(mirror: RemoteFolder, job: JobPaths, there: JobPaths, known: bool) -> None:
+    """Another controller of the job removed the folder meanwhile."""
+    if known:
+        stage(job, "00000", *FRAMES[:2])
+        mirror.push()
     mirror.remove()
-    (there.root / "batches").mkdir(parents=True)
-    for name in ("results.jsonl", ".incoming-1", *(["notes.txt"] if foreign else [])):
-        (there.root / name).touch()
+    stage(job, "00001", *FRAMES[:2])
     mirror.job.closed.touch()
     mirror.push()
-    assert not mirror.poll(("true",)).is_gone and {"closed", "lease"} <= {path.name for path in there.root.iterdir()}
-    if foreign:
-        with pytest.raises(HostError, match="cannot be removed"):
-            mirror.remove()
-        assert (there.root / "notes.txt").exists()
-    else:
+    assert not there.root.exists() and mirror.poll(("true",)).is_gone
+    mirror.create()
+    mirror.push()
+    assert {path.name for path in there.batches.iterdir()} == {path.name for path in job.batches.iterdir()}
+    assert there.closed.exists()
+
+
+def test_folder_that_is_no_job_is_not_removed(mirror: RemoteFolder, there: JobPaths) -> None:
+    mirror.remove()
+    there.root.mkdir()
+    (there.root / "notes.txt").touch()
+    with pytest.raises(HostError, match="cannot be removed"):
         mirror.remove()
-        assert not there.root.exists()
+    assert (there.root / "notes.txt").exists()
+
+
+def test_missing_folder_of_frames_is_an_error(mirror: RemoteFolder, job: JobPaths, location: Location) -> None:
+    shutil.rmtree(Path(location.root, "frames"))
+    stage(job, "00000", *FRAMES[:2])
+    with pytest.raises(HostError):
+        mirror.push()
 
 
 @pytest.mark.parametrize("name", ["", "..", "../jobs", "a/b", "0123456789abcdef/../../frames"])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from src.errors import HostError, LinkLost
+from src.errors import FolderGone, HostError, LinkLost
 from src.hosts import transfer
 from src.hosts.host import CommandResult, Limit, LocalHost
 from src.hosts.transfer import fetch, send
@@ -42,7 +43,9 @@ class Breaking(LocalHost):
 @pytest.fixture
 def there(tmp_path: Path) -> Path:
     """The folder on the host; its name has characters that a shell would interpret."""
-    return tmp_path / "there with 'quotes' $(touch pwned) ünï"
+    folder = tmp_path / "there with 'quotes' $(touch pwned) ünï"
+    folder.mkdir()
+    return folder
 
 
 def make_files(folder: Path, sizes: dict[str, int]) -> dict[str, Path]:
@@ -123,6 +126,27 @@ def test_stale_incoming_files_are_dropped(tmp_path: Path, there: Path) -> None:
     (incoming / "large.bin").write_bytes(b"half")
     send(LocalHost(), files, str(there), "key")
     assert [p.name for p in there.iterdir() if not p.name.startswith(".")] == ["a.png"]
+
+
+@pytest.mark.parametrize("sizes", [{"frames/a.png": 300_000}, {"large.bin": transfer.LARGE}], ids=["small", "large"])
+def test_missing_folder_is_not_created(tmp_path: Path, there: Path, sizes: dict[str, int]) -> None:
+    """Another controller may have removed it."""
+    there.rmdir()
+    with pytest.raises(FolderGone, match="there is no folder"):
+        send(LocalHost(), make_files(tmp_path, sizes), str(there), "key")
+    assert not there.exists()
+
+
+@pytest.mark.parametrize("sizes", [{"frames/a.png": 300_000}, {"large.bin": transfer.LARGE}], ids=["small", "large"])
+def test_folder_removed_while_it_is_filled_stays_gone(tmp_path: Path, there: Path, sizes: dict[str, int]) -> None:
+    def removed_at_once(count: int) -> None:
+        if there.exists():
+            there.rename(tmp_path / "aside")
+            shutil.rmtree(tmp_path / "aside")
+
+    with pytest.raises(FolderGone, match="there is no folder"):
+        send(LocalHost(), make_files(tmp_path, sizes), str(there), "key", on_bytes=removed_at_once)
+    assert not there.exists()
 
 
 def test_sent_bytes_are_counted(tmp_path: Path, there: Path) -> None:
