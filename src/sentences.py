@@ -50,7 +50,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "journal_read_again": ("{file} differs from the copy of it here; it is read again.",),
     "journal_repaired": ("{lines} damaged lines of the journal are in {file} now; their items have not ended.",),
     "left_out": ("{files}: left out; {note}.",),
-    "left_out_of_export": ("{items} items are left out of {file}, the first of them: {first}.",),
+    "left_out_of_export": ("Items left out of {file}: {items}. The first: {first}.",),
     "line_left_out": ("{line}; it is left out.",),
     "link_lost": ("The link to {host} is lost: {reason}. Next try in {again_in}.",),
     "not_measured": ("max_model_len={max_model_len} could not be measured: {reason}",),

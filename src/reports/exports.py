@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,16 +30,6 @@ from .arrow import write_folder, write_parquet
 from .rows import Row, frame_files, hint_sent
 
 Line = dict[str, Any]
-
-
-class _LeftOut(Exception):
-    """Why an item cannot be in an export."""
-
-
-class _Reason(str):
-    """The same in place of a line, with the name of the item."""
-
-    __slots__ = ()
 
 
 def path_of(name: str, plan: Plan, paths: RunPaths) -> Path:
@@ -77,27 +68,34 @@ def write(
             binary: IO[bytes] = f.buffer  # type: ignore[attr-defined]
             write_parquet(table, binary)
         return path
-    lines: Iterator[Line | str | _Reason]
-    if name == "provenance":
-        lines = provenance.lines_of(plan, table, outcomes or {})
-    elif name == "openai":
-        lines = _openai_lines(plan, table)
-    else:
-        root = Path(os.path.abspath(paths.root))
-        samples = {"cosmos3": _cosmos3_lines, "transfer2_5": _transfer2_5_lines}
-        lines = samples[name](plan, table, root) if name in samples else _script_lines(name, plan, table, root)
-    left_out = []
+    left_out: list[str] = []
     with open_atomic(path) as f:
-        for line in lines:
-            if isinstance(line, _Reason):
-                left_out.append(line)
-            else:
-                f.write(
-                    (line if isinstance(line, str) else json.dumps(line, ensure_ascii=True, allow_nan=False)) + "\n"
-                )
+        for line in _lines(name, plan, table, Path(os.path.abspath(paths.root)), outcomes or {}, left_out):
+            f.write((line if isinstance(line, str) else json.dumps(line, ensure_ascii=True, allow_nan=False)) + "\n")
     if left_out:
         log.get().warning("left_out_of_export", file=path.name, items=len(left_out), first=left_out[0])
     return path
+
+
+def _lines(
+    name: str, plan: Plan, table: Sequence[Row], root: Path, outcomes: Mapping[str, Outcome], left_out: list[str]
+) -> Iterator[Line | str]:
+    """The lines of an export. left_out: gets the items that have none, with the reason."""
+    if name == "provenance":
+        yield from provenance.lines_of(plan, table, outcomes)
+        return
+    if name in HEADS:
+        yield f"#!/bin/sh\n{HEADS[name]}\nset -e"
+    line_of = _LINES.get(name, partial(_script_line, name))
+    asked: set[str] = set()
+    for item, row in zip(plan.items, table, strict=True):
+        if name == "openai" and item.id in asked:  # each request once
+            continue
+        asked.add(item.id)
+        try:
+            yield line_of(item, row, plan.settings, root)
+        except (Refused, ValueError) as e:
+            left_out.append(f"{item.name}: {e}")
 
 
 def _write_texts(plan: Plan, table: Sequence[Row], folder: Path) -> None:
@@ -109,40 +107,24 @@ def _write_texts(plan: Plan, table: Sequence[Row], folder: Path) -> None:
         (folder / f"{name}.txt").write_text(f"{text}\n", encoding="utf-8")
 
 
-def _openai_lines(plan: Plan, table: Sequence[Row]) -> Iterator[Line | str]:
-    """The run's requests as OpenAI's batch API and vLLM's `run_batch` take them, each once, as the worker sent them;
-    or why an item has none."""
-    s = plan.settings
-    response_format = dict(s.target.answer.response_format(s.max_output_tokens))
-    written: set[str] = set()
-    for item, row in zip(plan.items, table, strict=True):
-        if item.id in written:
-            continue
-        written.add(item.id)
-        try:
-            pictures = _pictures(item, row, s)
-        except _LeftOut as e:
-            yield _Reason(f"{item.name}: {e}")
-            continue
-        body = (
-            chat_body(item.system, item.text, pictures, s.model.examples)
-            | dict(s.model.request_fields)
-            | json.loads(s.target.answer.fields or "{}")
-            | response_format
-            | {
-                "model": s.model.name,
-                "temperature": s.temperature,
-                "max_tokens": s.max_output_tokens,
-                "seed": seed_of(item, s),
-            }
-        )
-        yield {"custom_id": item.id, "method": "POST", "url": "/v1/chat/completions", "body": body}
+def _request(item: PlanItem, row: Row, s: Settings, root: Path) -> Line:
+    """The request of an item as OpenAI's batch API and vLLM's `run_batch` take it, as the worker sent it."""
+    body = (
+        chat_body(item.system, item.text, _pictures(item, row, s), s.model.examples)
+        | dict(s.model.request_fields)
+        | json.loads(s.target.answer.fields or "{}")
+        | dict(s.target.answer.response_format(s.max_output_tokens))
+    )
+    body |= {
+        "model": s.model.name, "temperature": s.temperature, "max_tokens": s.max_output_tokens, "seed": seed_of(item, s),
+    }  # fmt: skip
+    return {"custom_id": item.id, "method": "POST", "url": "/v1/chat/completions", "body": body}
 
 
 def _pictures(item: PlanItem, row: Row, settings: Settings) -> list[bytes]:
     """The frames, or the clip, that the engine was sent, or would be: from the cache, or rendered again."""
     if not item.runs:
-        raise _LeftOut(item.problem)
+        raise Refused(item.problem)
     if settings.model.text_only or not (item.video and item.hint) or (row["state"] == UPSAMPLED and not row["frames"]):
         return []
     hint = item.hint
@@ -153,19 +135,19 @@ def _pictures(item: PlanItem, row: Row, settings: Settings) -> list[bytes]:
         paths = (entry.video_path,) if hint.clip_fps and entry.video_path else entry.frame_paths
         return [path.read_bytes() for path in paths]
     except (VideoError, HintError, OSError) as e:
-        raise _LeftOut(str(e)) from e
+        raise Refused(str(e)) from e
 
 
 def sample_of(item: PlanItem, row: Row, settings: Settings, root: Path) -> Sample:
     """An item as the tool of its video model takes it: with the first frame as a file where the target sends frames.
 
-    Raises _LeftOut for one without a prompt, or whose clip cannot be used.
+    Raises Refused for one without a prompt, or whose clip cannot be used.
     """
     prompt, target = row["upsampled_prompt"] or item.prompt, settings.target
     if not prompt.strip():
-        raise _LeftOut("has no prompt")
+        raise Refused("has no prompt")
     if item.video_path and not item.video:
-        raise _LeftOut(item.problem)
+        raise Refused(item.problem)
     frames = frame_files(root, row)
     negative = row.get("negative_prompt") or target.negative_prompt
     facts: dict[str, Any] = {}
@@ -179,47 +161,38 @@ def sample_of(item: PlanItem, row: Row, settings: Settings, root: Path) -> Sampl
     return Sample(item.slug, prompt, negative, first, item.video.path if item.video else "", facts)
 
 
-def _cosmos3_lines(plan: Plan, table: Sequence[Row], root: Path) -> Iterator[Line | str]:
-    """Samples for `python -m cosmos_framework.scripts.inference -i cosmos3.jsonl`, or why an item is none.
+def _cosmos3_line(item: PlanItem, row: Row, settings: Settings, root: Path) -> Line:
+    """A sample for `python -m cosmos_framework.scripts.inference -i cosmos3.jsonl`. ValueError for a clip that it does not take.
 
     Source: github.com/NVIDIA/cosmos-framework, docs/inference.md (modes and sample fields), inputs/omni/a2v.json (the
     prompt: a caption as JSON text), cosmos_framework/inference/common/args.py (JSON lines split at every line break
     of Unicode, hence ASCII here; names are folders; clips end in .mp4; unknown fields are refused).
     """
-    is_target, folder = bool(plan.settings.target.hash), _seen_from(plan, root)
-    wants_image = plan.settings.target.name in ("cosmos3", "cosmos3_i2v")  # they animate the first frame
-    for item, row in zip(plan.items, table, strict=True):
-        try:
-            sample = sample_of(item, row, plan.settings, root)
-            request = nvidia.request_for("cosmos3", item, sample.prompt, sample.negative, folder)
-            animates = wants_image and sample.image and not request.controls
-            line = sample_of_cosmos3(replace(sample, clip="" if animates else request.clip), ascii_only=is_target)
-            yield {**line, **request.arguments, **request.whole}
-        except (_LeftOut, Refused, ValueError) as e:
-            yield _Reason(f"{item.name}: {e}")
+    sample = sample_of(item, row, settings, root)
+    request = nvidia.request_for("cosmos3", item, sample.prompt, sample.negative, _seen_from(settings, root))
+    # These targets animate the first frame.
+    animates = settings.target.name in ("cosmos3", "cosmos3_i2v") and sample.image and not request.controls
+    sample = replace(sample, clip="" if animates else request.clip)
+    line = sample_of_cosmos3(sample, ascii_only=bool(settings.target.hash))
+    return {**line, **request.arguments, **request.whole}
 
 
-def _transfer2_5_lines(plan: Plan, table: Sequence[Row], root: Path) -> Iterator[Line | str]:
-    """Samples for `examples/inference.py -i transfer2_5.jsonl` of Cosmos-Transfer2.5, or why an item is none."""
-    for item, row in zip(plan.items, table, strict=True):
-        try:
-            sample = sample_of(item, row, plan.settings, root)
-            yield nvidia.line_of("transfer2_5", item, sample.prompt, sample.negative, _seen_from(plan, root))
-        except (_LeftOut, Refused) as e:
-            yield _Reason(f"{item.name}: {e}")
+def _transfer2_5_line(item: PlanItem, row: Row, settings: Settings, root: Path) -> Line:
+    """A sample for `examples/inference.py -i transfer2_5.jsonl` of Cosmos-Transfer2.5."""
+    sample = sample_of(item, row, settings, root)
+    return nvidia.line_of("transfer2_5", item, sample.prompt, sample.negative, _seen_from(settings, root))
 
 
-def _seen_from(plan: Plan, root: Path) -> Path | None:
-    return root if plan.settings.paths == "relative" else None
+def _seen_from(settings: Settings, root: Path) -> Path | None:
+    return root if settings.paths == "relative" else None
 
 
-def _script_lines(name: str, plan: Plan, table: Sequence[Row], root: Path) -> Iterator[str]:
-    """A shell script, or lines, with one prompt each."""
-    if name in HEADS:
-        yield f"#!/bin/sh\n{HEADS[name]}\nset -e"
-    for item, row in zip(plan.items, table, strict=True):
-        try:
-            sample = sample_of(item, row, plan.settings, root)
-            yield call(name, sample) if name in HEADS else line_of_cogvideox(sample)
-        except _LeftOut as e:
-            yield _Reason(f"{item.name}: {e}")
+def _script_line(name: str, item: PlanItem, row: Row, settings: Settings, root: Path) -> str:
+    """A line of a shell script, or of a file of prompts."""
+    sample = sample_of(item, row, settings, root)
+    return call(name, sample) if name in HEADS else line_of_cogvideox(sample)
+
+
+_LINES: dict[str, Callable[[PlanItem, Row, Settings, Path], Line | str]] = {
+    "openai": _request, "cosmos3": _cosmos3_line, "transfer2_5": _transfer2_5_line,
+}  # fmt: skip

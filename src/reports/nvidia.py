@@ -52,7 +52,11 @@ def _request(
     template: dict[str, dict[str, Any]] = {name: {} for name in asked.overrides} or ALONE.get(engine, {})
     defaults = Asked(controls=template, keys={"negative_prompt": negative} if negative else {})
     place = partial(_place_of_file, source, folder)
-    return request_of(ENGINES[engine], defaults, asked, "", place(clip) if clip else "", place)
+    try:
+        where = place(clip) if clip else ""
+    except ValueError as e:  # it was there when the run was planned
+        raise Refused(f"{clip}: {e}") from None
+    return request_of(ENGINES[engine], defaults, asked, "", where, place)
 
 
 def line_of(engine: str, item: PlanItem, prompt: str, negative: str, folder: Path | None) -> dict[str, Any]:

@@ -171,6 +171,19 @@ def test_unusable_samples_are_left_out_and_logged(
     assert (event["items"], event["first"].endswith("clips that end in .mp4")) == (3, True)
 
 
+@pytest.mark.parametrize("name", ["cosmos3", "transfer2_5"])
+def test_sample_of_a_vanished_clip_is_left_out(
+    planned: Planned, tmp_path: Path, clips: Path, paths: RunPaths, logged: list[Any], name: str
+) -> None:
+    gone = Path(shutil.copy(clips / "other.mp4", tmp_path / "gone.mp4"))
+    plan = planned([over(gone, name="gone"), over(clips / "other.mp4", name="there")])
+    ended = {item.id: outcome(item) for item in plan.items}
+    gone.unlink()
+    assert [line["name"] for line in exported(name, plan, paths, ended)] == ["there"]
+    (event,) = logged
+    assert (event["items"], event["first"]) == (1, f"gone: {gone}: is not a file")
+
+
 # All exports
 
 

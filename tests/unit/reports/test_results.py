@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -91,6 +92,20 @@ def test_batch_file_has_the_best_prompt(finished: Finished, tmp_path: Path) -> N
             "control_overrides": {"edge": {}},
         },
     ]  # the other has no video, which would end NVIDIA's batch
+
+
+def test_vanished_clip_is_left_out_of_the_batch(finished: Finished, clips: Path, tmp_path: Path) -> None:
+    content = [{"name": "there", "prompt": "A car.", "video_path": "there.mp4"}, *ITEMS]
+    shutil.copy(clips / "other.mp4", tmp_path / "there.mp4")
+    plan, table = finished(content=json.dumps(content))
+    paths = RunPaths(tmp_path / "run")
+    (tmp_path / "wide.mp4").unlink()
+    write_exports(plan, zip(plan.items, table, strict=True), paths, NOW)
+    lines = [json.loads(line) for line in paths.batch.read_text().splitlines()]
+    assert [line["visual_input"] for line in lines] == [str(tmp_path / "there.mp4")]
+    notes = {row["name"]: row["note"] for row in read_json(paths.results)}
+    assert notes["a/b"] == f"not in batch.jsonl: {tmp_path / 'wide.mp4'}: is not a file" and notes["there"] == ""
+    assert len(paths.specs_list.read_text().splitlines()) == 3
 
 
 def test_updated_specs_keep_unknown_fields(finished: Finished, tmp_path: Path) -> None:
