@@ -8,7 +8,7 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 
 from src.media.geometry import COSMOS_SIZES, Size
-from src.models.families import FAMILIES
+from src.models.families import CLIP_FAMILIES, FAMILIES
 from src.models.family import Family, Media
 from src.worker.job_settings import ModelSettings
 
@@ -134,7 +134,7 @@ def _costs() -> str:
     rows = [["family", *(str(size) for size in sizes), "clip of 640x360"]]
     for name in FAMILIES:
         counts = family(name)
-        clip = counts.media_tokens(Size(640, 360), Media(10, 2.0)) if counts.takes_clips else "–"
+        clip = counts.media_tokens(Size(640, 360), Media(10, 2.0)) if name in CLIP_FAMILIES else "–"
         rows.append([name, *(str(counts.media_tokens(size, Media(1))) for size in sizes), str(clip)])
     return table(rows)
 

@@ -21,29 +21,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from . import __version__, console, interrupts, seals, sweep
+from . import __version__, console, interrupts, overrides, seals, sweep
 from .choices import ProgressMode
 from .config import Config
 from .errors import ExitCode, InputError
 from .files import bundled, relative
 from .help import help_text
-from .overrides import (
-    did_you_mean,
-    flags_first,
-    new_folders,
-    own_conf,
-    quoted,
-    resumed_sweep,
-    secret_among,
-    split_override,
-    unknown_fields,
-    why_not_readable,
-    why_not_resumable,
-    with_inherited,
-    with_lists,
-    with_own_conf,
-    with_run_folders,
-)
 from .resolvers import created, is_new, members
 from .run_folder import SWEEP_RECORD, discard_unused
 from .shortcuts import expanded
@@ -109,7 +92,7 @@ def _run(raw: DictConfig) -> ExitCode:
 
 def config_of(raw: DictConfig) -> Config:
     """The config that Hydra has composed. Raises InputError for fields that it does not have."""
-    if unknown := unknown_fields(raw, Config):
+    if unknown := overrides.unknown_fields(raw, Config):
         raise InputError(f"the config has no field {', '.join(unknown)}")
     config = cast(Config, OmegaConf.to_object(raw))
     config.fleet = members(config.host)
@@ -139,15 +122,15 @@ def run_task(config: Config, root: Path, out: Console, err: Console) -> ExitCode
 
 def prepared(arguments: list[str]) -> list[str]:
     """The command line as Hydra gets it. Raises sweep.Refused for one that cannot work."""
-    given = with_lists(with_run_folders(with_own_conf(arguments, CONF)))
-    reason = secret_among(map(split_override, given)) or why_not_resumable(given) or why_not_readable(given, CONF)
-    if reason:
+    given = overrides.with_lists(overrides.with_run_folders(overrides.with_own_conf(arguments, CONF)))
+    secret = overrides.secret_among(map(overrides.split_override, given))
+    if reason := secret or overrides.why_not_resumable(given) or overrides.why_not_readable(given, CONF):
         raise sweep.Refused(reason)
     try:
-        ready = resumed_sweep(with_inherited(quoted(flags_first(given))))
+        ready = overrides.resumed_sweep(overrides.with_inherited(overrides.quoted(overrides.flags_first(given))))
     except ValueError as e:
         raise sweep.Refused(str(e)) from None
-    created.extend(new_folders(given))
+    created.extend(overrides.new_folders(given))
     return ready
 
 
@@ -156,17 +139,17 @@ def _information(arguments: list[str]) -> str:
     if "--version" in arguments:
         return f"prompt upsampler {__version__}"
     if {"--help", "-h"} & {*arguments}:
-        return help_text(arguments, own_conf(CONF), shutil.get_terminal_size().columns)
+        return help_text(arguments, overrides.own_conf(CONF), shutil.get_terminal_size().columns)
     return ""
 
 
 def _written_out(arguments: list[str]) -> list[str]:
     """Short commands as overrides, and the user's own options found; says what became of the command line."""
-    overrides = expanded(arguments)
-    if overrides != arguments and not secret_among(map(split_override, overrides)):
-        console.message(f"→ {PROGRAM} {shlex.join(overrides)}")
-    given = with_own_conf(overrides, CONF)
-    if given != overrides:
+    typed = expanded(arguments)
+    if typed != arguments and not overrides.secret_among(map(overrides.split_override, typed)):
+        console.message(f"→ {PROGRAM} {shlex.join(typed)}")
+    given = overrides.with_own_conf(typed, CONF)
+    if given != typed:
         console.message(f"options of {Path('conf').resolve()} are used")
     return given
 
@@ -249,7 +232,7 @@ def input_error(error: Exception) -> InputError:
     cause = str(error.__cause__ or "").split("\n")[0]  # of a wrong value: which values there are
     if cause and cause not in text:
         text += f": {cause}"
-    hint = did_you_mean(text) or "the config was rejected and nothing was started; --help lists what there is"
+    hint = overrides.did_you_mean(text) or "the config was rejected and nothing was started; --help lists what there is"
     if isinstance(error, MissingConfigException) and (error.missing_cfg_file or "").startswith("hydra/launcher/"):
         hint = "launchers are the extra cluster: pip install hydra-joblib-launcher hydra-submitit-launcher"
     return InputError(text, hint=hint)

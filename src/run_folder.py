@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .errors import RunLocked
 
@@ -20,152 +21,60 @@ SWEEP_ENDS = ".ended"  # in the folder of a sweep, one file a point
 LOCK_TIMEOUT_S = 0.2  # `is_locked` of another process holds the lock for a moment
 
 
+class File:
+    """A file, or a folder, of what has a `root`, by its name below that."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, paths: Any, kind: object = None) -> Path:
+        root: Path = paths.root
+        return root / self._name
+
+
 @dataclass(frozen=True, slots=True)
 class RunPaths:
     """The files of one run folder; creates nothing."""
 
     root: Path
 
-    @property
-    def plan(self) -> Path:
-        return self.root / "plan.json"
+    plan = File("plan.json")
+    plan_table = File("plan.csv")
+    record = File("run.json")  # what a list of runs shows of this one
+    command = File("command.txt")  # the command that started this run
+    lock = File(".lock")
+    journal = File("journal.jsonl")  # every item that ended, in order of ending; what a resumed run relies on
+    timings = File("timings.json")  # of the phases of each start
+    log = File("log.jsonl")
+    hints = File("hints")
+    jobs = File("job")  # one folder per job, named by its id
 
-    @property
-    def record(self) -> Path:
-        """What a list of runs shows of this one."""
-        return self.root / "run.json"
+    results = File("results.json")
+    summary = File("summary.csv")
+    report = File("report.html")
+    batch = File("batch.jsonl")
+    specs_list = File("specs.jsonl")  # the updated specs, one a line
+    specs = File("specs")  # the updated specs, a file each (output.specs=files)
+    provenance = File("provenance.jsonl")  # what each answer was made of
+    parquet = File("results.parquet")
+    dataset = File("dataset")  # a folder for Hugging Face's `datasets`
+    openai_batch = File("openai_batch.jsonl")
+    texts = File("txt")
 
-    @property
-    def plan_table(self) -> Path:
-        return self.root / "plan.csv"
+    points = File("points.json")  # of task=limits
+    review = File("review.jsonl")  # verdicts about the texts
+    made = File("prompts")  # specs that task=spec made
 
-    @property
-    def command(self) -> Path:
-        """The command that started this run."""
-        return self.root / "command.txt"
-
-    @property
-    def lock(self) -> Path:
-        return self.root / ".lock"
-
-    @property
-    def journal(self) -> Path:
-        """Every item that ended, in order of ending; what a resumed run relies on."""
-        return self.root / "journal.jsonl"
-
-    @property
-    def points(self) -> Path:
-        """The points of task=limits."""
-        return self.root / "points.json"
-
-    @property
-    def review(self) -> Path:
-        """Verdicts about the texts."""
-        return self.root / "review.jsonl"
-
-    @property
-    def timings(self) -> Path:
-        """Timings of the phases of each start."""
-        return self.root / "timings.json"
-
-    @property
-    def provenance(self) -> Path:
-        """What each answer was made of."""
-        return self.root / "provenance.jsonl"
-
-    @property
-    def log(self) -> Path:
-        return self.root / "log.jsonl"
-
-    @property
-    def hints(self) -> Path:
-        return self.root / "hints"
-
-    @property
-    def jobs(self) -> Path:
-        """One folder per job, named by its id."""
-        return self.root / "job"
-
-    @property
-    def pipeline(self) -> Path:
-        """How inference was started, so that it can be resumed."""
-        return self.root / "pipeline.json"
-
-    @property
-    def inference(self) -> Path:
-        """One folder per inference job, named by its id."""
-        return self.root / "inference"
-
-    @property
-    def videos(self) -> Path:
-        """The videos that Cosmos made, one per item."""
-        return self.root / "videos"
-
-    @property
-    def videos_page(self) -> Path:
-        """The videos beside what they were made from."""
-        return self.root / "videos.html"
+    pipeline = File("pipeline.json")  # how inference was started, so that it can be resumed
+    inference = File("inference")  # one folder per inference job, named by its id
+    inference_results = File("inference.json")
+    videos = File("videos")  # that Cosmos made, one per item
+    videos_page = File("videos.html")  # the videos beside what they were made from
+    video_prompts = File("videos/prompts.jsonl")  # the videos with their prompts, for a run that continues with them
 
     def controls_of(self, slug: str, control: str) -> Path:
         """A control video that Cosmos made for an item on the way."""
         return self.root / "controls" / slug / f"{control}.mp4"
-
-    @property
-    def video_prompts(self) -> Path:
-        """Those videos with their prompts, as a prompt file for a run that continues with them."""
-        return self.videos / "prompts.jsonl"
-
-    @property
-    def inference_results(self) -> Path:
-        return self.root / "inference.json"
-
-    @property
-    def specs_list(self) -> Path:
-        """The updated specs, one a line."""
-        return self.root / "specs.jsonl"
-
-    @property
-    def specs(self) -> Path:
-        """The updated specs, a file each (output.specs=files)."""
-        return self.root / "specs"
-
-    @property
-    def made(self) -> Path:
-        """Specs that task=spec made."""
-        return self.root / "prompts"
-
-    @property
-    def parquet(self) -> Path:
-        return self.root / "results.parquet"
-
-    @property
-    def dataset(self) -> Path:
-        """A folder for Hugging Face's `datasets`."""
-        return self.root / "dataset"
-
-    @property
-    def openai_batch(self) -> Path:
-        return self.root / "openai_batch.jsonl"
-
-    @property
-    def texts(self) -> Path:
-        return self.root / "txt"
-
-    @property
-    def results(self) -> Path:
-        return self.root / "results.json"
-
-    @property
-    def summary(self) -> Path:
-        return self.root / "summary.csv"
-
-    @property
-    def batch(self) -> Path:
-        return self.root / "batch.jsonl"
-
-    @property
-    def report(self) -> Path:
-        return self.root / "report.html"
 
 
 @contextmanager

@@ -199,7 +199,4 @@ def reading(host: Host, output: bytes) -> Iterator[str]:
 
 def unexpected_output(host: Host, output: str) -> HostError:
     """The error for a script that printed something else than it should."""
-    return HostError(
-        f"{host.name}: unexpected output of a command: {output[:200]!r}",
-        hint=QUIET_HINT,
-    )
+    return HostError(f"{host.name}: unexpected output of a command: {output[:200]!r}", hint=QUIET_HINT)

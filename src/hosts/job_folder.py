@@ -11,7 +11,7 @@ from typing import Literal
 
 from .. import log
 from ..files import write_atomic
-from ..run_folder import is_held
+from ..run_folder import File, is_held
 from ..worker.journal import read_records
 from ..worker.protocol import (
     CANCELLED,
@@ -75,6 +75,11 @@ def ended(exit_code: int | None, *, oom_killed: bool = False) -> State:
     return State("ended", ending, exit_code)
 
 
+STATES = {  # by the words in which scripts name them
+    "running": RUNNING, "queued": QUEUED, "absent": ABSENT, "canceled": ended(CANCELLED), "ended": State("ended"),
+}  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class JobStatus:
     """A job as it stands: its state, how many items have ended, and the phase that the worker last named. per_s: items ended a
@@ -105,14 +110,20 @@ class JobPaths:
 
     root: Path
 
-    @property
-    def job(self) -> Path:
-        return self.root / "job.json"
-
-    @property
-    def worker(self) -> Path:
-        """The program that works in the folder; a job keeps the one that it was started with."""
-        return self.root / WORKER
+    job = File("job.json")
+    worker = File(WORKER)  # the program that works in the folder; a job keeps the one that it was started with
+    batches = File("batches")
+    frames = File("frames")
+    lease = File("lease")  # touched whenever a controller polls the job
+    closed = File("closed")
+    results = File("results.jsonl")
+    events = File("events.jsonl")
+    exit = File("exit.json")
+    lock = File("lock")
+    cancelled = File("cancelled")  # marks a job whose worker was asked to end
+    finished = File("tidied")  # marks a job whose answers are all here and of which nothing is left elsewhere
+    log = File("worker.log")  # what the worker itself printed
+    engine_log = File("server.log")  # what the engine printed
 
     @property
     def run_folder(self) -> Path:
@@ -120,62 +131,9 @@ class JobPaths:
         return self.root.parent.parent
 
     @property
-    def batches(self) -> Path:
-        return self.root / "batches"
-
-    @property
-    def frames(self) -> Path:
-        return self.root / "frames"
-
-    @property
-    def lease(self) -> Path:
-        """Touched whenever a controller polls the job."""
-        return self.root / "lease"
-
-    @property
-    def closed(self) -> Path:
-        return self.root / "closed"
-
-    @property
-    def results(self) -> Path:
-        return self.root / "results.jsonl"
-
-    @property
-    def events(self) -> Path:
-        return self.root / "events.jsonl"
-
-    @property
-    def exit(self) -> Path:
-        return self.root / "exit.json"
-
-    @property
-    def lock(self) -> Path:
-        return self.root / "lock"
-
-    @property
     def is_held(self) -> bool:
         """Whether a worker that works in this very folder lives."""
         return is_held(self.lock)
-
-    @property
-    def cancelled(self) -> Path:
-        """Marks a job whose worker was asked to end."""
-        return self.root / "cancelled"
-
-    @property
-    def finished(self) -> Path:
-        """Marks a job whose answers are all here and of which nothing is left elsewhere."""
-        return self.root / "tidied"
-
-    @property
-    def log(self) -> Path:
-        """What the worker itself printed."""
-        return self.root / "worker.log"
-
-    @property
-    def engine_log(self) -> Path:
-        """What the engine printed."""
-        return self.root / "server.log"
 
     def renew_lease(self) -> None:
         with suppress(OSError):  # a full disk is met where it matters more

@@ -205,11 +205,11 @@ class RemoteFolder:
     def _check_journal(self) -> None:
         """The local journal must be the beginning of the host's. A host that lost it gets it back; where one of the two is
         damaged, the host's is read again from its beginning: what is known already is known."""
-        known = self.job.results.read_bytes() if self.job.results.exists() else b""
+        known = self.job.results.stat().st_size if self.job.results.exists() else 0
         if not known:
             return
-        have = self.host.run(script('head -c "$2" "$1/results.jsonl" | sha256sum', self.folder, str(len(known))))
-        if have.out[:64] == transfer.sha256(known).encode():
+        have = self.host.run(script('head -c "$2" "$1/results.jsonl" | sha256sum', self.folder, str(known)))
+        if have.out[:64] == file_sha256(self.job.results).encode():
             return
         size = self.host.run(script('stat -c %s "$1/results.jsonl" 2>/dev/null || echo 0', self.folder)).out
         with reading(self.host, size) as text:

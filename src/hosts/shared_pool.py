@@ -10,9 +10,8 @@ import shlex
 from collections.abc import Sequence
 
 from .. import log
-from ..worker.protocol import CANCELLED
 from .host import Host, checked, script
-from .job_folder import ABSENT, QUEUED, RUNNING, State, ended
+from .job_folder import ABSENT, STATES, State
 from .launch import Launch
 from .mirror import Location
 
@@ -45,8 +44,7 @@ class PoolRuntime:
         return script(_STATE, self.location.folder, f"{max(self.lost_s, 1):.0f}")
 
     def state(self, answer: str) -> State:
-        words = {"running": RUNNING, "queued": QUEUED, "canceled": ended(CANCELLED), "ended": State("ended")}
-        return words.get((answer.split() or [""])[0], ABSENT)
+        return STATES.get((answer.split() or [""])[0], ABSENT)
 
     def start(self) -> None:
         self._run(_START, "the job cannot be started")

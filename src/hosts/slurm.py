@@ -10,9 +10,8 @@ import shlex
 from collections.abc import Sequence
 
 from ..errors import HostError, LinkLost
-from ..worker.protocol import CANCELLED
 from .host import Host, checked, script
-from .job_folder import ABSENT, QUEUED, RUNNING, State, ended
+from .job_folder import STATES, State
 from .launch import Launch
 from .mirror import Location
 
@@ -66,16 +65,9 @@ class SlurmRuntime:
 
     def state(self, answer: str) -> State:
         word = (answer.split() or [""])[-1]
-        states = {
-            "running": RUNNING,
-            "queued": QUEUED,
-            "absent": ABSENT,
-            "ended": State("ended"),
-            "canceled": ended(CANCELLED),
-        }
-        if word not in states:
+        if word not in STATES:
             raise LinkLost(f"{self.host.name}: Slurm does not answer: {answer.strip()[-300:]}")
-        return states[word]
+        return STATES[word]
 
     def start(self) -> None:
         command = f"exec {shlex.join(self.launch.command(self.folder))}"

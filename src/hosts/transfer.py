@@ -122,15 +122,13 @@ def check_taken(done: CommandResult, host: Host, what: str, folder: str) -> None
     checked(done, host, what)
 
 
-def fetch(
-    host: Host, folder: str, sizes: Mapping[str, int], target: Path, *, on_bytes: OnBytes = lambda count: None
-) -> None:
+def fetch(host: Host, folder: str, sizes: Mapping[str, int], target: Path) -> None:
     """Bring files of these names and sizes from a folder on the host; each appears whole in `target`, and none outside it.
 
     Raises HostError, LinkLost.
     """
     wanted = dict(sizes)
-    source = _Reader(host.stream(("tar", "-C", folder, "-cf", "-", "--", *wanted)), on_bytes)
+    source = _Reader(host.stream(("tar", "-C", folder, "-cf", "-", "--", *wanted)))
     try:
         with tarfile.open(fileobj=source, mode="r|", bufsize=PIECE) as archive:
             for member in archive:
@@ -158,8 +156,8 @@ def fetch(
 class _Reader(io.RawIOBase):
     """An iterator of pieces as a file that can be read once."""
 
-    def __init__(self, pieces: Iterator[bytes], on_bytes: OnBytes) -> None:
-        self._pieces, self._on_bytes, self._rest = pieces, on_bytes, b""
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces, self._rest = pieces, b""
 
     def read(self, size: int = -1) -> bytes:
         parts, have = [self._rest], len(self._rest)
@@ -167,7 +165,6 @@ class _Reader(io.RawIOBase):
             piece = next(self._pieces, None)
             if piece is None:
                 break
-            self._on_bytes(len(piece))
             parts.append(piece)
             have += len(piece)
         whole = b"".join(parts)
@@ -218,7 +215,3 @@ def _entry(name: str, data: bytes) -> tuple[bytes, ...]:
     header = tarfile.TarInfo(name)
     header.size, header.mode, header.mtime = len(data), 0o644, int(time.time())
     return header.tobuf(tarfile.USTAR_FORMAT), data, b"\0" * (-len(data) % 512)
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

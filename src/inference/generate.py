@@ -35,12 +35,7 @@ from .pipeline_file import read_pipeline
 from .settings import InferenceSettings
 
 INTERMEDIATE = ("frames", "rounds", "videos")  # folders of a job that are not kept here once its videos are in place
-LABELS = Labels(
-    worker="inference",
-    result="a video",
-    cannot_load="inference cannot run",
-    time_limit="inference.time_limit_s",
-)
+LABELS = Labels("inference", "a video", "inference cannot run", "inference.time_limit_s")
 
 
 def generate(
@@ -232,10 +227,7 @@ class _Videos:
                 hint="it was changed there: remove the job's folder there, then run the same command again",
             )
         self._place_controls(made, slugs, handle)
-        first, *others = (self.paths.videos / f"{slug}.mp4" for slug in slugs)
-        first.unlink(missing_ok=True)
-        link_atomic(source, first)
-        _put(first, others)
+        _put(source, [self.paths.videos / f"{slug}.mp4" for slug in slugs])
 
     def _place_controls(self, made: VideoOutcome, slugs: Iterable[str], handle: JobHandle) -> None:
         """The control videos on the way to a video are shown beside it, where they were asked for."""
@@ -243,11 +235,7 @@ class _Videos:
             source = inside(self.folder.root, control.file)
             if not _is_same(source, control):
                 handle.fetch({control.file: control.bytes})
-            for slug in slugs:
-                target = self.paths.controls_of(slug, safe_name(name))
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.unlink(missing_ok=True)
-                link_atomic(source, target)
+            _put(source, [self.paths.controls_of(slug, safe_name(name)) for slug in slugs])
 
     def give_back(self) -> bool:
         return False

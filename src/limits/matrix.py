@@ -208,37 +208,17 @@ def _curve(points: Sequence[Point], family: Family, clip_fps: float | None) -> s
     frames, other = first.frames, first.prompt_tokens - first.image_tokens
     points = [point for point in points if point.model == first.model]
     sizes = [Size(width, width * 9 // 16) for width in range(96, 1921, 8)]
-    pixels = [size.width_px * size.height_px / 1e6 for size in sizes]
+    pixels = [_megapixels(size) for size in sizes]
     figure = Figure(figsize=(8.6, 4.4), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
     exact = [family.media_tokens(size, media) + other for size in sizes]
-    axes.step(
-        pixels, exact, where="post", color=_COLOURS["fits"], linewidth=1.6, label=f"the rule, 16:9, {frames} frames"
-    )
+    rule = f"the rule, 16:9, {frames} frames"
+    axes.step(pixels, exact, where="post", color=_COLOURS["fits"], linewidth=1.6, label=rule)
     old = [linear_estimate(size.width_px, size.height_px, frames) for size in sizes]
     axes.plot(pixels, old, color="#b36b00", linewidth=1.2, linestyle="--", label="the old estimate")
-    for kind, marker in (("fits", "o"), ("refused", "s"), ("wrong", "X")):
-        chosen = {p.size: p for p in points if p.frames == frames and verdict(p) == kind}.values()
-        places = [size_of(p.size) for p in chosen]
-        axes.scatter(
-            [size.width_px * size.height_px / 1e6 for size in places], [p.prompt_tokens for p in chosen],
-            marker=marker, s=22, color=_COLOURS[kind], zorder=3,
-        )  # fmt: skip
-    for budget in sorted({p.max_model_len for p in points}):
-        axes.axhline(budget, color="#8a8f94", linewidth=0.7)
-        axes.annotate(f"{budget}", (max(pixels), budget), fontsize=8, va="bottom", ha="right")
-    largest = family.largest(Size(16384, 9216), media)
-    ceiling = largest.width_px * largest.height_px / 1e6
-    if ceiling < max(pixels):
-        axes.axvline(ceiling, color="#8a8f94", linewidth=0.7, linestyle=":")
-        axes.annotate(
-            f"{largest.width_px} px: the encoder scales\nanything larger down",
-            (ceiling, 0),
-            xytext=(4, 6),
-            textcoords="offset points",
-            fontsize=8,
-        )
+    _draw_points(axes, points, frames)
+    _draw_limits(axes, points, family.largest(Size(16384, 9216), media), max(pixels))
     axes.set_ylim(0, max(max(exact) * 1.5, 1.15 * max(p.prompt_tokens for p in points)))
     axes.set_xlim(0, max(pixels))
     axes.set_xlabel("megapixels of a frame")
@@ -253,6 +233,28 @@ def _curve(points: Sequence[Point], family: Family, clip_fps: float | None) -> s
     for colour, name in _VARIABLES.items():  # so that it follows the page into the dark
         whole = whole.replace(colour, f"var(--{name})")
     return whole[whole.index("<svg") :]
+
+
+def _megapixels(size: Size) -> float:
+    return size.width_px * size.height_px / 1e6
+
+
+def _draw_points(axes: Axes, points: Sequence[Point], frames: int) -> None:
+    for kind, marker in (("fits", "o"), ("refused", "s"), ("wrong", "X")):
+        chosen = {p.size: p for p in points if p.frames == frames and verdict(p) == kind}.values()
+        at = [_megapixels(size_of(p.size)) for p in chosen], [p.prompt_tokens for p in chosen]
+        axes.scatter(*at, marker=marker, s=22, color=_COLOURS[kind], zorder=3)
+
+
+def _draw_limits(axes: Axes, points: Sequence[Point], largest: Size, most: float) -> None:
+    """The budgets, and the largest picture that the encoder takes. most: megapixels that are shown."""
+    for budget in sorted({p.max_model_len for p in points}):
+        axes.axhline(budget, color="#8a8f94", linewidth=0.7)
+        axes.annotate(f"{budget}", (most, budget), fontsize=8, va="bottom", ha="right")
+    if (ceiling := _megapixels(largest)) < most:
+        axes.axvline(ceiling, color="#8a8f94", linewidth=0.7, linestyle=":")
+        text = f"{largest.width_px} px: the encoder scales\nanything larger down"
+        axes.annotate(text, (ceiling, 0), xytext=(4, 6), textcoords="offset points", fontsize=8)
 
 
 # ---------------------------------------------------------------------------------------------------------- the page

@@ -41,7 +41,6 @@ class Asked:
     """count: tokens of a request with these messages and pictures; 0 frames for none."""
 
     count: Count
-    takes_clips: bool = False
     verified: bool = True
     reserved: tuple[str, ...] = ()
     note: str = "Tokens were counted by the server itself (model.family=ask)."
@@ -85,7 +84,6 @@ class Asked:
 class Estimated:
     """A guess of the usual size: a token for 28 x 28 px and for 4 characters."""
 
-    takes_clips: bool = False
     verified: bool = False
     reserved: tuple[str, ...] = ()
     note: str = (

@@ -24,13 +24,11 @@ class Media:
 class Family(Protocol):
     """What one model of a family counts. A prompt has `media_tokens` + `wrapper_tokens` + `text_tokens`.
 
-    takes_clips: whole clips can be sent. verified: the counts are the engine's own; else they are estimates.
+    verified: the counts are the engine's own; else they are estimates.
     reserved: names that the engine reads as control tokens, wherever they stand in a text.
     note: what a plan must say about the rule by which it counts; "" for nothing.
     """
 
-    @property
-    def takes_clips(self) -> bool: ...
     @property
     def verified(self) -> bool: ...
     @property
@@ -65,7 +63,6 @@ class TextOnly:
     """A family of which a model is sent no frames: they cost nothing, and what is measured in them is part of the text."""
 
     of: Family
-    takes_clips: bool = False
 
     @property
     def verified(self) -> bool:

@@ -25,7 +25,6 @@ class Pixtral:
     count: CountText
     token_px: int = PATCH_PX
     max_side_px: int = MAX_SIDE_PX
-    takes_clips: bool = False
     verified: bool = True
     reserved: tuple[str, ...] = ()
     note: str = ""

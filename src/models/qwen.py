@@ -44,7 +44,6 @@ class Qwen:
     strips: bool = False
     capped: bool = False
     note: str = ""
-    takes_clips: bool = True
     verified: bool = True
 
     def media_tokens(self, size: Size, media: Media) -> int:

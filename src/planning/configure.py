@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -88,44 +88,28 @@ def target_settings(config: Config) -> Target:
     conf = config.target
     words = {"form": conf.form.value, "language": _language(conf.language)}
     target = target_of(vars(conf) | words | {"language_with_frames": _language(conf.language_with_frames)})
-    messages = messages_of(config)
-    return (
-        replace(target, messages=digest(messages.system, messages.user, messages.user_empty)) if target.hash else target
-    )
+    _, messages = messages_of(config)
+    return replace(target, messages=digest(*astuple(messages))) if target.hash else target
 
 
 def _language(language: Language) -> str:
     return "" if language is Language.any else language.value
 
 
-def messages_of(config: Config) -> Messages:
-    """The templates of the messages: those of template=, where one was chosen, else the target's, in whose place a model may
-    have some for a text. Raises InputError for template= and target.template together."""
+def messages_of(config: Config) -> tuple[str, Messages]:
+    """Where the messages come from, in a word, and their templates: those of template=, where one was chosen, else the target's,
+    in whose place a model may have some for a text. Raises InputError for template= and target.template together."""
     template, target = config.template, config.target
     if template.system or template.user.strip() != "{{ prompt }}":
         if target.template:
             raise InputError(f"target.template and template={template.name} both name messages", hint="leave one out")
-        return Messages(template.system, template.user)
+        return template.name, Messages(template.system, template.user)
     if target.template:
-        return messages_in(target.template)
-    if _has_own_messages(config):
-        return Messages(config.model.system, template.user)
-    return Messages(target.system, target.user or template.user, target.user_empty)
-
-
-def _has_own_messages(config: Config) -> bool:
-    """Whether the model is asked for a text in the one way that it understands."""
-    return bool(config.model.system) and config.target.form is AnswerKind.text
-
-
-def _template_name(config: Config) -> str:
-    """Where the messages come from, in a word, for reports."""
-    template, target = config.template, config.target
-    if template.system or template.user.strip() != "{{ prompt }}":
-        return template.name
-    if target.template or _has_own_messages(config):
-        return target.template or config.model.name
-    return target.name if target.system or target.user else template.name
+        return target.template, messages_in(target.template)
+    if config.model.system and target.form is AnswerKind.text:  # asked in the one way that it understands
+        return config.model.name, Messages(config.model.system, template.user)
+    name = target.name if target.system or target.user else template.name
+    return name, Messages(target.system, target.user or template.user, target.user_empty)
 
 
 def in_flight(config: Config) -> int:
@@ -159,7 +143,7 @@ def plan_settings(config: Config) -> Settings:
             EngineSettings, "engine", engine | {"name": config.engine.name.value, "in_flight": in_flight(config)}
         ),
         model=model_settings(config.model, config.target.form),
-        template=_template_name(config),
+        template=messages_of(config)[0],
         max_model_len=config.budget.max_model_len,
         max_output_tokens=config.budget.max_output_tokens,
         text_margin=config.budget.text_margin,

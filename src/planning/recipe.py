@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from ..choices import SizeRule
+from ..choices import FrameRule, SizeRule
 from ..config import Config, UpsampleConf
 from ..errors import InputError
 from ..media import geometry
 from ..media.geometry import Size
-from ..media.hint import CLIP
 from ..media.video import Video
 from ..models.family import Family, Media
 from ..prompts.specs import PromptSpec
-from ..targets.pins import Shape, facts_of, pinned
+from ..targets.pins import facts_of
 from ..targets.target import Messages, Target, skeleton
 
 # What NVIDIA's upsampler asks when the prompt is empty (cosmos-transfer1, auxiliary/upsampler/model/upsampler.py).
@@ -62,7 +61,7 @@ def message_writer(messages: Messages) -> Write:
 # The variables of a target's templates, with values as an item may have them.
 EXAMPLE: dict[str, Any] = {
     "with_frames": True, "language": "en", "tier": "720", "keys": "{}", "negative_prompt": "",
-    "pins": facts_of(Shape(16, 9, 5.0, 24.0), "720")
+    "pins": facts_of(16, 9, 5.0, 24.0, "720")
 }  # fmt: skip
 
 
@@ -91,12 +90,13 @@ def clip_facts(target: Target, video: Video | None) -> dict[str, Any]:
     size = (video.width_px, video.height_px) if video else (16, 9)
     moves = video is not None and video.frames > 1  # a picture has neither duration nor frame rate
     time = (video.duration_s, video.fps) if video and moves else (target.duration_s, target.fps)
-    return facts_of(Shape(*size, *time), target.resolution)
+    return facts_of(*size, *time, target.resolution)
 
 
 def pins_of(target: Target, video: Video | None) -> dict[str, Any]:
     """The fields of an answer that are not the model's to choose."""
-    return pinned(clip_facts(target, video), target.pins) if target.pins else {}
+    facts = clip_facts(target, video) if target.pins else {}
+    return {name: facts[name] for name in target.pins}
 
 
 def _prompt_or_question(spec: PromptSpec) -> str:
@@ -114,68 +114,43 @@ def box_of(upsample: UpsampleConf) -> Size | None:
     return Size(min(s.width_px for s in sides), min(s.height_px for s in sides))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Recipe:
-    """How frames are chosen and sized, and what must fit."""
+    """How frames are chosen and sized, and what must fit. max_model_len: as observed, where that is less than the config says."""
 
+    config: Config
     family: Family
-    rule: SizeRule
-    width_px: int
-    box: Size | None
-    enlarge: bool
-    min_side_px: int
-    shrink: bool
-    category: str
-    aspect: str | None
-    frame_rule: str
-    frame_count: int
-    frame_fps: float
     max_model_len: int
-    reserve: int
-    max_images: int
-    text_only_for_bad_video: bool
 
-    @staticmethod
-    def of(config: Config, family: Family, limit: int) -> Recipe:
-        return Recipe(
-            family=family,
-            rule=config.upsample.rule,
-            width_px=config.upsample.width_px,
-            box=box_of(config.upsample),
-            enlarge=config.upsample.enlarge,
-            min_side_px=config.upsample.min_side_px,
-            shrink=config.upsample.shrink,
-            category=config.resolution.name,
-            aspect=config.aspect,
-            frame_rule=config.frames.rule.value,
-            frame_count=config.frames.count,
-            frame_fps=config.frames.fps,
-            max_model_len=limit,
-            reserve=config.budget.max_output_tokens + config.budget.text_margin,
-            max_images=config.model.max_images,
-            text_only_for_bad_video=config.video.on_bad_video.value == "text_only",
-        )
+    @property
+    def reserve(self) -> int:
+        """Tokens that the answer, and what is not counted of the prompt, may need."""
+        return self.config.budget.max_output_tokens + self.config.budget.text_margin
 
     def media(self, frames: int) -> Media:
         """How so many frames are sent."""
-        return Media(frames, self.frame_fps if self.frame_rule == CLIP else None)
+        how = self.config.frames
+        return Media(frames, how.fps if how.rule is FrameRule.clip else None)
 
     def wanted(self, source: Size, frames: int) -> Size:
         """The size that the rule asks for, before the budget is considered (best_fit: the largest that the encoder sees)."""
         media = self.media(frames)
         size = self._by_rule(source, media)
-        size = geometry.within(size, self.box) if self.box else size
+        box = box_of(self.config.upsample)
+        size = geometry.within(size, box) if box else size
         return geometry.even(size) if media.clip_fps else size
 
     def _by_rule(self, source: Size, media: Media) -> Size:
-        match self.rule:
+        upsample = self.config.upsample
+        match upsample.rule:
             case SizeRule.fixed_width:
-                return geometry.fixed_width(source, self.width_px, self.family.largest(source, media))
+                return geometry.fixed_width(source, upsample.width_px, self.family.largest(source, media))
             case SizeRule.native:
                 return source
             case SizeRule.category:
-                size = geometry.category_size(self.category, self.aspect or geometry.detect_aspect_ratio(source))
-                return size if self.enlarge else geometry.within(size, source)
+                aspect = self.config.aspect or geometry.detect_aspect_ratio(source)
+                size = geometry.category_size(self.config.resolution.name, aspect)
+                return size if upsample.enlarge else geometry.within(size, source)
             case SizeRule.best_fit:
                 return self.family.largest(source, media)
 
@@ -186,7 +161,7 @@ class Recipe:
             lambda n: self.family.sizes(source, self.media(n)),
             size,
             frames,
-            self.min_side_px,
+            self.config.upsample.min_side_px,
             lambda s, n: self.fits(s, n, other_tokens),
         )
 

@@ -51,12 +51,10 @@ def resolve(config: Config, *, files: list[Path] | None = None, step: Step = no_
     specs, named = _specs_of(files, config, how, step)
     probed = probe_all(named, config, step)
     loaded.result()
-    recipe = Recipe.of(config, settings.family, settings.effective_len or settings.max_model_len)
+    recipe = Recipe(config, settings.family, settings.effective_len or settings.max_model_len)
     clips = {path: found if isinstance(found, VideoError) else _clip(found, recipe) for path, found in probed.items()}
-    write, variables = (
-        message_writer(messages_of(config)),
-        variables_of(settings.target, text_only=settings.model.text_only),
-    )
+    write = message_writer(messages_of(config)[1])
+    variables = variables_of(settings.target, text_only=settings.model.text_only)
     if settings.model.text_only:
         clips |= _measured({path: clip for path, clip in clips.items() if isinstance(clip, _Clip)}, recipe, settings)
 
@@ -141,12 +139,13 @@ class _Clip:
 
 
 def _clip(video: Video, recipe: Recipe) -> _Clip:
-    times = times_of(video, recipe, recipe.frame_count)
+    times = times_of(video, recipe, recipe.config.frames.count)
     return _Clip(video, _hint_of(recipe.wanted(video.size, len(times)), times, recipe))
 
 
 def _hint_of(size: Size, times: tuple[float, ...], recipe: Recipe) -> Hint:
-    return Hint(size.width_px, size.height_px, len(times), times, recipe.frame_rule, recipe.frame_fps)
+    how = recipe.config.frames
+    return Hint(size.width_px, size.height_px, len(times), times, how.rule.value, how.fps)
 
 
 def _measured(clips: dict[Path, _Clip], recipe: Recipe, settings: Settings) -> dict[Path, _Clip | VideoError]:
@@ -164,7 +163,7 @@ def _with_facts(spec: PromptSpec, facts: str) -> PromptSpec:
 
 def times_of(video: Video, recipe: Recipe, count: int) -> tuple[float, ...]:
     """Times in seconds of the frames that the recipe takes, at most `count`."""
-    return hint_times(video, recipe.frame_rule, count, recipe.frame_fps)
+    return hint_times(video, recipe.config.frames.rule.value, count, recipe.config.frames.fps)
 
 
 def _item(
@@ -183,7 +182,8 @@ def _item(
     text_tokens = recipe.family.text_tokens(system, text, with_media=clip is not None)
     hint, shrunk_from = _hint(clip, recipe, wrapper + text_tokens) if clip else (None, None)
     account = _account(hint, wrapper, text_tokens, recipe, settings)
-    served = not problem or (recipe.text_only_for_bad_video and bool(spec.prompt.strip()))
+    may_be_text = recipe.config.video.on_bad_video.value == "text_only"
+    served = not problem or (may_be_text and bool(spec.prompt.strip()))
     if refused := _refusal(hint, system, text, recipe.family):
         served, problem = False, refused
     fits = served and (not recipe.family.verified or account.prompt + recipe.reserve <= recipe.max_model_len)
@@ -216,11 +216,12 @@ def _item(
 
 def _hint(clip: _Clip, recipe: Recipe, other_tokens: int) -> tuple[Hint, str | None]:
     """The hint by the recipe's rule, made smaller where the budget requires it, and what it was before that."""
-    hint, size, searching = clip.hint, clip.hint.size, recipe.rule is SizeRule.best_fit
-    if not (recipe.shrink or searching) or recipe.fits(size, hint.frames, other_tokens):
+    upsample = recipe.config.upsample
+    hint, size, searching = clip.hint, clip.hint.size, upsample.rule is SizeRule.best_fit
+    if not (upsample.shrink or searching) or recipe.fits(size, hint.frames, other_tokens):
         return hint, None
     # A Cosmos size has an aspect of its own, which a smaller one keeps; every other size has the clip's.
-    shape = size if recipe.rule is SizeRule.category else clip.video.size
+    shape = size if upsample.rule is SizeRule.category else clip.video.size
     smaller = recipe.smaller(shape, size, hint.frames, other_tokens)
     if smaller is None:
         return hint, None

@@ -22,13 +22,8 @@ OF_A_PLAN = {
     name: name
     for name in (
         *_SHARED,
-        "host.runtime_env",
-        "image.reference",
-        "image.python",
-        "model.checkpoint",
-        "model.extra_args",
-        "model.gguf",
-        "model.mmproj",
+        *("host.runtime_env", "image.reference", "image.python", "model.checkpoint", "model.extra_args"),
+        *("model.gguf", "model.mmproj"),
     )
 } | {
     **{f"engine.{name}": f"engine.{name}" for name in _ENGINE},

@@ -278,51 +278,25 @@ def check_output(config: Config, shapes: Collection[tuple[Path, str]]) -> None:
 MAX_IN_FLIGHT = 100_000  # 0, as runs of earlier versions have it, is auto
 UPDATABLE = ("list", "object", "lines", "csv")  # shapes of prompt files that output.specs=in_place can write
 _SHAPES = {
-    "text": "one prompt per line",
-    "xlsx": "a workbook",
-    "nested": "an object with items inside it",
+    "text": "one prompt per line", "xlsx": "a workbook", "nested": "an object with items inside it",
     "requests": "a list of requests",
-}
+}  # fmt: skip
 
 # Field -> (lowest, highest) value that works; NaN is never within.
 _RANGES: dict[str, tuple[float, float]] = {
-    "frames.fps": (0.01, 240),
-    "sampling.temperature": (0, 10),
-    "engine.max_attempts": (1, 100),
-    "engine.item_delay_s": (0, 3600),
-    "engine.start_timeout_s": (1, 1e6),
-    "engine.request_timeout_s": (1, 1e6),
-    "engine.patience_s": (0, 1e7),
-    "engine.grace_s": (0, 1e6),
-    "engine.time_limit_s": (0, 1e7),
-    "engine.slots": (1, 1024),
-    "engine.threads": (0, 1024),
-    "engine.gpu_layers": (-1, 10_000),
-    "host.port": (0, 65_535),
-    "host.workers": (1, 256),
-    "host.workers_min": (1, 256),
-    "host.patience_s": (0, 1e7),
-    "host.silent_s": (0, 1e7),
-    "host.link_timeout_s": (1, 1e6),
-    "host.command_timeout_s": (1, 1e6),
-    "image.pull_timeout_s": (1, 1e6),
-    "host.price_per_gpu_hour": (0, 1e6),
-    "hints.workers": (0, 1024),
-    "output.lock_timeout_s": (0, 1e7),
-    "notify.timeout_s": (0.1, 1e6),
-    "manifest.gpus": (0, 64),
-    "manifest.cpus": (0.01, 1024),
-    "manifest.retries": (0, 1000),
-    "model.max_images": (1, 1000),
-    "model.max_num_seqs": (1, 100_000),
-    "model.gpu_memory_utilization": (0.01, 1),
-    "model.tensor_parallel_size": (1, 1024),
-    "model.data_parallel_size": (1, 1024),
-    "video.max_bytes": (1, 1e18),
-    "video.max_pixels": (1, 1e18),
-    "video.max_duration_s": (0, math.inf),
-    "video.max_render_s": (1, 1e7),
-}
+    "frames.fps": (0.01, 240), "sampling.temperature": (0, 10), "engine.max_attempts": (1, 100),
+    "engine.item_delay_s": (0, 3600), "engine.start_timeout_s": (1, 1e6), "engine.request_timeout_s": (1, 1e6),
+    "engine.patience_s": (0, 1e7), "engine.grace_s": (0, 1e6), "engine.time_limit_s": (0, 1e7),
+    "engine.slots": (1, 1024), "engine.threads": (0, 1024), "engine.gpu_layers": (-1, 10_000),
+    "host.port": (0, 65_535), "host.workers": (1, 256), "host.workers_min": (1, 256),
+    "host.patience_s": (0, 1e7), "host.silent_s": (0, 1e7), "host.link_timeout_s": (1, 1e6),
+    "host.command_timeout_s": (1, 1e6), "image.pull_timeout_s": (1, 1e6), "host.price_per_gpu_hour": (0, 1e6),
+    "hints.workers": (0, 1024), "output.lock_timeout_s": (0, 1e7), "notify.timeout_s": (0.1, 1e6),
+    "manifest.gpus": (0, 64), "manifest.cpus": (0.01, 1024), "manifest.retries": (0, 1000),
+    "model.max_images": (1, 1000), "model.max_num_seqs": (1, 100_000), "model.gpu_memory_utilization": (0.01, 1),
+    "model.tensor_parallel_size": (1, 1024), "model.data_parallel_size": (1, 1024), "video.max_bytes": (1, 1e18),
+    "video.max_pixels": (1, 1e18), "video.max_duration_s": (0, math.inf), "video.max_render_s": (1, 1e7),
+}  # fmt: skip
 
 
 def _out_of_range(config: Config) -> Iterator[str]:

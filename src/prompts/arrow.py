@@ -15,17 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .fields import Reading
+from .fields import FileProblem, Reading
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 ROWS_AT_A_TIME = 1000
 _MAGIC = {b"PAR1": "parquet", b"ARRO": "arrow", b"\xff\xff\xff\xff": "arrow"}  # the last: an Arrow stream
-
-
-class Unreadable(Exception):
-    """A file, or the rest of it, that cannot be read."""
 
 
 def kind_of(head: bytes) -> str | None:
@@ -82,7 +78,7 @@ def read_rows(file: Path, kind: str, text_fields: Collection[str], reading: Read
     """The rows of a file in order, one batch in memory at a time, as JSON values.
 
     Columns that JSON has no type for (bytes, times, decimals) are left out, and so are nulls; NaN is null.
-    text_fields must be text. Raises Unreadable, also when no column is known to hold a prompt or a clip.
+    text_fields must be text. Raises FileProblem, also when no column is known to hold a prompt or a clip.
     """
     require()
     import pyarrow as pa
@@ -95,7 +91,7 @@ def read_rows(file: Path, kind: str, text_fields: Collection[str], reading: Read
                     yield {key: plain for key, value in row.items() if (plain := _plain(value)) is not None}
     except (pa.ArrowException, OSError, ValueError, KeyError, NotImplementedError, MemoryError) as e:
         reason = str(e).strip().split("\n")[0] or type(e).__name__
-        raise Unreadable(f"not a valid {kind.capitalize()} file: {reason[:200]}") from e
+        raise FileProblem(f"not a valid {kind.capitalize()} file: {reason[:200]}") from e
 
 
 def _batches(file: Path, kind: str, text_fields: Collection[str], reading: Reading) -> Iterator[pa.RecordBatch]:
@@ -123,24 +119,26 @@ def _batches(file: Path, kind: str, text_fields: Collection[str], reading: Readi
 
 
 def _columns(schema: pa.Schema, text_fields: Collection[str], reading: Reading) -> list[str]:
-    """The columns to read; Unreadable when they cannot be prompts."""
+    """The columns to read; FileProblem when they cannot be prompts."""
     import pyarrow as pa
 
     for name in schema.names:
         if schema.names.count(name) > 1:
-            raise Unreadable(f'has the column "{name}" twice')
+            raise FileProblem(f'has the column "{name}" twice')
     if not reading.knows_any(schema.names):
-        raise Unreadable(
+        raise FileProblem(
             f"has no column that names a prompt or a clip; it has {', '.join(schema.names)[:200] or 'none'}; "
             "columns.prompt=NAME and columns.video=NAME name them"
         )
     for field in schema:
         if field.name in text_fields and not (_is_text(field.type) or pa.types.is_null(field.type)):
-            raise Unreadable(f"column {field.name}: is {field.type}, not text")
+            raise FileProblem(f"column {field.name}: is {field.type}, not text")
     clips = {name for name in schema.names if (role := reading.role_of(name)) and role[0] == "video"}
     held = [f.name for f in schema if _json_can_hold(f.type) or (f.name in clips and _has_path(f.type))]
     if clips and not clips & {*held}:
-        raise Unreadable(f"column {min(clips)}: is {schema.field(min(clips)).type}; clips are read from paths, as text")
+        raise FileProblem(
+            f"column {min(clips)}: is {schema.field(min(clips)).type}; clips are read from paths, as text"
+        )
     return held
 
 

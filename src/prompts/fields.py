@@ -16,16 +16,8 @@ _NAMES = {
     "prompt": (
         *("prompt", "text", "caption", "video_prompt", "prompt_en", "input_prompt", "text_prompt", "user_prompt"),
         *("positive_prompt", "prompt_text", "original_prompt", "short_prompt", "short_caption", "video_caption"),
-        *(
-            "caption_en",
-            "text_en",
-            "video_description",
-            "description",
-            "sentence",
-            "instruction",
-            "prompts",
-            "captions",
-        ),
+        *("caption_en", "text_en", "video_description", "description"),
+        *("sentence", "instruction", "prompts", "captions"),
     ),
     "prompt_file": (
         *("prompt_path", "prompt_file", "text_path", "text_file", "caption_path", "caption_file", "prompt_txt"),
@@ -47,22 +39,18 @@ OBJECT_FIELDS = ("metadata", "upsampling_params", "control_overrides")
 # Clips that no one takes for the input: of controls, masks and results.
 _OTHER_CLIPS = re.compile(r"mask|control|depth|edge|canny|seg|blur|output|result|save|preprocessed|generated")
 VIDEO_SUFFIXES = (
-    ".mp4",
-    ".mov",
-    ".m4v",
-    ".mkv",
-    ".webm",
-    ".avi",
-    ".3gp",
-    ".3g2",
-    ".ts",
-    ".mts",
-    ".m2ts",
-    ".mpg",
-    ".mpeg",
-    ".gif",
+    *(".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".3gp", ".3g2"),
+    *(".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".gif"),
 )
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+
+class FileProblem(Exception):
+    """The rest of a file cannot be read."""
+
+    def __init__(self, what: str, where: str = "") -> None:
+        super().__init__(what)
+        self.where = where
 
 
 @lru_cache(maxsize=4096)

@@ -15,19 +15,11 @@ from typing import Any
 from .. import log
 from ..media.kinds import hint_for, kind_of
 from . import arrow, shots, tables
-from .fields import TEXT_FIELDS, VIDEO_FIELDS, VIDEO_SUFFIXES, Reading, text_of
+from .fields import TEXT_FIELDS, VIDEO_FIELDS, VIDEO_SUFFIXES, FileProblem, Reading, text_of
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".xlsx", ".parquet", ".arrow")
 RawItem = tuple[str, str, Any]
 _CHUNK = 1 << 16
-
-
-class FileProblem(Exception):
-    """The rest of a file cannot be read."""
-
-    def __init__(self, what: str, where: str = "") -> None:
-        super().__init__(what)
-        self.where = where
 
 
 class BadItem(str):
@@ -61,10 +53,6 @@ def raw_items(file: Path, reading: Reading | None = None) -> Iterator[RawItem]:
         else:
             with open(file, encoding=_encoding_of(file, head), newline="") as text:
                 yield from _of_text(text, file, reading)
-    except arrow.Unreadable as e:
-        raise FileProblem(str(e)) from None
-    except tables.BadTable as e:
-        raise FileProblem(str(e), f", line {e.line}" if e.line else "") from None
     except UnicodeDecodeError as e:
         if file.suffix.lower() in VIDEO_SUFFIXES:
             raise FileProblem(

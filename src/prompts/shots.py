@@ -18,21 +18,10 @@ from .fields import VIDEO_SUFFIXES
 COLOUR = ("color", "colour", "rgb", "beauty")
 # Name of a file -> control.
 CONTROLS = {
-    "depth": "depth",
-    "seg": "seg",
-    "segmentation": "seg",
-    "edge": "edge",
-    "edges": "edge",
-    "canny": "edge",
-    "vis": "vis",
-    "blur": "vis",
-    "keypoint": "keypoint",
-    "keypoints": "keypoint",
-    "pose": "keypoint",
-    "hdmap": "hdmap",
-    "lidar": "lidar",
-    "wsm": "wsm",
-}
+    "depth": "depth", "seg": "seg", "segmentation": "seg", "edge": "edge", "edges": "edge", "canny": "edge",
+    "vis": "vis", "blur": "vis", "keypoint": "keypoint", "keypoints": "keypoint", "pose": "keypoint",
+    "hdmap": "hdmap", "lidar": "lidar", "wsm": "wsm",
+}  # fmt: skip
 FRAMES = (".png", ".exr", ".jpg", ".jpeg", ".tif", ".tiff")
 
 

@@ -34,6 +34,7 @@ from .fields import (
     OBJECT_FIELDS,
     TEXT_FIELDS,
     VIDEO_FIELDS,
+    FileProblem,
     Found,
     Reading,
     fields_of,
@@ -42,7 +43,7 @@ from .fields import (
     text_of,
     unused_fields,
 )
-from .formats import SUFFIXES, BadItem, FileProblem, kind_of_value, raw_items, shown_value
+from .formats import SUFFIXES, BadItem, kind_of_value, raw_items, shown_value
 from .paths import expanded, find_file
 
 MAX_NAME = 200
@@ -101,12 +102,10 @@ def prompt_files(pattern: str, cache: Path = OUTPUTS / ".cache") -> list[Path]:
                     f"prompts={pattern}: holds frames in folders ({sequences[0][1][0].parent}), and no clip of them",
                     hint="task=spec spec.prepare=true with the same prompts= makes clips of them",
                 )
-            if not files:
-                raise InputError(
-                    f"prompts={pattern}: the folder has no prompt file",
-                    hint=f"expected files ending in {', '.join(SUFFIXES)}; task=spec makes specs from clips",
-                )
-            return files
+            raise InputError(
+                f"prompts={pattern}: the folder has no prompt file",
+                hint=f"expected files ending in {', '.join(SUFFIXES)}; task=spec makes specs from clips",
+            )
         files = matches(pattern)
     except OSError as e:
         raise InputError(f"prompts={pattern}: cannot be read: {e.strerror}") from None

@@ -14,18 +14,10 @@ from typing import Any
 
 from .. import log
 from ..errors import InputError
-from .fields import Reading
+from .fields import FileProblem, Reading
 
 DELIMITERS = (",", ";", "\t", "|")
 Row = tuple[str, dict[str, Any] | str]
-
-
-class BadTable(Exception):
-    """Why the rest of a table cannot be read; line: where that starts."""
-
-    def __init__(self, what: str, line: int = 0) -> None:
-        super().__init__(what)
-        self.line = line
 
 
 def delimiter_of(header: str, reading: Reading) -> str | None:
@@ -58,17 +50,17 @@ def csv_rows(f: io.TextIOBase, delimiter: str) -> Iterator[Row]:
             except StopIteration:
                 return
             except csv.Error as e:
-                raise BadTable(
+                raise FileProblem(
                     f"is not CSV: {e}, in the row that starts here; a quotation mark inside a text is written twice, and "
                     'the text in quotation marks: "he said ""stop"" and left"',
-                    line,
+                    f", line {line}",
                 ) from None
 
     return _rows(numbered(), "line")
 
 
 def _rows(numbered: Iterator[tuple[int, Sequence[str]]], unit: str) -> Iterator[Row]:
-    """Rows under their header, the first row that has a value. Raises BadTable for a header that names a column twice."""
+    """Rows under their header, the first row that has a value. Raises FileProblem for a header that names a column twice."""
     columns: list[str] = []
     for number, cells in numbered:
         if not any(cell.strip() for cell in cells):
@@ -77,7 +69,7 @@ def _rows(numbered: Iterator[tuple[int, Sequence[str]]], unit: str) -> Iterator[
             columns = [cell.strip() for cell in cells]
             twice = sorted(c for c in {*columns} if c and columns.count(c) > 1)
             if twice:
-                raise BadTable(f'has the column "{twice[0]}" twice')
+                raise FileProblem(f'has the column "{twice[0]}" twice')
             continue
         where = f"{unit} {number}"
         if any(cell.strip() for cell in cells[len(columns) :]):
@@ -120,7 +112,7 @@ def xlsx_rows(file: Path, reading: Reading) -> Iterator[Row]:
         EOFError,
         SyntaxError,
     ) as e:
-        raise BadTable(f"is not a readable workbook ({e})") from e
+        raise FileProblem(f"is not a readable workbook ({e})") from e
 
 
 def _is_known(sheet: Any, reading: Reading) -> bool:

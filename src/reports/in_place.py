@@ -84,14 +84,9 @@ def _style_of(file: Path) -> _Style:
         indent and text.lstrip()[:1] == "[" and re.search(r"^[ \t]*\{.*\}\s*,?\s*$", text, re.MULTILINE)
     )
     delimiter = delimiter_of(header, Reading()) or max(DELIMITERS, key=header.count)
+    newline, columns = "\r\n" if b"\r\n" in data or b"\r\0\n" in data else "\n", _columns(text, delimiter)
     return _Style(
-        encoding,
-        "\r\n" if b"\r\n" in data or b"\r\0\n" in data else "\n",
-        indent[1] if indent else None,
-        one_per_line,
-        delimiter,
-        _columns(text, delimiter),
-        text.endswith("\n"),
+        encoding, newline, indent[1] if indent else None, one_per_line, delimiter, columns, text.endswith("\n")
     )
 
 
@@ -119,15 +114,10 @@ def _as_file(items: list[dict[str, Any]], shape: str, style: _Style) -> bytes:
         text = text.removesuffix("\n")
     if shape != "csv":  # in CSV, line ends are also inside texts
         text = text.replace("\n", style.newline)
-    return text.encode(style.encoding if _holds(text, style.encoding) else "utf-8-sig")
-
-
-def _holds(text: str, encoding: str) -> bool:
     try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        return False
-    return True
+        return text.encode(style.encoding)
+    except UnicodeEncodeError:  # what was added has letters that the file's encoding has not
+        return text.encode("utf-8-sig")
 
 
 def _as_csv(items: list[dict[str, Any]], style: _Style) -> str:
@@ -136,12 +126,9 @@ def _as_csv(items: list[dict[str, Any]], style: _Style) -> str:
     # A bare carriage return ends a row for some readers: what holds one stands in quotes.
     has_return = any("\r" in str(value) for item in items for value in item.values())
     writer = csv.DictWriter(
-        out,
-        columns,
-        delimiter=style.delimiter,
-        lineterminator=style.newline,
+        out, columns, delimiter=style.delimiter, lineterminator=style.newline,
         quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL,
-    )
+    )  # fmt: skip
     writer.writeheader()
     for item in items:
         writer.writerow({k: json.dumps(v, ensure_ascii=False) if isinstance(v, dict) else v for k, v in item.items()})

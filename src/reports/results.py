@@ -108,20 +108,10 @@ def _spec_writer(
 
 
 def _summary_writer(out: IO[str]) -> Callable[[Row], None]:
-    columns = [
-        "name",
-        "state",
-        "reason",
-        "predicted",
-        "measured",
-        "output",
-        "attempts",
-        "seconds",
-        "review",
-        "video_path",
-        "original_prompt",
-        "upsampled_prompt",
-    ]
+    columns = (
+        *("name", "state", "reason", "predicted", "measured", "output", "attempts", "seconds", "review"),
+        *("video_path", "original_prompt", "upsampled_prompt"),
+    )
     out.write("\ufeff")  # Excel takes a file without this mark for Windows-1252
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)

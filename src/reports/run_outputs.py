@@ -57,11 +57,12 @@ def _commit() -> str:
 
 def workers_of(paths: RunPaths) -> tuple[WorkerLifetime, ...]:
     """All workers of a run."""
-    return tuple(
-        life
-        for events in sorted(paths.jobs.glob("*/events.jsonl"))
-        for life in worker_lifetimes(read_records(events, Event, log.left_out))
-    )
+    return tuple(life for events in _events(paths) for life in worker_lifetimes(events))
+
+
+def _events(paths: RunPaths) -> Iterator[Iterator[Event]]:
+    """What the workers of each job wrote down."""
+    return (read_records(file, Event, log.left_out) for file in sorted(paths.jobs.glob("*/events.jsonl")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,20 +102,14 @@ def _outputs(plan: Plan, paths: RunPaths, exported: Iterable[Path]) -> list[Path
 def _stamp_of(path: Path) -> tuple[int, int]:
     """Bytes and time of the last change, in ns, of a file, or of all in a folder together: enough to see that it was
     changed."""
-    found = (
-        [path.stat(), *(entry.stat() for entry in os.scandir(path) if entry.is_file())]
-        if path.is_dir()
-        else [path.stat()]
-    )
+    entries = (entry.stat() for entry in os.scandir(path) if entry.is_file()) if path.is_dir() else ()
+    found = [path.stat(), *entries]
     return sum(stat.st_size for stat in found), max(stat.st_mtime_ns for stat in found)
 
 
 def windows_of(paths: RunPaths) -> tuple[tuple[WindowLine, ...], ...]:
     """How many requests each worker of a run had in flight, where it found that out itself."""
-    traces = (
-        window_lines(read_records(events, Event, log.left_out)) for events in sorted(paths.jobs.glob("*/events.jsonl"))
-    )
-    return tuple(trace for trace in traces if trace)
+    return tuple(trace for events in _events(paths) if (trace := window_lines(events)))
 
 
 def write_results(

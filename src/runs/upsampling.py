@@ -36,12 +36,7 @@ from .tail import Tail
 MOST_OPEN = 4096  # items at one of several workers
 PATIENCE_S = 1.0  # with one of several hosts, at the end
 OnRound = Callable[[Outcomes], None]
-LABELS = Labels(
-    worker="the worker",
-    result="an answer",
-    cannot_load="the model could not be loaded",
-    time_limit="engine.time_limit_s",
-)
+LABELS = Labels("the worker", "an answer", "the model could not be loaded", "engine.time_limit_s")
 
 
 def execute(

@@ -32,13 +32,8 @@ _CALLS = {
     "ltx2": (("python", "-m", "ltx_pipelines.ti2vid_two_stages"), "--image", "--negative-prompt", "--output-path"),
     "hunyuan15": (("python", "generate.py"), "--image_path", "--negative_prompt", "--output_path"),
 }
-MODE_OF = {  # by the suffix of what the sample starts from
-    ".mp4": "video2video",
-    ".png": "image2video",
-    ".jpg": "image2video",
-    ".jpeg": "image2video",
-    ".webp": "image2video",
-}
+# By the suffix of what the sample starts from.
+MODE_OF = {".mp4": "video2video"} | dict.fromkeys((".png", ".jpg", ".jpeg", ".webp"), "image2video")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +53,8 @@ def call(name: str, sample: Sample) -> str:
     so that one that begins with a hyphen is no option."""
     argv, image, negative, output = _CALLS[name]
     values = [("--task", "i2v-A14B" if sample.image else "t2v-A14B")] if name == "wan" else []
-    values += (
-        [(output, f"{sample.name}.mp4")] if output else []
-    )  # else each call would write over the video of the last
+    if output:  # else each call would write over the video of the last
+        values.append((output, f"{sample.name}.mp4"))
     values += [("--prompt", " ".join(sample.prompt.split()))]
     values += [(negative, sample.negative)] if negative and sample.negative else []
     words = [*argv, *(f"{option}={value}" for option, value in values)]

@@ -6,8 +6,6 @@ Source: cosmos-framework, inference/prompt_upsampling.py and inference/common/ar
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 PINS = ("resolution", "aspect_ratio", "duration", "fps")
@@ -22,19 +20,10 @@ ASPECTS = {"16,9": 16 / 9, "9,16": 9 / 16, "4,3": 4 / 3, "3,4": 3 / 4, "1,1": 1.
 DURATIONS_S, FPS = (2, 10), (10, 30)  # that there are; frames per second are even
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The clip that a video is made from, or the video that is wanted."""
-
-    width_px: int
-    height_px: int
-    duration_s: float
-    fps: float
-
-
-def facts_of(shape: Shape, resolution: str) -> dict[str, Any]:
-    """All four fields for a clip, as near to it as the model can; aspect ratios are compared by their logarithm."""
-    ratio = math.log(shape.width_px / shape.height_px)
+def facts_of(width_px: int, height_px: int, duration_s: float, fps: float, resolution: str) -> dict[str, Any]:
+    """All four fields for the clip that a video is made from, or for the video that is wanted, as near to it as the model can;
+    aspect ratios are compared by their logarithm."""
+    ratio = math.log(width_px / height_px)
     aspect = min(ASPECTS, key=lambda name: abs(math.log(ASPECTS[name]) - ratio))
     wide, square, classic = SIZES[resolution]
     width, height = square if aspect == "1,1" else wide if aspect in ("16,9", "9,16") else classic
@@ -42,10 +31,6 @@ def facts_of(shape: Shape, resolution: str) -> dict[str, Any]:
     return {
         "resolution": {"H": height, "W": width},
         "aspect_ratio": aspect,
-        "duration": f"{min(max(round(shape.duration_s), DURATIONS_S[0]), DURATIONS_S[1])}s",
-        "fps": min(max(2 * round(shape.fps / 2), FPS[0]), FPS[1]),
+        "duration": f"{min(max(round(duration_s), DURATIONS_S[0]), DURATIONS_S[1])}s",
+        "fps": min(max(2 * round(fps / 2), FPS[0]), FPS[1]),
     }
-
-
-def pinned(facts: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: facts[name] for name in names}

@@ -81,14 +81,9 @@ def target_of(values: Mapping[str, Any]) -> Target:
         )
     except InvalidRecord as e:
         raise InputError(f"the config cannot be used:\n  - {e}") from None
-    plain = {key: values[key] for key in ("name", "resolution", "duration_s", "fps", "negative_prompt", "export")}
-    target = Target(
-        **plain,
-        answer=answer,
-        with_frames=values["language_with_frames"],
-        pins=tuple(values["pins"]),
-        encoder_tokenizer=values["encoder_tokenizer"],
-    )
+    own = {key: value for key, value in values.items() if key in Target.__slots__}
+    own |= {"answer": answer, "with_frames": values["language_with_frames"], "pins": tuple(values["pins"])}
+    target = Target(**own)
     if target == Target():
         return target
     seen = {key: value for key, value in to_json(target).items() if key not in ("export", "name")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 from ..errors import ExitCode, InputError
@@ -26,13 +27,10 @@ def run(invocation: Invocation) -> ExitCode:
         raise InputError(f"job={config.job}: there is no job.json", hint="name the folder that task=stage created")
     with locked(paths, invocation.config.output.lock_timeout_s):
         plan = read_plan(paths.plan)
-        journal = RunJournal(paths.journal, plan.places)
-        try:
+        with closing(RunJournal(paths.journal, plan.places)) as journal:
             if not job.staged() <= plan.distinct_ids:
                 raise InputError(f"job={config.job}: is not a job of {paths.root}", hint="name the run of task=stage")
             new = absorb(job, journal)
-        finally:
-            journal.close()
         written = write_results(plan, journal.outcomes, paths, invocation.command, "did not end")
     invocation.print(f"{new} new results")
     print_end(plan, written.totals, paths, None, invocation.out, written.exported)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -57,11 +58,8 @@ def _workers(plan: Plan, paths: RunPaths) -> PoolWorkers:
     for place in places(plan):
         jobs.append(staging.job_folder(plan, paths.jobs, place.name))
         open_job(jobs[-1], staging.upsample_job(plan, place.name))
-    host = connect(settings.host)
-    try:
+    with closing(connect(settings.host)) as host:
         root = root_on(host, settings.host)
-    finally:
-        host.close()
     return PoolWorkers(
         jobs=[job.root.name for job in jobs],
         python=settings.python,

@@ -33,14 +33,7 @@ from ..run_folder import RunPaths, locked
 from ..runs.outcomes import Outcomes
 from ..runs.saved_run import save_plan
 from ..text import counted, duration, printable
-from ..timing.estimates import (
-    VideoTiming,
-    earlier_videos,
-    error_text,
-    estimate_text,
-    estimate_videos,
-    remember_videos,
-)
+from ..timing import estimates
 from ..timing.phases import LOADING, Measured, Stopwatch
 from ..timing.progress import progress_display
 from ..worker.protocol import DONE, VideoOutcome
@@ -98,10 +91,10 @@ def _preview(upsampling: bool, inference: InferenceSettings, invocation: Invocat
         invocation.print(f"{prompts} to upsample first; below they stand as they are now")
     for line in lines_of(wanted, inference):
         invocation.print(printable(line))
-    expected = estimate_videos(*_work(wanted), earlier_videos(plan, inference.how))
+    expected = estimates.estimate_videos(*_work(wanted), estimates.earlier_videos(plan, inference.how))
     unknown = "not known before the first run of this kind"
     where = f"{inference.how} on {inference.host.name}"
-    invocation.print(f"estimate     {estimate_text(expected, where) if expected else unknown}")
+    invocation.print(f"estimate     {estimates.estimate_text(expected, where) if expected else unknown}")
     try:
         refuse_what_is_missing(inference)
     except InputError as e:
@@ -129,8 +122,10 @@ def _make_videos(plan: Plan, inference: InferenceSettings, invocation: Invocatio
     ended = ended_before(wanted, paths)
     is_typical = not ended and not open_jobs(paths.inference)  # one that is resumed would look faster than it is
     pieces, loads = _work(wanted)
-    expected = estimate_videos(pieces, loads, earlier_videos(plan, inference.how)) if is_typical else None
-    if text := estimate_text(expected, f"{inference.how} on {plan.settings.host.name}"):
+    expected = (
+        estimates.estimate_videos(pieces, loads, estimates.earlier_videos(plan, inference.how)) if is_typical else None
+    )
+    if text := estimates.estimate_text(expected, f"{inference.how} on {plan.settings.host.name}"):
         log.get().info("estimate", text=text)
     with progress_display(
         config.console.progress.value, invocation.err, expected.total_s if expected else None
@@ -144,8 +139,8 @@ def _make_videos(plan: Plan, inference: InferenceSettings, invocation: Invocatio
     measured = watch.measured(expected.as_seconds() if expected else {}, {})
     loading = measured.phases.get(LOADING)
     if is_typical and loading and all(outcome.state == DONE for outcome in ended.values()):
-        past = VideoTiming(pieces, loading.amount, loading.busy_s, measured.seconds)
-        remember_videos(plan, inference.how, past)
+        past = estimates.VideoTiming(pieces, loading.amount, loading.busy_s, measured.seconds)
+        estimates.remember_videos(plan, inference.how, past)
     _show_end(table, paths, measured, invocation)
     rejected = rejected_names(read_marks(paths.review))  # by a reviewer, who meant it
     whole = all(row["state"] == DONE or (row["state"] == SKIPPED and row["name"] in rejected) for row in table)
@@ -235,7 +230,7 @@ def _show_end(table: list[dict[str, Any]], paths: RunPaths, measured: Measured, 
         10
     ):
         invocation.print(f"  {count} {state}: {printable(reason)}")
-    if off := error_text(measured.estimated_s, measured.seconds):
+    if off := estimates.error_text(measured.estimated_s, measured.seconds):
         out.print(off, markup=False, highlight=False)
     for path in (paths.videos, paths.inference_results, paths.videos_page):
         invocation.print(f"{path.name:<13} {path}")

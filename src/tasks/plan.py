@@ -5,16 +5,14 @@ from __future__ import annotations
 import shlex
 
 from ..errors import ExitCode
-from ..files import write_atomic
 from ..planning.plan import Plan
 from ..planning.plan_file import read_plan
 from ..reports.plan_summary import as_json, lines_of, tabulated
 from ..reports.tables import print_plan
-from ..runs.saved_run import refuse_another_run, save_plan
 from ..text import printable, resume_command
 from ..timing.estimates import estimate, estimate_text, where_text
 from . import Invocation
-from .resolving import resolve_with_progress
+from .resolving import saved_plan
 
 
 def run(invocation: Invocation) -> ExitCode:
@@ -40,12 +38,7 @@ def run(invocation: Invocation) -> ExitCode:
 
 
 def _plan(invocation: Invocation) -> Plan:
-    paths = invocation.paths
     if invocation.config.resume:
-        return read_plan(paths.plan)
-    plan = resolve_with_progress(invocation)
-    refuse_another_run(plan, paths)
-    save_plan(plan, paths, invocation.run_name)
+        return read_plan(invocation.paths.plan)
     command = [word for word in shlex.split(invocation.command) if word != "task=plan"]
-    write_atomic(paths.command, shlex.join(command) + "\n")  # the run that it may become
-    return plan
+    return saved_plan(invocation, shlex.join(command))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from .. import log
@@ -32,10 +34,19 @@ def warn_ignored_overrides(invocation: Invocation, decides: str) -> None:
         log.get().warning("ignored", overrides=" ".join(ignored), note=f"the run's {decides} decides")
 
 
-def saved_plan(invocation: Invocation) -> Plan:
-    """A new plan in its run folder, with the command that started it. Raises InputError where the folder holds another run."""
-    plan, paths = resolve_with_progress(invocation), invocation.paths
+def saved_plan(
+    invocation: Invocation, command: str = "", files: list[Path] | None = None, most: int | None = None
+) -> Plan:
+    """A new plan in its run folder, with the command that started it. Raises InputError where the folder holds another run.
+
+    command: another one, that the run may become. files: prompt files in place of those that the config names. most: so many
+    items at most.
+    """
+    plan, paths = resolve_with_progress(invocation, files), invocation.paths
     refuse_another_run(plan, paths)
+    if most is not None:
+        first = tuple(islice((item for item in plan.items if item.fits), most))
+        plan = replace(plan, items=first, batches=(tuple(item.id for item in first),))
     save_plan(plan, paths, invocation.run_name)
-    write_atomic(paths.command, invocation.command + "\n")
+    write_atomic(paths.command, (command or invocation.command) + "\n")
     return plan

@@ -287,13 +287,8 @@ def _rerun(invocation: Invocation, old: RunPaths) -> ExitCode:
 def _same_request(invocation: Invocation, plan: Plan) -> bool:
     """Whether the requests would be the same, as far as the config shows."""
     config, settings = invocation.config, plan.settings
-    now: tuple[Any, ...] = (
-        config.sampling.seed,
-        config.sampling.temperature,
-        config.template.name,
-        config.upsample.name,
-        config.model.name,
-    )
+    sampling = config.sampling
+    now = (sampling.seed, sampling.temperature, config.template.name, config.upsample.name, config.model.name)
     return now == (settings.seed, settings.temperature, settings.template, settings.recipe, settings.model.name)
 
 

@@ -51,13 +51,7 @@ def _facts(folder: Path) -> dict[str, Any]:
         "done": state.done,
         "total": state.total,
         "states": dict(state.states),
-        "prompts": record.prompts,
-        "engine": record.engine,
-        "model": record.model,
-        "host": record.host,
-        "created": record.created,
-        "seconds": record.seconds,
-        "cost": record.cost,
+        **{key: getattr(record, key) for key in ("prompts", "engine", "model", "host", "created", "seconds", "cost")},
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,8 @@ def _hosts(invocation: Invocation) -> ExitCode:
 
 
 def _host(settings: HostSettings, invocation: Invocation) -> None:
-    host = connect(settings)
-    try:
+    with closing(connect(settings)) as host:
         found = stale_jobs.jobs_on(host, settings)
-    finally:
-        host.close()
     if invocation.wants_json:
         facts = [
             {"job": job.job_id, "state": job.status, "answered": job.answered, "bytes": job.kib * 1024} for job in found

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 from .. import log
 from ..choices import Retry, TaskName
 from ..errors import Detached, EngineError, ExitCode, HostError
-from ..files import write_atomic
 from ..planning.plan import Plan
 from ..planning.plan_file import read_plan
 from ..reports.run_outputs import versions, workers_of, write_results, written_before
@@ -18,25 +15,15 @@ from ..reports.totals import Totals
 from ..run_folder import RunPaths, locked
 from ..runs.outcomes import Outcomes
 from ..runs.run_record import record_more
-from ..runs.saved_run import refuse_another_run, save_plan
 from ..runs.upsampling import execute, retryable
 from ..text import printable, resume_command, run_command
-from ..timing.estimates import (
-    Estimate,
-    earlier_runs,
-    error_text,
-    estimate_text,
-    estimate_work,
-    remember,
-    run_timing,
-    where_text,
-)
+from ..timing import estimates
 from ..timing.phases import Measured, Stopwatch, add_start
 from ..timing.progress import progress_display
 from ..timing.workload import work_of
 from . import Invocation
 from .checkpoints import SOON, Checkpoints
-from .resolving import resolve_with_progress, warn_ignored_overrides
+from .resolving import saved_plan, warn_ignored_overrides
 
 EXPECTED_S = 5e-4  # that writing the outputs takes an item, until it was measured
 
@@ -52,8 +39,8 @@ def run(invocation: Invocation, *, most: int | None = None, files: list[Path] | 
         plan = _plan(invocation, most, files)
         is_typical = not config.resume and not config.reuse  # a run that finds answers would look faster than it is
         work = work_of(plan) if is_typical else None
-        expected = estimate_work(work, earlier_runs(plan)) if work else None
-        if text := estimate_text(expected, where_text(plan)):
+        expected = estimates.estimate_work(work, estimates.earlier_runs(plan)) if work else None
+        if text := estimates.estimate_text(expected, estimates.where_text(plan)):
             log.get().info("estimate", text=text)
         with progress_display(
             config.console.progress.value, invocation.err, expected.total_s if expected else None
@@ -83,7 +70,7 @@ def run(invocation: Invocation, *, most: int | None = None, files: list[Path] | 
         if failed:
             raise failed
         if work and totals.seconds:  # for the estimates of later runs
-            remember(plan, run_timing(work, measured, workers_of(paths), totals.seconds))
+            estimates.remember(plan, estimates.run_timing(work, measured, workers_of(paths), totals.seconds))
         return ExitCode.OK if totals.is_whole else ExitCode.INCOMPLETE
 
 
@@ -99,7 +86,7 @@ def _submitted(plan: Plan, invocation: Invocation) -> ExitCode:
     return ExitCode.OK
 
 
-def _write_down(watch: Stopwatch, expected: Estimate | None, paths: RunPaths) -> Measured:
+def _write_down(watch: Stopwatch, expected: estimates.Estimate | None, paths: RunPaths) -> Measured:
     """What this start took goes beside the others; a full disk is met again where it matters more."""
     measured = watch.measured(expected.as_seconds() if expected else {}, versions())
     try:
@@ -119,14 +106,7 @@ def _plan(invocation: Invocation, most: int | None, files: list[Path] | None) ->
         if config.retry is Retry.failed:
             record_more(paths, states={})  # not as it ended before
         return read_plan(paths.plan)
-    plan = resolve_with_progress(invocation, files)
-    if most is None:
-        refuse_another_run(plan, paths)
-    else:
-        first = tuple(islice((item for item in plan.items if item.fits), most))
-        plan = replace(plan, items=first, batches=(tuple(item.id for item in first),))
-    save_plan(plan, paths, invocation.run_name)
-    write_atomic(paths.command, invocation.command + "\n")
+    plan = saved_plan(invocation, files=files, most=most)
     if config.console.level.value in ("debug", "info"):
         for line in advice(plan):
             invocation.err.print(printable(line), markup=False, highlight=False, soft_wrap=True, style="dim")
@@ -137,16 +117,13 @@ def _finish(plan: Plan, outcomes: Outcomes, invocation: Invocation, unfinished: 
     """Write what the run leaves behind and say how it ended."""
     paths = invocation.paths
     also = [export.value for export in invocation.config.output.exports]
-    written = (
-        written_before(plan, paths, also)
-        if invocation.config.resume and len(outcomes) == len(plan.distinct_ids)
-        else None
-    )
+    is_same = invocation.config.resume and len(outcomes) == len(plan.distinct_ids)
+    written = written_before(plan, paths, also) if is_same else None
     if written is None:
         with progress_display(invocation.config.console.progress.value, invocation.err) as display:
             written = write_results(plan, outcomes, paths, invocation.command, unfinished, also, display.step)
     print_end(plan, written.totals, paths, measured.seconds, invocation.out, written.exported)
-    if off := error_text(measured.estimated_s, measured.seconds):
+    if off := estimates.error_text(measured.estimated_s, measured.seconds):
         invocation.print(off)
     if retryable(plan, outcomes):
         invocation.print(f"retry failed  {resume_command(paths.root)} retry=failed")

@@ -7,7 +7,7 @@ is no estimate.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import median
 
 from ..planning.plan import Plan
@@ -21,14 +21,9 @@ SHOWN_FROM_S = 60.0  # people wait for less anyway, and the share of start-up ma
 
 
 @dataclass(frozen=True, slots=True)
-class RunTiming:
+class RunTiming(Work):
     """An earlier run: its work, and what its phases took."""
 
-    requests: int
-    tokens: int
-    pixels: int
-    to_render: int
-    lanes: int
     starting_s: float
     loading_s: float
     rendering_s: float
@@ -57,11 +52,7 @@ def run_timing(
     staged_s = max((phases[name].end_s for name in (HINTS, SENDING) if name in phases), default=0.0)
     waited_for_hints = FIRST in phases and staged_s > phases[FIRST].begin_s
     return RunTiming(
-        work.requests,
-        work.tokens,
-        work.pixels,
-        work.to_render,
-        work.lanes,
+        **asdict(work),
         starting_s=busy_s(STARTING),
         loading_s=max(loads, default=busy_s(LOADING)),
         rendering_s=busy_s(HINTS),

@@ -14,9 +14,6 @@ from ..worker.records import InvalidRecord, from_json
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
     Measured = TypeVar("Measured", bound=DataclassInstance)
 
 KEPT = 20  # of each kind of run

@@ -61,7 +61,7 @@ class Measured:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-class Stopwatch:
+class Stopwatch(Progress):
     """A progress display that also records when things happened."""
 
     def __init__(self, display: Progress, clock: Callable[[], float] = time.monotonic) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from .. import log
 from ..text import printable, remaining
@@ -18,8 +18,8 @@ STILL_EVERY_S = 30.0
 RESULTS = ("answers", "videos")  # stages that end a run, and may be estimated before they start
 
 
-class Progress(Protocol):
-    """What a run reports.
+class Progress:
+    """What a run reports; this one displays nothing.
 
     phase: its phase in words. step: counts of one named stage, of a total where that is known. took: that a piece of work is
     done, of `amount` hints, bytes or answers, since `began_s` of time.monotonic.
@@ -30,17 +30,7 @@ class Progress(Protocol):
     def took(self, phase: str, began_s: float, amount: int) -> None: ...
 
 
-class Quiet:
-    """Displays nothing."""
-
-    def phase(self, name: str) -> None:
-        pass
-
-    def step(self, stage: str, done: int, total: int | None, note: str = "") -> None:
-        pass
-
-    def took(self, phase: str, began_s: float, amount: int) -> None:
-        pass
+Quiet = Progress
 
 
 class Lines(Quiet):
@@ -102,26 +92,16 @@ class Bars(Quiet):
     """
 
     def __init__(self, console: Console, expected_s: float | None = None) -> None:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            ProgressColumn,
-            SpinnerColumn,
-            Task,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-        from rich.progress import Progress as RichProgress
+        from rich import progress as rich
         from rich.text import Text
 
-        class Rate(ProgressColumn):
-            def render(self, task: Task) -> Text:
+        class Rate(rich.ProgressColumn):
+            def render(self, task: rich.Task) -> Text:
                 speed = task.finished_speed or task.speed
                 return Text(f"{speed:.1f}/s" if speed else "–", style="progress.data.speed")
 
-        class Remaining(TimeRemainingColumn):
-            def render(self, task: Task) -> Text:
+        class Remaining(rich.TimeRemainingColumn):
+            def render(self, task: rich.Task) -> Text:
                 known = task.time_remaining is not None or task.description not in RESULTS
                 left_s = None if known else still_expected_s(expected_s, task.elapsed or 0.0)
                 if left_s is None:
@@ -129,16 +109,16 @@ class Bars(Quiet):
                 minutes, seconds = divmod(int(left_s), 60)
                 return Text(f"~{minutes:02d}:{seconds:02d}", style="progress.remaining")
 
-        self.bars = RichProgress(
-            SpinnerColumn(),
-            TextColumn("{task.description:<16}", markup=False),
-            BarColumn(bar_width=32),
-            MofNCompleteColumn(),
+        self.bars = rich.Progress(
+            rich.SpinnerColumn(),
+            rich.TextColumn("{task.description:<16}", markup=False),
+            rich.BarColumn(bar_width=32),
+            rich.MofNCompleteColumn(),
             Rate(),
-            TimeElapsedColumn(),
-            TextColumn("left", markup=False),
+            rich.TimeElapsedColumn(),
+            rich.TextColumn("left", markup=False),
             Remaining(compact=True),
-            TextColumn("{task.fields[note]}", style="dim", markup=False),
+            rich.TextColumn("{task.fields[note]}", style="dim", markup=False),
             console=console,
             transient=True,
         )

@@ -16,9 +16,8 @@ from ..planning.plan import Plan
 # times (clips of 360p to 2160p, 2 to 8 frames of 320 to 800 pixels, good to a factor of two): writing a pixel as PNG and
 # H.264 takes about as long as decoding a hundred.
 WRITTEN_PIXEL = 100
-KEY_FRAMES_APART_S = (
-    10.0  # as x264 places them by default (250 frames); a frame is decoded from the key frame before it
-)
+# As x264 places them by default (250 frames); a frame is decoded from the key frame before it.
+KEY_FRAMES_APART_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)

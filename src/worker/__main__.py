@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from . import lifecycle
-from .protocol import ENVIRONMENT_FILE_VARIABLE, PROTOCOL, JobHeader
+from .protocol import ENVIRONMENT_FILE_VARIABLE, PROTOCOL, InferJob, JobHeader, UpsampleJob
 from .records import InvalidRecord, from_line
 
 
@@ -24,10 +24,12 @@ def prepare(folder: Path, control: lifecycle.Control) -> lifecycle.Work:
         if header.infers:
             from .infer import Runner
 
-            return Runner.of(folder, text, control)
+            return Runner(folder, from_line(InferJob, text), control)
+        from .engines import make_engine
         from .upsample import Worker
 
-        return Worker.of(folder, text, control)
+        job = from_line(UpsampleJob, text)
+        return Worker(folder, job, make_engine(job, folder), control)
     except InvalidRecord as e:
         raise lifecycle.LoadFailed(f"{folder / 'job.json'}: {e}") from e
 

@@ -16,6 +16,7 @@ from .engines.engine import Answer, ItemFailed, Refused, Request, Unavailable, d
 from .job_settings import Example
 from .lifecycle import LoadFailed, NoAccess
 from .network import Connection, open_socket, proxy_headers, target
+from .protocol import UpsampleJob
 from .records import InvalidRecord
 from .refusals import classify, counted_tokens, message_of, named_limit
 from .replies import MOST_TEXT, Usage, completion_of, pause_of
@@ -90,6 +91,12 @@ class ChatClient:
         self.signals = signals or Signals(self.metrics_page)
         self._reader = Reader()
         self._idle: list[socket.socket] = []  # connections; appending and popping are atomic
+
+    @classmethod
+    def of(cls, job: UpsampleJob, url: str, key: Secret | None, signals: Signals) -> ChatClient:
+        """The client for a job, of the server at this address."""
+        wanted = job.temperature, job.request_fields, signals, job.response_format, job.model.examples
+        return cls(url, job.model.name, key, job.engine.request_timeout_s, *wanted)
 
     def ask(self, request: Request) -> Answer:
         """Send one request and wait for its whole answer.

@@ -49,17 +49,8 @@ def measure(frames: list[NDArray[np.uint8]]) -> Facts:
         difference = np.abs(luma[-1] - luma[0])
         change = float(difference.mean())
         where = _heaviest(difference)
-    return Facts(
-        width,
-        height,
-        len(frames),
-        float(luma.mean()),
-        float(luma.std()),
-        _colors(first),
-        _heaviest(luma[0]),
-        change,
-        where,
-    )
+    light, contrast = float(luma.mean()), float(luma.std())
+    return Facts(width, height, len(frames), light, contrast, _colors(first), _heaviest(luma[0]), change, where)
 
 
 def _colors(frame: NDArray[np.uint8]) -> tuple[tuple[str, float], ...]:
@@ -89,15 +80,7 @@ def measure_files(files: Sequence[bytes]) -> Facts:
 
 def describe(facts: Facts) -> str:
     """The facts as English sentences."""
-    shape = (
-        "portrait"
-        if facts.height_px > facts.width_px
-        else "square"
-        if facts.height_px == facts.width_px
-        else "landscape"
-    )
-    light = _word(facts.light, (0.2, "dark"), (0.4, "dim"), (0.65, "evenly lit"), (1.01, "bright"))
-    contrast = _word(facts.contrast, (0.1, "soft"), (0.22, "moderate"), (1.01, "strong"))
+    shape, light, contrast = _looks(facts, "portrait", "landscape")
     sentences = [
         f"The shot is framed in {shape} format and is {light}, with {contrast} contrast "
         f"(mean luma {facts.light:.1%}, deviation {facts.contrast:.1%}).",
@@ -117,24 +100,22 @@ def describe(facts: Facts) -> str:
 
 def in_words(facts: Facts) -> str:
     """The facts as sentences without figures, for a model that sees no frames."""
-    shape = (
-        "vertical" if facts.height_px > facts.width_px else "square" if facts.height_px == facts.width_px else "wide"
-    )
-    light = _word(facts.light, (0.2, "dark"), (0.4, "dim"), (0.65, "evenly lit"), (1.01, "bright"))
-    contrast = _word(facts.contrast, (0.1, "soft"), (0.22, "moderate"), (1.01, "strong"))
+    shape, light, contrast = _looks(facts, "vertical", "wide")
     sentences = [f"The shot is {shape} and {light}, with {contrast} contrast."]
     if facts.colors:
         sentences.append(f"The main colors are {_joined([name for name, _ in facts.colors])}.")
     if facts.change is not None:
-        moves = _word(
-            facts.change,
-            (0.002, "Nothing moves"),
-            (0.03, "Little moves"),
-            (0.1, "Much moves"),
-            (1.01, "Nearly everything moves"),
-        )
-        sentences.append(f"{moves}." if facts.change < 0.002 else f"{moves}, mostly in the {facts.changing_part}.")
+        amount = _word(facts.change, (0.002, "Nothing"), (0.03, "Little"), (0.1, "Much"), (1.01, "Nearly everything"))
+        where = "" if facts.change < 0.002 else f", mostly in the {facts.changing_part}"
+        sentences.append(f"{amount} moves{where}.")
     return " ".join(sentences)
+
+
+def _looks(facts: Facts, tall: str, wide: str) -> tuple[str, str, str]:
+    """Shape, light and contrast in words."""
+    shape = tall if facts.height_px > facts.width_px else "square" if facts.height_px == facts.width_px else wide
+    light = _word(facts.light, (0.2, "dark"), (0.4, "dim"), (0.65, "evenly lit"), (1.01, "bright"))
+    return shape, light, _word(facts.contrast, (0.1, "soft"), (0.22, "moderate"), (1.01, "strong"))
 
 
 def _word(value: float, *steps: tuple[float, str]) -> str:

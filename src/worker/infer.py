@@ -24,7 +24,6 @@ from .journal import read_records, sync_folder
 from .lifecycle import Control, JobLog, LoadFailed, left_out
 from .processes import failure_reason, kill_marked, last_line
 from .protocol import DONE, FAILED, HEARTBEAT_S, Exit, InferItem, InferJob, MadeFile, VideoOutcome
-from .records import from_line
 from .transfer_round import MARK, Round
 from .video_engines import BLOCKED
 
@@ -35,22 +34,14 @@ class Runner:
     def __init__(self, folder: Path, job: InferJob, control: Control) -> None:
         self.folder, self.job, self.control = folder, job, control
         self.time_limit_s = job.time_limit_s
-        self.items = [
-            item
-            for batch in sorted((folder / "batches").glob("*.jsonl"))
-            for item in read_records(batch, InferItem, left_out)
-        ]
+        batches = sorted((folder / "batches").glob("*.jsonl"))
+        self.items = [item for batch in batches for item in read_records(batch, InferItem, left_out)]
         self.log = JobLog(folder)
         self.ended = {outcome.id for outcome in read_records(self.log.results.path, VideoOutcome, left_out)}
         self.engine_log = folder / "server.log"
         self.attempts: Counter[str] = Counter()
         self._fruits = 0  # videos, and items that need not be asked for again
         self._beat = 0.0
-
-    @classmethod
-    def of(cls, folder: Path, job_json: bytes, control: Control) -> Runner:
-        """The runner of a job folder. Raises InvalidRecord for a job.json of another form."""
-        return cls(folder, from_line(InferJob, job_json), control)
 
     @property
     def answered(self) -> int:
@@ -107,10 +98,7 @@ class Runner:
 
     def failed(self, item_id: str, reason: str, seconds: float | None) -> None:
         self._end(VideoOutcome(item_id, FAILED, reason, seconds, self.attempts[item_id]))
-
-    def blocked(self, item_id: str, seconds: float | None) -> None:
-        self.failed(item_id, BLOCKED, seconds)
-        self._fruits += 1
+        self._fruits += reason == BLOCKED  # it need not be asked for again
 
     def _end(self, outcome: VideoOutcome) -> None:
         self.log.results.append(outcome)

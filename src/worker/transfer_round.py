@@ -37,7 +37,6 @@ class Runner(Protocol):
     def beat(self) -> None: ...
     def done(self, item_id: str, video: Path, seconds: float | None, controls: Mapping[str, Path]) -> None: ...
     def failed(self, item_id: str, reason: str, seconds: float | None) -> None: ...
-    def blocked(self, item_id: str, seconds: float | None) -> None: ...
 
 
 class Round:
@@ -73,17 +72,14 @@ class Round:
             if n == culprit:
                 self._blame(item, n, f"{reason} (the program ended with {code})", log)
             elif not code or (culprit is not None and n < culprit):
-                why = self._traces.why_no_video(log, item.id)
-                runner.blocked(item.id, self._seconds(n)) if why == BLOCKED else runner.failed(
-                    item.id, why, self._seconds(n)
-                )
+                runner.failed(item.id, self._traces.why_no_video(log, item.id), self._seconds(n))
 
     def _blame(self, item: InferItem, n: int, reason: str, log: str) -> None:
         """An item ended the program: it fails at once if the guardrail blocked it, else when it has no attempts left."""
         runner = self.runner
         runner.attempts[item.id] += 1
         if re.search(self._traces.block_ends, log):
-            runner.blocked(item.id, self._seconds(n))
+            runner.failed(item.id, BLOCKED, self._seconds(n))
         elif runner.attempts[item.id] >= runner.job.max_attempts:
             runner.failed(item.id, reason, self._seconds(n))
 

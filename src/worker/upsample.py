@@ -11,14 +11,13 @@ import contextlib
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 
 from .checks import SeenAnswers
-from .engines import make_engine
 from .engines.engine import Answer, Engine, ItemFailed, ItemKept, Picture, Refused, Request, Unavailable
 from .flow import Flow
 from .journal import Outbox, read_records
@@ -38,7 +37,6 @@ from .protocol import (
     Staged,
     UpsampleJob,
 )
-from .records import from_line
 from .suspects import Suspects, halves
 from .window import Seen, Window
 from .work import Work, outcome_of
@@ -79,14 +77,6 @@ class Worker:
         self._failure: BaseException | None = None
         self._unavailable, self._busy_at = "", -BUSY_EVERY_S
         self._suspects = Suspects(folder / "in_flight")
-
-    @classmethod
-    def of(
-        cls, folder: Path, job_json: bytes, control: Control, make: Callable[[UpsampleJob, Path], Engine] = make_engine
-    ) -> Worker:
-        """The worker of a job folder. Raises InvalidRecord for a job.json of another form."""
-        job = from_line(UpsampleJob, job_json)
-        return cls(folder, job, make(job, folder), control)
 
     @property
     def answered(self) -> int:

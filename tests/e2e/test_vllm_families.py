@@ -18,7 +18,7 @@ from PIL import Image
 
 from src.media.encode import blank_clip
 from src.media.geometry import COSMOS_SIZES, Size
-from src.models.families import family_of
+from src.models.families import CLIP_FAMILIES, family_of
 from src.models.family import Family, Media
 from src.targets.target import schema_of
 from src.worker.answer_form import why_invalid
@@ -90,7 +90,7 @@ def test_text_counts_are_those_of_the_server(server: TinyServer, family: Family,
 
 
 def test_clip_counts_are_those_of_the_server(server: TinyServer, family: Family) -> None:
-    if not family.takes_clips:
+    if server.model.family not in CLIP_FAMILIES:
         assert server.tokens("", "x", [blank_clip(Size(64, 64), 4, 2)]) is None
         return
     rnd, wrong = random.Random(16), []
@@ -106,7 +106,7 @@ def test_clip_counts_are_those_of_the_server(server: TinyServer, family: Family)
 
 
 def test_refused_shapes_are_refused_by_the_server(server: TinyServer, family: Family) -> None:
-    if not family.takes_clips:
+    if server.model.family not in CLIP_FAMILIES:
         pytest.skip("Mistral's processors refuse no shape")
     for size, data, media in (
         (Size(1, 201), png(Size(1, 201)), Media(1)),
@@ -144,7 +144,7 @@ def needs_answers(server: TinyServer) -> None:
 
 def test_run_ends_with_the_planned_tokens(server: TinyServer, family: Family, tmp_path: Path) -> None:
     needs_answers(server)
-    ways = ["upsample=best_fit", *(["frames=clip"] if family.takes_clips else [])]
+    ways = ["upsample=best_fit", *(["frames=clip"] if server.model.family in CLIP_FAMILIES else [])]
     if THOROUGH or server.model.family == "qwen3_vl":
         ways += ["model.family=ask", "model.family=unverified"]
     for how in ways:

@@ -15,6 +15,7 @@ from src.worker import lifecycle
 from src.worker.engines.engine import Answer, Request
 from src.worker.journal import write_json
 from src.worker.protocol import Item, UpsampleJob
+from src.worker.records import from_line
 from src.worker.upsample import Worker
 from src.worker.window import Window
 from tests.harness.records import JOB, journal_lines, write_lines
@@ -77,7 +78,7 @@ def prepare_with(engine: FakeEngine) -> Callable[[Path, lifecycle.Control], Work
     """What a worker with this engine does with its job folder."""
 
     def prepare(folder: Path, control: lifecycle.Control) -> Worker:
-        return Worker.of(folder, (folder / "job.json").read_bytes(), control, lambda job, folder: engine)
+        return Worker(folder, from_line(UpsampleJob, (folder / "job.json").read_bytes()), engine, control)
 
     return prepare
 

@@ -14,12 +14,12 @@ import pytest
 import structlog
 
 from src.errors import RunLocked
-from src.run_folder import RunPaths, discard_unused, is_locked, locked, named_run, run_folders
+from src.run_folder import File, RunPaths, discard_unused, is_locked, locked, named_run, run_folders
 
 
 def test_paths_are_distinct_and_not_created(tmp_path: Path) -> None:
     paths = RunPaths(tmp_path / "run")
-    found = [getattr(paths, name) for name in dir(RunPaths) if isinstance(getattr(RunPaths, name), property)]
+    found = [getattr(paths, name) for name, value in vars(RunPaths).items() if isinstance(value, File)]
     assert len(set(found)) == len(found) >= 11
     assert all(path.is_relative_to(paths.root) for path in found)
     assert not paths.root.exists()

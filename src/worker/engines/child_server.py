@@ -8,7 +8,7 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..chat import ChatClient
@@ -26,22 +26,11 @@ MOST_DEATHS = 3
 
 
 class ChildServer:
-    """An OpenAI-compatible server as a child of the worker.
+    """An OpenAI-compatible server as a child of the worker: what engines that start one have in common."""
 
-    command: what starts it on a port. environment: of the child. ease: called with the reason when it died or ran out of
-    memory; settles for less, and says what was given up, "" for nothing.
-    """
-
-    def __init__(
-        self,
-        job: UpsampleJob,
-        folder: Path,
-        command: Callable[[int], tuple[str, ...]],
-        environment: Mapping[str, str],
-        ease: Callable[[str], str] = lambda reason: "",
-    ) -> None:
-        self.job, self.folder = job, folder
-        self._command, self._environment, self._ease = command, environment, ease
+    def __init__(self, job: UpsampleJob, folder: Path, environment: Mapping[str, str]) -> None:
+        self.job, self.folder, self._environment = job, folder, environment
+        self.fallbacks: list[str] = []
         self.restarts = 0
         self._server: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
@@ -52,7 +41,15 @@ class ChildServer:
         self._closing = False
         self._eased: set[int] = set()  # servers, by their number of restarts, that were replaced by one with less to do
 
-    def start(self, phase: Phase) -> None:
+    def command(self, port: int) -> tuple[str, ...]:
+        """What starts the server on a port."""
+        raise NotImplementedError
+
+    def ease(self, reason: str) -> str:
+        """Settle for less, after the server died or ran out of memory; what was given up, "" for nothing."""
+        return ""
+
+    def load(self, phase: Phase) -> None:
         """Start it, after what an earlier worker of this folder left. Raises LoadFailed when it does not become healthy."""
         self._phase = phase
         kill_stale_server(self.folder)
@@ -64,26 +61,12 @@ class ChildServer:
         with open(log_path, "ab") as log:
             start = log.tell()
             self._server = subprocess.Popen(
-                self._command(port),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self._environment,
-                start_new_session=True,
-            )
+                self.command(port), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                env=self._environment, start_new_session=True,
+            )  # fmt: skip
         self._guard = guard_group(self._server.pid)
         (self.folder / "server.pid").write_text(f"{self._server.pid}")
-        self._client = ChatClient(
-            f"http://127.0.0.1:{port}/v1",
-            self.job.model.name,
-            None,
-            self.job.engine.request_timeout_s,
-            self.job.temperature,
-            self.job.request_fields,
-            self.signals,
-            self.job.response_format,
-            self.job.model.examples,
-        )
+        self._client = ChatClient.of(self.job, f"http://127.0.0.1:{port}/v1", None, self.signals)
         self._wait_until_healthy(self._server, self._client, log_path, start)
 
     def _wait_until_healthy(self, server: subprocess.Popen[bytes], client: ChatClient, log: Path, start: int) -> None:
@@ -171,7 +154,7 @@ class ChildServer:
         if classify(error) == "out_of_memory":
             reason = error
         self._kill()
-        if fallback := self._ease(reason):
+        if fallback := self.ease(reason):
             self._eased.add(self.restarts)
         self._phase("restarting", restart=self.restarts + 1, reason=reason[-300:], fallback=fallback)
         self._start()
@@ -205,16 +188,8 @@ def with_room(answer: Answer, request: Request) -> Answer:
     vLLM takes a prompt of up to its limit less one and silently shortens what may come after it, so an engine whose
     limit is smaller than planned shows only here.
     """
-    if (
-        answer.finish_reason == "length"
-        and answer.output_tokens is not None
-        and answer.output_tokens < request.max_tokens
-    ):
-        limit = answer.prompt_tokens + answer.output_tokens if answer.prompt_tokens is not None else None
-        raise Refused(
-            f"the engine had room for {answer.output_tokens} of {request.max_tokens} output tokens",
-            "no_room",
-            answer.prompt_tokens,
-            limit,
-        )
+    given, prompt = answer.output_tokens, answer.prompt_tokens
+    if answer.finish_reason == "length" and given is not None and given < request.max_tokens:
+        reason = f"the engine had room for {given} of {request.max_tokens} output tokens"
+        raise Refused(reason, "no_room", prompt, None if prompt is None else prompt + given)
     return answer

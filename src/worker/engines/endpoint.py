@@ -32,21 +32,8 @@ class EndpointEngine:
         self.fallbacks: list[str] = []
         urls = [url.rstrip("/") for url in (engine.base_url, *engine.more_urls)]
         self.signals = Signals(lambda: self._servers.metrics_page())
-        self.clients = [self._client(url, job) for url in urls]
+        self.clients = [ChatClient.of(job, url, key_of(engine), self.signals) for url in urls]
         self.client, self._servers = self.clients[0], Endpoints(self.clients)
-
-    def _client(self, url: str, job: UpsampleJob) -> ChatClient:
-        return ChatClient(
-            url,
-            job.model.name,
-            key_of(job.engine),
-            job.engine.request_timeout_s,
-            job.temperature,
-            job.request_fields,
-            self.signals,
-            response_format=job.response_format,
-            examples=job.model.examples,
-        )
 
     def load(self, phase: Phase) -> None:
         """One of the servers must be there, and those that are must serve the model."""

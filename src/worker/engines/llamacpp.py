@@ -9,16 +9,16 @@ from ..processes import idle_cores
 from ..protocol import AUTO, UpsampleJob
 from ..window import Window, queue_of
 from .child_server import ChildServer
-from .engine import Answer, Phase, Request
 from .llamacpp_server import LlamaServer, llamacpp_argv, llamacpp_version, model_file
 
 
-class LlamaCppEngine:
+class LlamaCppEngine(ChildServer):
     """llama.cpp's server with `engine.slots` slots, each with a context of max_model_len, started again when it dies."""
 
     name = "llamacpp"
 
     def __init__(self, job: UpsampleJob, folder: Path) -> None:
+        super().__init__(job, folder, dict(os.environ))
         self.version = llamacpp_version()
         engine, model = job.engine, job.model
         self.settings = LlamaServer(
@@ -30,23 +30,14 @@ class LlamaCppEngine:
             threads=engine.threads or idle_cores(),
             gpu_layers=engine.gpu_layers,
         )
-        self.fallbacks: list[str] = []
-        self.server = ChildServer(job, folder, lambda port: llamacpp_argv(self.settings, port), dict(os.environ))
-        self.signals = self.server.signals
+
+    def command(self, port: int) -> tuple[str, ...]:
+        return llamacpp_argv(self.settings, port)
 
     @property
     def window(self) -> Window:
         """As many as the server has slots for and a few that wait: it never has more or fewer."""
-        if self.server.job.engine.in_flight != AUTO:
-            return Window(self.server.job.engine.in_flight, "fixed", is_fixed=True)
+        if self.job.engine.in_flight != AUTO:
+            return Window(self.job.engine.in_flight, "fixed", is_fixed=True)
         slots = self.settings.slots
         return Window(slots + queue_of(slots), f"the server has {slots} slots", is_fixed=True)
-
-    def load(self, phase: Phase) -> None:
-        self.server.start(phase)
-
-    def answer(self, request: Request) -> Answer:
-        return self.server.answer(request)
-
-    def close(self) -> None:
-        self.server.close()

@@ -11,28 +11,25 @@ from ..protocol import AUTO, UpsampleJob
 from ..refusals import classify
 from ..window import Window, queue_of
 from .child_server import ChildServer
-from .engine import Answer, Phase, Request
+from .engine import Phase
 from .tiny_models import make_tiny_model
 from .vllm_server import Server, next_fallback, vllm_argv, vllm_build, vllm_environment, vllm_options
 
 
-class VllmEngine:
+class VllmEngine(ChildServer):
     """vLLM's OpenAI-compatible server as a child of the worker, started again when it dies."""
 
     name = "vllm"
 
     def __init__(self, job: UpsampleJob, folder: Path) -> None:
-        self.job, self.folder = job, folder
+        super().__init__(job, folder, vllm_environment())
         self.version, self.cpu = vllm_build()
         self.settings = Server.of(job)
-        self.fallbacks: list[str] = []
-        self.server = ChildServer(job, folder, self._command, vllm_environment(), self._ease)
-        self.signals = self.server.signals
 
-    def _command(self, port: int) -> tuple[str, ...]:
+    def command(self, port: int) -> tuple[str, ...]:
         return vllm_argv(self.settings, port, self.version, cpu=self.cpu, options=vllm_options())
 
-    def _ease(self, reason: str) -> str:
+    def ease(self, reason: str) -> str:
         return self.fallbacks[-1] if self._fall_back(reason, serving=True) else ""
 
     def load(self, phase: Phase) -> None:
@@ -43,7 +40,7 @@ class VllmEngine:
             raise LoadFailed(f"model.checkpoint={self.settings.checkpoint}: there is no such folder on this host")
         while True:
             try:
-                return self.server.start(phase)
+                return super().load(phase)
             except LoadFailed as e:
                 if not self._fall_back(str(e)):
                     tried = f" (tried before: {'; '.join(self.fallbacks)})" if self.fallbacks else ""
@@ -73,9 +70,3 @@ class VllmEngine:
         self.settings = replace(self.settings, **changes)  # type: ignore[arg-type]
         self.fallbacks.append(", ".join(f"{k}={v}" for k, v in changes.items()))
         return True
-
-    def answer(self, request: Request) -> Answer:
-        return self.server.answer(request)
-
-    def close(self) -> None:
-        self.server.close()

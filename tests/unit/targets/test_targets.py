@@ -11,7 +11,7 @@ from src.errors import InputError
 from src.planning.configure import messages_of, target_settings
 from src.planning.recipe import EXAMPLE, message_writer, pins_of, variables_of
 from src.prompts.specs import PromptSpec
-from src.targets.pins import Shape, facts_of
+from src.targets.pins import facts_of
 from src.targets.target import Target, messages_in, schema_of, skeleton
 from src.worker.answer_form import why_invalid
 from tests.conftest import ROOT, Configure
@@ -27,7 +27,7 @@ def spec(prompt: str) -> PromptSpec:
 def test_default_target_changes_nothing(configure: Configure) -> None:
     config = configure()
     assert target_settings(config) == Target()
-    assert message_writer(messages_of(config))(spec("a boat"), {}) == ("", "a boat")
+    assert message_writer(messages_of(config)[1])(spec("a boat"), {}) == ("", "a boat")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -38,7 +38,7 @@ def test_target_can_be_planned(configure: Configure, name: str) -> None:
     assert config.budget.max_model_len > config.budget.max_output_tokens + 500
     variables = variables_of(target)(None)
     assert variables.keys() == EXAMPLE.keys()
-    write = message_writer(messages_of(config))
+    write = message_writer(messages_of(config)[1])
     asked, empty = (write(spec(prompt), variables) for prompt in ("A boat.", " "))
     assert "A boat." in asked[1] and "A boat." not in empty[1] and empty[1].strip()
     if target.answer.schema:
@@ -48,12 +48,12 @@ def test_target_can_be_planned(configure: Configure, name: str) -> None:
 @pytest.mark.parametrize("name", ["wan", "hunyuan15"])
 def test_language_is_that_of_the_request(configure: Configure, name: str) -> None:
     config = configure(f"target={name}", *(["target.language=zh"] if name == "wan" else []))
-    write, more = message_writer(messages_of(config)), EXAMPLE | {"language": "zh"}
+    write, more = message_writer(messages_of(config)[1]), EXAMPLE | {"language": "zh"}
     assert "Chinese" in " ".join(write(spec("a boat"), more))
 
 
 def test_template_option_replaces_the_messages(configure: Configure) -> None:
-    messages = messages_of(configure("target=wan", "template=describe"))
+    _, messages = messages_of(configure("target=wan", "template=describe"))
     assert messages.system.startswith("You rewrite") and messages.user == "{{ prompt }}"
     with pytest.raises(InputError, match="both name messages"):
         messages_of(configure("target=wan", "template=describe", "target.template=x.txt"))
@@ -96,20 +96,22 @@ def test_wrong_values_are_refused(configure: Configure, override: str, message: 
 @pytest.mark.parametrize(
     ("shape", "resolution", "expected"),
     [
-        (Shape(1920, 1080, 4.6, 23.976), "480", ({"H": 480, "W": 832}, "16,9", "5s", 24)),
-        (Shape(1080, 1920, 0.5, 60.0), "720", ({"H": 1280, "W": 720}, "9,16", "2s", 30)),
-        (Shape(640, 640, 99.0, 5.0), "256", ({"H": 256, "W": 256}, "1,1", "10s", 10)),
-        (Shape(640, 480, 5.0, 25.0), "768", ({"H": 880, "W": 1184}, "4,3", "5s", 24)),
+        ((1920, 1080, 4.6, 23.976), "480", ({"H": 480, "W": 832}, "16,9", "5s", 24)),
+        ((1080, 1920, 0.5, 60.0), "720", ({"H": 1280, "W": 720}, "9,16", "2s", 30)),
+        ((640, 640, 99.0, 5.0), "256", ({"H": 256, "W": 256}, "1,1", "10s", 10)),
+        ((640, 480, 5.0, 25.0), "768", ({"H": 880, "W": 1184}, "4,3", "5s", 24)),
     ],
 )
-def test_clip_decides_the_pins(shape: Shape, resolution: str, expected: tuple[object, ...]) -> None:
-    facts = facts_of(shape, resolution)
+def test_clip_decides_the_pins(
+    shape: tuple[int, int, float, float], resolution: str, expected: tuple[object, ...]
+) -> None:
+    facts = facts_of(*shape, resolution)
     assert tuple(facts[key] for key in ("resolution", "aspect_ratio", "duration", "fps")) == expected
 
 
 def test_pins_without_a_clip_are_the_targets(configure: Configure) -> None:
     target = target_settings(configure("target=cosmos3", "target.duration_s=7", "target.fps=16"))
-    assert pins_of(target, None) == facts_of(Shape(16, 9, 7.0, 16.0), "720")
+    assert pins_of(target, None) == facts_of(16, 9, 7.0, 16.0, "720")
     assert pins_of(Target(), None) == {}
 
 
