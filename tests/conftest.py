@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import json
 import os
 import signal
@@ -50,6 +52,12 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: the collector of cycles need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 def shared_folder(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
     """A folder that all processes of one test run share."""
     base = tmp_path_factory.getbasetemp()
@@ -88,6 +96,13 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> str:
     return small_tokenizer(tmp_path_factory.mktemp("small") / "own.json")
 
 
+@lru_cache(maxsize=1024)
+def _configured(overrides: tuple[str, ...], folder: str) -> Config:
+    fields = [o for o in overrides if "." in o.split("=")[0]]  # merged by OmegaConf alone: composing takes 0.1 s
+    groups = composed(*[o for o in overrides if o not in fields])
+    return cast(Config, OmegaConf.to_object(OmegaConf.merge(groups, OmegaConf.from_dotlist(fields))))
+
+
 @pytest.fixture
 def configure(cache_dir: Path, small: str) -> Configure:
     """A function from overrides to a fresh Config, with its cache in a temporary folder and a small tokenizer.
@@ -96,9 +111,7 @@ def configure(cache_dir: Path, small: str) -> Configure:
     """
 
     def configured(*overrides: str, exact: bool = False) -> Config:
-        fields = [o for o in overrides if "." in o.split("=")[0]]  # merged by OmegaConf alone: composing takes 0.1 s
-        groups = composed(*[o for o in overrides if o not in fields])
-        config = cast(Config, OmegaConf.to_object(OmegaConf.merge(groups, OmegaConf.from_dotlist(fields))))
+        config = copy.deepcopy(_configured(overrides, os.getcwd()))
         config.cache_dir = str(cache_dir)
         if not exact:
             config.model.tokenizer = small
