@@ -84,9 +84,8 @@ class ModelConf:
     """The checkpoint, and what the engine is started with for it."""
 
     name: str = MISSING  # checkpoint, as named in reports and in requests
-    family: ModelFamily = (
-        ModelFamily.pixtral
-    )  # by which rule tokens are counted; ask: by the server; unverified: by none
+    # by which rule tokens are counted; ask: by the server; unverified: by none
+    family: ModelFamily = ModelFamily.pixtral
     checkpoint: str = ""  # folder of the checkpoint on the host; for engine=cosmos the folder above nvidia/
     tiny_random: bool = False  # no checkpoint: the worker creates a tiny model of the family with random weights
     tiny_family: str = ""  # its family, where `family` is ask or unverified
@@ -109,9 +108,8 @@ class ModelConf:
     extra_args: list[str] = field(default_factory=list)  # further arguments for the vLLM server, as they are
     gguf: str = ""  # llamacpp only: the model on the host, a path or package:NAME/FILE of an installed package
     mmproj: str = ""  # llamacpp only: its vision part, likewise
-    examples: list[dict[str, str]] = field(
-        default_factory=list
-    )  # turns before each request, {user, answer}, where a text is wanted; for families ask and unverified
+    # turns before each request, {user, answer}, where a text is wanted; for families ask and unverified
+    examples: list[dict[str, str]] = field(default_factory=list)
     text_only: bool = False  # it sees no frames: what is measured in them follows the prompt, in words
     system: str = (
         ""  # system message, jinja2, with the prompt alone after it, where a text is wanted and template= names none
@@ -284,9 +282,8 @@ class InferenceConf:
     script: str = ""  # below repository, or absolute; "": the engine's
     torchrun: str = "torchrun"  # command that starts one process per GPU
     python: str = ""  # interpreter of the worker, 3.10 or later; "": as for upsampling
-    arguments: dict[str, Any] = field(
-        default_factory=dict
-    )  # further keys of the engine, as in +inference.arguments.resolution=480
+    # further keys of the engine, as in +inference.arguments.resolution=480
+    arguments: dict[str, Any] = field(default_factory=dict)
     num_steps: int | None = None  # diffusion steps (NVIDIA: 35)
     guidance: float | None = None  # classifier-free guidance (NVIDIA: 5)
     sigma_max: float | None = None  # noise on the input clip, 80 or more: the clip is not used (NVIDIA: 70)
@@ -347,18 +344,15 @@ class SpecConf:
 
 @dataclass
 class OutputConf:
-    specs: SpecOutput = (
-        SpecOutput.beside
-    )  # updated specs in the run folder, as specs.jsonl or a file each; in place (a backup is kept); or not at all
-    paths: PathForm = (
-        PathForm.absolute
-    )  # of clips and control files in batches, samples and specs: or as seen from that file
+    # updated specs in the run folder, as specs.jsonl or a file each; in place (a backup is kept); or not at all
+    specs: SpecOutput = SpecOutput.beside
+    # of clips and control files in batches, samples and specs: or as seen from that file
+    paths: PathForm = PathForm.absolute
     report: bool = True  # write report.html
     embed_mb: float = 10.0  # MB of clips that report.html of up to 1,000 items contains; more are linked
     lock_timeout_s: float = 0.2  # patience with another process that uses the run folder
-    exports: list[Export] = field(
-        default_factory=list
-    )  # also results.parquet, dataset/, openai_batch.jsonl, cosmos3.jsonl, transfer2_5.jsonl, txt/, the target's, provenance.jsonl
+    # also results.parquet, dataset/, openai_batch.jsonl, cosmos3.jsonl, transfer2_5.jsonl, txt/, the target's, provenance.jsonl
+    exports: list[Export] = field(default_factory=list)
 
 
 @dataclass

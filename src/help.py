@@ -160,11 +160,12 @@ def schema() -> dict[str, Block]:
 def _comments(source: str) -> Iterator[tuple[int, str]]:
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
-            yield token.start[0], token.string.removeprefix("#").strip()
+            is_alone = not token.line[: token.start[1]].strip()  # it is about the line below it
+            yield token.start[0] + is_alone, token.string.removeprefix("#").strip()
 
 
 def _comment_of(node: ast.stmt, comments: dict[int, str]) -> str:
-    """The comment next to a field; the formatter may have wrapped its line."""
+    """The comment next to a field, or above it."""
     return " ".join(comments[line] for line in range(node.lineno, (node.end_lineno or 0) + 1) if line in comments)
 
 

@@ -216,16 +216,9 @@ def main(job: str, root: str, image: str, checkpoint: str, gpu_names: str) -> No
         docker=("docker",), gpus=gpu_names, patience_s=0.0, keep_job=True,
     )  # fmt: skip
     settings = ImageSettings(
-        name="by hand",
-        reference=image,
-        python="python3",
-        pull=False,
-        network="",
-        shm_size="16g",
-        user="",
-        mounts=(),
+        name="by hand", reference=image, python="python3", pull=False, network="", shm_size="16g", user="", mounts=(),
         env=(),
-    )
+    )  # fmt: skip
     launch = Launch(host, settings, python="python3", checkpoint=checkpoint, grace_s=30.0, run_id="by-hand")
     print(shlex.join(run_argv(launch, job, root, f"{os.getuid()}:{os.getgid()}")))
 

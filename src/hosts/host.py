@@ -152,10 +152,7 @@ def _popen(argv: Sequence[str]) -> subprocess.Popen[bytes]:
 
 
 def printed_too_much(host: str, argv: Sequence[str]) -> HostError:
-    return HostError(
-        f"{host}: {argv[0]} printed more than {MOST_OUTPUT >> 20} MiB",
-        hint=QUIET_HINT,
-    )
+    return HostError(f"{host}: {argv[0]} printed more than {MOST_OUTPUT >> 20} MiB", hint=QUIET_HINT)
 
 
 def expanded(path: str, home: str) -> str:

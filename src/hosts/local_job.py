@@ -46,13 +46,9 @@ class LocalJob:
         with open(self.job.log, "ab") as printed, interrupts_deferred():
             try:
                 self._child = subprocess.Popen(
-                    self.argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=printed,
-                    stderr=printed,
-                    start_new_session=True,
+                    self.argv, stdin=subprocess.DEVNULL, stdout=printed, stderr=printed, start_new_session=True,
                     env={**os.environ, **self.visible},
-                )
+                )  # fmt: skip
             except OSError as e:
                 raise HostError(f"the worker cannot be started: {self.argv[0]}: {e.strerror}") from e
         until = time.monotonic() + START_S

@@ -162,11 +162,8 @@ class DockerRuntime:
         wanted = f"^({'|'.join(launch.secrets)})=" if launch.secrets else ""
         name = docker.secrets_file(place.folder, place.root)
         put = script(_SECRETS, name, wanted, launch.secret_file)
-        return (
-            checked(self.host.run(put), self.host, "the key cannot be brought into the container")
-            .decode("utf-8", "replace")
-            .strip()
-        )
+        printed = checked(self.host.run(put), self.host, "the key cannot be brought into the container")
+        return printed.decode("utf-8", "replace").strip()
 
     def ask_to_stop(self) -> None:
         self._docker("kill", "--signal", "TERM", self.container)

@@ -13,9 +13,7 @@ from .. import log
 from ..errors import HostError
 
 # Directives that count here, and those that would change where or how a connection goes and that do not.
-_USED = (
-    *("hostname", "user", "port", "identityfile", "proxyjump", "proxycommand", "forwardagent", "userknownhostsfile"),
-)
+_USED = ("hostname", "user", "port", "identityfile", "proxyjump", "proxycommand", "forwardagent", "userknownhostsfile")
 _UNUSED = ("hostkeyalias", "certificatefile", "identityagent", "pkcs11provider", "localcommand", "remotecommand")
 _MOST_HOPS = 8
 

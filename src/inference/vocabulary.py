@@ -27,10 +27,8 @@ _SAME_FIELDS = {
     "control_prompt": "input_control_prompt",
 }
 FIELDS = {name: name for engine in ENGINES.values() for name in engine.fields} | _SAME_FIELDS
-IN_A_CONTROL = {
-    "preset_edge_threshold": "canny_threshold",
-    "preset_blur_strength": "blur_strength",
-}  # fields that are keys
+# Fields that are keys.
+IN_A_CONTROL = {"preset_edge_threshold": "canny_threshold", "preset_blur_strength": "blur_strength"}
 KEYS = frozenset(name for engine in ENGINES.values() for name in engine.keys)
 _FILES = frozenset(
     name

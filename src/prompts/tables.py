@@ -103,15 +103,7 @@ def xlsx_rows(file: Path, reading: Reading) -> Iterator[Row]:
             yield from _rows(enumerate(sheets[chosen], start=1), "row")
         finally:
             book.close()
-    except (
-        InvalidFileException,
-        zipfile.BadZipFile,
-        OSError,
-        KeyError,
-        ValueError,
-        EOFError,
-        SyntaxError,
-    ) as e:
+    except (InvalidFileException, zipfile.BadZipFile, OSError, KeyError, ValueError, EOFError, SyntaxError) as e:
         raise FileProblem(f"is not a readable workbook ({e})") from e
 
 

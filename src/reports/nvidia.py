@@ -16,9 +16,8 @@ from ..inference.vocabulary import Asked, asked_of, placed, request_of
 from ..planning.plan import PlanItem
 from ..prompts.paths import find_file
 
-ALONE: dict[str, dict[str, dict[str, Any]]] = {
-    "transfer2_5": {"edge": {}}
-}  # controls of an item that names none, for an engine that needs one
+# Controls of an item that names none, for an engine that needs one.
+ALONE: dict[str, dict[str, dict[str, Any]]] = {"transfer2_5": {"edge": {}}}
 SIDECAR = ".upsampling"  # beside a spec: what NVIDIA's loader would take for the name of a control
 
 

@@ -349,9 +349,7 @@ class Supervisor:
             raise JobEnded("the job was cancelled from elsewhere", hint=resume)
 
     def close(self) -> None:
-        if (
-            self._handle
-        ):  # before the job, which waits for its threads: they may be sending over a slow link, or a dead one
+        if self._handle:  # first: the job waits for its threads, which may be sending over a slow link, or a dead one
             self._handle.close()
         self.job.close()
 

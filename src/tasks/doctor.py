@@ -98,9 +98,8 @@ def _print(name: str, error: UpsamplerError | None, result: str, invocation: Inv
 
 def _checks(host: Host, settings: HostSettings, config: Config) -> Iterator[Check]:
     engine, image = config.engine.name, config.image.reference
-    is_here = (
-        settings.kind == "local" and not image
-    )  # the worker is a process of this machine, and works in the run folder
+    # The worker is a process of this machine, and works in the run folder.
+    is_here = settings.kind == "local" and not image
     yield "config", lambda: _config(config)
     yield "connection", lambda: _connection(host, settings)
     if not is_here:

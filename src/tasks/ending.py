@@ -18,12 +18,7 @@ from ..runs.run_state import state_of
 from ..text import resume_command
 from . import Invocation, run_invocation
 
-RUNS = (
-    TaskName.upsample,
-    TaskName.attach,
-    TaskName.pipeline,
-    TaskName.limits,
-)  # tasks that run something, maybe for long
+RUNS = (TaskName.upsample, TaskName.attach, TaskName.pipeline, TaskName.limits)  # that run something, maybe for long
 ATTEMPTS, LONGEST_PAUSE_S = 5, 8.0
 
 

@@ -25,10 +25,8 @@ from .streams import Reader, Response, send
 from .values import Secret
 
 METRICS_TIMEOUT_S = 2.0
-_URL, _NO_URL = (
-    b'{"url": "%s"}',
-    b'{"url": ""}',
-)  # in a JSON text only an empty URL, for quotes inside of strings are escaped
+# In a JSON text only an empty URL, for quotes inside of strings are escaped.
+_URL, _NO_URL = b'{"url": "%s"}', b'{"url": ""}'
 _JSON = {"Content-Type": "application/json"}
 _NO_FORMAT = re.compile(rb"response_format|json_schema|structured.?output|guided|grammar", re.IGNORECASE)
 NOT_TAKEN = (429, 502, 503, 504)  # of a server that is full or away, or of a proxy before it
@@ -140,15 +138,10 @@ class ChatClient:
         return body.decode("utf-8", "replace") if status == 200 else None
 
     def _body(self, request: Request, response_format: Mapping[str, Any]) -> bytes:
-        pictures = request.pictures
+        item, pictures = request.item, request.pictures
+        images = [_part(p.is_clip, "") for p in pictures]
         body = {
-            **_messages(
-                request.item.system,
-                request.item.text,
-                [_part(p.is_clip, "") for p in pictures],
-                self.examples,
-                request.turns,
-            ),
+            **_messages(item.system, item.text, images, self.examples, request.turns),
             "model": self.model,
             "temperature": self.temperature,
             "max_tokens": request.max_tokens,

@@ -59,9 +59,7 @@ def formed(answer: Answer, form: AnswerForm, pins: Mapping[str, Any]) -> Formed:
         return Formed(text.strip(), negative, reasoning, invalid=str(e), unclosed=unclosed)
     caption = {key: value for key, value in caption.items() if key not in form.drop} | dict(pins)
     order = json.loads(form.schema or "{}").get("properties", {})
-    caption = {
-        key: caption[key] for key in (*(k for k in order if k in caption), *(k for k in caption if k not in order))
-    }
+    caption = {key: caption[key] for key in dict.fromkeys((*order, *caption)) if key in caption}
     # Cosmos 3 was trained on ASCII, and its loader reads lines that end at any line break of Unicode.
     text = json.dumps(caption, ensure_ascii=True)
     removed_here = ("preface",) if around else ()

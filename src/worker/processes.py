@@ -35,9 +35,8 @@ def read_since(path: Path, start: int) -> bytes:
         return f.read()
 
 
-_HARMLESS = re.compile(
-    r"(\(.{1,80}?\)\s*)?(DEBUG|INFO|WARNING)\b|[\d.]+ [DIW] |.*\[patch\] "
-)  # vLLM writes "(EngineCore pid=7) WARNING 11-26 ...", llama.cpp "0.01.750.706 W srv ...", Cosmos-Transfer1 "[patch] ..."
+# vLLM writes "(EngineCore pid=7) WARNING 11-26 ...", llama.cpp "0.01.750.706 W srv ...", Cosmos-Transfer1 "[patch] ...".
+_HARMLESS = re.compile(r"(\(.{1,80}?\)\s*)?(DEBUG|INFO|WARNING)\b|[\d.]+ [DIW] |.*\[patch\] ")
 _RAISED = re.compile(
     r"(\[rank\d+\]:\s*)?(?!.*ChildFailedError)([A-Za-z_]\w*\.)*[A-Z]\w*(Error|Exception|Interrupt)\b:?"
 )

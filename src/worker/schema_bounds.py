@@ -10,12 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 CHARS_PER_TOKEN = 2  # of JSON: 3 to 4 in English, fewer where a model spells the keys in pieces
-MOST_ENTRIES = (
-    8,
-    4,
-    2,
-    1,
-)  # of each list: the first with which keys and punctuation leave half of the answer to its strings
+# Of each list: the first with which keys and punctuation leave half of the answer to its strings.
+MOST_ENTRIES = (8, 4, 2, 1)
 PROSE = 6  # shares of a string at the top level, which tells the whole; any other string has one
 LEAST_CHARS = 8
 LARGEST_NUMBER = 999_999

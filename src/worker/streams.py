@@ -138,9 +138,8 @@ class Reader:
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
-        self._open: dict[
-            int, Response | None
-        ] = {}  # of each connection of the selector, by its number; None: an idle one
+        # Of each connection of the selector, by its number; None: an idle one.
+        self._open: dict[int, Response | None] = {}
         self._thread: threading.Thread | None = None
         self._mutex = threading.Lock()
         self._every_s = LEAST_S

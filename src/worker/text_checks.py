@@ -107,11 +107,8 @@ def other_language(text: str, wanted: str) -> str:
     words = [word.casefold() for word in _WORDS.findall(text)]
     counts = {language: sum(word in known for word in words) for language, known in _FUNCTION.items()}
     best = max(counts, key=lambda language: counts[language])
-    return (
-        f"it reads as {best}, not {wanted}"
-        if len(words) >= _LEAST_WORDS and counts[best] > 1.5 * counts[wanted]
-        else ""
-    )
+    is_other = len(words) >= _LEAST_WORDS and counts[best] > 1.5 * counts[wanted]
+    return f"it reads as {best}, not {wanted}" if is_other else ""
 
 
 def dropped_nouns(prompt: str, text: str) -> list[str]:

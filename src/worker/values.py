@@ -101,14 +101,12 @@ def _environment(entry: str) -> str:
     return ""
 
 
-Relative = Annotated[
-    str, lambda value: value and _leaves(value)
-]  # a path below a folder that the reader knows; "" for none
+# A path below a folder that the reader knows; "" for none.
+Relative = Annotated[str, lambda value: value and _leaves(value)]
 FileName = Annotated[str, _names_more]  # a file directly in it
 Word = Annotated[str, _is_option]  # stands alone in a command line
-Command = Annotated[
-    tuple[str, ...], lambda words: _is_option(words[0]) if words else "names no command"
-]  # with its options
+# With its options.
+Command = Annotated[tuple[str, ...], lambda words: _is_option(words[0]) if words else "names no command"]
 Url = Annotated[str, _holds_password]  # "" for none
 Variable = Annotated[str, _variable]  # "" for none
 Environment = Annotated[str, _environment]
@@ -131,10 +129,8 @@ def inside(folder: Path, name: str) -> Path:
     if wrong := _leaves(name):
         raise ValueError(wrong)
     path = folder / name
-    if (
-        os.path.realpath(path.parent) != os.path.join(os.path.realpath(folder), *Path(name).parts[:-1])
-        or path.is_symlink()
-    ):
+    there = os.path.join(os.path.realpath(folder), *Path(name).parts[:-1])
+    if os.path.realpath(path.parent) != there or path.is_symlink():
         raise ValueError(f"{shown(name)} leads out of {folder} through a link")
     return path
 

@@ -23,9 +23,8 @@ def _problem(request: Request) -> str:
 
 
 def _group(request: Request) -> dict[str, Any]:
-    return {
-        "controls": sorted(request.controls)
-    }  # samples of one set: for different ones, all four branches are loaded
+    """Samples of one set: for different ones, all four branches are loaded."""
+    return {"controls": sorted(request.controls)}
 
 
 def _line(request: Request, name: str) -> dict[str, Any]:

@@ -36,11 +36,8 @@ class Server:
     def of(job: UpsampleJob) -> Server:
         model = job.model
         checkpoint = os.path.expanduser(model.checkpoint)
-        return Server(
-            *(model, checkpoint, job.images, job.max_model_len, model.max_num_seqs, model.gpu_memory_utilization),
-            job.clips,
-            job.answer.is_guided,
-        )
+        sizes = job.images, job.max_model_len, model.max_num_seqs, model.gpu_memory_utilization
+        return Server(model, checkpoint, *sizes, job.clips, job.answer.is_guided)
 
 
 def next_fallback(server: Server, needed_len: int, *, serving: bool = False) -> dict[str, float] | None:
@@ -94,9 +91,7 @@ def vllm_argv(server: Server, port: int, version: str, *, cpu: bool, options: st
         argv.append("--enable-per-request-metrics")  # the time that each request waited inside the engine
     if "--stream-interval" in options:  # an event for each token would be most of what the worker has to do
         argv += ["--stream-interval", STREAM_INTERVAL]
-    if (
-        server.guided and "structured_outputs_config" in options
-    ):  # else a model may write blanks between tokens for ever
+    if server.guided and "structured_outputs_config" in options:  # else a model may write blanks for ever
         argv += ["--structured-outputs-config", json.dumps({"backend": "guidance", "disable_any_whitespace": True})]
     for option in ("tensor_parallel_size", "data_parallel_size"):
         if (count := getattr(model, option)) > 1:
