@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from .. import log
-from ..errors import LinkLost
+from ..errors import FolderGone, LinkLost
 from .host import Host, checked, script
 from .job_folder import ABSENT, JobPaths, JobStatus, State, ended
 from .launch import Launch
@@ -69,7 +69,10 @@ class HostJob:
         self.__dict__.pop("location", None)  # measured again: whether there is space now
         location = self.location
         self.runtime.check()
-        self.mirror.create()
+        try:
+            self.mirror.create()
+        except FolderGone:  # another controller removed it meanwhile
+            self.mirror.create()
         log.get().debug("job_located", host=self.host.name, folder=location.folder)
 
     def push(self) -> None:
@@ -79,6 +82,9 @@ class HostJob:
 
     def start(self) -> None:
         self.job.exit.unlink(missing_ok=True)
+        if self.mirror.is_behind:  # another controller removed the folder
+            self._retrying(self._prepare)
+            self.push()
         self._retrying(self.runtime.start)
 
     def poll(self) -> State:
@@ -90,6 +96,8 @@ class HostJob:
             state = self.runtime.state(polled.answer)
             if polled.is_gone:
                 return ABSENT
+            if self.mirror.is_behind:  # the folder is there again
+                self.push()
             if polled.has_more:
                 continue
             if state.status == "ended":

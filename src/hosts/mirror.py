@@ -33,7 +33,7 @@ _MAKE = """
 set -e
 umask 022
 folder=$1
-mkdir -p "$1/batches" "$1/frames" "$2/frames" "$2/cache/home"
+mkdir -p "$1/frames" "$1/batches" "$2/frames" "$2/cache/home"
 [ -e "$2/.prompt-upsampler" ] || ls -A "$2/frames" | grep -qvxE '[0-9a-f]{64}[.][a-z0-9]+' || : > "$2/.prompt-upsampler"
 shift 2
 cd "$folder"
@@ -142,7 +142,7 @@ class Polled:
 class SharedFolder:
     """The local folder itself: the worker reads and writes it directly, so that there is nothing to bring."""
 
-    sent_bytes = 0
+    sent_bytes, is_behind = 0, False
 
     def __init__(self, host: Host, job: JobPaths, location: Location) -> None:
         self.host, self.job, self.location = host, job, location
@@ -168,12 +168,14 @@ class SharedFolder:
 
 
 class RemoteFolder:
-    """A folder on another machine, with the local folder as its copy. sent_bytes: of frames that travelled."""
+    """A folder on another machine, with the local folder as its copy. sent_bytes: of frames that travelled. is_behind: something
+    could not be sent, for the folder was gone."""
 
     def __init__(self, host: Host, job: JobPaths, location: Location) -> None:
         self.host, self.job, self.location = host, job, location
         self.folder = location.folder
         self.sent_bytes = self._reread = 0
+        self.is_behind = False
         self._key = digest("controller", str(job.root.resolve()), os.uname().nodename)
         self._pushed: set[str] = set()
         self._events_at = job.events.stat().st_size if job.events.exists() else 0
@@ -234,10 +236,11 @@ class RemoteFolder:
 
     def push(self) -> None:
         """Frames first, then the batches that name them, then `closed`. Where another controller has removed the folder, nothing
-        is sent: the next poll tells that it is gone."""
+        is sent: the next poll tells that it is gone, or what is there now is sent it then."""
         base = {path.name: path for path in (self.job.job, self.job.worker) if path.name not in self._pushed}
         batches = [b for b in sorted(self.job.batches.glob("*.jsonl")) if b.name not in self._pushed]
         closing = {"closed": self.job.closed} if self.job.closed.exists() and "closed" not in self._pushed else {}
+        self.is_behind = False
         if not (base or batches or closing):
             return
         frames = {
@@ -255,6 +258,7 @@ class RemoteFolder:
         except FolderGone as e:
             if e.folder != self.folder:
                 raise
+            self.is_behind = True
         else:
             self._pushed |= {Path(name).name for name in (*small, *closing)}
 

@@ -28,17 +28,21 @@ OnBytes = Callable[[int], None]
 # Each script gets its values as arguments, never inside its text. $1 is the folder that files go to, $2 the name of
 # the folder below it in which they are collected, $3 tells whether an earlier try is continued.
 # Hashes are BLAKE2b: coreutils' b2sum takes a third of the time of its sha256sum.
-# Paths are relative: a folder that is removed meanwhile is renamed first, and must not be created again.
+# Paths are relative: a folder that is removed meanwhile is renamed first, and must not be created again. Whatever came of it then,
+# the exit code is 66, also where another folder has its place by now.
 ABSENT_IS_GONE = """
 set -e
-trap '[ -d "$1" ] || exit 66' EXIT
+at=gone
+trap '[ "$(stat -Lc %d:%i "$1" 2>/dev/null)" = "$at" ] || exit 66' EXIT
+found=$(stat -Lc %d:%i "$1")
+at=$found
 """
 _TAKE = (
     ABSENT_IS_GONE
     + """
 cd "$1"
 mkdir -p "$2"
-cd -P "$2"
+cd -P "./$2"
 if [ "$3" = new ] && [ -n "$(ls -A)" ]; then find . -type f -printf '%s %P\\n'; exit 3; fi
 tar -xf -
 if ! b2sum --check --quiet --strict .sums >.wrong 2>/dev/null; then
@@ -62,7 +66,7 @@ _TAKE_LARGE = (
     + """
 cd "$1"
 mkdir -p "$2/$(dirname "$4")" "$(dirname "$4")"
-cd -P "$2"
+cd -P "./$2"
 if [ "$3" = new ]; then
   if [ -s "$4" ]; then stat -c '%s' "$4"; exit 3; fi
   got=$(head -c "$5" | tee "$4" | b2sum | cut -c1-128)

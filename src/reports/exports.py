@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +23,7 @@ from ..prompts.specs import UniqueNames
 from ..run_folder import RunPaths
 from ..runs.staging import rendered, seed_of
 from ..targets.exports import EXPORTS, HEADS, Sample, call, line_of_cogvideox, sample_of_cosmos3
+from ..worker.answer_form import AnswerForm
 from ..worker.chat import chat_body
 from ..worker.protocol import UPSAMPLED, Outcome
 from . import nvidia, provenance
@@ -113,12 +114,17 @@ def _request(item: PlanItem, row: Row, s: Settings, root: Path) -> Line:
         chat_body(item.system, item.text, _pictures(item, row, s), s.model.examples)
         | dict(s.model.request_fields)
         | json.loads(s.target.answer.fields or "{}")
-        | dict(s.target.answer.response_format(s.max_output_tokens))
+        | _response_format(s.target.answer, s.max_output_tokens)
     )
     body |= {
         "model": s.model.name, "temperature": s.temperature, "max_tokens": s.max_output_tokens, "seed": seed_of(item, s),
     }  # fmt: skip
     return {"custom_id": item.id, "method": "POST", "url": "/v1/chat/completions", "body": body}
+
+
+@lru_cache(maxsize=8)  # the same in all requests of a run
+def _response_format(answer: AnswerForm, most: int) -> dict[str, Any]:
+    return dict(answer.response_format(most))
 
 
 def _pictures(item: PlanItem, row: Row, settings: Settings) -> list[bytes]:

@@ -158,7 +158,11 @@ class Reader:
 
     def drop(self, number: int) -> None:
         """Read no more from the connection of this number; it is about to be closed, or was."""
-        with self._mutex, contextlib.suppress(KeyError, ValueError):
+        with self._mutex:
+            self._forget(number)
+
+    def _forget(self, number: int) -> None:
+        with contextlib.suppress(KeyError, ValueError):
             del self._open[number]
             self._selector.unregister(number)
 
@@ -167,10 +171,11 @@ class Reader:
             ready = self._selector.select(1.0)
             started = time.thread_time()  # not the wall: it holds the waits for other threads
             for key, _ in ready:
-                response, error = self._open.get(key.fd), None
-                if response is None:  # nothing was asked: the server closes an idle connection
-                    self.drop(key.fd)
-                    continue
+                with self._mutex:  # lanes add and drop meanwhile, and a number may be another connection's by now
+                    response, error = self._open.get(key.fd), None
+                    if response is None:  # nothing was asked: the server closes an idle connection
+                        self._forget(key.fd)
+                        continue
                 try:
                     is_whole = response.read()
                 except (OSError, http.client.HTTPException, InvalidRecord) as e:
@@ -180,7 +185,9 @@ class Reader:
                 if is_whole:
                     took_s = response.last_at - response.started
                     self._every_s += 0.1 * (LATE * took_s - self._every_s)
-                    self._open[key.fd] = None
+                    with self._mutex:
+                        if self._open.get(key.fd) is response:
+                            self._open[key.fd] = None
                     response.end(error)
             spent_s = time.thread_time() - started
             time.sleep(min(MOST_S, max(LEAST_S, self._every_s, spent_s / READING)))

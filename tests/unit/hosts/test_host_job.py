@@ -307,6 +307,27 @@ def test_folder_removed_by_another_is_absent(handle: HostJob, host: FakeHost) ->
     assert sorted(p.name for p in there(handle).batches.iterdir()) == ["00000.jsonl"]
 
 
+def test_folder_removed_before_the_start_is_created_again(handle: HostJob, host: FakeHost) -> None:
+    handle.prepare()
+    HostJob(handle.launch, handle.job, host).finish()
+    handle.push()
+    handle.start()
+    assert handle.poll() == State("ended", "done", 0)
+
+
+def test_what_was_not_sent_follows_once_the_folder_is_there(handle: HostJob, host: FakeHost) -> None:
+    prepared(handle).start()
+    while handle.poll() == RUNNING:
+        pass
+    HostJob(handle.launch, handle.job, host).finish()
+    handle.job.closed.touch()
+    handle.push()
+    assert handle.poll() == ABSENT
+    HostJob(handle.launch, handle.job, host).prepare()
+    handle.poll()
+    assert there(handle).closed.exists()
+
+
 def test_folder_removed_during_a_poll_is_absent(handle: HostJob, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not a journal that shrank: what the other controller removes disappears at once."""
     prepared(handle).start()

@@ -149,6 +149,29 @@ def test_folder_removed_while_it_is_filled_stays_gone(tmp_path: Path, there: Pat
     assert not there.exists()
 
 
+@pytest.mark.parametrize("sizes", [{"frames/a.png": 300_000}, {"large.bin": transfer.LARGE}], ids=["small", "large"])
+def test_folder_replaced_while_it_is_filled_is_gone(tmp_path: Path, there: Path, sizes: dict[str, int]) -> None:
+    """Another controller removed it, and this one created it again in another thread."""
+
+    def replaced_at_once(count: int) -> None:
+        if not (tmp_path / "aside").exists():
+            there.rename(tmp_path / "aside")
+            there.mkdir()
+
+    with pytest.raises(FolderGone, match="there is no folder"):
+        send(LocalHost(), make_files(tmp_path, sizes), str(there), "key", on_bytes=replaced_at_once)
+    assert list(there.iterdir()) == []
+
+
+def test_names_are_found_whatever_cdpath_says(tmp_path: Path, there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = make_files(tmp_path, {"large.bin": transfer.LARGE + 5})
+    monkeypatch.setenv("CDPATH", f".:{tmp_path}")
+    with pytest.raises(LinkLost):
+        send(Breaking(after=transfer.LARGE // 2), files, str(there), "key")
+    send(LocalHost(), files, str(there), "key")
+    assert contents(there) == {"large.bin": files["large.bin"].read_bytes()}
+
+
 def test_sent_bytes_are_counted(tmp_path: Path, there: Path) -> None:
     files = make_files(tmp_path, SIZES)
     counted: list[int] = []

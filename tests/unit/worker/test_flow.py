@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -10,8 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from src.worker.engines.engine import Answer, Request, Unavailable
+from src.worker.flow import Flow
 from src.worker.protocol import CANCELLED, OK, UNAVAILABLE
 from src.worker.upsample import TRIES
+from src.worker.window import Window
 from tests.harness.fake_engine import (
     Child,
     FakeEngine,
@@ -56,6 +59,28 @@ def test_refused_items_end_once_side_by_side(folder: Path) -> None:
     assert serve(folder, FakeEngine(failing(2, BUSY, *ids[::3]), concurrency=8)) == OK
     assert Counter(r["id"] for r in results(folder)) == Counter(ids)
     assert {r["state"] for r in results(folder)} == {"upsampled"}
+
+
+def test_window_of_one_is_kept_full() -> None:
+    flow = Flow[int](Window(1, "fixed", is_fixed=True), None, 60.0, lambda window, seen, tokens_s: None)
+    done = list[int]()
+
+    def lane() -> None:
+        while taken := flow.take():
+            done.append(taken[1])
+            flow.done(taken[0])
+
+    thread = threading.Thread(target=lane)
+    thread.start()
+    started = time.monotonic()
+    for number in range(100):
+        while not flow.put(number, 0.05):
+            pass
+    flow.end()
+    thread.join()
+    assert (
+        done == [*range(100)] and time.monotonic() - started < 2.0
+    )  # a wait that runs into its timeout each time takes 5 s
 
 
 def test_named_delay_is_respected(folder: Path) -> None:

@@ -104,6 +104,25 @@ def test_kept_connection_is_read_again(ends: tuple[socket.socket, socket.socket]
         assert response.wait(10) and response.body == b"%d" % number
 
 
+def test_connection_dropped_while_it_is_read_is_forgotten(ends: tuple[socket.socket, socket.socket]) -> None:
+    """A lane gives up just then; the next connection may get the same number."""
+    reader = Reader()
+
+    class Late(Response):
+        def read(self) -> bool:
+            reader.drop(self.sock.fileno())
+            return super().read()
+
+    response = Late(ends[0], lambda events, first_s: None)
+    reader.add(response)
+    ends[1].sendall(HEAD + b"Content-Length: 0\r\n\r\n")
+    assert response.wait(10)
+    again = Response(ends[0], lambda events, first_s: None)
+    reader.add(again)
+    ends[1].sendall(HEAD + b"Content-Length: 1\r\n\r\nx")
+    assert again.wait(10) and again.body == b"x"
+
+
 def test_closed_idle_connection_is_watched_no_more(ends: tuple[socket.socket, socket.socket]) -> None:
     reader, response = Reader(), Response(ends[0], lambda events, first_s: None)
     reader.add(response)
