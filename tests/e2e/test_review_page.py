@@ -99,7 +99,8 @@ def test_killed_server_loses_no_verdict(served: Served) -> None:
     page = served.page()
     for _ in range(3):
         press(page, "a")
-    wait_for(lambda: len(served.marks()) == 3)  # the page goes on before a verdict is saved
+    # The page goes on before a verdict is saved, and before it knows that it is.
+    wait_for(lambda: len(served.marks()) == 3 and page.inner_text("#done") == f"3 of {ITEMS} decided")
     os.kill(served.program.pid, signal.SIGKILL)
     page.keyboard.press("a")
     page.wait_for_selector("#problem:not([hidden])")
