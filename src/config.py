@@ -111,9 +111,8 @@ class ModelConf:
     # turns before each request, {user, answer}, where a text is wanted; for families ask and unverified
     examples: list[dict[str, str]] = field(default_factory=list)
     text_only: bool = False  # it sees no frames: what is measured in them follows the prompt, in words
-    system: str = (
-        ""  # system message, jinja2, with the prompt alone after it, where a text is wanted and template= names none
-    )
+    # system message, jinja2, with the prompt alone after it, where a text is wanted and template= names none
+    system: str = ""
 
 
 @dataclass
@@ -202,9 +201,8 @@ class HostConf:
     """Where the worker runs. Secrets stay outside: keys in their files, a password in an environment variable."""
 
     name: str = MISSING  # name of the host, for reports
-    kind: HostKind = (
-        MISSING  # local: this machine; ssh: another one; slurm, ray; pool: not started here; fleet: several
-    )
+    # local: this machine; ssh: another one; slurm, ray; pool: not started here; fleet: several
+    kind: HostKind = MISSING
     members: list[str] = field(default_factory=list)  # fleet only: names of options of this group, or addresses
     address: str = ""  # a name from ~/.ssh/config, or the name or address of a machine; of slurm and pool "": this one
     user: str = ""  # ssh only: user there; "": from ~/.ssh/config
@@ -251,9 +249,8 @@ class LimitsConf:
     """task=limits: which frames at which budget."""
 
     prompt: str = "Test prompt"  # the text that is sent with the frames
-    together: bool = (
-        True  # measure a sweep after its last point, loading each engine once; false: measure each point by itself
-    )
+    # measure a sweep after its last point, loading each engine once; false: measure each point by itself
+    together: bool = True
 
 
 @dataclass
@@ -359,9 +356,8 @@ class OutputConf:
 class ReviewConf:
     """task=review: how texts are shown, or the verdicts themselves."""
 
-    terminal: bool | None = (
-        None  # true: ask in the terminal; false: serve a page; null: a page where there is a terminal
-    )
+    # true: ask in the terminal; false: serve a page; null: a page where there is a terminal
+    terminal: bool | None = None
     open: bool = False  # open the page in a browser
     port: int = 0  # port of the page on 127.0.0.1, also of task=report serve=true; 0: any that is free
     reasons: list[str] = field(
@@ -414,21 +410,18 @@ class Config:
 
     prompts: str = "${or_bundled:examples/prompts.json}"  # file, folder or glob with prompts; the bundled examples
     name: str = ""  # name of a new run, by which run= and resume= find it
-    resume: str | None = (
-        None  # folder (or name, or latest) to resume: a run, a pipeline, a review, a limits run or a sweep
-    )
+    # folder (or name, or latest) to resume: a run, a pipeline, a review, a limits run or a sweep
+    resume: str | None = None
     retry: Retry = Retry.none  # with resume=: failed upsamples the failed items again
-    run: str | None = (
-        None  # folder (or name, or latest) for task=attach, status, report, verify, cancel, pipeline and review
-    )
+    # folder (or name, or latest) for task=attach, status, report, verify, cancel, pipeline and review
+    run: str | None = None
     detach: bool = False  # start the job, and return while it runs
     job: str | None = None  # task=stage: job folder to create; task=collect: job folder to take results from
     runs: list[str] = field(default_factory=list)  # task=compare: two runs or more; task=review: several on one page
     pair_by: PairBy = PairBy.input  # task=compare: items pair by name, prompt and video, or by name alone
     choices: str = ""  # task=compare: file of the best videos that a reviewer chose on videos.html
-    serve: bool = (
-        False  # task=report: serve the report to a browser, as task=review does its page (review.port, review.open)
-    )
+    # task=report: serve the report to a browser, as task=review does its page (review.port, review.open)
+    serve: bool = False
     log: bool = False  # task=status: also print the end of the engine's log
     yes: bool = False  # task=clean and trust: confirm without a question
     probe: bool = False  # task=doctor: also send one real prompt

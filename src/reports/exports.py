@@ -90,9 +90,10 @@ def _lines(
     line_of = _LINES.get(name, partial(_script_line, name))
     asked: set[str] = set()
     for item, row in zip(plan.items, table, strict=True):
-        if name == "openai" and item.id in asked:  # each request once
-            continue
-        asked.add(item.id)
+        if name == "openai":  # each request once
+            if item.id in asked:
+                continue
+            asked.add(item.id)
         try:
             yield line_of(item, row, plan.settings, root)
         except (Refused, ValueError) as e:

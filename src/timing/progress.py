@@ -30,7 +30,7 @@ class Progress:
     def took(self, phase: str, began_s: float, amount: int) -> None: ...
 
 
-Quiet = Progress
+Quiet = Progress  # as it is, where nothing is to be displayed
 
 
 class Lines(Quiet):

@@ -72,9 +72,8 @@ class Flow(Generic[T]):
             while not self._is_stopped:
                 if self._todo and self.busy < self._most:
                     self.busy += 1
-                    if len(self._todo) <= max(
-                        1, self.window.size // 2
-                    ):  # many at a time: each wake-up of a thread costs
+                    # Many are put at a time: each wake-up of a thread costs.
+                    if len(self._todo) <= max(1, self.window.size // 2):
                         self._room.notify()
                     return heapq.heappop(self._todo)
                 if self._is_ended and self.is_idle:
