@@ -98,7 +98,7 @@ def test_deaf_group_is_killed_after_patience(start: Start) -> None:
 def test_leader_ends_the_others_of_its_group(start: Start, tmp_path: Path) -> None:
     """Only what the leader leaves is sent a signal."""
     other = f"trap 'echo signal >> {tmp_path}/others' TERM; echo; while [ ! -e {tmp_path}/end ]; do sleep 0.01; done"
-    leader = f"sh -c \"{other}\" & trap 'touch {tmp_path}/end; wait; exit 5' TERM; while :; do sleep 0.01; done"
+    leader = f"trap 'touch {tmp_path}/end; wait; exit 5' TERM; sh -c \"{other}\" & while :; do sleep 0.01; done"
     process = start("sh", "-c", leader, stdout=subprocess.PIPE)
     assert process.stdout
     process.stdout.readline()
