@@ -20,7 +20,7 @@ from tests.harness.remote import Remote
 from tests.harness.slurm import Slurm
 from tests.harness.sshd import Sshd
 from tests.harness.sshd import missing as missing_sshd
-from tests.harness.tiny_server import TinyServers
+from tests.harness.tiny_server import LIGHT, TinyServers
 
 HERE = Path(__file__).parent
 # How the names of long files begin. The first four processes of `.ci/run` have something to do until what vLLM and
@@ -58,7 +58,7 @@ def own_cache(tmp_path: Path, cache_dir: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def vllm_python() -> str:
+def installed_vllm() -> str:
     """The interpreter with vLLM."""
     if not (python := os.environ.get("VLLM_PYTHON", "")):
         pytest.skip("VLLM_PYTHON names no interpreter with vLLM (launchers/vllm_env.sh builds one)")
@@ -66,10 +66,19 @@ def vllm_python() -> str:
     return python
 
 
+@pytest.fixture(scope="module")
+def vllm_python(installed_vllm: str) -> Iterator[str]:
+    """The interpreter with vLLM, in an environment in which it takes few CPU seconds."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in LIGHT.items():
+            environment.setenv(name, value)
+        yield installed_vllm
+
+
 @pytest.fixture(scope="session")
-def tiny_servers(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyServers]:
+def tiny_servers(installed_vllm: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyServers]:
     """Starts real vLLM servers with tiny random models."""
-    servers = TinyServers(vllm_python, tmp_path_factory.mktemp("tiny_servers") / "log")
+    servers = TinyServers(installed_vllm, tmp_path_factory.mktemp("tiny_servers") / "log")
     yield servers
     servers.close()
 

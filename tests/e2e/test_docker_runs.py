@@ -15,6 +15,7 @@ from tests.harness.cosmos import Cosmos
 from tests.harness.docked import Docked
 from tests.harness.program import quoted, results_of, wait_for
 from tests.harness.remote import RemoteRun, take
+from tests.harness.tiny_server import LIGHT
 
 
 def test_container_may_write_only_job_and_cache(docked: Docked) -> None:
@@ -94,11 +95,13 @@ def test_missing_parts_are_reported_before_staging(docked: Docked) -> None:
 
 
 @pytest.mark.vllm
-def test_vllm_runs_without_network_behind_ssh(far: Docked, vllm_python: str) -> None:
-    mounts = {Path(vllm_python).parent.parent, Path(os.path.realpath(vllm_python)).parent.parent}
+def test_vllm_runs_without_network_behind_ssh(far: Docked, installed_vllm: str) -> None:
+    folders = {Path(installed_vllm).parent.parent, Path(os.path.realpath(installed_vllm)).parent.parent}
+    mounts = folders | {Path(LIGHT["PYTHONPATH"])}
     run = RemoteRun(
-        far, 14, "engine=vllm", "model=tiny_random", "image.shm_size=2g", f"image.python={quoted(vllm_python)}",
+        far, 14, "engine=vllm", "model=tiny_random", "image.shm_size=2g", f"image.python={quoted(installed_vllm)}",
         f"image.mounts=[{','.join(quoted(folder) for folder in mounts)}]", "budget.max_output_tokens=32",
+        f"image.env=[{','.join(quoted(f'{name}={value}') for name, value in LIGHT.items())}]",
         "model.tokenizer=tekken_240911.json",
     )  # fmt: skip
     process = run.start()

@@ -293,7 +293,7 @@ def test_refusals_while_text_is_written_cost_no_attempt(server: str, tmp_path: P
             """The test says nothing."""
 
     gateway = ThreadingHTTPServer(("127.0.0.1", 0), Gateway)
-    threading.Thread(target=gateway.serve_forever, daemon=True).start()
+    threading.Thread(target=gateway.serve_forever, args=(0.005,), daemon=True).start()
     prompts = write_prompts(tmp_path / "prompts.json", CLIP, 3)
     end = run(
         tmp_path / "run", f"prompts={quoted(prompts)}", "engine=endpoint", "model.family=unverified", "model.name=small", *SHORT,

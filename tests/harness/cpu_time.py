@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import resource
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import pytest
 
@@ -29,10 +29,11 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Iterator[None]:
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    before, _last[0] = _last[0], _used_s()
-    report.user_properties.append(("cpu_s", _last[0] - before))  # type: ignore[attr-defined]
+    if report.when == "teardown":
+        before, _last[0] = _last[0], _used_s()
+        report.user_properties.append(("cpu_s", _last[0] - before))
     return report
 
 

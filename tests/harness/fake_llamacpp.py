@@ -31,7 +31,7 @@ class Server:
             def log_message(self, *_):
                 pass
         server = ThreadingHTTPServer(("127.0.0.1", params.port), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.005,), daemon=True).start()
         self.listening_address = f"http://127.0.0.1:{params.port}"
 """
 

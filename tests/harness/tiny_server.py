@@ -27,10 +27,17 @@ from tests.harness.program import ROOT, journal_ids, results_of, wait_for
 from tests.harness.records import JOB
 
 PATIENCE_S = 900.0  # with a loaded machine; a quiet one needs about a minute to load the engine
-# Imports vLLM once, which takes 13 CPU seconds, and forks a server for each line "PORT FOLDER"; answers with its pid. The
-# engine is a fork of the server, as vLLM has it by default, except on a CPU, where it wants to bind threads to cores.
+# What servers of tests run with, beside others on the same cores: threads that wait for each other spin, and twice as many as
+# there are cores take twice the CPU time.
+LIGHT = {
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "PYTHONPATH": str(Path(__file__).with_name("light_vllm")),
+}
+# Imports vLLM once, which takes 10 CPU seconds, and forks a server for each line "PORT FOLDER"; answers with its pid.
+# A processor's keywords are deep copied several times as it is loaded, with a tokenizer of 150,000 words among them: it is shared.
 FORK_SERVERS = """
-import contextlib, gc, multiprocessing, os, runpy, sys
+import contextlib, copy, gc, os, runpy, sys
 from pathlib import Path
 from src.worker.engines.tiny_models import make_tiny_model
 from src.worker.engines.vllm_server import Server, vllm_argv, vllm_build, vllm_environment, vllm_options
@@ -39,6 +46,12 @@ from src.worker.records import from_line
 
 os.environ.update(vllm_environment(), VLLM_CPU_KVCACHE_SPACE="1", VLLM_ENABLE_V1_MULTIPROCESSING="0")
 import vllm.entrypoints.openai.api_server, vllm.v1.engine.core, vllm.v1.worker.cpu_worker
+from transformers import PreTrainedTokenizerBase
+
+def copied(tokenizer, memo):
+    return tokenizer if memo else copy._reconstruct(tokenizer, memo, *tokenizer.__reduce_ex__(4))
+
+PreTrainedTokenizerBase.__deepcopy__ = copied
 
 def serve(port, folder):
     os.setsid()
@@ -47,8 +60,6 @@ def serve(port, folder):
     server = Server(job.model, checkpoint, job.images, job.max_model_len, 64, 0.9, job.clips, job.answer.is_guided)
     options = vllm_options() if server.guided else ""
     _, _, module, *sys.argv[1:] = vllm_argv(server, port, vllm_build()[0], cpu=True, options=options)
-    fork = multiprocessing.get_context("fork")
-    multiprocessing.get_context = lambda method=None: fork
     del sys.modules[module]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
@@ -94,8 +105,8 @@ class TinyServers:
     def __init__(self, python: str, log: Path) -> None:
         with open(log, "wb") as stderr:
             self._forks = subprocess.Popen(
-                [python, "-c", FORK_SERVERS],
-                cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True,
+                [python, "-c", FORK_SERVERS], cwd=ROOT, env=os.environ | LIGHT,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True,
             )  # fmt: skip
 
     @contextmanager

@@ -59,7 +59,7 @@ class Server:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.005,), daemon=True).start()
         self.engine: EngineSettings = replace(
             ENGINE, name="endpoint", base_url=f"http://127.0.0.1:{self._server.server_address[1]}/v1"
         )

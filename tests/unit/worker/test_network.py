@@ -42,7 +42,7 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.005,), daemon=True).start()
     address = f"127.0.0.1:{server.server_address[1]}"
     monkeypatch.setenv("http_proxy", f"http://me:secret@{address}")
     monkeypatch.setenv("https_proxy", address)
