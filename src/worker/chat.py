@@ -87,7 +87,7 @@ class ChatClient:
         path = target(self.base, f"{self.base.path}/chat/completions")
         self._head = f"POST {path} HTTP/1.1\r\nHost: {self.base.netloc}\r\n{''.join(lines)}"
         self.signals = signals or Signals(self.metrics_page)
-        self._reader = Reader()
+        self._reader = Reader(lambda: self.signals.is_counted)
         self._idle: list[socket.socket] = []  # connections; appending and popping are atomic
 
     @classmethod

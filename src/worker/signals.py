@@ -88,6 +88,11 @@ class Signals:
         self.accepted = 0
         self._late = 0
 
+    @property
+    def is_counted(self) -> bool:
+        """Whether the server counts its tokens itself, as far as is known."""
+        return self._page is not None
+
     # -------------------------------------------------------------------------------------------------- one request
 
     def sent(self, size: int) -> None:

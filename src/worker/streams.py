@@ -20,6 +20,9 @@ from .replies import MOST_REPLY
 
 LATE = 0.02  # of the time that a response takes: as much later it may be noticed that it is whole
 LEAST_S, MOST_S = 0.002, 0.2  # between two looks
+MOST_RELAXED_S = (
+    0.4  # where a server counts its tokens itself, so that the window does not depend on when they are seen
+)
 READING = 0.1  # share of a core that reading may take before it looks less often
 PIECE = 1 << 16
 Came = Callable[[int, "float | None"], None]
@@ -134,9 +137,10 @@ def send(sock: socket.socket, data: bytes, timeout_s: float) -> None:
 
 class Reader:
     """The thread that reads; it starts with the first response and ends with the process. A connection that is kept for another
-    request stays with the selector in between."""
+    request stays with the selector in between. is_counted: whether the server counts its tokens itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_counted: Callable[[], bool] = lambda: False) -> None:
+        self._is_counted = is_counted
         self._selector = selectors.DefaultSelector()
         # Of each connection of the selector, by its number; None: an idle one.
         self._open: dict[int, Response | None] = {}
@@ -190,4 +194,5 @@ class Reader:
                             self._open[key.fd] = None
                     response.end(error)
             spent_s = time.thread_time() - started
-            time.sleep(min(MOST_S, max(LEAST_S, self._every_s, spent_s / READING)))
+            most_s = MOST_RELAXED_S if self._is_counted() else MOST_S
+            time.sleep(min(most_s, max(LEAST_S, self._every_s, spent_s / READING)))

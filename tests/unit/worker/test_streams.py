@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import http.client
 import os
+import queue
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -130,6 +132,21 @@ def test_closed_idle_connection_is_watched_no_more(ends: tuple[socket.socket, so
     assert response.wait(10)
     ends[1].close()
     wait_for(lambda: not reader._selector.get_map())
+
+
+@pytest.mark.parametrize(("is_counted", "pause_s"), [(False, streams.MOST_S), (True, streams.MOST_RELAXED_S)])
+def test_tokens_the_server_counts_are_read_later(
+    ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, is_counted: bool, pause_s: float
+) -> None:
+    """What is read when tells the window how fast a server is, unless /metrics does."""
+    pauses: queue.Queue[float] = queue.Queue()
+    clock = SimpleNamespace(monotonic=time.monotonic, thread_time=time.thread_time, sleep=pauses.put)
+    monkeypatch.setattr(streams, "time", clock)
+    reader, response = Reader(lambda: is_counted), Response(ends[0], lambda events, first_s: None)
+    reader._every_s = 9.0  # as after answers of many minutes
+    reader.add(response)
+    ends[1].sendall(HEAD + b"Content-Length: 0\r\n\r\n")
+    assert pauses.get(timeout=10) == pause_s
 
 
 def test_idle_connection_that_closed_is_replaced(server: ScriptedServer) -> None:
