@@ -18,7 +18,7 @@ from pathlib import Path
 from . import choices
 from .files import bundled
 from .shortcuts import WORDS
-from .text import PROGRAM
+from .text import PROGRAM, natural_key
 
 HIDDEN = ("hydra", "local")  # folders of conf/ that are no config groups: Hydra's own, and the user's defaults
 EXAMPLES = (
@@ -148,7 +148,7 @@ def options_of(folder: Path) -> tuple[Option, ...]:
     chosen = dict(re.findall(r"^  - (\w+): (\w+)", text, re.MULTILINE))
     return tuple(
         Option(file.stem, _first_comment(file), chosen.get(folder.name) == file.stem)
-        for file in sorted(folder.glob("*.yaml"), key=_in_order)
+        for file in sorted(folder.glob("*.yaml"), key=lambda file: natural_key(file.stem))
     )
 
 
@@ -206,8 +206,3 @@ def _default(value: ast.expr | None) -> str:
 def _first_comment(file: Path) -> str:
     lines = file.read_text(encoding="utf-8").splitlines()
     return next((line[2:] for line in lines if line.startswith("# ") and not line.startswith("# @package")), "")
-
-
-def _in_order(file: Path) -> list[tuple[str, int]]:
-    """Natural sort order: 4k before 16k, 480p before 1080p."""
-    return [(word, int(n or 0)) for word, n in re.findall(r"(\D*)(\d*)", file.stem)]

@@ -50,6 +50,11 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "journal_read_again": ("{file} differs from the copy of it here; it is read again.",),
     "journal_repaired": ("{lines} damaged lines of the journal are in {file} now; their items have not ended.",),
     "left_out": ("{files}: left out; {note}.",),
+    "file_not_updated": ("{file} is left as it is: {reason}. The answers are in results.json.",),
+    "items_not_updated": (
+        "{file} has changed since the run was planned: {items} items are not in it as they were, and their answers only in "
+        "results.json. The first: {first}.",
+    ),
     "left_out_of_export": ("Items left out of {file}: {items}. The first: {first}.",),
     "line_left_out": ("{line}; it is left out.",),
     "link_lost": ("The link to {host} is lost: {reason}. Next try in {again_in}.",),

@@ -20,6 +20,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else f"\\u{ord(c):04x}" for c in text)
 
 
+def natural_key(name: str) -> list[tuple[str, int]]:
+    """Sorts names as people number them: 4k before 16k, frame 2 before frame 10."""
+    return [(word, int(number or 0)) for word, number in re.findall(r"(\D*)(\d*)", name)]
+
+
 def cell(value: object) -> object:
     """A value for a spreadsheet: a text that it would run as a formula gets an apostrophe before it (OWASP, CSV Injection),
     a bare carriage return, which ends a row for some readers, is a line break, and other control characters are named."""

@@ -47,7 +47,7 @@ def state_of(inspected: str) -> State:
 def is_foreign(inspected: str, job: str, root: str) -> bool:
     """Whether the container that was inspected is not that of this job folder, though it has its name."""
     found = _STATE.search(inspected)
-    return found is None or found[4].strip() != f"{_job_of(job)} {root}"
+    return found is None or not f"{found[4].strip()} ".startswith(f"{_job_of(job)} {root} ")
 
 
 def container_name(job: str) -> str:

@@ -52,14 +52,18 @@ have="../jobs/.have-$3"
 cat > "$have.names"
 : > "$have"
 while IFS= read -r name; do
-  if [ -e "$1/frames/$name" ]; then continue; fi
-  if [ -e "$name" ]; then echo "${name%.*}  $name" >> "$have"; else echo "$name"; fi
+  if [ -e "$1/frames/$name" ]; then echo "${name%.*}  $1/frames/$name" >> "$have"
+  elif [ -e "$name" ]; then echo "${name%.*}  $name" >> "$have"
+  else echo "$name"; fi
 done < "$have.names"
-sha256sum --check --quiet "$have" 2>/dev/null | sed -n 's/: FAILED.*//p' | while IFS= read -r name; do
-  rm -f "$name"
+sha256sum --check --quiet "$have" 2>/dev/null | sed -n 's/: FAILED.*//p' | while IFS= read -r path; do
+  name=${path##*/}
+  rm -f "$name" "$1/frames/$name"
   echo "$name"
 done
-cut -c67- "$have" | while IFS= read -r name; do [ ! -e "$name" ] || echo "$name"; done | xargs -r ln -f -t "$1/frames" --
+cut -c67- "$have" | while IFS= read -r name; do
+  case $name in */*) ;; *) [ ! -e "$name" ] || echo "$name" ;; esac
+done | xargs -r ln -f -t "$1/frames" --
 rm -f "$have" "$have.names"
 """
 )
@@ -286,7 +290,7 @@ class RemoteFolder:
         asked = script(_POLL, self.folder, str(at), str(self._events_at), str(LIMIT), *question)
         done = self.host.run(asked)
         answer, _, rest = checked(done, self.host, "the job cannot be polled").partition(b"\n")
-        text = (answer + done.err).decode("utf-8", "replace")
+        text = (answer + b"\n" + done.err).decode("utf-8", "replace")  # its first line is the answer
         if rest == b"gone\n" or rest.endswith(b"\ngone\n"):
             return Polled(text, is_gone=True)
         with reading(self.host, rest):
@@ -374,6 +378,6 @@ def peek(host: Host, folder: str, state: State) -> JobStatus:
 
 
 def answer_of(host: Host, question: Sequence[str]) -> str:
-    """What a command prints, output before errors."""
+    """What a command prints, as a poll brings it: its output as one line, then its errors."""
     done = host.run(question)
-    return (done.out + done.err).decode("utf-8", "replace")
+    return (done.out.replace(b"\n", b" ") + b"\n" + done.err).decode("utf-8", "replace")

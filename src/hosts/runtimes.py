@@ -60,7 +60,7 @@ class ProcessRuntime:
         return script(_PROCESS, self.folder)
 
     def state(self, answer: str) -> State:
-        words = answer.split()
+        words = answer.partition("\n")[0].split()
         return RUNNING if "running" in words else ABSENT if "absent" in words else State("ended")
 
     def start(self) -> None:

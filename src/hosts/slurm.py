@@ -64,10 +64,10 @@ class SlurmRuntime:
         return script(_STATE, self.folder, self.name)
 
     def state(self, answer: str) -> State:
-        word = (answer.split() or [""])[-1]
-        if word not in STATES:
+        known = [STATES[word] for word in answer.partition("\n")[0].split() if word in STATES]
+        if not known:
             raise LinkLost(f"{self.host.name}: Slurm does not answer: {answer.strip()[-300:]}")
-        return STATES[word]
+        return known[-1]
 
     def start(self) -> None:
         command = f"exec {shlex.join(self.launch.command(self.folder))}"

@@ -19,6 +19,8 @@ for job in *; do
   answered=$(cat "$job/results.jsonl" 2>/dev/null | wc -l)
   state=ended
   [ -e "$job/lock" ] && ! flock -n "$job/lock" true && state=running
+  # Others start its worker, perhaps later, and on a node whose lock is not seen here.
+  [ "$2" != shared ] || [ -e "$job/exit.json" ] || [ -e "$job/cancelled" ] || [ -e "../ended/$job" ] || state=running
   echo "$answered $state $(du -sk "$job" | cut -f1) $job"
 done
 """
@@ -40,7 +42,12 @@ class StaleJob:
 def jobs_on(host: Host, settings: HostSettings) -> list[StaleJob]:
     """All jobs below host.root; without Docker there are no containers."""
     root = root_on(host, settings)
-    with reading(host, checked(host.run(script(_JOBS, root)), host, "jobs cannot be listed")) as listed:
+    with reading(
+        host,
+        checked(
+            host.run(script(_JOBS, root, "shared" if settings.kind == "pool" else "")), host, "jobs cannot be listed"
+        ),
+    ) as listed:
         rows = (line.split(" ", 3) for line in listed.splitlines())
         folders = {
             row[3]: (int(row[0]), row[1], int(row[2])) for row in rows if len(row) == 4 and _JOB_ID.fullmatch(row[3])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -144,7 +145,7 @@ def _placer(item: PlanItem, files: dict[str, str], known: dict[Path, str], repos
 
     def place(written: str) -> str:
         path, _ = find_file(Path(item.source).parent, written, (), (repository, "."))
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise ValueError("is not a file")
         if path not in known:
             with open(path, "rb") as f:

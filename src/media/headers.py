@@ -56,8 +56,8 @@ def mov_rotation(path: Path, track: int) -> int:
         handler = dict(_boxes(boxes.get(b"mdia", b""))).get(b"hdlr", b"")
         if handler[8:12] == b"vide" and b"tkhd" in boxes:
             header = boxes[b"tkhd"]
-            at, number = (52, 20) if header[0] == 1 else (40, 12)
-            if int.from_bytes(header[number : number + 4], "big") != track:
+            at, number = (52, 20) if header[:1] == b"\1" else (40, 12)
+            if int.from_bytes(header[number : number + 4], "big") != track or len(header) < at + 8:
                 continue
             a, b = struct.unpack(">ii", header[at : at + 8])
             return round(math.degrees(math.atan2(b, a))) % 360
@@ -72,7 +72,7 @@ def _find_box(f: BinaryIO, wanted: bytes, size: int) -> bytes | None:
         length, kind = struct.unpack(">I4s", f.read(8))
         head = 8
         if length == 1:
-            length, head = struct.unpack(">Q", f.read(8))[0], 16
+            length, head = int.from_bytes(f.read(8), "big"), 16
         elif length == 0:
             length = size - at
         if length < head:

@@ -74,7 +74,7 @@ class PlanItem:
     @property
     def is_of_table(self) -> bool:
         """Whether its fields are cells of a table, which are text."""
-        return self.source.endswith((".csv", ".tsv", ".xlsx"))
+        return self.source.lower().endswith((".csv", ".tsv", ".xlsx", ".xlsm", ".txt"))
 
     @property
     def runs(self) -> bool:

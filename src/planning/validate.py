@@ -293,7 +293,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "host.command_timeout_s": (1, 1e6), "image.pull_timeout_s": (1, 1e6), "host.price_per_gpu_hour": (0, 1e6),
     "hints.workers": (0, 1024), "output.lock_timeout_s": (0, 1e7), "notify.timeout_s": (0.1, 1e6),
     "manifest.gpus": (0, 64), "manifest.cpus": (0.01, 1024), "manifest.retries": (0, 1000),
-    "model.max_images": (1, 1000), "model.max_num_seqs": (1, 100_000), "model.gpu_memory_utilization": (0.01, 1),
+    "spec.fps": (1, 240), "model.max_images": (1, 1000), "model.max_num_seqs": (1, 100_000),
+    "model.gpu_memory_utilization": (0.01, 1),
     "model.tensor_parallel_size": (1, 1024), "model.data_parallel_size": (1, 1024), "video.max_bytes": (1, 1e18),
     "video.max_pixels": (1, 1e18), "video.max_duration_s": (0, math.inf), "video.max_render_s": (1, 1e7),
 }  # fmt: skip

@@ -115,7 +115,7 @@ def fields_of(raw: Mapping[str, Any], reading: Reading) -> Found:
         if role is None:
             continue
         text = text_of(value)
-        if text is None and value is not None and field not in (*TEXT_FIELDS, *VIDEO_FIELDS):
+        if text is None and value is not None and role[1] >= 0 and field not in (*TEXT_FIELDS, *VIDEO_FIELDS):
             continue  # of a dataset: pixels, a list of turns
         if role[0] == "video" and role[1] >= 0 and _plain(field) in _WEAK and not looks_like_clip(text or ""):
             continue

@@ -244,14 +244,14 @@ def _json_objects(f: io.TextIOBase, reading: Reading, *, one_per_line: bool) -> 
     raw = _loads(first)
     if not one_per_line or isinstance(raw, BadItem):
         more = next((line for line in f if line.strip()), "")
-        if not more or (isinstance(raw, BadItem) and isinstance(_loads(more), BadItem)):
+        if not more or isinstance(raw, BadItem):
             f.seek(0)
             whole = _loads(f.read())
             # Where neither is JSON, errors by line are more precise than one for the file, if the second line starts an object too.
             if not isinstance(whole, BadItem):
                 yield from _whole(whole, reading)
                 return
-            if not more.lstrip().startswith("{"):
+            if not more.lstrip().startswith("{") and isinstance(_loads(more), BadItem):
                 raise FileProblem(whole, whole.place)
     f.seek(0)
     for number, line in enumerate(iter(f.readline, ""), start=1):
@@ -262,15 +262,19 @@ def _json_objects(f: io.TextIOBase, reading: Reading, *, one_per_line: bool) -> 
 def _whole(whole: Any, reading: Reading) -> Iterator[RawItem]:
     """The spec that a file is, or the items that lie inside it: a list, or an object of items by name (as the `samples` of
     NVIDIA's cosmos-predict2.5), which take what else is beside them."""
+    inside = {}
     if isinstance(whole, dict):
-        for key, value in (*whole.items(), ("", whole)):
-            entries = _entries(value, reading) if key in ("samples", "") or not reading.knows_any(whole) else []
-            if entries:
-                shared = {k: v for k, v in whole.items() if not isinstance(v, dict | list)} if key else {}
-                for where, item in entries:
-                    yield where, "nested", {**shared, **item}
-                return
-    yield "the object", *_unpacked(whole, "object")
+        keys = ["samples"] if reading.knows_any(whole) else list(whole)
+        inside = {key: entries for key in keys if (entries := _entries(whole.get(key), reading))}
+        inside = inside or {"": _entries(whole, reading)}
+    if len(inside) > 1:
+        raise FileProblem(f"has items in {' and in '.join(map(shown_value, inside))}; keep one of them in a file")
+    for key, entries in inside.items():
+        shared = {k: v for k, v in whole.items() if not isinstance(v, dict | list)} if key else {}
+        for where, item in entries:
+            yield where, "nested", {**shared, **item}
+    if not any(inside.values()):
+        yield "the object", *_unpacked(whole, "object")
 
 
 def _entries(value: Any, reading: Reading) -> list[tuple[str, dict[str, Any]]]:
@@ -294,7 +298,7 @@ def _unpacked(raw: Any, shape: str) -> tuple[str, Any]:
     asked = next((t for t in reversed(turns) if isinstance(t, dict) and t.get("role") == "user"), {})
     parts = asked.get("content")
     parts = [{"type": "text", "text": parts}] if isinstance(parts, str) else parts if isinstance(parts, list) else []
-    texts = [part["text"] for part in parts if isinstance(part, Mapping) and text_of(part.get("text"))]
+    texts = [text for part in parts if isinstance(part, Mapping) and (text := text_of(part.get("text")))]
     kept = {key: value for key, value in raw.items() if key not in ("body", "messages", "method", "url")}
     if len(texts) < len(parts):
         kept["pictures of the request"] = len(parts) - len(texts)

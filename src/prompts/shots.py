@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..text import natural_key
 from .fields import VIDEO_SUFFIXES
 
 COLOUR = ("color", "colour", "rgb", "beauty")
@@ -71,6 +72,7 @@ def sequences_of(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
     inner = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."]
     for path in (*inner, *(deeper for shot in inner for deeper in sorted(shot.iterdir()) if deeper.is_dir())):
         if path.name.casefold() in (*COLOUR, *CONTROLS):
-            frames = sorted(p for p in path.iterdir() if p.suffix.lower() in FRAMES and p.name[0] != ".")
+            found = (p for p in path.iterdir() if p.suffix.lower() in FRAMES and p.name[0] != ".")
+            frames = sorted(found, key=lambda p: natural_key(p.name))
             if frames:
                 yield path.with_suffix(".mp4"), frames

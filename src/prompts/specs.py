@@ -78,8 +78,15 @@ def prompt_files(pattern: str, cache: Path = OUTPUTS / ".cache") -> list[Path]:
     """The files that `prompts=` names: a file, the prompt files of a folder, or the matches of a glob, sorted; of a
     dataset folder, its Arrow files in their own order; of an address, the file in the cache.
 
-    Raises InputError when there are none.
+    Raises InputError when there are none, or for a path that no plan can hold.
     """
+    files = _prompt_files(pattern, cache)
+    if strange := next((file for file in files if not _encodable(str(file))), None):
+        raise InputError(f"{str(strange)!a}: its path is not valid UTF-8", hint="rename the file or its folder")
+    return files
+
+
+def _prompt_files(pattern: str, cache: Path) -> list[Path]:
     if address := remote.address_of(pattern):
         try:
             return [remote.fetched(address, cache)]
@@ -281,13 +288,14 @@ def problems_of(raw: Any, found: Found | None = None) -> Iterator[tuple[str, str
 
 def _problems_of_field(name: str, value: Any, found: Found) -> Iterator[tuple[str, str]]:
     is_clip = name in VIDEO_FIELDS or name in (found.video, found.prompt_file)
-    if name in TEXT_FIELDS or is_clip:
-        is_text = isinstance(value, str) if name in (*TEXT_FIELDS, *VIDEO_FIELDS) else text_of(value) is not None
+    if name in TEXT_FIELDS or name == found.prompt or is_clip:
+        text = text_of(value)
+        is_text = isinstance(value, str) if name in (*TEXT_FIELDS, *VIDEO_FIELDS) else text is not None
         if value is not None and not is_text:
             yield name, f"is {kind_of_value(value)}, not text"
-        elif is_clip and value and "\0" in value:
+        elif is_clip and text and "\0" in text:
             yield name, "contains a NUL character"
-        elif is_clip and isinstance(value, str) and remote.holds_secret(remote.address_of(value)):
+        elif is_clip and text and remote.holds_secret(remote.address_of(text)):
             yield (
                 name,
                 "is an address with a password or a signature, which would be written down; leave it out, and log in",
@@ -360,7 +368,7 @@ def _refuse_ignored_clip(
         if not text or not looks_like_clip(text) or not may_be_input(name):
             continue
         path, _ = find_file(file.parent, text, reading.roots, reading.checkouts)
-        if path.is_file() and path != video:
+        if os.path.isfile(path) and path != video:
             used = f"; the clip that is used is {video}" if video else ""
             raise _Problems(
                 [(name, f"names the clip {path}, and is not read{used}; columns.video=NAME says which field is")]

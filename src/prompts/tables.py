@@ -18,6 +18,13 @@ from .fields import FileProblem, Reading
 
 DELIMITERS = (",", ";", "\t", "|")
 Row = tuple[str, dict[str, Any] | str]
+_DAMAGED = (
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    IndexError,
+)  # what openpyxl raises where XML is not as it expects
 
 
 def delimiter_of(header: str, reading: Reading) -> str | None:
@@ -96,6 +103,8 @@ def xlsx_rows(file: Path, reading: Reading) -> Iterator[Row]:
     try:
         book = openpyxl.load_workbook(file, read_only=True, data_only=True)
         try:
+            for sheet in book.worksheets:
+                sheet.reset_dimensions()  # of what some programs write there, rows and columns would be missing
             sheets = {sheet.title: _texts(sheet.iter_rows(values_only=True)) for sheet in book.worksheets}
             chosen = next((title for title in sheets if _is_known(book[title], reading)), next(iter(sheets)))
             if others := [title for title in sheets if title != chosen]:
@@ -103,8 +112,8 @@ def xlsx_rows(file: Path, reading: Reading) -> Iterator[Row]:
             yield from _rows(enumerate(sheets[chosen], start=1), "row")
         finally:
             book.close()
-    except (InvalidFileException, zipfile.BadZipFile, OSError, KeyError, ValueError, EOFError, SyntaxError) as e:
-        raise FileProblem(f"is not a readable workbook ({e})") from e
+    except (InvalidFileException, zipfile.BadZipFile, OSError, EOFError, SyntaxError, *_DAMAGED) as e:
+        raise FileProblem(f"is not a readable workbook ({type(e).__name__}: {e})") from e
 
 
 def _is_known(sheet: Any, reading: Reading) -> bool:

@@ -102,9 +102,11 @@ def _lines(
 
 def _write_texts(plan: Plan, table: Sequence[Row], folder: Path) -> None:
     """One text per item, NAME.txt, as trainers read it next to a clip NAME.mp4; the original prompt where it was kept."""
-    names = UniqueNames()
+    names, stems = UniqueNames(), dict.fromkeys(Path(item.video.path).stem for item in plan.items if item.video)
+    own = {stem: names.free(stem) for stem in stems}  # before any that gets a number, which may make it another clip's
     for item, row in zip(plan.items, table, strict=True):
-        name = names.free(Path(item.video.path).stem if item.video else item.slug)
+        stem = Path(item.video.path).stem if item.video else item.slug
+        name = own.pop(stem, "") or names.free(stem)
         text = (row["upsampled_prompt"] or item.prompt).strip()
         (folder / f"{name}.txt").write_text(f"{text}\n", encoding="utf-8")
 

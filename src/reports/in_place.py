@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import log
 from ..files import write_atomic
 from ..planning.plan import Plan, PlanItem
-from ..prompts.fields import Reading
-from ..prompts.formats import raw_items
+from ..prompts.fields import FileProblem, Reading, fields_of, text_of
+from ..prompts.formats import BadItem, raw_items
 from ..prompts.tables import DELIMITERS, delimiter_of
 from . import nvidia
 from .rows import Row
@@ -30,24 +31,54 @@ Additions = Callable[[PlanItem, Row, dict[str, Any]], dict[str, Any]]
 
 
 def update(plan: Plan, table: Sequence[Row], additions: Additions) -> None:
-    """Write the additions into the files that the prompts came from; the file before is kept as NAME.bak."""
-    by_source: dict[str, dict[str, tuple[PlanItem, Row]]] = {}
+    """Write the additions into the files that the prompts came from; the file before is kept as NAME.bak. Where a file has been
+    edited since, items that are no longer as they were planned, and a file that can no longer be read, are left alone."""
+    by_source: dict[str, list[tuple[PlanItem, Row]]] = {}
     for item, row in zip(plan.items, table, strict=True):
-        by_source.setdefault(item.source, {})[item.where or item.name] = (item, row)
+        by_source.setdefault(item.source, []).append((item, row))
     for source, found in by_source.items():
-        file = Path(source)
-        style, updated, shape = _style_of(file), [], "list"
-        for where, shape, raw in raw_items(file):
-            if item_and_row := found.get(where) or found.get(raw.get("name", "")):
-                more = additions(*item_and_row, raw)
-                raw, beside = nvidia.split(raw, more) if shape == "object" else (raw | more, {})
-                if beside:
-                    text = json.dumps(beside, ensure_ascii=False, indent=1) + "\n"
-                    write_atomic(file.with_name(f"{file.name}{nvidia.SIDECAR}"), text)
-            updated.append(raw)
+        try:
+            missing = _update_file(Path(source), found, additions)
+        except (FileProblem, FileNotFoundError) as e:
+            log.get().warning("file_not_updated", file=source, reason=str(e))
+            continue
+        if missing:
+            log.get().warning("items_not_updated", file=source, items=len(missing), first=missing[0])
+
+
+def _update_file(file: Path, found: Sequence[tuple[PlanItem, Row]], additions: Additions) -> list[str]:
+    """Update one file; the names of the items that it no longer holds as they were planned."""
+    places = {item.where or item.name: (item, row) for item, row in found}
+    names = {item.name: (item, row) for item, row in found}
+    style, updated, shape = _style_of(file), [], "list"
+    for where, shape, raw in raw_items(file):
+        if not isinstance(raw, dict):
+            raise FileProblem(raw if isinstance(raw, BadItem) else f"{where} is no item")
+        near = (pair for pair in (places.get(where), names.get(text_of(raw.get("name")) or "")) if pair)
+        if pair := next((pair for pair in near if pair[0].name in names and _is_planned(raw, pair[0])), None):
+            del names[pair[0].name]
+            more = additions(*pair, raw)
+            raw, beside = nvidia.split(raw, more) if shape == "object" else (raw | more, {})
+            if beside:
+                text = json.dumps(beside, ensure_ascii=False, indent=1) + "\n"
+                write_atomic(file.with_name(f"{file.name}{nvidia.SIDECAR}"), text)
+        updated.append(raw)
+    if len(names) < len(found):
         data = _as_file(updated, shape, style)
         shutil.copy2(file, _free_backup(file))
         write_atomic(Path(os.path.realpath(file)), data)  # a link stays one
+    return list(names)
+
+
+def _is_planned(raw: dict[str, Any], item: PlanItem) -> bool:
+    """Whether an item of a file is still the planned one: it has the same prompt, unless that is in a file of its own, and clip."""
+    texts = {text_of(value) for value in raw.values()}
+    return (item.prompt in texts or not _has_prompt(raw)) and (not item.video_path or item.video_path in texts)
+
+
+def _has_prompt(raw: dict[str, Any]) -> bool:
+    found = fields_of(raw, Reading())
+    return bool(found.prompt and text_of(raw[found.prompt]))
 
 
 def _free_backup(file: Path) -> Path:

@@ -30,7 +30,7 @@ def place_of(item: PlanItem, folder: Path | None) -> Place:
 @lru_cache(maxsize=4096)  # many items share a clip
 def _place_of_file(source: str, folder: Path | None, written: str) -> str:
     path, _ = find_file(Path(source).parent, written)
-    if not path.is_file():
+    if not os.path.isfile(path):  # a name that is too long, or a folder that may not be entered, holds none
         raise ValueError("is not a file")
     return os.path.relpath(path, folder) if folder else str(path)
 

@@ -7,6 +7,7 @@ sat/sample_video.py; cosmos-framework scripts/inference and inference/common/arg
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -65,8 +66,8 @@ def call(name: str, sample: Sample) -> str:
 
 def line_of_cogvideox(sample: Sample) -> str:
     """PROMPT, or PROMPT@@IMAGE; the prompt without the marks that end it."""
-    prompt = " ".join(sample.prompt.replace("@@", "@ @").split())
-    return f"{prompt}@@{sample.image}" if sample.image else prompt
+    prompt = " ".join(re.sub("@(?=@)", "@ ", sample.prompt).split())
+    return f"{prompt}{' ' * prompt.endswith('@')}@@{sample.image}" if sample.image else prompt
 
 
 def sample_of_cosmos3(sample: Sample, *, ascii_only: bool = True) -> dict[str, Any]:

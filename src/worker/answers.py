@@ -36,13 +36,17 @@ _LABEL = re.compile(
     rf"(?:{_TEXT}|answer|output)[*_\s]*:[*_]*\s+",
     re.IGNORECASE,
 )
+# Blanks are matched from the first of a run on, and a line to its end: answers that repeat them a thousand times are checked, too.
+_BREAK = r"(?<!\s)(?=[^\S\n]*\n)\s+"  # a run of blanks with a line break in it
 _OFFER = re.compile(
-    r"(?:\n\s*|(?<=[.!?\"”*])\s+)(?:please )?(?:let me know|feel free to|i hope (?:this|that|you)|hope this helps|would you like|"
-    r"do you want me|if you(?:'d|’d| would) like|if you (?:need|want)|is there anything)\b[^\n]*\s*$",
+    rf"(?:{_BREAK}|(?<=[.!?\"”*])\s+)(?:please )?(?:let me know|feel free to|i hope (?:this|that|you)|hope this helps|"
+    r"would you like|do you want me|if you(?:'d|’d| would) like|if you (?:need|want)|is there anything)\b"
+    r"(?=(?P<line>[^\n]*))(?P=line)\s*$",
     re.IGNORECASE,
 )
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # which a prompt cannot be given on to a program with
-_RULE = re.compile(r"^\s*(?:-{3,}|\*{3,}|_{3,})\s*\n|\n\s*(?:-{3,}|\*{3,}|_{3,})\s*$")
+_RULE = re.compile(rf"^\s*(?:-{{3,}}|\*{{3,}}|_{{3,}})\s*\n|{_BREAK}(?:-{{3,}}|\*{{3,}}|_{{3,}})\s*$")
+MOST_LAYERS = 20  # of what is removed around a prompt, one after another
 _QUOTES = {'"': '"', "“": "”", "„": "“", "«": "»", "'": "'", "‘": "’", "`": "`", "「": "」"}
 
 
@@ -93,9 +97,9 @@ def cleaned(text: str) -> tuple[str, list[str]]:
     for thought in _THOUGHTS:
         text = without("reasoning", thought, text)
     text = without("tags", _TAGS, text)
-    before = ""
-    while text != before and not text.lstrip("`json \n").startswith(("{", "[")):
-        before = text
+    for _ in range(MOST_LAYERS):
+        if (before := text).lstrip("`json \n").startswith(("{", "[")):
+            break
         for preface in _PREFACES:
             text = without("preface", preface, text, 1)
         text = without("label", _LABEL, text, 1)
@@ -104,6 +108,8 @@ def cleaned(text: str) -> tuple[str, list[str]]:
         if (bare := _unquoted(text.strip())) != text.strip():
             removed["quotation marks"] = None
             text = bare
+        if text == before:
+            break
     return text, list(removed)
 
 

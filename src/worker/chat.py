@@ -29,7 +29,7 @@ METRICS_TIMEOUT_S = 2.0
 _URL, _NO_URL = b'{"url": "%s"}', b'{"url": ""}'
 _JSON = {"Content-Type": "application/json"}
 _NO_FORMAT = re.compile(rb"response_format|json_schema|structured.?output|guided|grammar", re.IGNORECASE)
-NOT_TAKEN = (429, 502, 503, 504)  # of a server that is full or away, or of a proxy before it
+NOT_TAKEN = (402, 429, 502, 503, 504)  # of a server that is full or away, wants to be paid, or of a proxy before it
 
 # ----------------------------------------------------------------------------------------------------------- engines
 
@@ -210,12 +210,12 @@ class ChatClient:
             return ItemFailed(f"{message_of(text)}: tokenizer and checkpoint do not match; check model.tokenizer")
         if kind == "no_pictures":
             return ItemFailed(f"{message_of(text)}: check model.mmproj, or set model.text_only=true")
-        if status in (408, 409, 425, 429) or status >= 500:
+        if status in (402, 408, 409, 425, 429) or status >= 500:
             message = f"HTTP {status}: {message_of(text)}"
             return Unavailable(message, pause_of(retry_after), refused=status in NOT_TAKEN, failed=True)
         if status in (401, 403):
             return NoAccess(f"the server refused the key (HTTP {status}): {message_of(text)}")
-        if status in (404, 405, 410):  # no fault of the item: all others would get the same
+        if 300 <= status < 400 or status in (404, 405, 407, 410):  # no fault of the item: all others would get the same
             return LoadFailed(
                 f"the server has no such model or address (HTTP {status}): {message_of(text)}: check engine.base_url and model.name"
             )
@@ -226,9 +226,11 @@ def _read_stream(response: Response, masked: Callable[[str], str]) -> Answer:
     """The answer from server-sent events, up to [DONE]; raises HTTPException when the stream broke off before it, InvalidRecord
     for a reply of another form."""
     reply = completion_of(response.body)
-    if reply.events and (error := reply.events[-1].error) is not None:
-        raise Unavailable(masked(message_of(json.dumps({"error": error}))))
+    if (error := next((event.error for event in reply.events if event.error is not None), None)) is not None:
+        raise Unavailable(masked(message_of(json.dumps({"error": error}))), failed=True)
     if not reply.is_done:
+        if not reply.events and response.body.lstrip().startswith(b"{"):  # no stream, whatever the status says
+            raise Unavailable(masked(message_of(response.body.decode("utf-8", "replace"))), failed=True)
         raise http.client.HTTPException("the stream broke off")
     usage, finish, queue_s = Usage(), "", None
     for event in reply.events:
@@ -238,6 +240,8 @@ def _read_stream(response: Response, masked: Callable[[str], str]) -> Answer:
         finish = event.finish_reason or finish
     if finish == "abort":  # from a server that is being stopped, for an answer it did not finish
         raise Unavailable("the server aborted the request")
+    if finish == "error":  # of a provider behind the server
+        raise Unavailable("the server ended the answer with an error", failed=True)
     if max(len(json.dumps(part)) for part in (reply.text, reply.reasoning)) > MOST_TEXT:
         raise InvalidRecord(f"an answer of more than {MOST_TEXT} bytes")
     text = reply.text.encode("utf-8", "replace").decode()  # half a surrogate pair is no text

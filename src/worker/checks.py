@@ -22,6 +22,8 @@ def failed_check(answer: Answer, item: Item, checks: Checks) -> str | None:
         return "empty answer"
     if checks.cut_off and answer.finish_reason == "length":
         return CUT_OFF
+    if answer.finish_reason == "content_filter":
+        return "cut off by the server's content filter"
     if prompt and (text == prompt or (text in prompt and len(text) > 20)):
         return "echo of the prompt"
     if is_refusal(answer.text):

@@ -26,11 +26,20 @@ class Flow(Generic[T]):
     """What is to be done by lanes (threads), in order of tickets, and the places in flight.
 
     signals: of the server; None for an engine without one, whose window is fixed. patience_s: how long a server may refuse
-    everything. trace: called at each change of the window and every TRACE_EVERY_S, from a thread of its own.
+    everything. trace: called at each change of the window and every TRACE_EVERY_S, from a thread of its own; failed: when that
+    thread cannot continue.
     """
 
-    def __init__(self, window: Window, signals: Signals | None, patience_s: float, trace: Trace) -> None:
+    def __init__(
+        self,
+        window: Window,
+        signals: Signals | None,
+        patience_s: float,
+        trace: Trace,
+        failed: Callable[[BaseException], None],
+    ) -> None:
         self.window, self.signals, self.patience_s, self.trace = window, signals, patience_s, trace
+        self._failed = failed
         self.in_flight, self.busy = 0, 0  # places taken; items that lanes have
         self._left: set[int] = set()  # tickets whose place was given back: their answers are being checked and written
         self._todo: list[tuple[int, T]] = []  # heaps, both
@@ -170,7 +179,11 @@ class Flow(Generic[T]):
             time.sleep(TICK_S)
             now = time.monotonic()
             if self.signals and now >= look_at:
-                self._look(self.signals, now)
+                try:
+                    self._look(self.signals, now)
+                except Exception as e:  # a thread must not die silently
+                    self._failed(e)
+                    return
                 look_at = now + self.window.look_s
             with self._mutex:
                 self._admit()

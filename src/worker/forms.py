@@ -14,8 +14,8 @@ from .answer_form import TAGGED, TEXT, AnswerForm, why_invalid
 from .answers import cleaned, without_thoughts
 from .engines.engine import Answer
 
-_FENCE = re.compile(r"^\s*```\w*\s*|\s*```\s*$")
-_TAG = r"<{0}>\s*(.*?)\s*</{0}>"
+_FENCE = re.compile(r"^\s*```\w*\s*|(?<!\s)\s*```\s*$")
+_TAG = r"<{0}>(.*?)</{0}>"
 _PREFACES = {"preface", "label", "offer", "rule"}
 
 
@@ -39,6 +39,13 @@ class Formed:
 
 def formed(answer: Answer, form: AnswerForm, pins: Mapping[str, Any]) -> Formed:
     """The prompt in an answer."""
+    try:
+        return _formed(answer, form, pins)
+    except RecursionError:
+        return Formed(answer.text.strip(), invalid="it is nested too deeply")
+
+
+def _formed(answer: Answer, form: AnswerForm, pins: Mapping[str, Any]) -> Formed:
     text, reasoning, unclosed = answer.text, "", False
     if "think" in form.checks:
         text, reasoning = (text, answer.reasoning) if text.strip() else (answer.reasoning, "")
@@ -52,7 +59,7 @@ def formed(answer: Answer, form: AnswerForm, pins: Mapping[str, Any]) -> Formed:
         if not (found := re.search(_TAG.format("final_prompt"), text, re.DOTALL)):
             return Formed(text, None, reasoning, invalid="there is no <final_prompt>", unclosed=unclosed)
         avoid = re.search(_TAG.format("negative_prompt"), text, re.DOTALL)
-        text, negative = found[1], (avoid[1] if avoid else "") or None
+        text, negative = found[1].strip(), (avoid[1].strip() if avoid else "") or None
     try:
         caption, around = json_in(text)
     except ValueError as e:
@@ -87,8 +94,6 @@ def json_in(text: str) -> tuple[dict[str, Any], str]:
     decoder = json.JSONDecoder(strict=False, parse_constant=_refuse_constant, parse_float=_finite)
     try:
         value, end = decoder.raw_decode(text, start)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
     except json.JSONDecodeError as e:
         raise ValueError(f"it is not valid JSON: {e.msg} at character {e.pos - start}") from None
     return value, _FENCE.sub("", text[:start]).strip() + _FENCE.sub("", text[end:]).strip()

@@ -103,9 +103,11 @@ class JobLog:
 
     def heartbeat(self, **facts: Any) -> None:
         """Write down that the worker lives, and end it where that is wanted, for not every controller reaches its process."""
-        self.events.append(Event("heartbeat", round(time.time(), 3), **facts))
-        if (self.folder / "cancelled").exists() or not self.folder.exists():
-            os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            self.events.append(Event("heartbeat", round(time.time(), 3), **facts))
+        finally:
+            if (self.folder / "cancelled").exists() or not self.folder.exists():
+                os.kill(os.getpid(), signal.SIGTERM)
 
 
 def left_out(what: str) -> None:

@@ -137,7 +137,7 @@ def completion_of(body: bytes) -> Completion:
         is_done = False
         if lines and not body.endswith((b"\n", b"}")):
             lines.pop()  # torn
-    middle = lines[1:-3]
+    middle = [] if b'"error"' in body else lines[1:-3]  # an error counts wherever it stands
     pieces = [found[0] for line in middle if len(found := _PIECE.findall(line)) == 1]
     if len(pieces) != len(middle):
         thoughts = (line for line in middle if not _PIECE.search(line) and _THOUGHT.search(line))

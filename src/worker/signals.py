@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import threading
@@ -52,8 +53,8 @@ def read_metrics(text: str) -> Metrics | None:
             name += '{reason="capacity"}'
         if (field := _FIELD.get(name)) == "cache":
             kv_tokens += _kv_tokens(dict(re.findall(r'(\w+)="([^"]*)"', labels)))
-        elif field:
-            found.setdefault(field, []).append(float(value))
+        elif field and math.isfinite(number := float(value)):
+            found.setdefault(field, []).append(number)
     if "running" not in found or "generated" not in found:
         return None
     total = {field: sum(values) for field, values in found.items()}

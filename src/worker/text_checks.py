@@ -19,7 +19,7 @@ USABLE = ("preface", "quotes", "too_long")
 WARNINGS = ("dropped_subject",)
 NGRAM, LEAST_NGRAMS, MOST_REPEATED = 6, 12, 0.35  # words in a row; in prose under 0.05 of them come twice
 _WORDS = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
-_QUOTED = re.compile(r'"[^"]*"|“[^”]*”|「[^」]*」|«[^»]*»')
+_QUOTED = re.compile(r'"[^"]*"|“[^“”]*”|「[^「」]*」|«[^«»]*»')
 _HAN_OR_KANA = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
 # Function words, by which languages of Latin letters are told apart.
 _FUNCTION_WORDS = {

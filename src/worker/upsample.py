@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from .engines.engine import Answer, Engine, ItemFailed, ItemKept, Picture, Refus
 from .flow import Flow
 from .journal import Outbox, read_records
 from .judge import Judge
-from .lifecycle import Control, JobLog, Stopped, left_out
+from .lifecycle import Control, JobLog, NoAccess, Stopped, left_out
 from .protocol import (
     DAMAGED,
     FAILED,
@@ -121,13 +122,16 @@ class Worker:
         while not self._ended.wait(HEARTBEAT_S):
             beat += 1
             in_flight = self._flow.in_flight if hasattr(self, "_flow") else 0
-            self.log.heartbeat(beat=beat, answered=self.answered, in_flight=in_flight)
+            try:
+                self.log.heartbeat(beat=beat, answered=self.answered, in_flight=in_flight)
+            except OSError as e:  # the next one may be written; where an answer cannot, the worker ends
+                print(f"a heartbeat could not be written: {e}", file=sys.stderr, flush=True)
 
     # ---------------------------------------------------------------------------------------------- items and threads
 
     def _serve(self) -> None:
         engine = self.engine
-        flow = self._flow = Flow(engine.window, engine.signals, self.job.engine.patience_s, self._trace)
+        flow = self._flow = Flow(engine.window, engine.signals, self.job.engine.patience_s, self._trace, self._fail)
         self._outbox = Outbox(self.log.results, self._note, self._fail) if engine.signals else None
         try:
             for item in self._arriving():
@@ -162,18 +166,15 @@ class Worker:
                 self._start_lanes()
 
     def _trace(self, window: Window, seen: Seen, tokens_s: float | None) -> None:
-        try:
-            self.log.window(
-                window=window.size,
-                reason=window.reason,
-                in_flight=seen.in_flight,
-                running=seen.running,
-                waiting=seen.waiting,
-                kv=seen.kv,
-                tokens_s=None if tokens_s is None else round(tokens_s, 1),
-            )
-        except OSError as e:  # the disk is full
-            self._fail(e)
+        self.log.window(
+            window=window.size,
+            reason=window.reason,
+            in_flight=seen.in_flight,
+            running=seen.running,
+            waiting=seen.waiting,
+            kv=seen.kv,
+            tokens_s=None if tokens_s is None else round(tokens_s, 1),
+        )
 
     def _arriving(self) -> Iterator[Item]:
         """Unanswered items in order, as their batches arrive, until closed, or idle for linger_s with no controller."""
@@ -316,8 +317,13 @@ class Worker:
             return self.engine.answer(request)
         except Unavailable as e:
             error = e
-            if e.failed and work.failures == TRIES - 1 and self._is_away(request):
-                error = Unavailable(str(e), e.retry_after_s, refused=True)
+            if work.failures == TRIES - 1 and self._is_blameless(work, e) and self._is_away(request):
+                error, work.failures = Unavailable(str(e), e.retry_after_s, refused=True), 0
+            work.accepted_before = self._accepted
+        except NoAccess as e:  # of a server that moderates, for one item; else the short question fails with it too
+            if self._is_away(request):
+                raise
+            raise ItemFailed(str(e)) from e
         finally:
             self._suspects.back(work.item.id)
             may_come_again = flow.leave(ticket, error)
@@ -331,13 +337,23 @@ class Worker:
         flow.put_back(work, ticket if error.refused else None)
         raise _NotAsked
 
+    @property
+    def _accepted(self) -> int:
+        """Requests that the server has accepted so far."""
+        return self.engine.signals.accepted if self.engine.signals else 0
+
+    def _is_blameless(self, work: Work, error: Unavailable) -> bool:
+        """Whether an error may have nothing to do with its item: the server says that it failed, or, for a connection that broke,
+        has accepted nothing since it broke the last time. It breaks those to others too, where an item kills it."""
+        return error.failed or work.accepted_before == self._accepted
+
     def _is_away(self, request: Request) -> bool:
         """Whether the server fails at any request, so that this item is not the reason."""
         item = replace(request.item, id="probe", system="", text="Hello.", frames=(), pins={})
         try:
             self.engine.answer(Request(item, (), request.seed, max_tokens=1))
-        except Unavailable as e:
-            return e.failed or e.refused
+        except Unavailable:
+            return True
         except (Refused, ItemFailed):
             pass
         return False
@@ -361,7 +377,8 @@ class Worker:
     def _read_picture(self, name: str) -> Picture:
         picture, named = Picture.read(self.folder / name), Path(name).stem
         if re.fullmatch("[0-9a-f]{64}", named) and named != picture.sha256:
-            (self.folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a container may only read it: the controller replaces it
+                (self.folder / name).unlink()
             raise Refused(f"frame {name} is damaged: its content does not match the hash in its name", DAMAGED)
         if self.engine.signals:
             _ = picture.url  # encoded before there is room in flight

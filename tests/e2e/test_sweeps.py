@@ -77,7 +77,7 @@ def test_sweep_of_two_points_compares_them(sweep: Path, tmp_path: Path, clips: P
 def test_broken_sweep_leaves_resumable_points(
     sweep: Path, overrides: tuple[str, ...], victim: str, number: signal.Signals, code: int
 ) -> None:
-    process = start(*overrides, *JOBLIB, "upsample=safe_320,best_fit", "engine.item_delay_s=1", "engine.in_flight=1")
+    process = start(*overrides, *JOBLIB, "upsample=safe_320,best_fit", "engine.item_delay_s=3", "engine.in_flight=1")
     wait_for(lambda: all(journal_ids(sweep / n) for n in "01"))
     os.kill(process.pid if victim == "sweep" else points_of(process.pid)[0], number)
     end = process.ended()

@@ -7,6 +7,7 @@ one; an `Engine` maps those to its own, and refuses what it has no word for.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -85,7 +86,7 @@ class Key:
                 number = float(value)
             except ValueError:
                 number = None
-        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+        if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= sys.float_info.max:
             raise ValueError("must be a number" if self.kind != "whole" else "must be a whole number")
         if self.kind == "whole" and number != int(number):
             raise ValueError("must be a whole number")

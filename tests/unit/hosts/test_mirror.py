@@ -202,6 +202,22 @@ def test_damaged_frames_are_replaced(mirror: RemoteFolder, job: JobPaths, there:
     assert {p.name: p.read_bytes() for p in store.iterdir()} == {frame_of(f): f for f in FRAMES}
 
 
+@pytest.mark.parametrize("in_store", [True, False])
+def test_frame_damaged_in_the_job_is_replaced(
+    mirror: RemoteFolder, job: JobPaths, there: JobPaths, location: Location, in_store: bool
+) -> None:
+    stage(job, "00000", *FRAMES)
+    mirror.push()
+    frame = frame_of(FRAMES[0])
+    (there.root / "frames" / frame).write_bytes(b"damaged")  # the store's too: it is one file
+    if not in_store:
+        Path(location.root, "frames", frame).unlink()
+    stage(job, "00001", *FRAMES)
+    RemoteFolder(mirror.host, job, location).push()
+    assert files_of(there.root) == files_of(job.root)
+    assert Path(location.root, "frames", frame).read_bytes() == FRAMES[0]
+
+
 def test_half_staged_files_are_completed(
     mirror: RemoteFolder, job: JobPaths, there: JobPaths, location: Location
 ) -> None:

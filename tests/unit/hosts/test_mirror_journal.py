@@ -11,9 +11,11 @@ import pytest
 
 from src.errors import HostError, LinkLost
 from src.hosts import mirror as mirror_module
-from src.hosts.job_folder import RUNNING, JobPaths, JobStatus, State, ended
+from src.hosts.job_folder import ABSENT, QUEUED, RUNNING, JobPaths, JobStatus, State, ended
 from src.hosts.launch import Launch
 from src.hosts.mirror import MOST_REREAD, Polled, RemoteFolder, answer_of, locate, peek
+from src.hosts.runtimes import DockerRuntime, ProcessRuntime
+from src.hosts.slurm import SlurmRuntime
 from src.worker.protocol import Event, Exit, Outcome
 from src.worker.records import to_line
 from tests.harness.fake_host import LOST_AFTER, LOST_BEFORE, FakeHost, prints
@@ -77,8 +79,25 @@ def test_state_is_asked_before_the_journals(mirror: RemoteFolder, job: JobPaths,
 def test_answer_may_have_several_lines(mirror: RemoteFolder, job: JobPaths, there: JobPaths) -> None:
     there.results.write_bytes(LINES[0])
     polled = mirror.poll(("sh", "-c", "echo two >&2; echo one; exit 3"))
-    assert polled == Polled("one two\n")
+    assert polled == Polled("one \ntwo\n")
     assert job.results.read_bytes() == LINES[0]
+
+
+@pytest.mark.parametrize(
+    "words", ["sudo: unable to resolve host gpu", "ERROR: ld.so: object ignored", "it is not running"]
+)
+def test_errors_of_a_wrapper_are_not_the_answer(
+    mirror: RemoteFolder, there: JobPaths, launch: Launch, words: str
+) -> None:
+    host, location = mirror.host, mirror.location
+    inspected = f"running 0 false {Path(mirror.folder).name} {location.root}"
+    for runtime, printed, state in (
+        (DockerRuntime(host, launch, location), inspected, RUNNING),
+        (SlurmRuntime(host, launch, location), "queued", QUEUED),
+        (ProcessRuntime(host, launch, location), "absent", ABSENT),
+    ):
+        for question in ('echo "$1" >&2; echo "$2"', 'echo "$2"; echo "$1" >&2'):
+            assert runtime.state(mirror.poll(("sh", "-c", question, "-", words, printed)).answer) == state
 
 
 def test_lost_answer_is_polled_again(mirror: RemoteFolder, job: JobPaths, there: JobPaths, host: FakeHost) -> None:
@@ -118,7 +137,7 @@ def test_poll_renews_the_lease(mirror: RemoteFolder, there: JobPaths) -> None:
 
 def test_missing_folder_is_gone(mirror: RemoteFolder) -> None:
     mirror.remove()
-    assert mirror.poll(QUESTION) == Polled("running ", is_gone=True)
+    assert mirror.poll(QUESTION) == Polled("running \n", is_gone=True)
 
 
 def test_exit_record_is_brought_if_present(mirror: RemoteFolder, job: JobPaths, there: JobPaths) -> None:
@@ -246,5 +265,5 @@ def test_peek_leaves_the_copy_alone(mirror: RemoteFolder, job: JobPaths, there: 
 
 
 def test_answer_comes_from_either_stream(host: FakeHost) -> None:
-    assert answer_of(host, ("sh", "-c", "echo out; echo err >&2")) == "out\nerr\n"
-    assert answer_of(host, ("sh", "-c", "echo err >&2; exit 1")) == "err\n"
+    assert answer_of(host, ("sh", "-c", "echo out; echo err >&2")) == "out \nerr\n"
+    assert answer_of(host, ("sh", "-c", "echo err >&2; exit 1")) == "\nerr\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,24 @@ def test_jobs_are_listed_with_their_state(
     assert found[CONTAINER].containers == (made,)
     assert found[ENDED].kib > 0
     os.close(lock)
+
+
+@pytest.mark.parametrize(
+    ("files", "status"),
+    [((), "running"), (("jobs/ID/exit.json",), "ended"), (("jobs/ID/cancelled",), "ended"), (("ended/ID",), "ended")],
+    ids=["waits for a worker", "has ended", "canceled", "marked as ended"],
+)
+def test_job_of_a_pool_is_no_stale_one_until_it_ends(
+    box: FakeHost, settings: HostSettings, root: Path, files: tuple[str, ...], status: str
+) -> None:
+    """Its worker starts later, or where its lock is not seen."""
+    make_job(root, ENDED)
+    for file in files:
+        path = root / file.replace("ID", ENDED)
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    [found] = jobs_on(box, replace(settings, kind="pool"))
+    assert found.status == status
 
 
 def test_foreign_folders_are_not_listed(box: FakeHost, settings: HostSettings, root: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from PIL import Image
 
 from src.errors import VideoError
 from src.media.frames import read_frames
+from src.media.headers import mov_rotation
 from src.media.video import VideoLimits, probe
 from tests.harness.clips import make_clip
 from tests.harness.ffmpeg import H264, TONE, ClipSet, ffmpeg, moving
@@ -95,6 +97,34 @@ def test_size_counts_square_pixels(tmp_path: Path, sar: str, size: tuple[int, in
     ffmpeg(*moving("192x108", "10", 0.2), "-vf", f"setsar={sar}", *H264, clip)
     found = probe(clip, LIMITS)
     assert (found.width_px, found.height_px) == size
+
+
+def test_short_track_header_has_no_rotation(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "a.mp4", size=(64, 48), fps=10, seconds=0.2)
+    data = clip.read_bytes()
+    at = data.index(b"tkhd") - 4
+    length = int.from_bytes(data[at : at + 4], "big")
+    for kept in range(8, length - 7):
+        rest = (length - kept).to_bytes(4, "big") + b"free"
+        cut = kept.to_bytes(4, "big") + data[at + 4 : at + kept] + rest + data[at + kept + 8 :]
+        clip.write_bytes(data[:at] + cut)
+        assert mov_rotation(clip, 1) == 0
+
+
+def test_damaged_header_is_a_clip_or_an_error(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "a.mp4", size=(64, 48), fps=10, seconds=0.2)
+    data, dice = clip.read_bytes(), random.Random(5)
+    start, refused = data.index(b"moov"), 0
+    for _ in range(150):
+        damaged = bytearray(data)
+        for _ in range(dice.randint(1, 4)):
+            damaged[dice.randrange(start, len(data))] = dice.choice((0, 1, 8, 255, dice.randrange(256)))
+        clip.write_bytes(damaged)
+        try:
+            probe(clip, LIMITS)
+        except VideoError:
+            refused += 1
+    assert refused
 
 
 def test_rotation_swaps_sides_after_squaring_pixels(tmp_path: Path) -> None:

@@ -79,6 +79,15 @@ def test_frames_become_the_clip_of_a_shot(tmp_path: Path) -> None:
     assert found == [0, 1, 2, 3, 4]
 
 
+def test_frames_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    (tmp_path / "color").mkdir()
+    names = [f"{n}.png" for n in (1, 2, 9, 10, 11, 100)]
+    for name in reversed(names):
+        (tmp_path / "color" / name).touch()
+    [(_, found)] = shots.sequences_of(tmp_path)
+    assert [path.name for path in found] == names
+
+
 @pytest.mark.parametrize(("is_colour", "value"), [(True, 188), (False, 128)], ids=["colour", "depth"])
 def test_linear_light_becomes_srgb_where_it_is_colour(tmp_path: Path, is_colour: bool, value: int) -> None:
     writer = av.CodecContext.create("exr", "w")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -253,6 +255,32 @@ def test_existing_clip_in_an_unused_field_is_refused(write: Write) -> None:
         assert len(specs(write(json.dumps([{"prompt": "a", **item}])))) == 1
 
 
+def test_field_with_a_very_long_text_names_no_clip(write: Write) -> None:
+    (spec,) = specs(write(json.dumps([{"prompt": "a", "notes": "x" * 300 + " clip.mp4"}])))
+    assert spec.video is None
+
+
+@pytest.mark.parametrize("wrap", [lambda value: value, lambda value: [value], lambda value: {"path": value}])
+def test_wrapped_values_are_checked_like_plain_ones(write: Write, wrap: Callable[[str], object]) -> None:
+    """A list of one, or a dataset's file."""
+    for field, value, wrong in (
+        ("video_url", "https://u:pw@host/x.mp4", "address with a password"),
+        ("video", "a\0.mp4", "NUL character"),
+        ("prompt_file", "a\0", "NUL character"),
+    ):
+        (problem,) = problems(
+            write(json.dumps([{"prompt": "" if field == "prompt_file" else "a", field: wrap(value)}]))
+        )
+        assert wrong in problem
+
+
+def test_column_named_by_the_user_must_be_text(write: Write) -> None:
+    file = write('[{"caption": "x", "captions": ["a", "b"]}]')
+    with pytest.raises(SpecError) as caught:
+        list(read_specs([file], Reading(prompt_column="captions")))
+    assert "captions: is a list, not text" in caught.value.problems[0]
+
+
 def test_prompt_may_be_in_a_file(write: Write) -> None:
     write(b"\xef\xbb\xbfA train.\n", "texts/train.txt")
     (spec,) = specs(write('{"prompt_path": "texts/train.txt", "video_path": "a.mp4"}'))
@@ -270,6 +298,8 @@ def test_prompt_may_be_in_a_file(write: Write) -> None:
             [("one", "A"), ("two", "B")],
         ),
         ('{"data": [{"name": "x", "caption": "A"}]}', "d.json", [("x", "A")]),
+        ('{"items": [\n{"name": "x", "prompt": "A"}\n]}', "d.json", [("x", "A")]),
+        ('{"prompt":\n"A"\n}', "d.json", [("d", "A")]),
         ('{"a.mp4": "A", "b.mp4": "B"}', "captions.json", [("a-0001", "A"), ("b-0002", "B")]),
         (
             "A car.\n\n  A dog, running.\n",
@@ -297,6 +327,49 @@ def test_request_gives_its_text(write: Write) -> None:
     }
     (spec,) = specs(write(json.dumps(line) + "\n", "openai_batch.jsonl"))
     assert (spec.name, spec.prompt, spec.unused) == ("i", "A car", ("pictures of the request",))
+
+
+def test_items_in_two_lists_are_a_problem(write: Write) -> None:
+    (problem,) = problems(write('{"train": [{"prompt": "a"}], "val": [{"prompt": "b"}, {"prompt": "c"}], "n": 3}'))
+    assert problem == 'prompts.json: has items in "train" and in "val"; keep one of them in a file'
+
+
+def test_text_of_a_request_may_be_in_a_list(write: Write) -> None:
+    line = {"messages": [{"role": "user", "content": [{"type": "text", "text": ["A car"]}]}]}
+    (spec,) = specs(write(json.dumps(line) + "\n", "requests.jsonl"))
+    assert spec.prompt == "A car"
+
+
+def changed(file: Path, part: str, old: str, new: str) -> Path:
+    """A workbook with one text of one of its parts replaced."""
+    with zipfile.ZipFile(file) as book:
+        parts = {name: book.read(name) for name in book.namelist()}
+    assert old.encode() in parts[part]
+    with zipfile.ZipFile(file, "w") as book:
+        for name, data in parts.items():
+            book.writestr(name, data.replace(old.encode(), new.encode()) if name == part else data)
+    return file
+
+
+@pytest.fixture
+def workbook(tmp_path: Path) -> Path:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (["name", "prompt", "video"], *([f"n{n}", f"A car {n}", f"{n}.mp4"] for n in range(5))):
+        book.active.append(row)
+    book.save(tmp_path / "list.xlsx")
+    return tmp_path / "list.xlsx"
+
+
+@pytest.mark.parametrize("claimed", ["A1", "A1:C3", "A1:B6"])
+def test_workbook_is_read_whatever_size_it_claims(workbook: Path, claimed: str) -> None:
+    changed(workbook, "xl/worksheets/sheet1.xml", 'ref="A1:C6"', f'ref="{claimed}"')
+    assert [(s.name, s.video_path) for s in specs(workbook)] == [(f"n{n}", f"{n}.mp4") for n in range(5)]
+
+
+def test_workbook_with_damaged_parts_is_a_problem(workbook: Path) -> None:
+    (problem,) = problems(changed(workbook, "xl/styles.xml", "<fill>", "<fill/><fill>"))
+    assert "list.xlsx: is not a readable workbook" in problem
 
 
 def test_workbook_is_read(tmp_path: Path) -> None:
@@ -337,6 +410,14 @@ def test_file_folder_and_glob_name_files(write: Write, tmp_path: Path) -> None:
     assert named(tmp_path) == ["a.jsonl", "b.json", "c.CSV", "d.ndjson"]
     assert named(tmp_path / "*.json") == ["b.json"]
     assert named(tmp_path / "**" / "*.json") == ["b.json", "deep/e.json"]
+
+
+def test_path_that_is_not_utf_8_is_an_input_error(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / "p.json").write_text('[{"prompt": "a"}]')
+    with pytest.raises(InputError, match="not valid UTF-8"):
+        prompt_files(str(folder))
 
 
 def test_file_name_may_contain_glob_characters(write: Write) -> None:

@@ -224,6 +224,17 @@ def test_failed_export_leaves_the_previous_one(planned: Planned, clips: Path, pa
 ANSWERING = ("engine=endpoint", "engine.base_url=http://127.0.0.1:9/v1")
 
 
+def test_texts_lie_beside_their_own_clips(planned: Planned, clips: Path, paths: RunPaths, tmp_path: Path) -> None:
+    """Also where the number of a second prompt makes the name of another clip."""
+    for name in ("shot.mp4", "shot-2.mp4"):
+        (tmp_path / name).symlink_to(clips / "wide.mp4")
+    items = [("shot.mp4", "one"), ("shot.mp4", "two"), ("shot-2.mp4", "three")]
+    plan = planned([over(tmp_path / clip, prompt) for clip, prompt in items])
+    folder = exports.write("txt", plan, list(result_rows(plan, {}, HintFolders(paths), "did not end")), paths)
+    texts = {path.stem: path.read_text().strip() for path in folder.iterdir()}
+    assert texts == {"shot": "one", "shot-2": "three", "shot-3": "two"}
+
+
 def test_target_export_is_the_tools_own(planned: Planned, clips: Path, paths: RunPaths) -> None:
     items = [
         over(clips / "wide.mp4", "It's a boat.", name="a"),

@@ -22,7 +22,8 @@ from src.worker.protocol import UPSAMPLED, Outcome
 from tests.conftest import Configure
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
-ITEMS: list[dict[str, Any]] = [
+Items = list[dict[str, Any]]
+ITEMS: Items = [
     {
         "name": "a/b",
         "prompt": "A boat, 雨",
@@ -179,6 +180,39 @@ def test_update_in_place_keeps_link_mode_columns(finished: Finished, tmp_path: P
     assert link.is_symlink() and real.stat().st_mode & 0o777 == 0o640
     header, row, *_ = real.read_bytes().replace(b"\r", b"/").split(b"\n")
     assert header.startswith(b'"name","prompt","mood","spare",') and row.startswith(b'"a/b","A/boat","","",')
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [
+        [{"prompt": "new"}, *ITEMS],
+        [{"name": "text", "prompt": "another"}, ITEMS[0]],
+        [{**ITEMS[0], "prompt": "A ship"}, ITEMS[1]],
+        [{**ITEMS[0], "video_path": "other.mp4"}],
+        [],
+    ],
+    ids=["inserted", "other order", "other prompt", "other clip", "removed"],
+)
+def test_update_in_place_leaves_edited_items_alone(finished: Finished, tmp_path: Path, edited: Items) -> None:
+    """An answer is written to the item that it was asked for, wherever that is by now, and to no other."""
+    plan, table = finished("output.specs=in_place")
+    (tmp_path / "prompts.json").write_text(json.dumps(edited))
+    write_exports(plan, zip(plan.items, table, strict=True), RunPaths(tmp_path / "run"), NOW)
+    after = read_json(tmp_path / "prompts.json")
+    assert [item.get("prompt") for item in after] == [item.get("prompt") for item in edited]
+    answered = [item for item in after if item.get("upsampled_prompt") == "A long\nboat, 雨"]
+    assert [item | ITEMS[0] for item in answered] == answered
+    assert len(answered) == (ITEMS[0] in edited)
+
+
+@pytest.mark.parametrize("content", ["", "[{]", '[{"prompt": "a", "prompt": "b"}]', "[3]", None])
+def test_update_in_place_leaves_unreadable_files_alone(finished: Finished, tmp_path: Path, content: str | None) -> None:
+    plan, table = finished("output.specs=in_place")
+    file = tmp_path / "prompts.json"
+    file.unlink() if content is None else file.write_text(content)
+    write_exports(plan, zip(plan.items, table, strict=True), RunPaths(tmp_path / "run"), NOW)
+    assert (file.read_text() if file.exists() else None) == content
+    assert len(read_json(tmp_path / "run" / "results.json")) == 2
 
 
 def test_update_in_place_keeps_every_backup(finished: Finished, tmp_path: Path) -> None:

@@ -74,3 +74,9 @@ def test_script_is_one_for_a_shell(tmp_path: Path) -> None:
 def test_cogvideox_line_has_one_separator() -> None:
     assert line_of_cogvideox(Sample("n", "a\nb @@ c", image="/i.png")) == "a b @ @ c@@/i.png"
     assert json.dumps(line_of_cogvideox(Sample("n", "a"))) == '"a"'
+
+
+@given(st.text("@ a", max_size=9))
+def test_cogvideox_line_is_split_where_the_prompt_ends(prompt: str) -> None:
+    text, image = line_of_cogvideox(Sample("n", prompt, image="/i.png")).split("@@")
+    assert image == "/i.png" and text.replace(" ", "") == prompt.replace(" ", "")

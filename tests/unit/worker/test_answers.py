@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from src.worker.answer_form import CHECKS, JSON, TAGGED, AnswerForm
 from src.worker.answers import cleaned, is_refusal, notes_on_count
+from src.worker.encoder import Encoder
 from src.worker.engines.engine import Answer, ItemFailed
+from src.worker.forms import formed
+from src.worker.text_checks import failed_checks
+from tests.harness.records import item
 
 PROMPT = 'A red car stops at a sign that says "STOP". Dust hangs in low sunlight; the camera follows.'
 
@@ -46,6 +53,25 @@ def test_words_around_the_prompt_are_removed(answer: str) -> None:
     text, removed = cleaned(answer)
     assert text == PROMPT
     assert removed
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "A dog." + "\n" * 60_000 + "x", "A dog." + " \n" * 30_000 + "x", " " * 60_000 + "x", "A dog." + "\n" * 60_000,
+        "let me know " * 10_000 + "\nx", "---\n" * 10_000 + "x", "A dog.\n---" + " " * 60_000 + "x", '"' * 60_000, "“" * 60_000,
+        "new " * 10_000 + "x", "<think>" * 10_000, "#" * 60_000,
+    ],
+    ids=range(12),
+)  # fmt: skip
+@pytest.mark.parametrize("form", [AnswerForm(checks=CHECKS), AnswerForm(form=JSON), AnswerForm(form=TAGGED)])
+def test_repeated_characters_take_linear_time(answer: str, form: AnswerForm) -> None:
+    """An answer that repeats a blank, or a mark, to its end must not hold up the worker."""
+    whole = {JSON: "{" + answer + '{"a": 1}' + answer, TAGGED: f"<final_prompt>{answer}"}.get(form.form, answer)
+    started = time.process_time()
+    found = formed(Answer(whole, "stop", 7, 3), form, {})
+    list(failed_checks(found, item("a", prompt="a boat"), form, Encoder.of(form)))
+    assert time.process_time() - started < 3.0  # quadratic, it takes minutes
 
 
 def test_control_characters_are_removed() -> None:

@@ -19,6 +19,7 @@ from tests.harness.records import item
         ('""', "stop", Checks(cut_off=True, script=""), "empty answer"),
         ("A long", "length", Checks(cut_off=True, script=""), "cut off at the token limit"),
         ("A long", "length", Checks(cut_off=False, script=""), None),
+        ("A long", "content_filter", Checks(cut_off=False, script=""), "cut off by the server's content filter"),
         ("A  BOAT", "stop", Checks(cut_off=True, script=""), "echo of the prompt"),
         ("一艘船在海上", "stop", Checks(cut_off=True, script="latin"), "not in latin script"),
         ("一艘船在海上", "stop", Checks(cut_off=True, script=""), None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def test_version_is_read_while_loading(server: ScriptedServer) -> None:
     assert engine.answer(REQUEST).text == "a long boat "
 
 
-@pytest.mark.parametrize(("status", "refused"), [(429, True), (503, True), (500, False)])
+@pytest.mark.parametrize(("status", "refused"), [(402, True), (429, True), (503, True), (500, False)])
 def test_unavailable_server_is_told_apart(server: ScriptedServer, status: int, refused: bool) -> None:
     server.script = [(status, {}, b'{"error": {"message": "no"}}')]
     with pytest.raises(Unavailable, match=f"HTTP {status}: no") as error:
@@ -63,6 +64,42 @@ def test_broken_answer_may_be_asked_again(server: ScriptedServer, body: bytes) -
     with pytest.raises(Unavailable) as error:
         endpoint(server).answer(REQUEST)
     assert not error.value.refused
+
+
+def events(*events: dict[str, Any]) -> bytes:
+    return b"".join(f"data: {json.dumps(event)}\n\n".encode() for event in events) + b"data: [DONE]\n\n"
+
+
+PART, ERROR = {"choices": [{"delta": {"content": "a car"}}]}, {"code": 502, "message": "provider is away"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"error": {"message": "provider is away"}}',
+        events(PART, {"error": ERROR}),
+        events(PART, *[PART] * 5, {"error": ERROR, **PART}, PART, PART, {"choices": [], "usage": {"prompt_tokens": 7}}),
+    ],
+    ids=["in place of a stream", "at its end", "inside"],
+)
+def test_error_in_an_accepted_answer_is_one(server: ScriptedServer, body: bytes) -> None:
+    server.script = [(200, {}, body)]
+    with pytest.raises(Unavailable, match="provider is away") as error:
+        endpoint(server).answer(REQUEST)
+    assert error.value.failed and not error.value.refused
+
+
+def test_answer_that_ends_with_an_error_is_none(server: ScriptedServer) -> None:
+    server.script = [(200, {}, stream("half an", 7, finish="error"))]
+    with pytest.raises(Unavailable, match="ended the answer with an error"):
+        endpoint(server).answer(REQUEST)
+
+
+@pytest.mark.parametrize("status", [301, 307, 404, 405, 407, 410])
+def test_refusal_of_all_requests_ends_the_job(server: ScriptedServer, status: int) -> None:
+    server.script = [(status, {}, b"go elsewhere")]
+    with pytest.raises(LoadFailed, match=f"HTTP {status}"):
+        endpoint(server).answer(REQUEST)
 
 
 def test_key_comes_from_environment_or_file(

@@ -10,8 +10,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from src.worker import upsample
 from src.worker.engines.engine import Answer, Request, Unavailable
 from src.worker.flow import Flow
+from src.worker.lifecycle import JobLog, NoAccess
 from src.worker.protocol import CANCELLED, OK, UNAVAILABLE
 from src.worker.upsample import TRIES
 from src.worker.window import Window
@@ -62,7 +66,7 @@ def test_refused_items_end_once_side_by_side(folder: Path) -> None:
 
 
 def test_window_of_one_is_kept_full() -> None:
-    flow = Flow[int](Window(1, "fixed", is_fixed=True), None, 60.0, lambda window, seen, tokens_s: None)
+    flow = Flow[int](Window(1, "fixed", is_fixed=True), None, 60.0, lambda window, seen, tokens_s: None, print)
     done = list[int]()
 
     def lane() -> None:
@@ -110,6 +114,94 @@ def test_broken_answers_come_after_the_others(folder: Path) -> None:
     assert engine.asked.index("c") < TRIES
     [failed] = [r for r in results(folder) if r["id"] == "a"]
     assert (failed["state"], failed["reason"]) == ("failed", f"the server did not answer {TRIES} times: HTTP 500: no")
+
+
+class Counted:
+    """As much of a server's signals as the worker asks for here."""
+
+    accepted = 0
+
+    def look(self, at: float, wanted: int) -> None: ...
+
+
+RESET = Unavailable("Connection reset by peer")
+
+
+def test_broken_connections_of_all_leave_items_open(folder: Path) -> None:
+    """As a tunnel gives them whose server is away: it accepts, and closes."""
+    write_job(folder, replace(JOB, engine=replace(ENGINE, patience_s=0.2)))
+    stage(folder, [item("a"), item("b")])
+    engine = FakeEngine(failing(10**6, RESET, "a", "b", "probe"))
+    engine.signals = Counted()  # type: ignore[assignment]
+    assert serve(folder, engine) == UNAVAILABLE
+    assert results(folder) == []
+
+
+def test_item_that_breaks_connections_fails_alone(folder: Path) -> None:
+    """The server is away for a while each time, and accepts others in between."""
+    stage(folder, [item(i) for i in ("a", *map(str, range(3 * TRIES)))])
+    signals = Counted()
+
+    def answering(request: Request) -> Answer:
+        if request.item.id in ("a", "probe"):
+            raise RESET
+        signals.accepted += 1
+        return distinct_reply(request)
+
+    engine = FakeEngine(answering)
+    engine.signals = signals  # type: ignore[assignment]
+    write_job(folder, replace(JOB, engine=replace(ENGINE, patience_s=1.0)))
+    assert serve(folder, engine) in (OK, UNAVAILABLE)
+    ended = {r["id"]: r["state"] for r in results(folder)}
+    assert {ended[str(n)] for n in range(3 * TRIES)} == {"upsampled"}
+    assert "a" not in ended or ended["a"] == "failed"
+
+
+def test_moderated_item_fails_and_others_go_on(folder: Path) -> None:
+    stage(folder, [item(i) for i in "abc"])
+    engine = FakeEngine(failing(10**6, NoAccess("the server refused the key (HTTP 403): flagged"), "b"))
+    assert serve(folder, engine) == OK
+    states = {r["id"]: (r["state"], r["reason"]) for r in results(folder)}
+    assert states["b"] == ("failed", "the server refused the key (HTTP 403): flagged")
+    assert states["a"][0] == states["c"][0] == "upsampled"
+
+
+def test_refused_key_ends_the_job(folder: Path) -> None:
+    stage(folder, [item(i) for i in "abc"])
+    engine = FakeEngine(failing(10**6, NoAccess("the server refused the key (HTTP 401)"), *"abc", "probe"))
+    assert serve(folder, engine) not in (OK, UNAVAILABLE)
+    assert results(folder) == []
+
+
+def test_thread_that_cannot_look_ends_the_job(folder: Path) -> None:
+    """It would hold back all others: it is the one that ends a pause."""
+    stage(folder, [item("a")], closed=False)
+
+    class Broken(Counted):
+        def look(self, at: float, wanted: int) -> None:
+            raise ZeroDivisionError("of a page")
+
+    engine = FakeEngine()
+    engine.signals = Broken()  # type: ignore[assignment]
+    assert serve(folder, engine) not in (OK, UNAVAILABLE)
+    assert "ZeroDivisionError" in exit_record(folder)["reason"]
+
+
+def test_failed_heartbeat_is_followed_by_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upsample, "HEARTBEAT_S", 0.02)
+    stage(folder, [item("a")], closed=False)
+    heartbeat, failures = JobLog.heartbeat, iter([True, True])
+
+    def failing_first(log: JobLog, **facts: object) -> None:
+        if next(failures, False):
+            raise OSError(28, "No space left on device")
+        heartbeat(log, **facts)
+        if b'"heartbeat"' in (folder / "events.jsonl").read_bytes():
+            (folder / "closed").touch()
+
+    monkeypatch.setattr(JobLog, "heartbeat", failing_first)
+    assert serve(folder, FakeEngine()) == OK
+    assert not next(failures, False)
 
 
 def test_server_that_fails_at_all_leaves_items_open(folder: Path) -> None:

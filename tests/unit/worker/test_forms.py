@@ -45,6 +45,7 @@ def test_json_is_found_ordered_and_cleaned(text: str) -> None:
         ('{"scene": "a", "fps": 2, "mood": ""}', "must not contain {'mood'}"), ('{"fps": NaN}', "NaN is not a number"),
         ('{"fps": 1e999}', "not JSON compliant"), ('{"scene": " 0:00", "fps": 2}', "all its texts are empty"),
         ('{"a":' * 100_000, "not valid JSON|nested too deeply"),
+        *(('{"a":' * n + "1" + "}" * n, "nested too deeply|must contain") for n in range(900, 1000)),
     ],
     ids=lambda value: str(value)[:30],
 )  # fmt: skip

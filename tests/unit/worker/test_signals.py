@@ -44,10 +44,11 @@ sglang:generation_tokens_total{model_name="m"} 7.5e+03
         (VLLM, Metrics(64, 7, 300.0, 3.0, 0.5, 2000)),
         (OLD_VLLM, Metrics(1, 2, 10.0, 0.0, 0.5, 0)),
         (SGLANG, Metrics(5, 6, 7500.0, 0.0, 0.28, 0)),
+        (OLD_VLLM.replace("0.5", "NaN").replace("2.0", "+Inf"), Metrics(1, 0, 10.0, 0.0, None, 0)),
         ("python_gc_objects_collected_total 5.0", None),
         ("<html>", None),
     ],
-    ids=["vLLM", "older vLLM", "SGLang", "other", "no metrics"],
+    ids=["vLLM", "older vLLM", "SGLang", "no numbers", "other", "no metrics"],
 )
 def test_pages_of_known_servers_are_read(page: str, metrics: Metrics | None) -> None:
     assert read_metrics(page) == metrics

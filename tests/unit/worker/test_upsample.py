@@ -128,6 +128,24 @@ def test_result_describes_the_sent_frames(folder: Path) -> None:
     assert engine.requests[0].pictures[0].data == png(320, 180)
 
 
+def test_damaged_frame_of_a_read_only_folder_is_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a container has it."""
+    (folder / "frames").mkdir()
+    (folder / "frames" / f"{'0' * 64}.png").write_bytes(b"not what its name promises")
+    stage(folder, [item("a", frames=(f"frames/{'0' * 64}.png",))])
+
+    unlink = Path.unlink
+
+    def read_only(path: Path, missing_ok: bool = False) -> None:
+        if path.parent.name == "frames":
+            raise OSError(30, "Read-only file system", str(path))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", read_only)
+    assert serve(folder, FakeEngine()) == 0
+    assert (only_result(folder)["state"], only_result(folder)["refusal"]) == ("refused", "damaged")
+
+
 @pytest.mark.parametrize("name", ["gone.png", f"{'0' * 64}.png"], ids=["missing", "damaged"])
 def test_unusable_frame_is_asked_for_again(folder: Path, name: str) -> None:
     (folder / "frames").mkdir()
