@@ -82,7 +82,7 @@ Both need the name under which the server serves the model, as in `model.name=NA
 - `model.family=unverified` counts nothing: sizes follow the recipe, the server's own count is written down, and every item is
   marked `unverified` in the plan, the report and the results. A request that the server refuses is sent again, smaller.
 
-If `engine=vllm` counts otherwise than the family, the item fails: another version of the server or of its processor. A
+If `engine=vllm` and the family count differently, the item fails: another version of the server or of its processor. A
 server that already runs may serve another model: then the item's note has both numbers.
 
 ## Tiny models

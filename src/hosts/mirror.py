@@ -229,7 +229,7 @@ class RemoteFolder:
         """Forget the copy of a journal that is not the beginning of the host's."""
         there, self._reread = f"{self.host.name}: {self.folder}/{path.name}", self._reread + 1
         if self._reread > MOST_REREAD:
-            hint = "it is changed there again and again: remove that folder there if it is not needed, then resume"
+            hint = "it keeps changing there: remove that folder if it is not needed, then resume"
             raise HostError(f"{there} differs from the copy of it here", hint=hint)
         log.get().warning("journal_read_again", file=there)
         os.truncate(path, 0)

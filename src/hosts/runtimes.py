@@ -162,7 +162,7 @@ class DockerRuntime:
         wanted = f"^({'|'.join(launch.secrets)})=" if launch.secrets else ""
         name = docker.secrets_file(place.folder, place.root)
         put = script(_SECRETS, name, wanted, launch.secret_file)
-        printed = checked(self.host.run(put), self.host, "the key cannot be brought into the container")
+        printed = checked(self.host.run(put), self.host, "the key cannot be passed to the container")
         return printed.decode("utf-8", "replace").strip()
 
     def ask_to_stop(self) -> None:
@@ -197,7 +197,7 @@ Runtime = ProcessRuntime | DockerRuntime
 def _hint(message: str) -> str:
     hints = {
         "could not select device driver": "Docker has no NVIDIA runtime there: install it, or set host.gpus=none",
-        "bind source path does not exist": "what is mounted is not there: check model.checkpoint, model.gguf and image.mounts",
+        "bind source path does not exist": "a mounted path is missing: check model.checkpoint, model.gguf and image.mounts",
         "No space left": "the disk there is full: free some space, then resume",
         "permission denied": "may this user use Docker there? host.docker=[sudo,docker] uses sudo",
     }

@@ -75,7 +75,7 @@ class SlurmRuntime:
         done = self.host.run(start)
         if done.code:
             hint = "host.sbatch has the options of sbatch, as in [--partition=gpu,--gpus=1,--time=4:00:00]"
-            raise HostError(f"{self.host.name}: Slurm takes no job: {done.message}", hint=hint)
+            raise HostError(f"{self.host.name}: Slurm refused the job: {done.message}", hint=hint)
 
     def ask_to_stop(self) -> None:
         self.host.run(script(_STOP, self.name))

@@ -85,7 +85,7 @@ class SshHost:
             code = self._exit_code(channel, watch)
             feeder.join(TICK_S)
             if failed and code == 0:
-                raise LinkLost(f"{self.name}: what was sent broke off: {failed[0]}") from failed[0]
+                raise LinkLost(f"{self.name}: the transfer broke off: {failed[0]}") from failed[0]
             with self._told_apart():
                 return CommandResult(*frame.reply(out, err, code))
 

@@ -52,7 +52,7 @@ def refuse_foreign(file: Path, saved: Any, config: Config, names: Mapping[str, s
         raise InputError(
             f"{file}: was changed, or comes from another user, and names what would be used or run:\n"
             + "\n".join(f"  - {name}={value}" for name, value in differing),
-            hint="where you trust that, say the same on this command line",
+            hint="if you trust these, repeat them on this command line",
         )
 
 

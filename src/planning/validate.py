@@ -37,7 +37,7 @@ def _wrong_input(config: Config) -> Iterator[str]:
     if not config.prompts.strip():
         yield "prompts: is empty; name a file, a folder or a glob"
     if config.output.specs is SpecOutput.in_place and address_of(config.prompts):
-        yield "output.specs=in_place: prompts is an address, where nothing is written"
+        yield "output.specs=in_place: prompts is an address, which is read-only"
     is_clip = config.frames.rule is FrameRule.clip
     most = MAX_CLIP_FRAMES if is_clip else MAX_FRAMES
     if not 1 + is_clip <= config.frames.count <= most:
@@ -107,7 +107,7 @@ def _wrong_cosmos(config: Config) -> Iterator[str]:
     }
     for name, (value, own) in fixed.items():
         if value != own:
-            yield f"{name}={value}: NVIDIA's class of engine=cosmos has {own} in its code; engine=vllm takes any"
+            yield f"{name}={value}: NVIDIA's class of engine=cosmos hard-codes {own}; engine=vllm takes any"
     if config.frames.count > COSMOS_IMAGES and config.frames.rule is not FrameRule.clip:
         yield f"frames.count={config.frames.count}: NVIDIA's class of engine=cosmos takes {COSMOS_IMAGES} pictures"
     if config.template.system:

@@ -154,7 +154,7 @@ def _detach_or_stop(error: BaseException, started: Sequence[Supervisor]) -> None
         else:
             first = elsewhere[0]
             hint = how_to_reattach(first.folder.run_folder)
-            raise Detached(f"detached; the job runs on on {first.handle.name}", hint=hint) from None
+            raise Detached(f"detached; the job continues on {first.handle.name}", hint=hint) from None
     for supervisor in started:
         supervisor.settle(END_S)
         supervisor.handle.ask_to_stop()

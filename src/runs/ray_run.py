@@ -44,7 +44,7 @@ from .supervisor import Labels
 OPEN = 128  # items at a worker, at least: in calls of a batch each
 MOST_CALLS = 16
 PORT = 6379  # Ray's
-NO_CLUSTER = "is host.address the head of a cluster? One with tokens wants RAY_AUTH_MODE=token, and ~/.ray/auth_token"
+NO_CLUSTER = "is host.address the head of a cluster? One with tokens needs RAY_AUTH_MODE=token, and ~/.ray/auth_token"
 Again = Callable[[Outcome, Plan, JobPaths], Outcome | None]
 
 
@@ -274,5 +274,5 @@ def _cause(error: BaseException | None) -> BaseException:
             return error
         error = getattr(error, "cause", None) or error.__cause__
     return HostError(
-        f"Ray gave up: {type(first).__name__}: {first}".splitlines()[0], hint="resume the run for what is missing"
+        f"Ray gave up: {type(first).__name__}: {first}".splitlines()[0], hint="resume the run to process the rest"
     )

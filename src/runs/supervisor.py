@@ -305,7 +305,7 @@ class Supervisor:
             return
         if self._was_replaced or is_video:
             raise HostError(
-                unread.wrong, hint="the worker's output is not what it must be; without that file, it is asked again"
+                unread.wrong, hint="the worker's output is invalid; remove that file to have it asked again"
             )
         log.get().warning("worker_replaced", job=self.name, answers=self.job.left)
         self._was_replaced, self._is_idle = True, False
@@ -331,7 +331,7 @@ class Supervisor:
     def _raise_if_final(self, state: State) -> Iterator[float]:
         """Raise what makes starting the worker again pointless, or unwanted."""
         labels = self.job.labels
-        resume = "resume the run for what is missing"
+        resume = "resume the run to process the rest"
         if state.ending == "load_failed":
             has_log = self.folder.exit_record() is not None
             raise EngineError(
@@ -359,7 +359,7 @@ def failure_reason(job: JobPaths, state: State) -> str:
     if state.ending == "oom":
         return "killed because the container's memory was used up"
     if end := job.exit_record():
-        return end.reason or (f"it says that it is {end.state}" if end.state == "done" else end.state)
+        return end.reason or (f"it reported {end.state}" if end.state == "done" else end.state)
     lines = job.log.read_text(errors="replace").splitlines() if job.log.exists() else []
     code = f" (exit code {state.exit_code})" if state.exit_code is not None else ""
     return f"killed{code}: {lines[-1]}" if lines else f"killed (no output){code}"

@@ -151,7 +151,7 @@ def _run_jobs(
         if detach and pool.is_given_out and pool.missing and not any(s.is_expected for s in supervisors):
             for _, supervisor in up:
                 supervisor.submit()
-            raise Detached("the workers run on")
+            raise Detached("the workers continue")
 
     supervise(parts, progress, show, pool.plan.settings.host.patience_s)
 

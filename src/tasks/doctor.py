@@ -108,11 +108,11 @@ def _checks(host: Host, settings: HostSettings, config: Config) -> Iterator[Chec
     if settings.kind != "local":
         yield "clock", lambda: _clock(host)
     if settings.kind == "slurm":
-        yield "slurm", lambda: _said(host, ("sinfo", "--noheader", "--format=%P %D nodes %t"), "Slurm cannot be asked")
+        yield "slurm", lambda: _said(host, ("sinfo", "--noheader", "--format=%P %D nodes %t"), "Slurm cannot be queried")
     if settings.kind == "ray":
         yield "ray", lambda: _ray(settings)
     if settings.kind == "pool" or (settings.kind == "ray" and settings.address):
-        yield "workers", lambda: "something else starts them; what they need is not looked for"
+        yield "workers", lambda: "something else starts them; their needs are not checked"
         return
     if image:
         yield "docker", lambda: _docker(host, settings)
@@ -161,13 +161,13 @@ def _connection(host: Host, settings: HostSettings) -> str:
     opened_s = time.monotonic() - started
     started = time.monotonic()
     host.run(("true",))
-    return f"{who}; opened in {opened_s:.1f} s, {1000 * (time.monotonic() - started):.0f} ms a command; the host key is known"
+    return f"{who}; opened in {opened_s:.1f} s, {1000 * (time.monotonic() - started):.0f} ms per command; the host key is known"
 
 
 def _tools(host: Host) -> str:
     needed = ["tar", "b2sum", "sha256sum", "awk", "flock", "setsid", "stat", "xargs"]
     check = 'for t in "$@"; do command -v "$t" >/dev/null || echo "$t"; done'
-    missing = output_of(host, script(check, *needed), "the tools cannot be looked for").split()
+    missing = output_of(host, script(check, *needed), "the tools cannot be checked").split()
     if missing:
         raise HostError(f"missing: {' '.join(missing)}", hint="install coreutils, util-linux, findutils and tar there")
     return f"{', '.join(needed)} are there"
@@ -178,7 +178,7 @@ def _disk(host: Host, root: str) -> str:
     free_space = (
         'p=$1; while [ ! -d "$p" ]; do p=$(dirname "$p"); done; [ -w "$p" ] || echo unwritable; df -Pk "$p" | tail -n 1'
     )
-    what, hint = f"free space at {root} is not known", "host.root must be a folder that can be made"
+    what, hint = f"free space at {root} is not known", "host.root must be a folder that can be created"
     *unwritable, line = output_of(host, script(free_space, root), what, hint).splitlines()
     if unwritable:
         raise HostError(f"{root} cannot be written", hint="choose another host.root")
@@ -306,7 +306,7 @@ def _inference(host: Host, config: Config) -> str:
         )
     check = 'for f in "$@"; do [ -e "$f" ] || echo "$f"; done'
     named = [path for path in wanted if path.startswith("/")]
-    if missing := output_of(host, script(check, *named), "the files of inference cannot be looked for").splitlines():
+    if missing := output_of(host, script(check, *named), "the inference files cannot be checked").splitlines():
         raise HostError(f"missing: {', '.join(missing)}", hint="copy or download them there, as with hf download")
     return f"{settings.engine_of.title}: {', '.join(named)} are there"
 
@@ -317,7 +317,7 @@ def _gpus(host: Host, config: Config) -> str:
     rows = [
         line.split(", ")
         for line in output_of(
-            host, query, "the GPUs cannot be asked about", "install the NVIDIA driver there, or host.gpus=none"
+            host, query, "the GPUs cannot be queried", "install the NVIDIA driver there, or host.gpus=none"
         ).splitlines()
     ]
     sizes = 'cd "$1" 2>/dev/null && find . -maxdepth 3 -name "*.safetensors" -printf "%s\\n" || true'
@@ -332,7 +332,7 @@ def _gpus(host: Host, config: Config) -> str:
     named = f"{len(rows)} x {rows[0][0]}, driver {rows[0][2]}"
     if len(rows) < parts * config.model.data_parallel_size:
         raise HostError(
-            f"{named}: the model wants {parts * config.model.data_parallel_size} GPUs", hint="lower its parallel sizes"
+            f"{named}: the model needs {parts * config.model.data_parallel_size} GPUs", hint="lower its parallel sizes"
         )
     if needed > share:
         raise HostError(

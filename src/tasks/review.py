@@ -147,7 +147,7 @@ def _edits(given: Any) -> dict[str, str]:
         except (OSError, ValueError, RecursionError) as e:
             raise InputError(f"review.edit={given}: cannot be read as JSON: {e}") from None
     if given is not None and not isinstance(given, dict):
-        raise InputError("review.edit: must be texts by name", hint="""'review.edit={boat: "A boat, at dusk."}'""")
+        raise InputError("review.edit: must map names to texts", hint="""'review.edit={boat: "A boat, at dusk."}'""")
     if wrong := [name for name, text in (given or {}).items() if not isinstance(text, str)]:
         raise InputError(
             f"review.edit, item {wrong[0]}: is not text", hint="""'review.edit={boat: "A boat, at dusk."}'"""

@@ -80,7 +80,7 @@ def _clips(config: Config) -> _Found | None:
     clips = drafts.clips_among(files)
     if path.is_dir() and (unread := drafts.unread_clips(path)):
         log.get().warning(
-            "left_out", files=" ".join(unread), note="not a format that is read; convert them to mp4 first"
+            "left_out", files=" ".join(unread), note="unsupported format; convert them to mp4 first"
         )
     if not clips:
         return None
@@ -97,7 +97,7 @@ def _prepare(config: Config, invocation: Invocation) -> None:
     """Make a clip of each folder of frames in the shots that prompts= names; one that is there stays."""
     folder = expanded(config.prompts)
     if not folder.is_dir():
-        raise InputError(f"prompts={config.prompts}: spec.prepare=true wants a folder of shots, with frames in folders")
+        raise InputError(f"prompts={config.prompts}: spec.prepare=true needs a folder of shots, with frames in folders")
     for clip, frames in shots.sequences_of(folder):
         if clip.exists() and not config.spec.overwrite:
             continue

@@ -113,7 +113,7 @@ class ChatClient:
                 raise self._refusal(response.status, response.headers.get("retry-after"), response.body)
             answer = _read_stream(response, self.masked)
         except InvalidRecord as e:
-            raise ItemFailed(f"the server sent something else than an answer: {self.masked(str(e))}") from e
+            raise ItemFailed(f"the server did not send an answer: {self.masked(str(e))}") from e
         seconds = response.last_at - response.started
         self.signals.answered(answer.prompt_tokens or 0, answer.output_tokens or 0, response.events, seconds)
         return replace(answer, note=self._note) if self._note else answer

@@ -119,7 +119,7 @@ def _joined(data: bytes | bytearray) -> bytes | None:
         if size == 0:
             return b"".join(parts)
         if size < 0:
-            raise ValueError("a chunk of less than nothing")
+            raise ValueError("a chunk of negative size")
         parts.append(data[end + 2 : end + 2 + size])
         at = end + 4 + size
 

@@ -162,7 +162,7 @@ def test_login_node_is_reached_by_ssh(on_slurm: SlurmRun, slurm: Slurm) -> None:
 
 def test_wrong_option_is_named(on_slurm: SlurmRun) -> None:
     end = on_slurm.start(2, "host.sbatch=[--partition=none]").ended()
-    assert end.code == 4 and "Slurm takes no job" in end.err and "invalid partition" in end.err, end.err
+    assert end.code == 4 and "Slurm refused the job" in end.err and "invalid partition" in end.err, end.err
 
 
 def test_array_of_the_manifest_answers(on_slurm: SlurmRun) -> None:

@@ -40,7 +40,7 @@ WRONG = [
     ("engine.name=cosmos", "model.checkpoint: engine=cosmos needs the folder above"),
     (
         "engine.name=cosmos & budget.max_model_len=8192",
-        "budget.max_model_len=8192: NVIDIA's class of engine=cosmos has 4096",
+        "budget.max_model_len=8192: NVIDIA's class of engine=cosmos hard-codes 4096",
     ),
     ("engine.name=cosmos & budget.max_output_tokens=400", "budget.max_output_tokens=400: NVIDIA's class"),
     ("engine.name=cosmos & sampling.temperature=0.1", "sampling.temperature=0.1: NVIDIA's class"),
