@@ -108,7 +108,10 @@ def _checks(host: Host, settings: HostSettings, config: Config) -> Iterator[Chec
     if settings.kind != "local":
         yield "clock", lambda: _clock(host)
     if settings.kind == "slurm":
-        yield "slurm", lambda: _said(host, ("sinfo", "--noheader", "--format=%P %D nodes %t"), "Slurm cannot be queried")
+        yield (
+            "slurm",
+            lambda: _said(host, ("sinfo", "--noheader", "--format=%P %D nodes %t"), "Slurm cannot be queried"),
+        )
     if settings.kind == "ray":
         yield "ray", lambda: _ray(settings)
     if settings.kind == "pool" or (settings.kind == "ray" and settings.address):

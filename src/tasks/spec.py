@@ -79,9 +79,7 @@ def _clips(config: Config) -> _Found | None:
     files = drafts.clips_of_folder(path) if path.is_dir() else matches(config.prompts)
     clips = drafts.clips_among(files)
     if path.is_dir() and (unread := drafts.unread_clips(path)):
-        log.get().warning(
-            "left_out", files=" ".join(unread), note="unsupported format; convert them to mp4 first"
-        )
+        log.get().warning("left_out", files=" ".join(unread), note="unsupported format; convert them to mp4 first")
     if not clips:
         return None
     others = _prompt_files_beside(config.prompts) if path.is_dir() else sorted(set(files) - set(clips))

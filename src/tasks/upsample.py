@@ -77,9 +77,7 @@ def run(invocation: Invocation, *, most: int | None = None, files: list[Path] | 
 def _submitted(plan: Plan, invocation: Invocation) -> ExitCode:
     """After detach=true: everything is where the worker finds it."""
     root, host = invocation.paths.root, plan.settings.host.name
-    invocation.print(
-        f"submitted     {len(plan.items):,} items, on {host}; this program need not run meanwhile"
-    )
+    invocation.print(f"submitted     {len(plan.items):,} items, on {host}; this program need not run meanwhile")
     invocation.print(f"status        {run_command('task=status run', root)}")
     invocation.print(f"collect       {resume_command(root)}")
     invocation.print(f"cancel        {run_command('task=cancel run', root)}")

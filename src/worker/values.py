@@ -61,9 +61,7 @@ def _is_option(value: str) -> str:
     """An argument that stands alone must be neither an option nor two lines."""
     odd = value.startswith("-") or any(not c.isprintable() for c in value)
     return (
-        f"{shown(value)} starts with - or holds a line break, so a program would not take it literally"
-        if odd
-        else ""
+        f"{shown(value)} starts with - or holds a line break, so a program would not take it literally" if odd else ""
     )
 
 

@@ -182,6 +182,18 @@ def test_update_in_place_keeps_link_mode_columns(finished: Finished, tmp_path: P
     assert header.startswith(b'"name","prompt","mood","spare",') and row.startswith(b'"a/b","A/boat","","",')
 
 
+@pytest.mark.parametrize("name", ["a.csv", "B.CSV", "c.TSV", "d.txt"])
+def test_cells_of_any_table_are_values(finished: Finished, tmp_path: Path, name: str) -> None:
+    """A number in a table is text: what NVIDIA's loader gets is the number."""
+    separator = "\t" if name.endswith("TSV") else ","
+    content = separator.join(("prompt", "video_path", "seed", "edge")) + "\n"
+    content += separator.join(("A boat.", "wide.mp4", "7", "{}")) + "\n"
+    plan, table = finished(content=content, name=name)
+    paths = RunPaths(tmp_path / "run")
+    write_exports(plan, zip(plan.items, table, strict=True), paths, NOW)
+    assert "seed" not in read_json(paths.results)[0]["note"] and plan.items[0].is_of_table
+
+
 @pytest.mark.parametrize(
     "edited",
     [
