@@ -29,7 +29,7 @@ from .errors import InputError
 from .resolvers import created, is_new
 from .run import CONF, config_of, input_error, prepared, run_task
 from .run_folder import discard_unused
-from .text import plain_override
+from .text import hydra_quoted, plain_override
 
 if TYPE_CHECKING:
     from .reports.rows import Row
@@ -106,7 +106,7 @@ def _under_hydra(ready: list[str], task: Callable[[DictConfig], Path | Exception
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF), job_name="upsample"):
         hydra = GlobalHydra.instance().hydra
         assert hydra
-        searched = [*given, f"hydra.searchpath={json.dumps(own)}"]
+        searched = [*given, f"hydra.searchpath=[{','.join(map(hydra_quoted, own))}]"]
         return cast(Path | Exception, hydra.run("config", task, searched).return_value)
 
 

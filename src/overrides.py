@@ -7,16 +7,16 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from . import seals
 from .config import Config
-from .run_folder import LATEST, OUTPUTS, SWEEP_RECORD, named_run
+from .run_folder import LATEST, OUTPUTS, SWEEP_RECORD, link_in, named_run
 from .text import PROGRAM, hydra_quoted
 
 
@@ -104,24 +104,16 @@ def why_not_resumable(arguments: list[str]) -> str | None:
     return None
 
 
-def link_in(folder: Path) -> Path | None:
-    """A link in a run folder, where none is made: what it leads to would be written instead."""
-    pending = [str(folder)]
-    while pending:
-        with suppress(PermissionError), os.scandir(pending.pop()) as entries:
-            for entry in entries:
-                if entry.is_symlink():
-                    return Path(entry.path)
-                if entry.is_dir():
-                    pending.append(entry.path)
-    return None
-
-
 _USER_IN_URL = re.compile(r"://[^/?#\s'\"]*@")
 _PASSWORD_IN_ADDRESS = re.compile(r"[\w.+$-]:[^,\s'\"@\[]*@")
 _SECRET = re.compile(r"(?:^|[._-])(?:api_?key|key|token|secret|password|passwd|credentials?|sig)$", re.IGNORECASE)
-_ENTRY = re.compile(r"(?:(?<![^\[,\s'\"?&#=])-*([A-Za-z_][\w-]*)=|--([A-Za-z_][\w-]*)[,\s])(?=[^,\]\s])")
-_WITH_ENTRIES = re.compile(r"image\.env|model\.extra_args|host\.(?:render_)?sbatch|host\.docker|.*urls?")
+_ENTRY = re.compile(
+    r"(?:(?<![^\[,\s'\"?&#=])-*([A-Za-z_][\w-]*)=|--([A-Za-z_][\w-]*)[,\s])(?=[^,\]\s])"
+    r"|[\"']([A-Za-z_][\w-]*)\\?[\"']\s*:\s*\\?[\"'](?![\"'])"
+)
+_WITH_ENTRIES = re.compile(
+    r"image\.env|(?:model|inference)\.extra_args|host\.(?:render_)?sbatch|host\.docker|host\.runtime_env|.*urls?"
+)
 
 
 def secret_among(values: Iterable[tuple[str, str]]) -> str | None:
@@ -136,7 +128,7 @@ def secret_among(values: Iterable[tuple[str, str]]) -> str | None:
             or (field in ("host", "host.address", "host.members") and _PASSWORD_IN_ADDRESS.search(value))
             or (
                 _WITH_ENTRIES.fullmatch(field)
-                and any(_SECRET.search(entry or option) for entry, option in _ENTRY.findall(value))
+                and any(_SECRET.search("".join(names)) for names in _ENTRY.findall(value))
             )
         )
         if holds:
@@ -157,7 +149,7 @@ def leaves_of(node: object, path: str = "") -> Iterator[tuple[str, str]]:
         yield path, "" if node is None else ", ".join(map(str, node)) if isinstance(node, list) else str(node)
 
 
-_ALIAS = re.compile(r"(?m)(?:^|[:,\[-])\s*\*\w")
+_ALIAS = re.compile(r"(?m)(?:^|[:,\[-])\s*\*\w")  # or a text that looks like one
 _MOST_ALIASES = (
     20  # in a file; with two dozen, each naming the one before it twice, a file stands for millions of values
 )
@@ -168,9 +160,20 @@ def why_not_readable(arguments: list[str], conf: Path) -> str | None:
     pairs = itertools.zip_longest(arguments, arguments[1:], fillvalue="")
     own = [b if a in _CONFIG_DIR else a.partition("=")[2] for a, b in pairs if a.partition("=")[0] in _CONFIG_DIR]
     for file in (found for folder in (conf, *map(Path, own)) for found in folder.rglob("*.yaml")):
-        if len(_ALIAS.findall(file.read_text(encoding="utf-8", errors="replace"))) > _MOST_ALIASES:
+        if file.name[0] == "." or not os.path.isfile(file):  # an editor's lock
+            continue
+        text = file.read_text(encoding="utf-8", errors="replace")
+        if len(_ALIAS.findall(text)) > _MOST_ALIASES and _aliases(text) > _MOST_ALIASES:
             return f"{file}: has more than {_MOST_ALIASES} YAML aliases\n  → write the values out"
     return None
+
+
+def _aliases(text: str) -> int:
+    """How many aliases there are in YAML; none are expanded. 0 for what is no YAML: Hydra says what is wrong with it."""
+    try:
+        return sum(isinstance(token, yaml.AliasToken) for token in yaml.scan(text))
+    except yaml.YAMLError:
+        return 0
 
 
 def own_conf(conf: Path) -> list[Path]:
@@ -192,7 +195,7 @@ _CONFIG_DIR = ("--config-dir", "-cd", "--config-path", "-cp")
 def _loaded(record: Path) -> Any:
     """A YAML file that Hydra wrote. ValueError for one with an alias, of which it writes none: a few of them make a giant."""
     text = record.read_text(encoding="utf-8", errors="replace")
-    if _ALIAS.search(text):
+    if _ALIAS.search(text) and _aliases(text):
         raise ValueError(f"{record}: has a YAML alias, so Hydra did not write it\n  → start a new run")
     return OmegaConf.create(text)
 

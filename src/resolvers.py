@@ -34,7 +34,7 @@ def run_folder(resume: str | None, run: str | None, task: TaskName, pattern: str
     if (existing := resume or run) and not separate:
         return existing
     folder = datetime.now().strftime(pattern)
-    candidate, n = folder, 1
+    candidate, n, gone = folder, 1, 0
     while True:
         try:
             os.makedirs(candidate)
@@ -44,7 +44,8 @@ def run_folder(resume: str | None, run: str | None, task: TaskName, pattern: str
             n += 1
             candidate = f"{folder}-{n}"
         except FileNotFoundError:  # another process has just removed the folder of the day, which was empty
-            continue
+            if (gone := gone + 1) > 100:  # or the folder of all runs is a link to nothing
+                raise
 
 
 def is_new(folder: str) -> bool:

@@ -145,7 +145,10 @@ def _information(arguments: list[str]) -> str:
 
 def _written_out(arguments: list[str]) -> list[str]:
     """Short commands as overrides, and the user's own options found; says what became of the command line."""
-    typed = expanded(arguments)
+    try:
+        typed = expanded(arguments)
+    except ValueError as e:
+        raise sweep.Refused(str(e)) from None
     if typed != arguments and not overrides.secret_among(map(overrides.split_override, typed)):
         console.message(f"→ {PROGRAM} {shlex.join(typed)}")
     given = overrides.with_own_conf(typed, CONF)

@@ -168,3 +168,16 @@ def discard_unused(folder: Path) -> None:
                 folder.parent.rmdir()
     except OSError:  # it is not there, or not the only one of its day
         return
+
+
+def link_in(folder: Path) -> Path | None:
+    """A link in a run folder, where none is made: what it leads to would be written instead."""
+    pending = [str(folder)]
+    while pending:
+        with suppress(PermissionError), os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    return Path(entry.path)
+                if entry.is_dir():
+                    pending.append(entry.path)
+    return None

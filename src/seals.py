@@ -63,16 +63,21 @@ def _hash(file: Path, name: str, key: bytes) -> str:
 
 def _key() -> bytes:
     """This user's key, made when there is none yet; b"" where it can be neither read nor kept."""
-    path = Path(KEY_FILE).expanduser()
     with suppress(OSError, RuntimeError):
+        path = Path(KEY_FILE).expanduser()
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-            os.close(os.open(aside, os.O_CREAT | os.O_EXCL, 0o600))
-            aside.write_bytes(secrets.token_bytes(_KEY_BYTES))
-            with suppress(FileExistsError):  # another process was faster
-                os.link(aside, path)
-            aside.unlink()
+            try:
+                os.close(os.open(aside, os.O_CREAT | os.O_EXCL, 0o600))
+                aside.write_bytes(secrets.token_bytes(_KEY_BYTES))
+                try:
+                    os.link(aside, path)
+                except OSError:
+                    if not path.exists():  # a file system without links; else another process was faster
+                        os.rename(aside, path)
+            finally:
+                aside.unlink(missing_ok=True)
         key = path.read_bytes()
         return key if len(key) == _KEY_BYTES and not path.stat().st_mode & 0o077 else b""
     return b""

@@ -16,12 +16,19 @@ def _of_run(task: str) -> Callable[[list[str]], list[str]]:
     return lambda names: [f"task={task}", *(plain_override("run", name) for name in names or [LATEST])]
 
 
+def _of_runs(names: list[str]) -> list[str]:
+    """A review, of one run or of several together."""
+    if len(names) < 2:
+        return _of_run("review")(names)
+    return ["task=review", f"runs=[{','.join(plain_override('run', name).partition('=')[2] for name in names)}]"]
+
+
 # Each word, what follows it, what it does, and the overrides for what follows.
 WORDS: dict[str, tuple[str, str, Callable[[list[str]], list[str]]]] = {
     "plan": ("FILE", "what would run, to the token; starts nothing", _of_prompts("plan")),
     "run": ("FILE", "upsample the prompts of a file or folder", _of_prompts("")),
     "status": ("[RUN]", "how a run stands; without a name, the latest", _of_run("status")),
-    "review": ("[RUN]", "accept, reject or edit its texts", _of_run("review")),
+    "review": ("[RUN …]", "accept, reject or edit its texts", _of_runs),
     "report": ("[RUN]", "write its results and its report as they stand", _of_run("report")),
     "resume": (
         "[RUN]",
@@ -34,8 +41,14 @@ WORDS: dict[str, tuple[str, str, Callable[[list[str]], list[str]]]] = {
 
 
 def expanded(arguments: list[str]) -> list[str]:
-    """The command line with a short command replaced by its overrides; any other is returned as it is."""
+    """The command line with a short command replaced by its overrides; any other is returned as it is. ValueError for more
+    names than it takes."""
     if not arguments or arguments[0] not in WORDS:
         return arguments
     names = [word for word in arguments[1:] if "=" not in word and not word.startswith("-")]
+    if len(names) > 1 and "…" not in WORDS[arguments[0]][0]:
+        raise ValueError(
+            f"{arguments[0]}: takes one name, not {len(names)} ({', '.join(names[:3])})\n  → name a folder, or quote a pattern: "
+            f"{arguments[0]} 'FOLDER/*.json'"
+        )
     return [*WORDS[arguments[0]][2](names), *(word for word in arguments[1:] if word not in names)]

@@ -23,7 +23,7 @@ from omegaconf import OmegaConf, open_dict, read_write
 from .choices import TaskName
 from .config import Config
 from .console import message, messages_console, report_error, results_console
-from .errors import ExitCode
+from .errors import ExitCode, InputError
 from .files import relative, write_atomic
 from .overrides import leaves_of, secret_among
 from .resolvers import created, register
@@ -153,7 +153,10 @@ def _compare(runs: list[Path], folder: Path, config: Config, out: Console, err: 
     """Points side by side, in the folder of the sweep."""
     from .tasks.compare import compare
 
-    compare([str(run) for run in runs], config.pair_by, folder, out)
+    try:
+        compare([str(run) for run in runs], config.pair_by, folder, out)
+    except InputError as e:  # nobody asked for it
+        message(f"not compared: {e.message}")
     return ExitCode.OK
 
 

@@ -20,6 +20,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else f"\\u{ord(c):04x}" for c in text)
 
 
+def is_valid_text(text: str) -> bool:
+    """Whether UTF-8 has bytes for it: half of a surrogate pair has none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def natural_key(name: str) -> list[tuple[str, int]]:
     """Sorts names as people number them: 4k before 16k, frame 2 before frame 10."""
     return [(word, int(number or 0)) for word, number in re.findall(r"(\D*)(\d*)", name)]

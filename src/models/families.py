@@ -153,13 +153,13 @@ def with_checkpoint(model: ModelSettings) -> ModelSettings:
     """
     model = replace(model, tokenizer=model.tokenizer or TOKENIZERS.get(model.family, ""))
     folder = Path(os.path.expanduser(model.checkpoint)) if model.checkpoint else None
-    if model.family == "pixtral" or folder is None or not folder.is_dir():
+    if model.family == "pixtral" or folder is None or not os.path.isdir(folder):
         return model
     changes: dict[str, Any] = {}
     own = folder / ("tekken.json" if model.family == "mistral" else "tokenizer.json")
-    if own.is_file() and os.path.sep not in model.tokenizer:
+    if os.path.isfile(own) and os.path.sep not in model.tokenizer:
         changes["tokenizer"] = str(own)
-    if model.family == "mistral" and own.is_file():
+    if model.family == "mistral" and os.path.isfile(own):
         image = _json(own).get("image") or {}
         if "image_patch_size" in image:
             changes["token_px"] = image["image_patch_size"] * image.get("spatial_merge_size", 1)
@@ -168,19 +168,21 @@ def with_checkpoint(model: ModelSettings) -> ModelSettings:
         ("preprocessor_config.json", "image_pixels"),
         ("video_preprocessor_config.json", "video_pixels"),
     ):
-        if (folder / file).is_file() and (found := _pixels(_json(folder / file))):
+        if os.path.isfile(folder / file) and (found := _pixels(_json(folder / file))):
             changes[field] = found
-    if model.family == "qwen2_5_vl" and not (folder / "video_preprocessor_config.json").is_file():
+    if model.family == "qwen2_5_vl" and not os.path.isfile(folder / "video_preprocessor_config.json"):
         changes["video_pixels"] = ()  # clips then use the range of images
     return replace(model, **changes)
 
 
 def _pixels(data: dict[str, Any]) -> Range | None:
-    """Least and most pixels of a processor's config; `size` holds areas there, whatever its keys say."""
-    size = data.get("size") or {}
+    """Least and most pixels of a processor's config; `size` holds areas there, whatever its keys say. None for a processor of
+    another kind."""
+    given = data.get("size")
+    size = given if isinstance(given, dict) else {}
     least = data.get("min_pixels") or size.get("shortest_edge")
     most = data.get("max_pixels") or size.get("longest_edge")
-    return (int(least), int(most)) if least and most else None
+    return (least, most) if isinstance(least, int) and isinstance(most, int) and 0 < least <= most else None
 
 
 @lru_cache(maxsize=16)

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..cache_table import CacheTable
 from ..errors import VideoError
 from ..media.video import Video, VideoLimits
+from ..text import is_valid_text
 from ..worker.records import InvalidRecord, from_line, to_line
 
 PROBE = 2  # part of every key; incremented when a header is read in another way
@@ -25,7 +26,7 @@ class ClipCache:
 
     def find(self, paths: Iterable[Path]) -> dict[Path, Video]:
         """The clips that are known and have not changed."""
-        keys = {key: path for path in paths if (key := self._key(path))}
+        keys = {key: path for path in paths if (key := self.key(path))}
         found = {}
         for key, line in self._table.find(keys):
             try:
@@ -34,16 +35,19 @@ class ClipCache:
                 self._table.warn(e)
         return found
 
-    def put(self, probed: Iterable[Video | VideoError]) -> None:
-        """Keep what was read, of clips that have not changed for a moment."""
+    def put(self, probed: Iterable[tuple[str | None, Video | VideoError]]) -> None:
+        """Keep what was read of clips, each with its key from before that, where they have not changed since, nor just before."""
         settled = time.time() - SETTLED_S
-        clips = (video for video in probed if isinstance(video, Video))
-        self._table.put((key, to_line(v)) for v in clips if (key := self._key(Path(v.path), before=settled)))
+        clips = ((key, video) for key, video in probed if key and isinstance(video, Video))
+        self._table.put((key, to_line(v)) for key, v in clips if key == self.key(Path(v.path), before=settled))
 
-    def _key(self, path: Path, before: float = float("inf")) -> str | None:
+    def key(self, path: Path, before: float = float("inf")) -> str | None:
+        """What a clip is known by, as it is now; None for one that cannot be kept."""
         try:
             info = os.stat(path)
         except OSError:
+            return None
+        if not is_valid_text(str(path)):
             return None
         limits = f"{self._limits.max_bytes} {self._limits.max_pixels} {self._limits.max_duration_s}"
         return f"{PROBE} {limits} {info.st_size} {info.st_mtime_ns} {path}" if info.st_mtime < before else None

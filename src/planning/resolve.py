@@ -105,15 +105,17 @@ def probe_all(paths: Collection[Path], config: Config, step: Step) -> dict[Path,
     video, ended = config.video, threading.Event()
     limits = VideoLimits(video.max_bytes, video.max_pixels, video.max_duration_s, video.max_render_s)
 
+    cache, keys = ClipCache(Path(config.cache_dir), limits), dict[Path, str | None]()
+
     def one(path: Path) -> Video | VideoError:
         try:
             address = remote.address_of(path)
             local = remote.fetched(address, Path(config.cache_dir), limits.max_bytes) if address else path
+            keys[path] = cache.key(local)
             return probe(local, limits, ended.is_set)
         except VideoError as e:
             return e
 
-    cache = ClipCache(Path(config.cache_dir), limits)
     found: dict[Path, Video | VideoError] = {**cache.find(paths)}
     ordered, known = sorted(path for path in paths if path not in found), len(found)
     side_by_side = FETCHES if any(map(remote.address_of, ordered[:1])) else os.cpu_count() or 1
@@ -124,7 +126,7 @@ def probe_all(paths: Collection[Path], config: Config, step: Step) -> dict[Path,
                 step("clips probed", len(found), known + len(ordered))
         finally:
             ended.set()  # after Ctrl-C, the clips in work are given up
-    cache.put(found[path] for path in ordered)
+    cache.put((keys.get(path), found[path]) for path in ordered)
     return found
 
 

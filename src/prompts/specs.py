@@ -29,6 +29,7 @@ from ..errors import InputError, SpecError, VideoError
 from ..files import safe_name
 from ..media.kinds import hint_for, kind_of
 from ..run_folder import OUTPUTS
+from ..text import is_valid_text
 from . import arrow, remote, run_specs, shots
 from .fields import (
     OBJECT_FIELDS,
@@ -81,7 +82,7 @@ def prompt_files(pattern: str, cache: Path = OUTPUTS / ".cache") -> list[Path]:
     Raises InputError when there are none, or for a path that no plan can hold.
     """
     files = _prompt_files(pattern, cache)
-    if strange := next((file for file in files if not _encodable(str(file))), None):
+    if strange := next((file for file in files if not is_valid_text(str(file))), None):
         raise InputError(f"{str(strange)!a}: its path is not valid UTF-8", hint="rename the file or its folder")
     return files
 
@@ -302,7 +303,7 @@ def _problems_of_field(name: str, value: Any, found: Found) -> Iterator[tuple[st
             )
     elif name in OBJECT_FIELDS and not isinstance(value, dict | str | None):
         yield name, f"is {kind_of_value(value)}, not an object"
-    if not _encodable(name if isinstance(value, int | float | None) else f"{name}{_text(value)}"):
+    if not is_valid_text(name if isinstance(value, int | float | None) else f"{name}{_text(value)}"):
         shown = name if name.isprintable() else shown_value(name)
         yield shown, "contains half of a surrogate pair, which is not valid text"
 
@@ -395,11 +396,3 @@ def _is_given(value: Any) -> bool:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

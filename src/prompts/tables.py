@@ -18,13 +18,8 @@ from .fields import FileProblem, Reading
 
 DELIMITERS = (",", ";", "\t", "|")
 Row = tuple[str, dict[str, Any] | str]
-_DAMAGED = (
-    KeyError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    IndexError,
-)  # what openpyxl raises where XML is not as it expects
+# What zipfile and openpyxl raise where bytes or XML are not as they expect.
+_DAMAGED = (KeyError, ValueError, TypeError, AttributeError, IndexError, NotImplementedError, OverflowError)
 
 
 def delimiter_of(header: str, reading: Reading) -> str | None:
@@ -91,6 +86,7 @@ def _rows(numbered: Iterator[tuple[int, Sequence[str]]], unit: str) -> Iterator[
 def xlsx_rows(file: Path, reading: Reading) -> Iterator[Row]:
     """The same of the first sheet of a workbook whose header has a column that is known, else of its first one."""
     import zipfile
+    import zlib
 
     try:
         import openpyxl
@@ -112,7 +108,7 @@ def xlsx_rows(file: Path, reading: Reading) -> Iterator[Row]:
             yield from _rows(enumerate(sheets[chosen], start=1), "row")
         finally:
             book.close()
-    except (InvalidFileException, zipfile.BadZipFile, OSError, EOFError, SyntaxError, *_DAMAGED) as e:
+    except (InvalidFileException, zipfile.BadZipFile, zlib.error, OSError, EOFError, SyntaxError, *_DAMAGED) as e:
         raise FileProblem(f"is not a readable workbook ({type(e).__name__}: {e})") from e
 
 

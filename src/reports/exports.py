@@ -33,6 +33,14 @@ from .rows import Row, frame_files, hint_sent
 Line = dict[str, Any]
 
 
+_OF_EVERY_TARGET = ("dataset", "parquet", "openai", "txt", "provenance")
+
+
+def written_before(plan: Plan, paths: RunPaths) -> list[str]:
+    """The exports that are in the run folder: they are of the same rows, or would contradict them."""
+    return [name for name in (*EXPORTS, *_OF_EVERY_TARGET) if path_of(name, plan, paths).exists()]
+
+
 def path_of(name: str, plan: Plan, paths: RunPaths) -> Path:
     """Where an export is in the run folder. The default target's is batch.jsonl, which every run writes."""
     own = plan.settings.target.export if name == "target" else name

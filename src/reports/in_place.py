@@ -39,7 +39,7 @@ def update(plan: Plan, table: Sequence[Row], additions: Additions) -> None:
     for source, found in by_source.items():
         try:
             missing = _update_file(Path(source), found, additions)
-        except (FileProblem, FileNotFoundError) as e:
+        except FileProblem as e:
             log.get().warning("file_not_updated", file=source, reason=str(e))
             continue
         if missing:
@@ -50,12 +50,17 @@ def _update_file(file: Path, found: Sequence[tuple[PlanItem, Row]], additions: A
     """Update one file; the names of the items that it no longer holds as they were planned."""
     places = {item.where or item.name: (item, row) for item, row in found}
     names = {item.name: (item, row) for item, row in found}
+    prompts: dict[str, list[tuple[PlanItem, Row]]] = {}
+    for item, row in found:
+        prompts.setdefault(item.prompt, []).append((item, row))
     style, updated, shape = _style_of(file), [], "list"
     for where, shape, raw in raw_items(file):
         if not isinstance(raw, dict):
             raise FileProblem(raw if isinstance(raw, BadItem) else f"{where} is no item")
-        near = (pair for pair in (places.get(where), names.get(text_of(raw.get("name")) or "")) if pair)
-        if pair := next((pair for pair in near if pair[0].name in names and _is_planned(raw, pair[0])), None):
+        near = (places.get(where), names.get(text_of(raw.get("name")) or ""))
+        moved = (pair for value in raw.values() for pair in prompts.get(text_of(value) or "", ()))
+        open_ones = (pair for pair in (*near, *moved) if pair and pair[0].name in names)
+        if pair := next((pair for pair in open_ones if _is_planned(raw, pair[0])), None):
             del names[pair[0].name]
             more = additions(*pair, raw)
             raw, beside = nvidia.split(raw, more) if shape == "object" else (raw | more, {})
@@ -71,14 +76,12 @@ def _update_file(file: Path, found: Sequence[tuple[PlanItem, Row]], additions: A
 
 
 def _is_planned(raw: dict[str, Any], item: PlanItem) -> bool:
-    """Whether an item of a file is still the planned one: it has the same prompt, unless that is in a file of its own, and clip."""
+    """Whether an item of a file is still the planned one: it has the same prompt and clip, unless they are in another file."""
     texts = {text_of(value) for value in raw.values()}
-    return (item.prompt in texts or not _has_prompt(raw)) and (not item.video_path or item.video_path in texts)
-
-
-def _has_prompt(raw: dict[str, Any]) -> bool:
     found = fields_of(raw, Reading())
-    return bool(found.prompt and text_of(raw[found.prompt]))
+    has_prompt, has_clip = (bool(field and text_of(raw[field])) for field in (found.prompt, found.video))
+    is_same = item.prompt in texts or not has_prompt
+    return is_same and (not item.video_path or item.video_path in texts or not has_clip)
 
 
 def _free_backup(file: Path) -> Path:
@@ -102,13 +105,20 @@ class _Style:
 
 
 def _style_of(file: Path) -> _Style:
-    data = file.read_bytes()
+    try:
+        data = file.read_bytes()
+    except OSError as e:
+        raise FileProblem(f"cannot be read: {e.strerror}") from None
     marks = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
     encoding = next((name for mark, name in marks.items() if data.startswith(mark)), "utf-8")
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError:
-        encoding, text = "cp1252", data.decode("cp1252")
+        encoding = "cp1252"
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError:
+            raise FileProblem("is not text any more") from None
     header = text.lstrip().split("\n", 1)[0].strip()
     indent = re.match(r"\s*[\[{]\s*\n([ \t]*)(.?)", text.replace("\r\n", "\n"))
     one_per_line = bool(

@@ -130,6 +130,7 @@ class ReviewQueue:
         self.runs = runs
         self.entries = [entry for run in runs for entry in _entries(run)]
         self.total = sum(entry.has_text for entry in self.entries)
+        self._is_closed = False
         self._changed: list[int] = []  # items in order of their verdicts, since the start
         self._mutex = threading.Lock()
 
@@ -192,9 +193,16 @@ class ReviewQueue:
                 raise InputError(f"{entry.name}: {problem}")
             by_run.setdefault(entry.run, []).append(mark)
         with self._mutex:
+            if self._is_closed:
+                raise InputError("the review has ended")
             for run, marks in by_run.items():
                 run.write(marks)
             self._changed += [int(wanted["n"]) for wanted in given]
+
+    def close(self) -> None:
+        """Take no more verdicts: what is made of them is being written."""
+        with self._mutex:
+            self._is_closed = True
 
     def since(self, known: int) -> dict[str, Any]:
         """The verdicts that came after the first `known` changes, and how far the review is."""

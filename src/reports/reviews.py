@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from ..errors import InputError
+from ..text import is_valid_text
 from ..worker.journal import read_records
 from ..worker.protocol import UPSAMPLED
 from ..worker.records import InvalidRecord, from_json, parsed
@@ -100,6 +101,8 @@ def problem_of(mark: Mark, state: str | None, item_id: str = "") -> str:
         return f"was {state}: there is no text to review"
     if mark.id and item_id and mark.id != item_id:
         return "the verdict is about the item of that name in another run"
+    if not is_valid_text("".join(filter(None, (mark.text, mark.reason, mark.note)))):
+        return "contains half of a surrogate pair, which is not valid text"
     if mark.verdict == EDITED and not (mark.text or "").strip():
         return "the edited text is empty; reject it to keep the original prompt"
     return "" if mark.verdict in (ACCEPTED, REJECTED, EDITED, OPEN) else f"{mark.verdict} is not a verdict"

@@ -144,7 +144,8 @@ def write_results(
             rows = _added(rows, items, paths.root.absolute())
         table = results.write_exports(plan, rows, paths, ended)
         exported = [
-            exports.write(name, plan, table, paths, outcomes) for name in dict.fromkeys((*plan.settings.exports, *also))
+            exports.write(name, plan, table, paths, outcomes)
+            for name in dict.fromkeys((*plan.settings.exports, *also, *exports.written_before(plan, paths)))
         ]
         if plan.settings.report:
             facts = _facts(plan, totals, outcomes, starts, paths, ended, command)

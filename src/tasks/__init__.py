@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import seals
-from ..choices import OutputFormat, TaskName
+from ..choices import OutputFormat, Retry, TaskName
 from ..config import Config, TaskConf
 from ..errors import ExitCode, HostError, InputError
 from ..files import is_safe_name
@@ -86,8 +86,10 @@ def refuse_foreign_run(paths: RunPaths, config: Config) -> None:
 
 
 def _run(invocation: Invocation, name: TaskName) -> ExitCode:
-    if invocation.config.resume and name in (TaskName.upsample, TaskName.attach):
-        return resume(invocation, invocation.config.resume)
+    config = invocation.config
+    folder = config.resume or (config.run if name is TaskName.upsample else None)
+    if folder and name in (TaskName.upsample, TaskName.attach):
+        return resume(invocation, folder)
     return run_task(invocation, name)
 
 
@@ -109,8 +111,11 @@ def resume(invocation: Invocation, folder: str) -> ExitCode:
     """Resume whatever lies in a run folder."""
     from ..runs.saved_run import kind_of
 
+    config = invocation.config
     name = TaskName(kind_of(RunPaths(Path(folder))))
-    config = replace(invocation.config, task=TaskConf(name), resume=folder, run=folder)
+    if name is TaskName.review and (config.retry is Retry.failed or config.output.exports):
+        name = TaskName.upsample  # the verdicts count there too
+    config = replace(config, task=TaskConf(name), resume=folder, run=folder)
     return run_task(replace(invocation, config=config), name)
 
 

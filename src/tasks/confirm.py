@@ -15,4 +15,7 @@ def agrees(invocation: Invocation, question: str) -> bool:
     if not sys.stdin.isatty():
         raise InputError(f"{question}: there is no terminal to ask for confirmation", hint="pass yes=true to confirm")
     invocation.err.print(f"{question} [y/N] ", end="", markup=False)
-    return input().strip().lower() in ("y", "yes")
+    try:
+        return input().strip().lower() in ("y", "yes")
+    except EOFError:  # Ctrl-D
+        return False

@@ -27,7 +27,8 @@ from ..planning.plan import Plan
 from ..planning.plan_file import read_plan
 from ..planning.resolve import resolve
 from ..run_folder import RunPaths, locked
-from ..runs.saved_run import save_plan
+from ..runs.saved_run import kind_of, save_plan
+from ..text import resume_command
 from . import Invocation
 
 
@@ -41,6 +42,10 @@ def run(invocation: Invocation) -> ExitCode:
         )
     with locked(paths, invocation.config.output.lock_timeout_s):
         if paths.plan.exists() and not invocation.in_sweep:
+            if kind_of(paths) != "limits":
+                raise InputError(
+                    f"{paths.root}: is no run of task=limits", hint=f"to resume it:  {resume_command(paths.root)}"
+                )
             plan = read_plan(paths.plan)
         else:
             plan = _plan(config, paths)

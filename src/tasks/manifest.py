@@ -28,7 +28,7 @@ def run(invocation: Invocation) -> ExitCode:
     """Exit code 0 when the files are in the run folder; nothing is started."""
     config, paths = invocation.config, invocation.paths
     with locked(paths, config.output.lock_timeout_s):
-        plan = read_plan(paths.plan) if config.run else saved_plan(invocation)
+        plan = read_plan(paths.plan) if config.run or config.resume else saved_plan(invocation)
         workers = _workers(plan, paths)
         slurm, kubernetes = paths.root / "slurm.sh", paths.root / "job.yaml"
         write_atomic(slurm, slurm_script(workers))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import log
-from ..choices import TaskName
+from ..choices import Retry, TaskName
 from ..errors import ExitCode, InputError
 from ..files import write_atomic
 from ..hosts.job_folder import open_jobs
@@ -108,7 +108,8 @@ def _upsample(invocation: Invocation, resumes: bool) -> ExitCode:
     config, paths = invocation.config, invocation.paths
     if resumes:
         plan, known = read_plan(paths.plan), Outcomes(paths.journal)
-        if paths.results.exists() and all(item_id in known for item_id in plan.ids):
+        is_whole = paths.results.exists() and all(item_id in known for item_id in plan.ids)
+        if is_whole and config.retry is not Retry.failed:
             log.get().info("prompts_taken_over", run=str(paths.root), items=len(plan.items))
             ended = {known.state_of(item_id) for item_id in plan.ids}
             return ExitCode.OK if ended == {"upsampled"} else ExitCode.INCOMPLETE

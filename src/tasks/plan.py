@@ -38,7 +38,7 @@ def run(invocation: Invocation) -> ExitCode:
 
 
 def _plan(invocation: Invocation) -> Plan:
-    if invocation.config.resume:
+    if invocation.config.resume or invocation.config.run:
         return read_plan(invocation.paths.plan)
     command = [word for word in shlex.split(invocation.command) if word != "task=plan"]
     return saved_plan(invocation, shlex.join(command))

@@ -42,11 +42,11 @@ from ..reports.reviews import (
     rejected_names,
 )
 from ..reports.run_outputs import write_results
-from ..run_folder import SWEEP_RECORD, RunPaths, locked, run_folders
+from ..run_folder import SWEEP_RECORD, RunPaths, link_in, locked, run_folders
 from ..runs.outcomes import Outcomes
 from ..text import PROGRAM, hydra_quoted, overrides_in, printable, resume_command, run_command
 from ..worker.protocol import UPSAMPLED
-from . import Invocation, run_task
+from . import Invocation, refuse_foreign_run, run_task
 
 PAGE = 20
 Ask = Callable[[str], str]
@@ -60,11 +60,16 @@ def run(invocation: Invocation) -> ExitCode:
             "task=review: which run?", hint="name its folder: run=outputs/DATE/TIME, or several: runs=[A,B]"
         )
     for paths in runs:
+        if link := link_in(paths.root):
+            raise InputError(f"{paths.root}: {link} is a link, and a run folder has none", hint="remove it")
+        refuse_foreign_run(paths, config)
         if not paths.results.is_file():
             raise InputError(
                 f"{paths.root}: has no results yet", hint=f"finish it first:  {resume_command(paths.root)}"
             )
     if asked.rerun:
+        if config.runs or [paths.root for paths in runs] != [Path(config.run or "")]:
+            raise InputError("review.rerun: takes one run at a time", hint="name it with run=FOLDER")
         return _rerun(invocation, runs[0])
     with ExitStack() as locks:
         for paths in runs:
@@ -137,6 +142,7 @@ def _serve(opened: Sequence[ReviewedRun], invocation: Invocation) -> None:
     asked, queue = invocation.config.review, ReviewQueue(opened)
     words = "review", "Finish on the page, or Ctrl-C here; each verdict is saved at once"
     serve_page(lambda port: ReviewServer(queue, asked.reasons, port), asked.port, asked.open, words, invocation.print)
+    queue.close()
 
 
 def _edits(given: Any) -> dict[str, str]:
@@ -179,8 +185,11 @@ def _answers(rows: Sequence[rows.Row], run: RunPaths, invocation: Invocation, as
             out.print(f"{label:<8}", end="", style="dim")
             out.print(printable(str(text or "–")), markup=False, highlight=False, soft_wrap=True)
         while True:
+            text = ""
             try:
                 reply = ask("use it? y(es) n(o) e(dit) s(kip) q(uit) ").strip().lower()[:1]
+                if reply == "e":
+                    text = edited(row["upsampled_prompt"] or "", ask)
             except EOFError:
                 out.print()
                 return
@@ -189,7 +198,6 @@ def _answers(rows: Sequence[rows.Row], run: RunPaths, invocation: Invocation, as
             if reply == "s":
                 break
             if reply == "e":
-                text = edited(row["upsampled_prompt"] or "", ask)
                 if text.strip() and text != row["upsampled_prompt"]:
                     yield Mark(row["name"], EDITED, text, now())
                     break
@@ -232,7 +240,7 @@ def _show(table: Sequence[rows.Row], page: int, invocation: Invocation) -> None:
 
     pages = -(-len(table) // PAGE) or 1
     if not 1 <= page <= pages:
-        raise InputError(f"review.page={page}: there {'is' if pages == 1 else 'are'} {pages}")
+        raise InputError(f"review.page={page}: the last page is {pages}")
     listing = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 1, 0))
     listing.add_column("item", overflow="fold", max_width=24)
     listing.add_column("before", overflow="fold", ratio=1)

@@ -27,6 +27,8 @@ def run(invocation: Invocation) -> ExitCode:
     config, paths = invocation.config, invocation.paths
     if not config.job:
         raise InputError("task=stage: which folder?", hint="name a new one: job=FOLDER")
+    if config.run or config.resume:
+        raise InputError("task=stage: starts a run of its own", hint="leave run= and resume= out")
     job = JobPaths(Path(config.job))
     if job.job.exists():
         raise InputError(f"job={config.job}: is a job folder already", hint="name a new folder")

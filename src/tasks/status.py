@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import ExitCode, HostError, LinkLost
+from .. import log
+from ..errors import ExitCode, HostError, LinkLost, UpsamplerError
 from ..hosts import stale_jobs
 from ..hosts.connect import connect
 from ..hosts.job_folder import JobPaths, JobStatus
@@ -47,20 +49,36 @@ def run(invocation: Invocation) -> ExitCode:
 
 
 def _hosts(invocation: Invocation) -> ExitCode:
-    for settings in machines_of(invocation.config):
-        _host(settings, invocation)
-    return ExitCode.OK
-
-
-def _host(settings: HostSettings, invocation: Invocation) -> None:
-    with closing(connect(settings)) as host:
-        found = stale_jobs.jobs_on(host, settings)
+    """The jobs on each machine. One of several that cannot be asked is reported, and the others go on."""
+    machines, code = machines_of(invocation.config), ExitCode.OK
+    facts: list[dict[str, Any]] = []
+    for settings in machines:
+        try:
+            with closing(connect(settings)) as host:
+                found = stale_jobs.jobs_on(host, settings)
+        except UpsamplerError as e:
+            if len(machines) == 1:
+                raise
+            hint = {"hint": e.hint} if e.hint else {}
+            log.get().error(
+                "host_left_out", host=settings.name, note="its jobs are not listed", reason=e.message, **hint
+            )
+            code = max(code, e.exit_code)
+            facts.append({"host": settings.name, "error": e.message})
+            continue
+        facts.append({"host": settings.name, "jobs": [_facts_of(job) for job in found]})
+        if not invocation.wants_json:
+            _print_jobs(settings, found, invocation)
     if invocation.wants_json:
-        facts = [
-            {"job": job.job_id, "state": job.status, "answered": job.answered, "bytes": job.kib * 1024} for job in found
-        ]
-        invocation.print_json({"host": settings.name, "jobs": facts})
-        return
+        invocation.print_json(facts[0] if len(machines) == 1 else facts)
+    return code
+
+
+def _facts_of(job: stale_jobs.StaleJob) -> dict[str, Any]:
+    return {"job": job.job_id, "state": job.status, "answered": job.answered, "bytes": job.kib * 1024}
+
+
+def _print_jobs(settings: HostSettings, found: Sequence[stale_jobs.StaleJob], invocation: Invocation) -> None:
     if not found:
         invocation.print(f"no jobs on {settings.name}")
     for job in found:

@@ -35,8 +35,8 @@ def _trust(settings: HostSettings, invocation: Invocation) -> ExitCode:
                 out.print("nothing was accepted")
                 return ExitCode.AUTH
             file = Path(settings.known_hosts).expanduser()
-            known = file.read_text() if file.exists() else ""
-            write_atomic(file, known + e.entry.rstrip("\n") + "\n")
+            known = file.read_text().splitlines() if file.exists() else []
+            write_atomic(file, "\n".join((*known, e.entry.rstrip("\n"), "")))
             out.print(f"accepted, in {file}", markup=False, soft_wrap=True)
             continue
         except AuthError as e:

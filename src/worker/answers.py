@@ -125,7 +125,7 @@ def _unquoted(text: str) -> str:
     inner = text[1:-1]
     at = inner.find(close)
     # The first such mark inside opens another pair where a blank stands before it; else it closes the first.
-    opens = close == text[0] and (at == 0 or not (inner[at - 1].isalnum() or inner[at - 1] in ".,!?"))
+    opens = at >= 0 and close == text[0] and (at == 0 or not (inner[at - 1].isalnum() or inner[at - 1] in ".,!?"))
     is_pair = at < 0 or opens
     return inner.strip() if is_pair or (close == "'" and _is_apostrophe(inner, at)) else text
 

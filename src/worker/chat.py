@@ -212,7 +212,7 @@ class ChatClient:
             return ItemFailed(f"{message_of(text)}: check model.mmproj, or set model.text_only=true")
         if status in (402, 408, 409, 425, 429) or status >= 500:
             message = f"HTTP {status}: {message_of(text)}"
-            return Unavailable(message, pause_of(retry_after), refused=status in NOT_TAKEN, failed=True)
+            return Unavailable(message, pause_of(retry_after), refused=status in NOT_TAKEN)
         if status in (401, 403):
             return NoAccess(f"the server refused the key (HTTP {status}): {message_of(text)}")
         if 300 <= status < 400 or status in (404, 405, 407, 410):  # no fault of the item: all others would get the same
@@ -227,10 +227,10 @@ def _read_stream(response: Response, masked: Callable[[str], str]) -> Answer:
     for a reply of another form."""
     reply = completion_of(response.body)
     if (error := next((event.error for event in reply.events if event.error is not None), None)) is not None:
-        raise Unavailable(masked(message_of(json.dumps({"error": error}))), failed=True)
+        raise Unavailable(masked(message_of(json.dumps({"error": error}))))
     if not reply.is_done:
         if not reply.events and response.body.lstrip().startswith(b"{"):  # no stream, whatever the status says
-            raise Unavailable(masked(message_of(response.body.decode("utf-8", "replace"))), failed=True)
+            raise Unavailable(masked(message_of(response.body.decode("utf-8", "replace"))))
         raise http.client.HTTPException("the stream broke off")
     usage, finish, queue_s = Usage(), "", None
     for event in reply.events:
@@ -241,7 +241,7 @@ def _read_stream(response: Response, masked: Callable[[str], str]) -> Answer:
     if finish == "abort":  # from a server that is being stopped, for an answer it did not finish
         raise Unavailable("the server aborted the request")
     if finish == "error":  # of a provider behind the server
-        raise Unavailable("the server ended the answer with an error", failed=True)
+        raise Unavailable("the server ended the answer with an error")
     if max(len(json.dumps(part)) for part in (reply.text, reply.reasoning)) > MOST_TEXT:
         raise InvalidRecord(f"an answer of more than {MOST_TEXT} bytes")
     text = reply.text.encode("utf-8", "replace").decode()  # half a surrogate pair is no text

@@ -14,7 +14,7 @@ from .answer_form import TAGGED, TEXT, AnswerForm, why_invalid
 from .answers import cleaned, without_thoughts
 from .engines.engine import Answer
 
-_FENCE = re.compile(r"^\s*```\w*\s*|(?<!\s)\s*```\s*$")
+_OPENING, _CLOSING = re.compile(r"^\s*```\w*\s*"), re.compile(r"(?<!\s)\s*```\s*$")
 _TAG = r"<{0}>(.*?)</{0}>"
 _PREFACES = {"preface", "label", "offer", "rule"}
 
@@ -96,7 +96,7 @@ def json_in(text: str) -> tuple[dict[str, Any], str]:
         value, end = decoder.raw_decode(text, start)
     except json.JSONDecodeError as e:
         raise ValueError(f"it is not valid JSON: {e.msg} at character {e.pos - start}") from None
-    return value, _FENCE.sub("", text[:start]).strip() + _FENCE.sub("", text[end:]).strip()
+    return value, "".join(_CLOSING.sub("", _OPENING.sub("", part)).strip() for part in (text[:start], text[end:]))
 
 
 def _finite(word: str) -> float:

@@ -86,7 +86,6 @@ class Signals:
         self._tokens, self._prompts = 0.0, 0  # of answers that ended, and of those that began
         self._ended, self._ended_events = 0, 0
         self._answer_s: deque[float] = deque(maxlen=64)
-        self.accepted = 0
         self._late = 0
 
     @property
@@ -102,10 +101,9 @@ class Signals:
             self.in_flight, self._silent, self._bytes = self.in_flight + 1, self._silent + 1, self._bytes + size
 
     def came(self, events: int, first_s: float | None) -> None:
-        """Events of an answer came; first_s with the first of them. No events: the server has accepted the request."""
+        """Events of an answer came; first_s with the first of them."""
         with self._mutex:
             self._events += events
-            self.accepted += not events
             if first_s is not None:
                 self._silent, self._firsts, self._first_s = self._silent - 1, self._firsts + 1, self._first_s + first_s
 

@@ -30,7 +30,7 @@ Came = Callable[[int, "float | None"], None]
 
 class Response:
     """A response as it comes in. came: called with the number of events in a piece, and the seconds until the first of all
-    with the first piece; before that with 0, once the request is accepted.
+    with the first piece.
 
     Afterwards: `status`, `headers` by lower-case name, `body`, `events`, `first_s`, `error` or None.
     """
@@ -88,8 +88,6 @@ class Response:
         self.headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         self._is_chunked = self.headers.get("transfer-encoding", "").lower() == "chunked"
         self._data = rest
-        if self.status == 200:
-            self._came(0, None)
 
     def _is_whole(self, *, closed: bool) -> bool:
         length = None if self._is_chunked else self.headers.get("content-length")

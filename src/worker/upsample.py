@@ -77,6 +77,10 @@ class Worker:
         self._picture = lru_cache(PICTURES)(self._read_picture)
         self._failure: BaseException | None = None
         self._unavailable, self._busy_at = "", -BUSY_EVERY_S
+        self._answers = 0  # of the server, to any request; it only matters whether there were more
+        self._last_try = (
+            threading.Lock()
+        )  # of items that fail: one at a time, or one that kills its server takes others with it
         self._suspects = Suspects(folder / "in_flight")
 
     @property
@@ -309,54 +313,50 @@ class Worker:
         """The engine's answer, once there is room in flight. Raises _NotAsked when the item has to come again: one that the
         server did not take as the next of all, one that it did not answer as the last."""
         flow = self._flow
-        if not flow.enter(ticket):
-            raise _NotAsked
-        error: Unavailable | None = None
-        self._suspects.asked(work.item.id)
-        try:
-            return self.engine.answer(request)
-        except Unavailable as e:
-            error = e
-            if work.failures == TRIES - 1 and self._is_blameless(work, e) and self._is_away(request):
-                error, work.failures = Unavailable(str(e), e.retry_after_s, refused=True), 0
-            work.accepted_before = self._accepted
-        except NoAccess as e:  # of a server that moderates, for one item; else the short question fails with it too
-            if self._is_away(request):
-                raise
-            raise ItemFailed(str(e)) from e
-        finally:
-            self._suspects.back(work.item.id)
-            may_come_again = flow.leave(ticket, error)
+        with self._last_try if work.failures == TRIES - 1 else contextlib.nullcontext():
+            if not flow.enter(ticket):
+                raise _NotAsked
+            error: Unavailable | None = None
+            self._suspects.asked(work.item.id)
+            try:
+                # An item is to blame only for what a server that answers others does to it.
+                is_doubtful = work.failures and work.answers_before == self._answers
+                if is_doubtful and (away := self._why_away(request)):
+                    raise Unavailable(str(away), away.retry_after_s, refused=True)
+                answer = self.engine.answer(request)
+                self._answers += 1
+                return answer
+            except Unavailable as e:
+                error = e
+            except NoAccess as e:  # of a server that moderates, for one item; else the short question fails with it too
+                if not (away := self._why_away(request)):
+                    raise ItemFailed(str(e)) from e
+                error = Unavailable(str(e), away.retry_after_s, refused=True)
+            finally:
+                self._suspects.back(work.item.id)
+                may_come_again = flow.leave(ticket, error)
         self._tell(error)
         if error.refused and not may_come_again:  # the items stay open: a later start asks them
             self._unavailable = f"the server took no request for {flow.patience_s:g} s (engine.patience_s): {error}"
             self.control.stop.set()
-        work.failures += not error.refused
+        if not error.refused:
+            work.failures, work.answers_before = work.failures + 1, self._answers
         if work.failures == TRIES:
             raise ItemFailed(f"the server did not answer {TRIES} times: {error}") from error
         flow.put_back(work, ticket if error.refused else None)
         raise _NotAsked
 
-    @property
-    def _accepted(self) -> int:
-        """Requests that the server has accepted so far."""
-        return self.engine.signals.accepted if self.engine.signals else 0
-
-    def _is_blameless(self, work: Work, error: Unavailable) -> bool:
-        """Whether an error may have nothing to do with its item: the server says that it failed, or, for a connection that broke,
-        has accepted nothing since it broke the last time. It breaks those to others too, where an item kills it."""
-        return error.failed or work.accepted_before == self._accepted
-
-    def _is_away(self, request: Request) -> bool:
-        """Whether the server fails at any request, so that this item is not the reason."""
+    def _why_away(self, request: Request) -> Unavailable | None:
+        """Why the server does not even answer a short question; None where it does. Raises NoAccess."""
         item = replace(request.item, id="probe", system="", text="Hello.", frames=(), pins={})
         try:
             self.engine.answer(Request(item, (), request.seed, max_tokens=1))
-        except Unavailable:
-            return True
+        except Unavailable as e:
+            return e
         except (Refused, ItemFailed):
             pass
-        return False
+        self._answers += 1
+        return None
 
     def _tell(self, error: Unavailable) -> None:
         """Say now and then that the server answers nothing, and what it asks for."""

@@ -67,6 +67,55 @@ def test_review_is_in_every_export(reviewed: tuple[Path, Ended]) -> None:
     assert [line["review"] for line in summary][:3] == ["rejected", "accepted", "edited"]
 
 
+def test_retry_and_exports_of_a_reviewed_run(reviewed: tuple[Path, Ended], tmp_path: Path) -> None:
+    """What was asked for is done, and no review in place of it; later verdicts reach the new export."""
+    run = tmp_path / "run"
+    shutil.copytree(reviewed[0], run)
+    end = program(f"resume={run}", "output.exports=[txt]", "retry=failed")
+    assert end.code == 0, end.err
+    assert (run / "txt" / "snowy_street.txt").read_text() == "Snow falls softly.\n"
+    assert program("task=review", f"run={run}", "review.edit={snowy_street: Hail.}").code == 0
+    assert (run / "txt" / "snowy_street.txt").read_text() == "Hail.\n"
+
+
+def test_several_runs_are_checked_like_one(reviewed: tuple[Path, Ended], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(reviewed[0], run)
+    end = program("task=review", f"runs=[{run}]", "review.rerun=true")
+    assert end.code == 2 and "one run at a time" in end.err
+    plan = run / "plan.json"
+    plan.write_text(plan.read_text().replace('"python":', '"python": "/tmp/x", "other":', 1))
+    for way in (f"run={run}", f"runs=[{run}]"):
+        end = program("task=review", way, "review.all=accepted")
+        assert end.code == 2 and "another user" in end.err, end.err
+    (run / "elsewhere").symlink_to("/tmp")
+    assert "is a link" in program("task=review", f"runs=[{run}]", "review.all=accepted").err
+
+
+def test_edit_that_is_no_text_leaves_the_run_usable(reviewed: tuple[Path, Ended], tmp_path: Path) -> None:
+    run, edits = tmp_path / "run", tmp_path / "edits.json"
+    shutil.copytree(reviewed[0], run)
+    edits.write_text('{"snowy_street": "half \\ud83d a pair"}')
+    end = program("task=review", f"run={run}", f"review.edit={edits}")
+    assert end.code == 2 and "not valid text" in end.err
+    assert program("task=report", f"run={run}").code in (0, 3)
+
+
+def test_run_of_an_existing_folder_resumes_it(example: Path, tmp_path: Path) -> None:
+    """It has its own prompts: those of this command line are not put in their place."""
+    prompts, run = tmp_path / "p.json", tmp_path / "run"
+    prompts.write_text('[{"prompt": "a boat"}, {"prompt": "a train"}]')
+    common = f"cache_dir={example.parent / 'cache'}"
+    assert program("task=plan", f"prompts={prompts}", f"hydra.run.dir={run}", common).code == 0
+    before = (run / "plan.json").read_bytes()
+    assert program("task=plan", f"run={run}", common).code == 0
+    assert program(f"run={run}", common).code in (0, 3)
+    assert (run / "plan.json").read_bytes() == before and len(results_of(run)) == 2
+    for task in ("stage", "limits"):
+        end = program(f"task={task}", f"resume={run}", f"job={tmp_path / 'job'}", common)
+        assert end.code == 2 and "Traceback" not in end.err, end.err
+
+
 def test_review_outlasts_resume_and_can_change(reviewed: tuple[Path, Ended], tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(reviewed[0], run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -243,6 +244,15 @@ def test_command_line_without_a_secret_passes(argument: str) -> None:
     assert secret_among([split_override(argument)]) is None
 
 
+@pytest.mark.parametrize("names", ["HF_TOKEN", "MY_API_KEY", "password"])
+@pytest.mark.parametrize("quote", ['"', "'", '\\"'])
+def test_secret_in_a_runtime_environment_is_found(names: str, quote: str) -> None:
+    value = '{"env_vars": {"X": "1", "NAME": "sk-planted"}}'.replace("NAME", names).replace('"', quote)
+    reason = secret_among([("host.runtime_env", value)])
+    assert reason and "sk-planted" not in reason
+    assert secret_among([("host.runtime_env", value.replace("sk-planted", "").replace(names, f"{names}_FILE"))]) is None
+
+
 def test_defaults_hold_no_secret() -> None:
     assert secret_among(leaves_of(OmegaConf.to_container(composed()))) is None
 
@@ -266,6 +276,21 @@ def test_foreign_sweep_runs_nothing_it_names(
     assert named in str(error.value)
     seals.seal(record)
     assert named in resumed_sweep([f"resume={sweep}"])
+
+
+@pytest.mark.parametrize("value", ["inputs/day-*final.json", "a/{x,*y}.json", "[*.json]", "a: *b", "'*x'"])
+def test_pattern_in_a_sweep_is_no_alias(sweep: Path, value: str) -> None:
+    record = sweep / "multirun.yaml"
+    text = json.dumps(f"prompts={value}")
+    record.write_text(record.read_text().replace("- task=plan", f"- task=plan\n    - {text}"))
+    seals.seal(record)
+    assert f"prompts={value}" in resumed_sweep([f"resume={sweep}"])
+
+
+def test_lock_of_an_editor_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / ".#defaults.yaml").symlink_to("me@here.1234:1")
+    assert why_not_readable([], tmp_path) is None
 
 
 def test_config_that_stands_for_millions_is_refused(tmp_path: Path) -> None:

@@ -16,6 +16,12 @@ from src.resolvers import hydra_subdir, members, run_folder
 UPSAMPLE = TaskName.upsample
 
 
+def test_folder_of_all_runs_may_not_lead_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "outputs").symlink_to(tmp_path / "gone")
+    with pytest.raises(FileNotFoundError):
+        run_folder(None, None, UPSAMPLE, f"{tmp_path}/outputs/day/run")
+
+
 def test_existing_run_folder_is_never_used(tmp_path: Path) -> None:
     found = [Path(run_folder(None, None, UPSAMPLE, f"{tmp_path}/run")) for _ in range(3)]
     assert [folder.name for folder in found] == ["run", "run-2", "run-3"]

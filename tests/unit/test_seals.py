@@ -65,6 +65,30 @@ def test_unsealable_file_stays_without_one(tmp_path: Path, home: Path) -> None:
     assert not seals.holds(tmp_path / "other.json")
 
 
+def test_without_a_home_nothing_is_sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "other.json").write_text("{}")
+
+    def homeless(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    seals.seal(tmp_path / "other.json")
+    assert not seals.holds(tmp_path / "other.json")
+
+
+def test_home_without_hard_links_keeps_one_key(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    made = tmp_path / "plan.json"
+    made.write_text("{}")
+    for _ in range(2):
+        seals.seal(made)
+        assert seals.holds(made)
+    assert [path.name for path in (home / ".config" / "prompt-upsampler").iterdir()] == ["seal.key"]
+
+
 @pytest.mark.parametrize(
     "named",
     [

@@ -17,6 +17,7 @@ from src.shortcuts import WORDS, expanded
         ("status", ["task=status", "run=latest"]),
         ("review night review.open=true", ["task=review", "run=night", "review.open=true"]),
         ("report outputs/a", ["task=report", "run=outputs/a"]),
+        ("review a outputs/b", ["task=review", "runs=[a,outputs/b]"]),
         ("resume", ["resume=latest"]),
         ("runs", ["task=runs"]),
         ("task=plan prompts=p.json", ["task=plan", "prompts=p.json"]),
@@ -29,6 +30,13 @@ def test_short_command_becomes_overrides(typed: str, overrides: list[str]) -> No
 
 def test_path_with_blanks_stays_one_value() -> None:
     assert expanded(["plan", "my prompts, new.json"]) == ["task=plan", 'prompts="my prompts, new.json"']
+
+
+@pytest.mark.parametrize("typed", ["plan a.json b.json", "run a b", "status a b", "resume a b", "runs a b"])
+def test_names_beyond_the_first_are_refused(typed: str) -> None:
+    """What a shell makes of a pattern: all but one of them would be dropped."""
+    with pytest.raises(ValueError, match="takes one name, not 2"):
+        expanded(typed.split())
 
 
 def test_every_word_is_explained() -> None:

@@ -102,15 +102,12 @@ class Refused(Exception):
 class Unavailable(Exception):
     """The server cannot answer now; it may later, after `retry_after_s` if it named a time.
 
-    refused: it did not take the request at all, so this was no try of the item. failed: it replied with an error of its own,
-    for which the item may be the reason.
+    refused: it did not take the request at all, so this was no try of the item.
     """
 
-    def __init__(
-        self, message: str, retry_after_s: float | None = None, *, refused: bool = False, failed: bool = False
-    ) -> None:
+    def __init__(self, message: str, retry_after_s: float | None = None, *, refused: bool = False) -> None:
         super().__init__(message)
-        self.retry_after_s, self.refused, self.failed = retry_after_s, refused, failed
+        self.retry_after_s, self.refused = retry_after_s, refused
 
 
 Phase = Callable[..., None]  # writes a phase into events.jsonl; keywords are fields of `protocol.Event`

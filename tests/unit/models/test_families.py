@@ -60,6 +60,20 @@ def test_checkpoint_of_other_limits_wins(tmp_path: Path) -> None:
     assert isinstance(limited, Qwen) and limited.image_pixels == (784, 7840)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"size": 224}, {"size": {"height": 224, "width": 224}}, {"size": [1, 2]}, {"min_pixels": "a", "max_pixels": 3},
+        {"min_pixels": -1, "max_pixels": 9}, {"min_pixels": 1e400, "max_pixels": 1e400}, {"min_pixels": None, "max_pixels": True},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_processor_of_another_kind_decides_nothing(tmp_path: Path, config: dict[str, object]) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+    model = replace(MODEL, family="qwen3_vl", checkpoint=str(tmp_path))
+    assert with_checkpoint(model).image_pixels == model.image_pixels
+
+
 def test_damaged_checkpoint_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text("{")
     with pytest.raises(InputError, match=r"preprocessor_config\.json: not a valid JSON"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -293,7 +294,7 @@ def test_prompt_may_be_in_a_file(write: Write) -> None:
     ("content", "name", "expected"),
     [
         (
-            '{"samples": {"one": {"prompt": "A"}, "two": {"prompt": "B"}}, "seed": 1}',
+            '{"samples": {"one": {"prompt": "A"}, "two": {"prompt": "B"}}, "seed": 1, "metadata": {"a": {"path": "m"}}}',
             "s.json",
             [("one", "A"), ("two", "B")],
         ),
@@ -365,6 +366,20 @@ def workbook(tmp_path: Path) -> Path:
 def test_workbook_is_read_whatever_size_it_claims(workbook: Path, claimed: str) -> None:
     changed(workbook, "xl/worksheets/sheet1.xml", 'ref="A1:C6"', f'ref="{claimed}"')
     assert [(s.name, s.video_path) for s in specs(workbook)] == [(f"n{n}", f"{n}.mp4") for n in range(5)]
+
+
+def test_workbook_with_damaged_bytes_is_read_or_a_problem(workbook: Path) -> None:
+    data, dice, refused = workbook.read_bytes(), random.Random(3), 0
+    for _ in range(80):
+        damaged = bytearray(data)
+        for _ in range(dice.randint(1, 4)):
+            damaged[dice.randrange(4, len(data))] = dice.randrange(256)
+        workbook.write_bytes(damaged)
+        try:
+            specs(workbook)
+        except SpecError:
+            refused += 1
+    assert refused
 
 
 def test_workbook_with_damaged_parts_is_a_problem(workbook: Path) -> None:

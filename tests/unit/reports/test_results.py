@@ -217,14 +217,35 @@ def test_update_in_place_leaves_edited_items_alone(finished: Finished, tmp_path:
     assert len(answered) == (ITEMS[0] in edited)
 
 
-@pytest.mark.parametrize("content", ["", "[{]", '[{"prompt": "a", "prompt": "b"}]', "[3]", None])
-def test_update_in_place_leaves_unreadable_files_alone(finished: Finished, tmp_path: Path, content: str | None) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[{]", b'[{"prompt": "a", "prompt": "b"}]', b"[3]", b"\x81\x8d", b"PK\3\4abc\x81", b"\x1f\x8b\x08", None],
+)
+def test_update_in_place_leaves_unreadable_files_alone(
+    finished: Finished, tmp_path: Path, content: bytes | None
+) -> None:
     plan, table = finished("output.specs=in_place")
     file = tmp_path / "prompts.json"
-    file.unlink() if content is None else file.write_text(content)
+    file.unlink() if content is None else file.write_bytes(content)
     write_exports(plan, zip(plan.items, table, strict=True), RunPaths(tmp_path / "run"), NOW)
-    assert (file.read_text() if file.exists() else None) == content
+    assert (file.read_bytes() if file.exists() else None) == content
     assert len(read_json(tmp_path / "run" / "results.json")) == 2
+
+
+@pytest.mark.parametrize("name", ["lines.jsonl", "table.csv"])
+def test_update_in_place_finds_all_items_again(finished: Finished, tmp_path: Path, name: str) -> None:
+    """After an update whose answers have line breaks, and without blank lines that were there before."""
+    prompts = ["A boat, 雨", "A car.", "A train."]
+    content = "prompt\n\n" + "".join(f'"{p}"\n\n' for p in prompts)
+    if name.endswith("l"):
+        content = "".join(json.dumps({"prompt": p}) + "\n\n" for p in prompts)
+    plan, table = finished("output.specs=in_place", content=content, name=name)
+    for text in ("one\ntwo\nthree", "four\n\nfive"):
+        rows = [{**row, "state": UPSAMPLED, "upsampled_prompt": f"{text} {n}"} for n, row in enumerate(table)]
+        write_exports(plan, zip(plan.items, rows, strict=True), RunPaths(tmp_path / "run"), NOW)  # type: ignore[arg-type]
+        again, _ = finished(content=(tmp_path / name).read_text(), name=name)
+        found = [(item.prompt, json.loads(item.extra)["upsampled_prompt"]) for item in again.items]
+        assert found == [(p, f"{text} {n}") for n, p in enumerate(prompts)]
 
 
 def test_update_in_place_keeps_every_backup(finished: Finished, tmp_path: Path) -> None:

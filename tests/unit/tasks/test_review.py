@@ -52,6 +52,12 @@ def test_end_of_input_ends_the_review() -> None:
     assert verdicts("ab", "y") == [("a", ACCEPTED, None)]
 
 
+def test_end_of_input_while_editing_ends_the_review(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EDITOR", raising=False)
+    monkeypatch.delenv("VISUAL", raising=False)
+    assert verdicts("abc", "n", "e") == [("a", REJECTED, None)]
+
+
 def test_text_is_edited_in_the_own_editor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VISUAL", "sed -i s/boat/ship/")
     assert edited("a boat\n\nat dusk, ünï", Dialog()) == "a ship\n\nat dusk, ünï"

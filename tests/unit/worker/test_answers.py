@@ -83,6 +83,7 @@ def test_control_characters_are_removed() -> None:
 )
 def test_marks_around_it_all_are_removed(around: str) -> None:
     assert cleaned(around.format(PROMPT))[0] == PROMPT
+    assert cleaned(around.format("A"))[0] == "A"
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ def answer(text: str, reasoning: str = "") -> Answer:
 @pytest.mark.parametrize(
     "text",
     [
-        GOOD, f"```json\n{GOOD}\n```", f"<think>a {{brace}}</think>\n{GOOD}", f"Sure, here it is:\n{GOOD}\nEnjoy!",
+        GOOD, f"```json\n{GOOD}\n```", f"{GOOD}```\n```",
+        f"<think>a {{brace}}</think>\n{GOOD}", f"Sure, here it is:\n{GOOD}\nEnjoy!",
         '{"fps": 24, "scene_imagination": "dropped", "scene": "a boat"}',
     ],
 )  # fmt: skip

@@ -140,7 +140,13 @@ def test_tokens_the_server_counts_are_read_later(
 ) -> None:
     """What is read when tells the window how fast a server is, unless /metrics does."""
     pauses: queue.Queue[float] = queue.Queue()
-    clock = SimpleNamespace(monotonic=time.monotonic, thread_time=time.thread_time, sleep=pauses.put)
+
+    def pause(seconds: float) -> None:
+        if threading.current_thread() is reader._thread:  # not that of an earlier test
+            pauses.put(seconds)
+        time.sleep(0.01)
+
+    clock = SimpleNamespace(monotonic=time.monotonic, thread_time=time.thread_time, sleep=pause)
     monkeypatch.setattr(streams, "time", clock)
     reader, response = Reader(lambda: is_counted), Response(ends[0], lambda events, first_s: None)
     reader._every_s = 9.0  # as after answers of many minutes
