@@ -51,8 +51,8 @@ def with_run_folders(arguments: list[str]) -> list[str]:
         argument = plain_spelling(argument)
         key, value = split_override(argument)
         if key == "runs":
-            parts = [part.strip() for part in value.strip("[]").split(",")]
-            runs = [part if part[:1] in "'\"" else folder(part, False) for part in parts]
+            parts = [split_override(f"run={part.strip()}")[1] for part in value.strip("[]").split(",")]
+            runs = [folder(part, False) for part in parts]
             argument = argument if runs == parts else f"runs=[{','.join(map(hydra_quoted, runs))}]"
         elif key in ("resume", "run") and (found := folder(value, key == "resume")) != value:
             argument = f"{key}={hydra_quoted(found)}"
@@ -107,13 +107,9 @@ def why_not_resumable(arguments: list[str]) -> str | None:
 _USER_IN_URL = re.compile(r"://[^/?#\s'\"]*@")
 _PASSWORD_IN_ADDRESS = re.compile(r"[\w.+$-]:[^,\s'\"@\[]*@")
 _SECRET = re.compile(r"(?:^|[._-])(?:api_?key|key|token|secret|password|passwd|credentials?|sig)$", re.IGNORECASE)
-_ENTRY = re.compile(
-    r"(?:(?<![^\[,\s'\"?&#=])-*([A-Za-z_][\w-]*)=|--([A-Za-z_][\w-]*)[,\s])(?=[^,\]\s])"
-    r"|[\"']([A-Za-z_][\w-]*)\\?[\"']\s*:\s*\\?[\"'](?![\"'])"
-)
-_WITH_ENTRIES = re.compile(
-    r"image\.env|(?:model|inference)\.extra_args|host\.(?:render_)?sbatch|host\.docker|host\.runtime_env|.*urls?"
-)
+_ENTRY = re.compile(r"(?:(?<![^\[,\s'\"?&#=])-*([A-Za-z_][\w-]*)=|--([A-Za-z_][\w-]*)[,\s])(?=[^,\]\s])")
+_VARIABLE = re.compile(r"[\"']([A-Za-z_]\w*)\\?[\"']\s*:\s*\\?[\"'](?![\"'])")  # in JSON
+_WITH_ENTRIES = re.compile(r"image\.env|model\.extra_args|host\.(?:render_)?sbatch|host\.docker|.*urls?")
 
 
 def secret_among(values: Iterable[tuple[str, str]]) -> str | None:
@@ -128,8 +124,9 @@ def secret_among(values: Iterable[tuple[str, str]]) -> str | None:
             or (field in ("host", "host.address", "host.members") and _PASSWORD_IN_ADDRESS.search(value))
             or (
                 _WITH_ENTRIES.fullmatch(field)
-                and any(_SECRET.search("".join(names)) for names in _ENTRY.findall(value))
+                and any(_SECRET.search(entry or option) for entry, option in _ENTRY.findall(value))
             )
+            or (field == "host.runtime_env" and any(map(_SECRET.search, _VARIABLE.findall(value))))
         )
         if holds:
             return (

@@ -266,7 +266,9 @@ def _whole(whole: Any, reading: Reading) -> Iterator[RawItem]:
     if isinstance(whole, dict):
         keys = ["samples"] if reading.knows_any(whole) else list(whole)
         inside = {key: entries for key in keys if (entries := _entries(whole.get(key), reading))}
-        inside = {"samples": inside["samples"]} if "samples" in inside else inside or {"": _entries(whole, reading)}
+        if "samples" in inside and not any(isinstance(whole[key], list) for key in inside if key != "samples"):
+            inside = {"samples": inside["samples"]}
+        inside = inside or {"": _entries(whole, reading)}
     if len(inside) > 1:
         raise FileProblem(f"has items in {' and in '.join(map(shown_value, inside))}; keep one of them in a file")
     for key, entries in inside.items():

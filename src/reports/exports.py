@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,12 +34,13 @@ from .rows import Row, frame_files, hint_sent
 Line = dict[str, Any]
 
 
-_OF_EVERY_TARGET = ("dataset", "parquet", "openai", "txt", "provenance")
+_OF_EVERY_TARGET, _OF_ARROW = ("openai", "txt", "provenance"), ("dataset", "parquet")
 
 
-def written_before(plan: Plan, paths: RunPaths) -> list[str]:
-    """The exports that are in the run folder: they are of the same rows, or would contradict them."""
-    return [name for name in (*EXPORTS, *_OF_EVERY_TARGET) if path_of(name, plan, paths).exists()]
+def writable(plan: Plan, paths: RunPaths) -> dict[Path, str]:
+    """Every export that this Python can write, by its place in the run folder."""
+    names = (*EXPORTS, *_OF_EVERY_TARGET, *(_OF_ARROW if find_spec("pyarrow") else ()))
+    return {path_of(name, plan, paths): name for name in names}
 
 
 def path_of(name: str, plan: Plan, paths: RunPaths) -> Path:

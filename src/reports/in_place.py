@@ -50,17 +50,20 @@ def _update_file(file: Path, found: Sequence[tuple[PlanItem, Row]], additions: A
     """Update one file; the names of the items that it no longer holds as they were planned."""
     places = {item.where or item.name: (item, row) for item, row in found}
     names = {item.name: (item, row) for item, row in found}
-    prompts: dict[str, list[tuple[PlanItem, Row]]] = {}
-    for item, row in found:
-        prompts.setdefault(item.prompt, []).append((item, row))
+    contents: dict[tuple[str, str], list[tuple[PlanItem, Row]]] = {}
+    for item, row in reversed(found):
+        contents.setdefault((item.prompt, item.video_path or ""), []).append((item, row))
     style, updated, shape = _style_of(file), [], "list"
     for where, shape, raw in raw_items(file):
         if not isinstance(raw, dict):
             raise FileProblem(raw if isinstance(raw, BadItem) else f"{where} is no item")
         near = (places.get(where), names.get(text_of(raw.get("name")) or ""))
-        moved = (pair for value in raw.values() for pair in prompts.get(text_of(value) or "", ()))
-        open_ones = (pair for pair in (*near, *moved) if pair and pair[0].name in names)
-        if pair := next((pair for pair in open_ones if _is_planned(raw, pair[0])), None):
+        if not (pair := next((p for p in near if p and p[0].name in names and _is_planned(raw, p[0])), None)):
+            moved = contents.get(_content(raw), [])
+            while moved and moved[-1][0].name not in names:
+                moved.pop()
+            pair = moved[-1] if moved else None
+        if pair:
             del names[pair[0].name]
             more = additions(*pair, raw)
             raw, beside = nvidia.split(raw, more) if shape == "object" else (raw | more, {})
@@ -77,11 +80,18 @@ def _update_file(file: Path, found: Sequence[tuple[PlanItem, Row]], additions: A
 
 def _is_planned(raw: dict[str, Any], item: PlanItem) -> bool:
     """Whether an item of a file is still the planned one: it has the same prompt and clip, unless they are in another file."""
-    texts = {text_of(value) for value in raw.values()}
+    texts, found = {text_of(value) for value in raw.values()}, fields_of(raw, Reading())
+    if "prompt_id" in raw:  # of a RunSpec, which has neither
+        return True
+    in_a_file = bool(found.prompt_file) or not (item.prompt or _content(raw)[0])
+    return (item.prompt in texts or in_a_file) and (not item.video_path or item.video_path in texts)
+
+
+def _content(raw: dict[str, Any]) -> tuple[str, str]:
+    """Prompt and clip of an item of a file, "" for what it has not."""
     found = fields_of(raw, Reading())
-    has_prompt, has_clip = (bool(field and text_of(raw[field])) for field in (found.prompt, found.video))
-    is_same = item.prompt in texts or not has_prompt
-    return is_same and (not item.video_path or item.video_path in texts or not has_clip)
+    prompt, clip = (text_of(raw[field]) if field else None for field in (found.prompt, found.video))
+    return prompt or "", clip or ""
 
 
 def _free_backup(file: Path) -> Path:

@@ -93,6 +93,13 @@ def written_before(plan: Plan, paths: RunPaths, also: Iterable[str] = ()) -> Wri
     return Written(table, totals, wanted)
 
 
+def _exports_of_before(plan: Plan, paths: RunPaths) -> dict[Path, str]:
+    """The exports that an earlier start wrote, and that are as it left them: they would contradict results.json."""
+    known = read_record(paths).outputs
+    there = {path: name for path, name in exports.writable(plan, paths).items() if path.name in known and path.exists()}
+    return {path: name for path, name in there.items() if tuple(known[path.name]) == _stamp_of(path)}
+
+
 def _outputs(plan: Plan, paths: RunPaths, exported: Iterable[Path]) -> list[Path]:
     specs = {"beside": [paths.specs_list], "files": [paths.specs]}.get(plan.settings.spec_output, [])
     report = [paths.report] if plan.settings.report else []
@@ -143,9 +150,10 @@ def write_results(
             items = stack.enter_context(item_files(paths.report))
             rows = _added(rows, items, paths.root.absolute())
         table = results.write_exports(plan, rows, paths, ended)
+        wanted = {exports.path_of(name, plan, paths): name for name in (*plan.settings.exports, *also)}
         exported = [
             exports.write(name, plan, table, paths, outcomes)
-            for name in dict.fromkeys((*plan.settings.exports, *also, *exports.written_before(plan, paths)))
+            for name in (_exports_of_before(plan, paths) | wanted).values()
         ]
         if plan.settings.report:
             facts = _facts(plan, totals, outcomes, starts, paths, ended, command)

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import seals
-from ..choices import OutputFormat, Retry, TaskName
+from ..choices import OutputFormat, TaskName
 from ..config import Config, TaskConf
 from ..errors import ExitCode, HostError, InputError
 from ..files import is_safe_name
 from ..run_folder import LATEST, RunPaths
+from ..text import overrides_in
 from ..worker.records import InvalidRecord
 
 if TYPE_CHECKING:
@@ -113,7 +114,12 @@ def resume(invocation: Invocation, folder: str) -> ExitCode:
 
     config = invocation.config
     name = TaskName(kind_of(RunPaths(Path(folder))))
-    if name is TaskName.review and (config.retry is Retry.failed or config.output.exports):
+    given = {override.lstrip("+").partition("=")[0] for override in overrides_in(invocation.command)}
+    if (
+        name is TaskName.review
+        and given & {"retry", "output.exports"}
+        and not any(key[:7] == "review." for key in given)
+    ):
         name = TaskName.upsample  # the verdicts count there too
     config = replace(config, task=TaskConf(name), resume=folder, run=folder)
     return run_task(replace(invocation, config=config), name)

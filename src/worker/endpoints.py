@@ -40,8 +40,9 @@ class Endpoints:
             try:
                 answer = server.client.ask(request)
             except (OSError, http.client.HTTPException, Unavailable) as e:
-                error = e if isinstance(e, Unavailable) else Unavailable(str(e), refused=isinstance(e, NotConnected))
-                self._failed(server, error, is_gone=isinstance(e, NotConnected))
+                is_gone = isinstance(e, NotConnected)
+                error = e if isinstance(e, Unavailable) else Unavailable(str(e), refused=is_gone, broke=not is_gone)
+                self._failed(server, error, is_gone=is_gone)
                 if not error.refused or not self._has_other(tried):
                     raise error from e
             else:

@@ -48,7 +48,7 @@ class Flow(Generic[T]):
         self._mutex = threading.RLock()
         self._items, self._room = threading.Condition(self._mutex), threading.Condition(self._mutex)
         self._not_before, self._pauses = 0.0, 0
-        self._refused_since = 0.0  # 0: the last request was answered
+        self._refused_since = 0.0  # 0: the last request was taken
         self._traced: tuple[tuple[int, str], Seen | None] = ((0, ""), None)
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -144,8 +144,10 @@ class Flow(Generic[T]):
         with self._mutex:
             now, self.in_flight = time.monotonic(), self.in_flight - 1
             self._left.add(ticket)
+            if error is None or not error.refused:
+                self._refused_since = 0.0
             if error is None:
-                self._refused_since, self._pauses = 0.0, 0
+                self._pauses = 0
             if error and error.refused:
                 self._refused_since = self._refused_since or now
                 self.window.refuse(now, self.in_flight)

@@ -78,9 +78,8 @@ class Worker:
         self._failure: BaseException | None = None
         self._unavailable, self._busy_at = "", -BUSY_EVERY_S
         self._answers = 0  # of the server, to any request; it only matters whether there were more
-        self._last_try = (
-            threading.Lock()
-        )  # of items that fail: one at a time, or one that kills its server takes others with it
+        # Of items that break their connection: one at a time, or one that kills its server takes others with it.
+        self._last_try = threading.Lock()
         self._suspects = Suspects(folder / "in_flight")
 
     @property
@@ -312,39 +311,49 @@ class Worker:
     def _answer(self, ticket: int, work: Work, request: Request) -> Answer:
         """The engine's answer, once there is room in flight. Raises _NotAsked when the item has to come again: one that the
         server did not take as the next of all, one that it did not answer as the last."""
-        flow = self._flow
-        with self._last_try if work.failures == TRIES - 1 else contextlib.nullcontext():
+        flow, is_alone = self._flow, work.broke and work.failures == TRIES - 1
+        if is_alone and not self._last_try.acquire(blocking=False):
+            time.sleep(POLL_S)
+            flow.put_back(work)
+            raise _NotAsked
+        try:
             if not flow.enter(ticket):
                 raise _NotAsked
             error: Unavailable | None = None
             self._suspects.asked(work.item.id)
             try:
                 # An item is to blame only for what a server that answers others does to it.
-                is_doubtful = work.failures and work.answers_before == self._answers
-                if is_doubtful and (away := self._why_away(request)):
+                if work.failures and work.answers_before == self._answers and (away := self._why_away(request)):
                     raise Unavailable(str(away), away.retry_after_s, refused=True)
-                answer = self.engine.answer(request)
-                self._answers += 1
-                return answer
+                return self._answer_or_blame(request)
             except Unavailable as e:
                 error = e
-            except NoAccess as e:  # of a server that moderates, for one item; else the short question fails with it too
-                if not (away := self._why_away(request)):
-                    raise ItemFailed(str(e)) from e
-                error = Unavailable(str(e), away.retry_after_s, refused=True)
             finally:
                 self._suspects.back(work.item.id)
                 may_come_again = flow.leave(ticket, error)
+        finally:
+            if is_alone:
+                self._last_try.release()
         self._tell(error)
         if error.refused and not may_come_again:  # the items stay open: a later start asks them
             self._unavailable = f"the server took no request for {flow.patience_s:g} s (engine.patience_s): {error}"
             self.control.stop.set()
         if not error.refused:
-            work.failures, work.answers_before = work.failures + 1, self._answers
+            work.failures, work.answers_before, work.broke = work.failures + 1, self._answers, error.broke
         if work.failures == TRIES:
             raise ItemFailed(f"the server did not answer {TRIES} times: {error}") from error
         flow.put_back(work, ticket if error.refused else None)
         raise _NotAsked
+
+    def _answer_or_blame(self, request: Request) -> Answer:
+        try:
+            answer = self.engine.answer(request)
+        except NoAccess as e:  # of a server that moderates, for one item; else the short question fails with it too
+            if away := self._why_away(request):
+                raise Unavailable(str(e), away.retry_after_s, refused=True) from e
+            raise ItemFailed(str(e)) from e
+        self._answers += 1
+        return answer
 
     def _why_away(self, request: Request) -> Unavailable | None:
         """Why the server does not even answer a short question; None where it does. Raises NoAccess."""

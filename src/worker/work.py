@@ -13,7 +13,7 @@ from .protocol import KEPT, UPSAMPLED, Attempt, EngineUsed, Item, Outcome, Secon
 @dataclass
 class Work:
     """An item, and what the attempts at it have come to. failures: of TRIES; answers_before: those to all items at
-    the last of them. counted: prompt tokens, limit: of a request,
+    the last of them, broke: whether that broke the connection. counted: prompt tokens, limit: of a request,
     where a refusal names them. raw: the answer as it came, flags: the checks that it fails. turns: of the next request, room:
     for its answer, where that is less than max_tokens. asked_for: checks that have led to another request. usable: an answer
     that fails such a check and could stand."""
@@ -23,6 +23,7 @@ class Work:
     started: float = 0.0
     failures: int = 0
     answers_before: int = -1
+    broke: bool = False
     pictures: tuple[Picture, ...] | None = None
     attempts: list[Attempt] = field(default_factory=list)
     answer: Answer | None = None

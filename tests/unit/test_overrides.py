@@ -253,6 +253,29 @@ def test_secret_in_a_runtime_environment_is_found(names: str, quote: str) -> Non
     assert secret_among([("host.runtime_env", value.replace("sk-planted", "").replace(names, f"{names}_FILE"))]) is None
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("model.extra_args", """[--override-generation-config,'{"eos_token": "</s>"}']"""),
+        ("model.extra_args", """[--hf-overrides,'{"pad_token": "<pad>"}']"""),
+        ("inference.extra_args", "[--hint_key,edge]"),
+        ("host.runtime_env", '{"pip": ["x"], "env_vars": {"HF_HUB_OFFLINE": "1"}}'),
+    ],
+)
+def test_words_of_models_are_no_secrets(given: tuple[str, str]) -> None:
+    assert secret_among([given]) is None
+
+
+def test_quoted_runs_are_found_like_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a b").mkdir()
+    assert with_run_folders(['runs=["a b","001"]']) == ['runs=["a b","001"]']
+    (tmp_path / "outputs" / "n" / "x").mkdir(parents=True)
+    (tmp_path / "outputs" / "n" / "plan.json").write_text("{}")
+    [found] = with_run_folders(['runs=["a b",n]'])
+    assert found == 'runs=["a b","outputs/n"]'
+
+
 def test_defaults_hold_no_secret() -> None:
     assert secret_among(leaves_of(OmegaConf.to_container(composed()))) is None
 

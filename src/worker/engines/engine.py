@@ -102,12 +102,15 @@ class Refused(Exception):
 class Unavailable(Exception):
     """The server cannot answer now; it may later, after `retry_after_s` if it named a time.
 
-    refused: it did not take the request at all, so this was no try of the item.
+    refused: it did not take the request at all, so this was no try of the item. broke: the connection broke, as when the item
+    kills the server.
     """
 
-    def __init__(self, message: str, retry_after_s: float | None = None, *, refused: bool = False) -> None:
+    def __init__(
+        self, message: str, retry_after_s: float | None = None, *, refused: bool = False, broke: bool = False
+    ) -> None:
         super().__init__(message)
-        self.retry_after_s, self.refused = retry_after_s, refused
+        self.retry_after_s, self.refused, self.broke = retry_after_s, refused, broke
 
 
 Phase = Callable[..., None]  # writes a phase into events.jsonl; keywords are fields of `protocol.Event`

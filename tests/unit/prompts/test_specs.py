@@ -335,6 +335,12 @@ def test_items_in_two_lists_are_a_problem(write: Write) -> None:
     assert problem == 'prompts.json: has items in "train" and in "val"; keep one of them in a file'
 
 
+@pytest.mark.parametrize("other", ["validation", "annotations"])
+def test_list_beside_samples_is_not_dropped(write: Write, other: str) -> None:
+    (problem,) = problems(write(json.dumps({"samples": [{"prompt": "a"}], other: [{"prompt": "b"}]})))
+    assert f'has items in "samples" and in "{other}"' in problem
+
+
 def test_text_of_a_request_may_be_in_a_list(write: Write) -> None:
     line = {"messages": [{"role": "user", "content": [{"type": "text", "text": ["A car"]}]}]}
     (spec,) = specs(write(json.dumps(line) + "\n", "requests.jsonl"))

@@ -201,9 +201,11 @@ def test_cells_of_any_table_are_values(finished: Finished, tmp_path: Path, name:
         [{"name": "text", "prompt": "another"}, ITEMS[0]],
         [{**ITEMS[0], "prompt": "A ship"}, ITEMS[1]],
         [{**ITEMS[0], "video_path": "other.mp4"}],
+        [{**ITEMS[0], "video_path": ""}],
+        [{**ITEMS[1], "prompt": "A ship", "mood": "A boat, 雨"}],
         [],
     ],
-    ids=["inserted", "other order", "other prompt", "other clip", "removed"],
+    ids=["inserted", "other order", "other prompt", "other clip", "no clip", "prompt elsewhere", "removed"],
 )
 def test_update_in_place_leaves_edited_items_alone(finished: Finished, tmp_path: Path, edited: Items) -> None:
     """An answer is written to the item that it was asked for, wherever that is by now, and to no other."""
