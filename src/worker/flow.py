@@ -146,7 +146,7 @@ class Flow(Generic[T]):
             self._left.add(ticket)
             if error is None or not error.refused:
                 self._refused_since = 0.0
-            if error is None:
+            if error is None or error.broke:  # who closes connections is there again any moment
                 self._pauses = 0
             if error and error.refused:
                 self._refused_since = self._refused_since or now

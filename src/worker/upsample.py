@@ -324,7 +324,7 @@ class Worker:
             try:
                 # An item is to blame only for what a server that answers others does to it.
                 if work.failures and work.answers_before == self._answers and (away := self._why_away(request)):
-                    raise Unavailable(str(away), away.retry_after_s, refused=True)
+                    raise Unavailable(str(away), away.retry_after_s, refused=True, broke=away.broke)
                 return self._answer_or_blame(request)
             except Unavailable as e:
                 error = e

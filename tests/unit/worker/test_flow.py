@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from src.worker import flow as flow_module
 from src.worker import upsample
 from src.worker.engines.engine import Answer, Request, Unavailable
 from src.worker.flow import Flow
@@ -202,6 +203,21 @@ def test_request_that_is_taken_renews_the_patience(folder: Path) -> None:
         return distinct_reply(request)
 
     assert serve(folder, FakeEngine(answering)) == OK
+
+
+@pytest.mark.parametrize(("error", "longest_s"), [(RESET, 1.0), (GONE, 32.0)])
+def test_broken_connections_are_tried_each_second(
+    monkeypatch: pytest.MonkeyPatch, error: Unavailable, longest_s: float
+) -> None:
+    monkeypatch.setattr(flow_module, "MAX_PAUSE_S", 32.0)
+    flow = Flow[int](Window(1, "fixed", is_fixed=True), None, 60.0, lambda window, seen, tokens_s: None, print)
+    for ticket in range(8):
+        flow._not_before = 0.0
+        assert flow.enter(ticket)
+        flow.leave(ticket, error)
+    pause_s = flow._not_before - time.monotonic()
+    assert longest_s / 2 - 0.5 < pause_s <= longest_s
+    flow.stop()
 
 
 def test_refused_key_ends_the_job(folder: Path) -> None:
