@@ -67,7 +67,7 @@ class Remote:
         if text not in self._tokens:
             plans = [json.loads(plan.read_text()) for plan in self.folder.glob("*/plan.json")]
             self._tokens = {item["text"]: item["tokens"]["prompt"] for plan in plans for item in plan["items"]}
-        return self._tokens[text]
+        return self._tokens[text] if text != "Hello." else 1  # whether it answers at all
 
     def trust(self, port: int) -> None:
         line = self.sshd.known_hosts_line.replace(f":{self.sshd.port} ", f":{port} ")
