@@ -41,13 +41,8 @@ class StaleJob:
 
 def jobs_on(host: Host, settings: HostSettings) -> list[StaleJob]:
     """All jobs below host.root; without Docker there are no containers."""
-    root = root_on(host, settings)
-    with reading(
-        host,
-        checked(
-            host.run(script(_JOBS, root, "shared" if settings.kind == "pool" else "")), host, "jobs cannot be listed"
-        ),
-    ) as listed:
+    root, kind = root_on(host, settings), "shared" if settings.kind == "pool" else ""
+    with reading(host, checked(host.run(script(_JOBS, root, kind)), host, "jobs cannot be listed")) as listed:
         rows = (line.split(" ", 3) for line in listed.splitlines())
         folders = {
             row[3]: (int(row[0]), row[1], int(row[2])) for row in rows if len(row) == 4 and _JOB_ID.fullmatch(row[3])

@@ -32,9 +32,7 @@ from .arrow import write_folder, write_parquet
 from .rows import Row, frame_files, hint_sent
 
 Line = dict[str, Any]
-
-
-_OF_EVERY_TARGET, _OF_ARROW = ("openai", "txt", "provenance"), ("dataset", "parquet")
+_OF_EVERY_TARGET, _OF_ARROW = ("openai", "txt", "provenance"), ("dataset", "parquet")  # beside those of one target
 
 
 def writable(plan: Plan, paths: RunPaths) -> dict[Path, str]:

@@ -80,11 +80,14 @@ def _update_file(file: Path, found: Sequence[tuple[PlanItem, Row]], additions: A
 
 def _is_planned(raw: dict[str, Any], item: PlanItem) -> bool:
     """Whether an item of a file is still the planned one: it has the same prompt and clip, unless they are in another file."""
-    texts, found = {text_of(value) for value in raw.values()}, fields_of(raw, Reading())
     if "prompt_id" in raw:  # of a RunSpec, which has neither
         return True
-    in_a_file = bool(found.prompt_file) or not (item.prompt or _content(raw)[0])
-    return (item.prompt in texts or in_a_file) and (not item.video_path or item.video_path in texts)
+    texts = {text_of(value) for value in raw.values()}
+    if item.video_path and item.video_path not in texts:
+        return False
+    if item.prompt in texts or not (item.prompt or _content(raw)[0]):
+        return True
+    return fields_of(raw, Reading()).prompt_file is not None
 
 
 def _content(raw: dict[str, Any]) -> tuple[str, str]:

@@ -83,14 +83,8 @@ class PageHandler(BaseHTTPRequestHandler):
             self.close_connection = True
         except OSError as e:  # the disk is full, for example
             self._send_json({"error": e.strerror or str(e)}, HTTPStatus.INTERNAL_SERVER_ERROR)
-        except (
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-            OverflowError,
-        ):  # numbers, names and bodies that no page sends
-            self._send(HTTPStatus.BAD_REQUEST)
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
+            self._send(HTTPStatus.BAD_REQUEST)  # numbers, names and bodies that no page sends
 
     def _reply(self, words: list[str], query: str, body: bytes | None) -> None:
         """Send what stands at an address; `words` follow the token. body: of a post."""

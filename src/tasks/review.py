@@ -60,9 +60,10 @@ def run(invocation: Invocation) -> ExitCode:
             "task=review: which run?", hint="name its folder: run=outputs/DATE/TIME, or several: runs=[A,B]"
         )
     for paths in runs:
-        if link := link_in(paths.root):
-            raise InputError(f"{paths.root}: {link} is a link, and a run folder has none", hint="remove it")
-        refuse_foreign_run(paths, config)
+        if paths.root != Path(config.run or ""):  # which was checked before the task began
+            if link := link_in(paths.root):
+                raise InputError(f"{paths.root}: {link} is a link, and a run folder has none", hint="remove it")
+            refuse_foreign_run(paths, config)
         if not paths.results.is_file():
             raise InputError(
                 f"{paths.root}: has no results yet", hint=f"finish it first:  {resume_command(paths.root)}"

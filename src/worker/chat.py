@@ -210,7 +210,7 @@ class ChatClient:
             return ItemFailed(f"{message_of(text)}: tokenizer and checkpoint do not match; check model.tokenizer")
         if kind == "no_pictures":
             return ItemFailed(f"{message_of(text)}: check model.mmproj, or set model.text_only=true")
-        if status in (402, 408, 409, 425, 429) or status >= 500:
+        if status in (*NOT_TAKEN, 408, 409, 425) or status >= 500:
             message = f"HTTP {status}: {message_of(text)}"
             return Unavailable(message, pause_of(retry_after), refused=status in NOT_TAKEN)
         if status in (401, 403):
