@@ -45,10 +45,10 @@ def expanded(arguments: list[str]) -> list[str]:
     names than it takes."""
     if not arguments or arguments[0] not in WORDS:
         return arguments
-    names = [word for word in arguments[1:] if "=" not in word and not word.startswith("-")]
-    if len(names) > 1 and "…" not in WORDS[arguments[0]][0]:
-        raise ValueError(
-            f"{arguments[0]}: takes one name, not {len(names)} ({', '.join(names[:3])})\n  → name a folder, or quote a pattern: "
-            f"{arguments[0]} 'FOLDER/*.json'"
-        )
-    return [*WORDS[arguments[0]][2](names), *(word for word in arguments[1:] if word not in names)]
+    names = [name for name in arguments[1:] if "=" not in name and not name.startswith("-")]
+    word, takes = arguments[0], WORDS[arguments[0]][0]
+    if len(names) > 1 and "…" not in takes:
+        pattern = f"name a folder, or quote a pattern: {word} 'FOLDER/*.json'"
+        hint = pattern if takes == "FILE" else "one run at a time"
+        raise ValueError(f"{word}: takes one name, not {len(names)} ({', '.join(names[:3])})\n  → {hint}")
+    return [*WORDS[word][2](names), *(other for other in arguments[1:] if other not in names)]
