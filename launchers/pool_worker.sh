@@ -30,5 +30,8 @@ while [ -z "$asked" ] && [ "$starts" -lt 10 ]; do
 done
 if [ -e "$ended" ] || [ -e "$job/cancelled" ]; then exit 0; fi
 [ -n "$asked" ] || exit "$code"
-[ -z "$SLURM_JOB_ID" ] || scontrol requeue "$SLURM_JOB_ID" # at its time limit, or preempted
+task=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID} # its job id may be that of the whole array
+task=${task:-$SLURM_JOB_ID}
+# At its time limit it is queued again; one that somebody has canceled does not run any more.
+[ -z "$task" ] || [ "$(squeue --all --noheader --jobs="$task" --format=%T)" != RUNNING ] || scontrol requeue "$task"
 exit 143

@@ -80,13 +80,15 @@ def link_atomic(source: Path, target: Path) -> None:
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.part")
-    aside.unlink(missing_ok=True)
+    aside = aside_of(target)
     try:
-        os.link(source.resolve(), aside)
-    except OSError:
-        shutil.copyfile(source, aside)
-    os.replace(aside, target)
+        try:
+            os.link(source.resolve(), aside)
+        except OSError:
+            shutil.copyfile(source, aside)
+        os.replace(aside, target)
+    finally:  # also where another thread was faster: a rename onto the same file does nothing
+        aside.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import RunLocked
+from .errors import InputError, RunLocked
 
 OUTPUTS = Path("outputs")  # where new run folders go; see conf/config.yaml
 LATEST = "latest"  # in place of a folder: the newest run
@@ -100,6 +100,9 @@ def locked(paths: RunPaths, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]
                         hint="wait for it (output.lock_timeout_s), or stop it; then run the same command again",
                     ) from None
                 time.sleep(0.02)
+            except OSError as e:
+                hint = "its file system needs locks (Lustre: mount option flock); or name a folder elsewhere: hydra.run.dir=FOLDER"
+                raise InputError(f"{paths.root}: cannot be locked: {e.strerror}", hint=hint) from e
         yield
 
 
@@ -118,8 +121,8 @@ def is_held(lock: Path) -> bool:
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+    except OSError as e:  # where there are no locks, nobody holds one
+        return isinstance(e, BlockingIOError)
     finally:
         os.close(fd)
     return False

@@ -40,6 +40,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "worker_awaited": ("Job {job} is waiting for its worker to be started", ": {command}", "."),
     "job_gone": ("Job {job} is gone: {note}.",),
     "job_located": ("The job's folder is {folder} on {host}.",),
+    "job_still_listed": ("Job {job} is done; Slurm still lists it, and will end it.",),
     "job_not_cleaned_up": ("Job {job} is done, but could not be cleaned up: {reason}.",),
     "job_started": (
         "A job started: {items} items",
@@ -77,6 +78,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "same_request": ("The requests are the same as before; {note}.",),
     "sheets_not_read": ("{file}: sheet {read} is read; not read: {not_read}.",),
     "size_changes_within_clip": ("{clip} changes its size: {sizes}.",),
+    "slurm_does_not_answer": ("{reason}; Slurm is asked again.",),
     "ssh_config_not_used": ("~/.ssh/config, host {host}: directives that are not used: {directives}.",),
     "timings_not_written": ("{file} could not be written: {reason}.",),
     "videos_taken_over": ("{videos} videos are there already.",),

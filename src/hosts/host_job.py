@@ -116,7 +116,7 @@ class HostJob:
 
     def ask_to_stop(self) -> None:
         """The mark tells whoever supervises the job that its end was wanted; dockerd too ends containers with SIGTERM."""
-        mark = script('cd "$1" && : > cancelled', self.location.folder)
+        mark = script('[ ! -d "$1" ] || : > "$1/cancelled"', self.location.folder)
         checked(self.host.run(mark), self.host, "the job cannot be cancelled")
         self.runtime.ask_to_stop()
 

@@ -6,11 +6,13 @@ Both hold launchers/pool_worker.sh, which runs on its own there. Fields of the J
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import InputError
 from ..files import bundled
 from ..planning.settings import HostSettings, ImageSettings
 from ..worker.protocol import LOAD_FAILED, NO_ACCESS
@@ -58,7 +60,7 @@ def slurm_script(workers: PoolWorkers) -> str:
         f"--job-name=upsample-{workers.jobs[0]}", f"--array=0-{len(workers.jobs) - 1}", "--requeue", "--open-mode=append",
         f"--signal=B:TERM@{STOP_BEFORE_S}", *workers.host.sbatch,
     )  # fmt: skip
-    head = ["#!/bin/sh", *(f"#SBATCH {' '.join(option.split())}" for option in options)]
+    head = ["#!/bin/sh", *(f"#SBATCH {shlex.quote(' '.join(option.split()))}" for option in options)]
     return "\n".join([*head, f"set -- {shlex.join(workers.command(workers.host.root, workers.python))}", _launcher()])
 
 
@@ -85,7 +87,17 @@ def kubernetes_job(workers: PoolWorkers, pod: PodSettings, uid: int, gid: int) -
 
 
 def _pod(workers: PoolWorkers, pod: PodSettings, uid: int, gid: int) -> dict[str, Any]:
-    user = {"runAsNonRoot": True, "runAsUser": uid, "runAsGroup": gid, "fsGroup": gid} if uid else {}
+    user = (
+        {
+            "runAsNonRoot": True,
+            "runAsUser": uid,
+            "runAsGroup": gid,
+            "fsGroup": gid,
+            "fsGroupChangePolicy": "OnRootMismatch",
+        }
+        if uid
+        else {}
+    )
     volumes: list[dict[str, Any]] = [{"name": "root", "persistentVolumeClaim": {"claimName": pod.claim}}]
     if workers.image.shm_size:
         size = _quantity(workers.image.shm_size)
@@ -131,8 +143,11 @@ def _environment(workers: PoolWorkers, secret: str) -> list[Mapping[str, Any]]:
 
 def _quantity(size: str) -> str:
     """A size of Docker's, as 8g, as a quantity of Kubernetes."""
-    number, unit = size.rstrip("bB")[:-1], size.rstrip("bB")[-1].upper()
-    return f"{number}{unit}i" if unit in "KMGT" else size
+    parts = re.fullmatch(r"([\d.]+)([kmgt]?)(?:i?b)?", size.strip().lower())
+    if parts is None:
+        raise InputError(f"image.shm_size={size}: is no size", hint="as in 512m or 16g")
+    number, unit = parts.groups()
+    return f"{number}{unit.capitalize()}i" if unit else number
 
 
 def _launcher() -> str:

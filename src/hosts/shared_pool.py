@@ -51,7 +51,9 @@ class PoolRuntime:
         command = shlex.join(self.launch.command(self.location.folder))
         log.get().info("worker_awaited", job=self.location.folder.rpartition("/")[2], command=command)
 
-    def ask_to_stop(self) -> None: ...  # it sees the mark
+    def ask_to_stop(self) -> None:
+        """One that runs sees the mark in its folder; one that would start later, this."""
+        self.remove()
 
     def kill(self) -> None: ...  # nothing here can, and its items are for others
 

@@ -16,30 +16,48 @@ from .launch import Launch
 from .mirror import Location
 
 NAME = "upsample-"  # before a job's id: what squeue shows
+AWAY = 3  # exit code of a command that Slurm did not answer
+FRESH_S = 15  # without a heartbeat, until Slurm is asked
 STOP_BEFORE_S = 120  # the time limit: then a worker finishes what is in flight
 _CHECK = "command -v sbatch squeue scancel >/dev/null && sinfo --noheader >/dev/null"
-# A worker with a fresh heartbeat runs: Slurm need not be asked about it at each poll.
-_STATE = """
-cd "$1" 2>/dev/null || { echo absent; exit; }
-[ ! -e exit.json ] && [ -n "$(find events.jsonl -newermt '15 seconds ago' 2>/dev/null)" ] && { echo running; exit; }
-states=$(squeue --me --noheader --name="$2" --format=%T) || { echo away; exit; }
+# The user's jobs of a name, also where their settings or a hidden partition would leave some out.
+_JOBS = 'listed() { env -u SQUEUE_STATES squeue --all --me --noheader --name="$1" --format="$2"; }'
+# A worker with a fresh heartbeat runs: Slurm need not be asked about it at each poll. Ages are differences of times that the one
+# file server gave. A job is queued until its worker has written something: before that come a node that boots, a prolog, an image
+# that is pulled.
+_STATE = f"""
+{_JOBS}
+cd "$1" 2>/dev/null || {{ echo absent; exit; }}
+touch ../.clock && true 2>/dev/null < events.jsonl
+beat=$(stat -c %Y events.jsonl 2>/dev/null || echo 0)
+[ ! -e exit.json ] && [ $(($(stat -c %Y ../.clock) - beat)) -lt {FRESH_S} ] && {{ echo running; exit; }}
+states=$(listed "$2" %T) || {{ echo away; exit; }}
 case " $states" in
-  *PENDING*|*REQUEUE*|*SUSPENDED*|*STOPPED*|*SPECIAL_EXIT*) echo queued ;;
   " ") if [ -e cancelled ] && [ ! -e exit.json ]; then echo canceled  # before it was started
        elif [ -e slurm.id ]; then echo ended; else echo absent; fi ;;
-  *) echo running ;;
+  *RUNNING*) if [ events.jsonl -nt slurm.id ]; then echo running; else echo queued; fi ;;
+  *COMPLETING*) echo queued ;;
+  *) touch slurm.id; echo queued ;;
 esac
 """
-_START = """
+_START = f"""
+{_JOBS}
 cd "$1" && name=$2 command=$3 && shift 3 || exit 1
-[ -z "$(squeue --me --noheader --name="$name" --format=%i)" ] || exit 0
+found=$(listed "$name" %i) || exit {AWAY}
+[ -z "$found" ] || exit 0
 rm -f exit.json cancelled
-sbatch --parsable --job-name="$name" --chdir="$PWD" --output=worker.log --open-mode=append --requeue \\
-  --signal="B:TERM@$STOP" "$@" --wrap="$command" > slurm.id.part && mv slurm.id.part slurm.id
-""".replace("$STOP", str(STOP_BEFORE_S))
-_STOP = """
-scancel --me --name="$1" --state=PENDING
-scancel --me --name="$1" --state=RUNNING --signal=TERM --batch
+sbatch --parsable --requeue --signal=B:TERM@{STOP_BEFORE_S} "$@" --job-name="$name" --chdir="$PWD" --output=worker.log \\
+  --open-mode=append --wrap="$command" > slurm.id.part && mv slurm.id.part slurm.id
+"""
+_STOP = f"""
+{_JOBS}
+listed "$1" "%i %T" | while read -r id state; do
+  case $state in
+    RUNNING) scancel --signal=TERM --batch "$id" ;;
+    COMPLETING) ;;
+    *) scancel "$id" ;;
+  esac
+done
 """
 _KILL = 'scancel --me --name="$1"'
 
@@ -73,6 +91,8 @@ class SlurmRuntime:
         command = f"exec {shlex.join(self.launch.command(self.folder))}"
         start = script(_START, self.folder, self.name, command, *self.launch.host.sbatch)
         done = self.host.run(start)
+        if done.code == AWAY:
+            raise LinkLost(f"{self.host.name}: Slurm does not answer: {done.message}")
         if done.code:
             hint = "host.sbatch has the options of sbatch, as in [--partition=gpu,--gpus=1,--time=4:00:00]"
             raise HostError(f"{self.host.name}: Slurm refused the job: {done.message}", hint=hint)

@@ -70,8 +70,11 @@ def inference_settings(config: Config, run: Settings | None) -> InferenceSetting
 
 
 def upscaling(settings: InferenceSettings) -> InferenceSettings:
-    """The same with NVIDIA's 4K upscaler, as conf/inference/upscale.yaml has it, for videos that these settings made."""
-    control, arguments = {"upscale": {"control_weight": 0.5}}, {"num_steps": 10}
+    """The same with NVIDIA's 4K upscaler, as conf/inference/upscale.yaml has it, for videos that these settings made; the
+    frame rate, the seed and what to avoid stay."""
+    control = {"upscale": {"control_weight": 0.5}}
+    kept = {k: v for k, v in json.loads(settings.arguments).items() if k in ("fps", "seed", "negative_prompt")}
+    arguments = {**kept, "num_steps": 10}
     return replace(
         settings,
         name="upscale",
@@ -79,6 +82,7 @@ def upscaling(settings: InferenceSettings) -> InferenceSettings:
         arguments=json.dumps(arguments),
         upscale=False,
         ignore=(),
+        require_upsampled=False,  # of such prompts, the videos were made
     )
 
 

@@ -55,8 +55,12 @@ def generate(
     asked = {item.id: item for item in wanted if item.id}
     slugs = _slugs(wanted)
     while missing := {item_id: item for item_id, item in asked.items() if item_id not in ended}:
-        folder = _unfinished(paths, missing.keys(), inference) or _stage(tuple(missing.values()), inference, paths)
+        old = _unfinished(paths, missing.keys(), inference)
+        failed = _failed_in(old) if old else set()
+        folder = old or _stage(tuple(missing.values()), inference, paths)
         _run_job(_Videos(folder, launch_of(inference, plan.run_id), slugs, ended, paths), len(asked), progress)
+        for item_id in failed:  # before this start: tried again, in a job of their own
+            ended.pop(item_id, None)
     progress.step("videos", len(ended), len(asked))
 
 
@@ -82,6 +86,12 @@ def _made_before(paths: RunPaths) -> Iterable[VideoOutcome]:
     """The videos that jobs of this run wrote down, as far as that is known here."""
     for file in sorted(paths.inference.glob("*/results.jsonl")):
         yield from (outcome for outcome in read_records(file, VideoOutcome, log.left_out) if outcome.state == DONE)
+
+
+def _failed_in(job: JobPaths) -> set[str]:
+    """What failed in a job that was not brought to its end, and was not made there since."""
+    last = {outcome.id: outcome.state for outcome in read_records(job.results, VideoOutcome, log.left_out)}
+    return {item_id for item_id, state in last.items() if state != DONE}
 
 
 def open_handles(paths: RunPaths) -> list[tuple[JobPaths, JobHandle]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -11,9 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
+from ..files import file_sha256
 from ..planning.plan import PlanItem
 from ..planning.settings import digest
 from ..prompts.paths import find_file
+from ..text import counted
 from .engines.engine import Place, Refused, Request
 from .settings import InferenceSettings
 from .vocabulary import asked_of, request_of
@@ -101,6 +102,8 @@ def _take(
     try:
         if item.video_path and not item.video:
             raise Refused(item.problem or "its video cannot be used")
+        if item.video:
+            _check_clip(item, settings, known)
         request = request_for(item, choice.prompt, video, settings, _placer(item, files, known, settings.repository))
         _refuse_downloads(request, settings)
     except Refused as e:
@@ -117,6 +120,24 @@ def _take(
         pieces=engine.pieces_of(item.video.frames if item.video else 1, request.arguments),
         asked=_asked(request, files, settings.engine),
     )
+
+
+def _check_clip(item: PlanItem, settings: InferenceSettings, known: dict[Path, str]) -> None:
+    """Raises Refused for a clip that is not there any more, or is another one, or too short to make a video of."""
+    video = item.video
+    assert video
+    path = Path(video.path)
+    try:
+        if path not in known:
+            known[path] = file_sha256(path)
+    except OSError as e:
+        raise Refused(f"its video {path}: {e.strerror}") from e
+    if known[path] != video.sha256:
+        raise Refused(f"its video {path} has changed since it was planned")
+    if video.frames < settings.engine_of.least_frames:
+        raise Refused(
+            f"its video has {counted(video.frames, 'frame')}; {settings.engine_of.title} makes a picture of that"
+        )
 
 
 def _asked(request: Request, files: Mapping[str, str], engine: str) -> str:
@@ -148,8 +169,7 @@ def _placer(item: PlanItem, files: dict[str, str], known: dict[Path, str], repos
         if not os.path.isfile(path):
             raise ValueError("is not a file")
         if path not in known:
-            with open(path, "rb") as f:
-                known[path] = hashlib.file_digest(f, "sha256").hexdigest()
+            known[path] = file_sha256(path)
         name = _name_by_content(known[path], path)
         files[name] = str(path)
         return name

@@ -91,7 +91,8 @@ def _flat(given: Mapping[str, Any]) -> Mapping[str, Any]:
     flat = {**_object(given.get("parameters")), **given}
     for table, field_name in tables:
         for control, value in _object(given.get(table)).items():
-            own = flat.get(control, {})
+            own = flat.get(control)
+            own = {} if own in (None, "") else own  # an empty cell
             flat[control] = {field_name: value, **own} if isinstance(own, dict) else own
     return flat
 
@@ -216,7 +217,11 @@ def _taken(
             what = f"no such field of a control ({there})" if control else "no such key"
             yield f"{written}: {engine.title} has {what}; inference.ignore=[{written}] leaves it out"
             continue
+        key = known[name]
+        if key.of and control not in key.of:
+            yield f"{written}: {engine.title} reads it of {', '.join(key.of)} alone; inference.ignore=[{written}] leaves it out"
+            continue
         try:
-            into[known[name].name] = known[name].taken(value, place)
+            into[key.name] = key.taken(value, place)
         except ValueError as e:
             yield f"{written}={value if isinstance(value, str | int | float) else json.dumps(value)[:60]}: {e}"

@@ -122,7 +122,8 @@ def _quick(source: _Source, rule: str, count: int, fps: Fraction, duration_s: fl
     if rule == "ends":
         targets = [first + round(Fraction((last - first) * k, max(count - 1, 1))) for k in range(count)]
     else:
-        targets = [round((Fraction(t) + origin) / tb) for t in sampling.uniform_times(duration_s, count, count)]
+        shown_s = _shown_s(source, duration_s, first * tb - origin)
+        targets = [first + round(Fraction(t) / tb) for t in sampling.uniform_times(shown_s, count, count)]
     frames = [_frame_at(source, min(max(t, first), last)) for t in targets]
     return [(float((frame.pts or 0) * tb - origin), frame) for frame in frames]
 
@@ -206,6 +207,12 @@ def _decode(source: _Source, packets: Sequence[av.Packet[VideoStream]], wanted: 
     raise _Broken(f"{len(wanted) - len(found)} of {len(wanted)} frames could not be decoded")
 
 
+def _shown_s(source: _Source, duration_s: float, first_s: Fraction) -> float:
+    """How long frames are shown, of a clip whose first one comes so much later than its sound: a container without a length of the
+    stream counts that too."""
+    return duration_s if source.stream.duration else max(duration_s - float(first_s), 0.0)
+
+
 def _first_pts(source: _Source) -> int:
     for packet in source.packets():
         if packet.size:
@@ -239,7 +246,8 @@ def _in_order(source: _Source, rule: str, count: int, fps: Fraction, duration_s:
         span = times[-1] - times[0]
         targets = [times[0] + span * Fraction(k, max(count - 1, 1)) for k in range(count)]
     else:
-        targets = [Fraction(t) for t in sampling.uniform_times(duration_s, count, count)]
+        shown_s = _shown_s(source, duration_s, times[0])
+        targets = [times[0] + Fraction(t) for t in sampling.uniform_times(shown_s, count, count)]
     wanted = [max((n for n, t in enumerate(times) if t <= target), default=0) for target in targets]
     source.container.seek(0)
     source.stream.codec_context.flush_buffers()

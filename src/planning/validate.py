@@ -288,7 +288,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "engine.item_delay_s": (0, 3600), "engine.start_timeout_s": (1, 1e6), "engine.request_timeout_s": (1, 1e6),
     "engine.patience_s": (0, 1e7), "engine.grace_s": (0, 1e6), "engine.time_limit_s": (0, 1e7),
     "engine.slots": (1, 1024), "engine.threads": (0, 1024), "engine.gpu_layers": (-1, 10_000),
-    "host.port": (0, 65_535), "host.workers": (1, 256), "host.workers_min": (1, 256),
+    "host.port": (0, 65_535), "host.workers": (1, 256), "host.workers_min": (1, 256), "host.render_tasks": (0, 1000),
     "host.patience_s": (0, 1e7), "host.silent_s": (0, 1e7), "host.link_timeout_s": (1, 1e6),
     "host.command_timeout_s": (1, 1e6), "image.pull_timeout_s": (1, 1e6), "host.price_per_gpu_hour": (0, 1e6),
     "hints.workers": (0, 1024), "output.lock_timeout_s": (0, 1e7), "notify.timeout_s": (0.1, 1e6),

@@ -14,9 +14,12 @@ from typing import IO, Any
 
 from .. import log
 from ..errors import HintError, VideoError
-from ..files import folder_atomic, open_atomic
+from ..files import folder_atomic, link_atomic, open_atomic
 from ..inference.engines.engine import Refused
 from ..media import geometry
+from ..media.hint import Hint, hint_name
+from ..media.kinds import picture_format
+from ..media.video import Video
 from ..planning.plan import Plan, PlanItem
 from ..planning.recipe import clip_facts
 from ..planning.settings import Settings
@@ -156,16 +159,12 @@ def _pictures(item: PlanItem, row: Row, settings: Settings) -> list[bytes]:
 
 
 def sample_of(item: PlanItem, row: Row, settings: Settings, root: Path) -> Sample:
-    """An item as the tool of its video model takes it: with the first frame as a file where the target sends frames.
-
-    Raises Refused for one without a prompt, or whose clip cannot be used.
-    """
+    """An item as the tool of its video model takes it. Raises Refused for one without a prompt, or whose clip cannot be used."""
     prompt, target = row["upsampled_prompt"] or item.prompt, settings.target
     if not prompt.strip():
         raise Refused("has no prompt")
     if item.video_path and not item.video:
         raise Refused(item.problem)
-    frames = frame_files(root, row)
     negative = row.get("negative_prompt") or target.negative_prompt
     facts: dict[str, Any] = {}
     if item.video:
@@ -174,8 +173,29 @@ def sample_of(item: PlanItem, row: Row, settings: Settings, root: Path) -> Sampl
         known = clip_facts(target, item.video)
         frames_in_all = known["fps"] * int(known["duration"][:-1])
         facts = {**known, "resolution": target.resolution, "num_frames": 4 * round(frames_in_all / 4) + 1}
-    first = frames[0] if frames else ""
-    return Sample(item.slug, prompt, negative, first, item.video.path if item.video else "", facts)
+    return Sample(item.slug, prompt, negative, clip=item.video.path if item.video else "", facts=facts)
+
+
+def _with_first_frame(sample: Sample, item: PlanItem, row: Row, settings: Settings, root: Path) -> Sample:
+    """The same with the very first frame of the clip as a file, as large as it is, where the prompt was made from frames. Raises
+    Refused where it cannot be read."""
+    if not (item.video and frame_files(root, row)):
+        return sample
+    try:
+        return replace(sample, image=_first_frame(item.video, replace(settings, hint_video=False), root))
+    except (VideoError, HintError, OSError) as e:
+        raise Refused(str(e)) from e
+
+
+@lru_cache(maxsize=4096)
+def _first_frame(video: Video, settings: Settings, root: Path) -> str:
+    with open(video.path, "rb") as f:
+        if picture_format(f.read(16)):
+            return os.path.abspath(video.path)
+    hint = Hint(video.size.width_px, video.size.height_px, 1, (0.0,), "ends", 1.0)
+    file = root / "first_frames" / f"{hint_name(video, hint)}.png"
+    link_atomic(rendered(video, hint, settings).frame_paths[0], file)
+    return str(file)
 
 
 def _cosmos3_line(item: PlanItem, row: Row, settings: Settings, root: Path) -> Line:
@@ -187,9 +207,10 @@ def _cosmos3_line(item: PlanItem, row: Row, settings: Settings, root: Path) -> L
     """
     sample = sample_of(item, row, settings, root)
     request = nvidia.request_for("cosmos3", item, sample.prompt, sample.negative, _seen_from(settings, root))
-    # These targets animate the first frame.
-    animates = settings.target.name in ("cosmos3", "cosmos3_i2v") and sample.image and not request.controls
-    sample = replace(sample, clip="" if animates else request.clip)
+    sample = replace(sample, clip=request.clip)
+    if settings.target.name in ("cosmos3", "cosmos3_i2v") and not request.controls:  # these animate the first frame
+        sample = _with_first_frame(sample, item, row, settings, root)
+        sample = replace(sample, clip="" if sample.image else sample.clip)
     line = sample_of_cosmos3(sample, ascii_only=bool(settings.target.hash))
     return {**line, **request.arguments, **request.whole}
 
@@ -206,7 +227,7 @@ def _seen_from(settings: Settings, root: Path) -> Path | None:
 
 def _script_line(name: str, item: PlanItem, row: Row, settings: Settings, root: Path) -> str:
     """A line of a shell script, or of a file of prompts."""
-    sample = sample_of(item, row, settings, root)
+    sample = _with_first_frame(sample_of(item, row, settings, root), item, row, settings, root)
     return call(name, sample) if name in HEADS else line_of_cogvideox(sample)
 
 

@@ -33,7 +33,7 @@ def lines_of(plan: Plan, table: Sequence[Row], outcomes: Mapping[str, Outcome]) 
 
 def _line(item: PlanItem, row: Row, outcome: Outcome | None, settings: Settings) -> Line:
     outcome = outcome or Outcome(item.id, row["state"], row["reason"])
-    used = outcome.attempts[-1] if outcome.attempts else None
+    used = outcome.attempts[-1 if outcome.used is None else outcome.used] if outcome.attempts else None
     return {
         "id": item.id, "name": item.name, "state": row["state"], "prompt": item.prompt,
         "clip": {"path": item.video.path, "sha256": item.video.sha256} if item.video else None,
@@ -101,6 +101,8 @@ def problems_of(plan: Plan, outcomes: Mapping[str, Outcome], paths: RunPaths, co
             counts["files"] = counts.get("files", 0) + 1
             if file_sha256(file) != found:
                 yield f"{file}: has changed"
+        elif paths.root in file.parents:  # a clip may be kept elsewhere, what the run made may not
+            yield f"{file}: is gone"
 
 
 def _wrong_with(
@@ -116,6 +118,7 @@ def _wrong_with(
         ("name", line["name"], row and row["name"]), ("original prompt", line["prompt"], row and row["original_prompt"]),
         ("state", line["state"], row and row["state"]), ("answer", line["answer"], outcome.text),
         ("frames", line["frames"], [frame.sha256 for frame in outcome.frames]),
+        ("clip", (line["clip"] or {}).get("sha256"), item.video and item.video.sha256),
         ("target", line["target"]["hash"], settings.target.hash),
     ):  # fmt: skip
         if recorded != found:

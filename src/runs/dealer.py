@@ -63,9 +63,12 @@ class Dealer:
         share = -(-(len(self._waiting) + len(self._at)) // among)
         room = {worker: min(wanted, share) for worker, wanted in rooms.items()}
         size = {worker: max(1, most // 2) for worker, most in room.items()}
-        while free := [w for w in room if len(self.open[w]) + size[w] <= room[w]]:
+        # What is left of a share is given whole: else an odd one would keep its last item from a worker that nobody attends.
+        least = {worker: 1 if room[worker] == share else size[worker] for worker in room}
+        while free := [w for w in room if len(self.open[w]) + least[w] <= room[w]]:
             worker = min(free, key=lambda w: len(self.open[w]))
-            items = dict(self._waiting.popitem(last=False) for _ in range(min(size[worker], len(self._waiting))))
+            count = min(size[worker], room[worker] - len(self.open[worker]), len(self._waiting))
+            items = dict(self._waiting.popitem(last=False) for _ in range(count))
             if not items:
                 return
             self._give(worker, items)

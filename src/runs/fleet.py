@@ -11,7 +11,7 @@ from ..errors import AuthError, Detached, EngineError, HostError, LinkLost
 from ..interrupts import raise_lost
 from ..text import resume_command, run_command
 from ..timing.progress import Progress
-from .supervisor import STOP_SILENT_S, JobDriver, JobEnded, Supervisor
+from .supervisor import STOP_SILENT_S, JobDriver, JobEnded, RunCancelled, Supervisor
 
 SECOND_CTRL_C_S = 3.0
 MAX_POLL_S = 0.5  # of a job that takes long: what came is written down at once, with one flush to disk
@@ -98,7 +98,7 @@ class _Fleet:
                 raise LinkLost(f"{supervisor.handle.name} does not answer")
             pause_s = next(lane.steps, None)
         except (HostError, EngineError) as e:
-            if len(self._lanes) == 1:
+            if len(self._lanes) == 1 or isinstance(e, RunCancelled):
                 raise
             self._leave_out(lane, e)
             return
@@ -155,14 +155,21 @@ def _detach_or_stop(error: BaseException, started: Sequence[Supervisor]) -> None
             first = elsewhere[0]
             hint = how_to_reattach(first.folder.run_folder)
             raise Detached(f"detached; the job continues on {first.handle.name}", hint=hint) from None
-    for supervisor in started:
-        supervisor.settle(END_S)
-        supervisor.handle.ask_to_stop()
-        log.get().info("waiting_for_requests_in_flight", job=supervisor.name)
+    unreached: HostError | None = None
+    for supervisor in [*started]:
+        try:
+            supervisor.settle(END_S)
+            supervisor.handle.ask_to_stop()
+            log.get().info("waiting_for_requests_in_flight", job=supervisor.name)
+        except HostError as e:  # the others are asked first
+            unreached = e
+            started = [other for other in started if other is not supervisor]
     for supervisor in started:
         for pause_s in supervisor.wait_for_end(STOP_SILENT_S):
             time.sleep(pause_s)
         supervisor.take_rest()
+    if unreached:
+        raise unreached
 
 
 def how_to_reattach(run: Path) -> str:

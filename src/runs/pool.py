@@ -26,7 +26,7 @@ from ..worker.records import InvalidRecord, from_line
 from . import staging
 from .dealer import Dealer, Items
 from .outcomes import Outcomes, RunJournal
-from .render_tasks import RenderTasks
+from .render_tasks import RenderTasks, renderer
 from .staging import Batch, Stop
 
 
@@ -86,12 +86,15 @@ class Pool:
 
     def collect(self) -> bool:
         """Collect what that thread has done: whether it was anything. Raises what went wrong in it."""
+        is_over = self._stager is not None and self._stager.is_over
         ready = self._stager.collect() if self._stager else []
         for batch in ready:
             self.staged += batch.count
             self.add(batch.lost)
             if self.is_shared:
                 self.dealer.add(batch.name, batch.ids)
+        if is_over:  # some may have ended before they were staged
+            self.staged = self.asked
         return bool(ready)
 
     def add(self, outcomes: Iterable[Outcome]) -> int:
@@ -154,7 +157,7 @@ class _Stager:
     """Renders and stages in a thread of its own, so that answers come in while hints are still being made."""
 
     def __init__(self, plan: Plan, missing: Collection[str], job: JobPaths, progress: Progress) -> None:
-        self.stop = Stop()
+        self.stop, self.is_over = Stop(), False
         self._out: queue.Queue[Batch | BaseException] = queue.Queue()
         self._thread = threading.Thread(target=self._run, args=(plan, missing, job, progress), name="stage")
         self._thread.start()
@@ -162,11 +165,13 @@ class _Stager:
     def _run(self, plan: Plan, missing: Collection[str], job: JobPaths, progress: Progress) -> None:
         try:
             began = time.monotonic()
-            tasks = [RenderTasks(job.run_folder, plan.settings).wait_for] if plan.settings.host.render_tasks else []
+            host = renderer(plan.settings)
+            tasks = [RenderTasks(job.run_folder, host).wait_for] if host else []
             for ready in staging.stage(plan, missing, job, self.stop, *tasks):
                 progress.took("hints", began, ready.count)
                 self._out.put(ready)
                 began = time.monotonic()
+            self.is_over = True
         except BaseException as e:  # handed to the main thread, which raises it
             self._out.put(e)
 

@@ -107,7 +107,7 @@ def _rendered(video: Video, hint: Hint, how: Rendering) -> Entry:
     guard = Guard(video.path, how.max_s, how.max_pixels)
     with_video = how.with_video or hint.clip_fps is not None
     with tempfile.TemporaryDirectory(prefix="clip-") as folder:
-        if not (Path(video.path).exists() or (cache / hint_key(video, hint)).exists()):
+        if how.clips and not (Path(video.path).exists() or (cache / hint_key(video, hint)).exists()):
             video = _fetched(video, Path(folder), how.clips)
         rendered = render(video, hint, cache, with_video=with_video, guard=guard)
     files = {file.name: file.read_bytes() for file in rendered.folder.iterdir() if file.is_file()}

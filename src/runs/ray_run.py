@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import re
 import shutil
 import signal
 import tempfile
@@ -60,7 +61,8 @@ def connected(host: HostSettings) -> Iterator[Any]:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": False}
     logging.getLogger("ray").setLevel(logging.ERROR)
     if host.address:
-        port = "" if host.address == "auto" else f":{host.port or PORT}"
+        has_port = host.address == "auto" or re.search(r":\d+$", host.address)
+        port = "" if has_port else f":{host.port or PORT}"
         environment = {"py_modules": [str(Path(__file__).parents[1])], **host.runtime_environment}
         options |= {"address": f"{host.address}{port}", "runtime_env": environment}
     else:

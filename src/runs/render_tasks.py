@@ -6,6 +6,7 @@ disk that the cluster shares: what a task has rendered, the controller finds in 
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from ..errors import HintError, HostError, VideoError
 from ..hosts.slurm import NAME
 from ..media.hint import hint_key
 from ..planning.plan_file import read_plan
-from ..planning.settings import Settings, digest
+from ..planning.settings import HostSettings, Settings, digest
 from ..run_folder import RunPaths
 from .staging import hint_cache, rendered
 
@@ -30,15 +31,16 @@ ASK_S = 5.0  # between two questions to Slurm
 class RenderTasks:
     """The tasks of a run, which were submitted before or are now."""
 
-    def __init__(self, run: Path, settings: Settings) -> None:
-        self._host, self._run, self._name = settings.host, run, _name_of(run)
+    def __init__(self, run: Path, host: HostSettings) -> None:
+        self._host, self._run, self._name = host, run, _name_of(run)
         self._lock, self._asked_at, self._is_over = threading.Lock(), time.monotonic(), False
         if not self._listed():
             self._submit()
 
     def wait_for(self, entry: Path, is_stopped: Callable[[], bool]) -> None:
         """Return once a cache entry is there, or no task will make it."""
-        while not (entry.exists() or is_stopped() or self._ended()):
+        failed = _failed(self._run) / entry.name
+        while not (entry.exists() or failed.exists() or is_stopped() or self._ended()):
             time.sleep(POLL_S)
 
     def _submit(self) -> None:
@@ -46,10 +48,11 @@ class RenderTasks:
         here = f"PYTHONPATH={Path(__file__).parents[2]}"
         module = ["env", here, sys.executable, "-m", f"{package}.runs.render_tasks"]
         count = str(self._host.render_tasks)
-        command = f'{shlex.join([*module, str(self._run.absolute())])} "$SLURM_ARRAY_TASK_ID" {count}'
+        render = f'{shlex.join([*module, str(self._run.absolute())])} "$SLURM_ARRAY_TASK_ID" {count}'
+        command = f"cd {shlex.quote(os.getcwd())} && exec {render}"  # the plan's paths are as seen from here
         self._asked(
             "sbatch", f"--job-name={self._name}", f"--array=0-{int(count) - 1}", f"--chdir={self._run.absolute()}",
-            "--output=render-%a.log", "--open-mode=append", "--requeue", *self._host.render_sbatch, f"--wrap=exec {command}",
+            "--output=render-%a.log", "--open-mode=append", "--requeue", *self._host.render_sbatch, f"--wrap={command}",
         )  # fmt: skip
         log.get().info("render_tasks_submitted", name=self._name, tasks=self._host.render_tasks)
 
@@ -59,7 +62,11 @@ class RenderTasks:
     def _ended(self) -> bool:
         with self._lock:
             if not self._is_over and time.monotonic() - self._asked_at > ASK_S:
-                self._asked_at, self._is_over = time.monotonic(), not self._listed()
+                self._asked_at = time.monotonic()
+                try:
+                    self._is_over = not self._listed()
+                except HostError as e:  # asked again: it may be starting
+                    log.get().warning("slurm_does_not_answer", reason=e.message)
                 if self._is_over:
                     log.get().info(
                         "render_tasks_ended", name=self._name, note="hints that are missing are rendered here"
@@ -70,9 +77,19 @@ class RenderTasks:
         return _ran(words, self._host.command_timeout_s)
 
 
-def cancel(run: Path, settings: Settings) -> None:
+def renderer(settings: Settings) -> HostSettings | None:
+    """The host, or the member of a fleet, whose tasks render; None where hints are rendered here."""
+    return next((host for host in settings.members or (settings.host,) if host.render_tasks), None)
+
+
+def cancel(run: Path, host: HostSettings) -> None:
     """End the tasks of a run."""
-    _ran(("scancel", "--me", f"--name={_name_of(run)}"), settings.host.command_timeout_s)
+    _ran(("scancel", "--me", f"--name={_name_of(run)}"), host.command_timeout_s)
+
+
+def _failed(run: Path) -> Path:
+    """Where tasks leave a file for each hint that cannot be rendered: nobody waits for it."""
+    return run / "render-failed"
 
 
 def _name_of(run: Path) -> str:
@@ -100,6 +117,8 @@ def main(run: Path, number: int, count: int) -> None:
             print(f"{key} {video.path}", flush=True)
         except (VideoError, HintError) as e:
             print(e.message, flush=True)
+            _failed(run).mkdir(exist_ok=True)
+            (_failed(run) / key).touch()
 
 
 if __name__ == "__main__":

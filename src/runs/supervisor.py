@@ -27,7 +27,8 @@ from .tail import Tail
 
 MAX_DEATHS = 3  # without a result between them
 MAX_SILENCE_STEP_S = 5.0
-QUEUE_POLL_S = 5.0  # of a cluster
+QUEUE_POLL_S = 5.0  # of a cluster, at most
+QUEUE_END_S = 60.0  # until a cluster forgets a job that was taken out of its queue
 STOP_SILENT_S = 10.0  # five heartbeats: a worker that was asked to stop, and is frozen, is ended
 QUIET_S = 30.0  # without a heartbeat until that is said
 CALL_LOOK_S = 0.02  # between looks whether a call to a host has ended
@@ -47,6 +48,10 @@ class Labels:
 
 class JobEnded(HostError):
     """A worker ended because that was wanted, so it is not started again."""
+
+
+class RunCancelled(JobEnded):
+    """Somebody has canceled the run: none of its workers is started again."""
 
 
 class JobDriver(Protocol):
@@ -124,6 +129,7 @@ class Supervisor:
         self._deaths, self._ended_at_death = 0, -1
         self._suspects, self._suspects_at_death = 0, 0  # items of which one may kill the worker
         self._polled_at, self._silent_s, self._kills, self._is_quiet = time.monotonic(), 0.0, 0, False
+        self._queue_pause_s = 0.0
 
     @property
     def handle(self) -> JobHandle:
@@ -190,6 +196,7 @@ class Supervisor:
             if job.is_done:
                 break
             if state.status == "running":
+                self._queue_pause_s = 0.0
                 yield from self._end_if_silent(handle.silent_s)
                 yield from self._replace_if_unread()
             elif self.is_queued:
@@ -216,16 +223,20 @@ class Supervisor:
 
     def wait_for_end(self, patience_s: float) -> Iterator[float]:
         """Poll until the worker, which is to end, has ended; yields the seconds until the next poll."""
-        was_told = False
+        told_at: float | None = None
         while (state := (yield from self._look(Quiet()))).is_alive:
             if state.status == "running":
                 yield from self._end_if_silent(patience_s)
-            else:
-                self._silent_s = 0.0
-                if not was_told:  # it need not come any more
-                    was_told = True
-                    yield from self._apart(self.handle.ask_to_stop)
-            yield min(self.handle.poll_s, 0.1)
+                yield min(self.handle.poll_s, 0.1)
+                continue
+            self._silent_s = 0.0
+            if told_at is None:  # it need not come any more
+                told_at = time.monotonic()
+                yield from self._apart(self.handle.ask_to_stop)
+            elif time.monotonic() - told_at > QUEUE_END_S:
+                log.get().warning("job_still_listed", job=self.name)
+                return
+            yield self.handle.poll_s
 
     def _wait_in_queue(self) -> Iterator[float]:
         """It was not started yet, or lost its place to others: what it holds is for those that run."""
@@ -233,7 +244,8 @@ class Supervisor:
         if not self._is_alone and self.job.give_back():
             yield from self._apart(self.handle.prepare)
             self.job.begin(self.handle, Quiet())
-        yield QUEUE_POLL_S
+        self._queue_pause_s = min(max(2 * self._queue_pause_s, self.handle.poll_s), QUEUE_POLL_S)
+        yield self._queue_pause_s
 
     def submit(self) -> None:
         """Everything is staged: let the worker end by itself once it has processed that."""
@@ -346,7 +358,7 @@ class Supervisor:
         if state.ending == "timeout":
             raise JobEnded(f"{labels.worker} reached {labels.time_limit}", hint=resume)
         if state.ending == "cancelled" and (yield from self._apart(self.handle.was_cancelled)):
-            raise JobEnded("the job was cancelled from elsewhere", hint=resume)
+            raise RunCancelled("the job was cancelled from elsewhere", hint=resume)
 
     def close(self) -> None:
         if self._handle:  # first: the job waits for its threads, which may be sending over a slow link, or a dead one

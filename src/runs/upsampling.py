@@ -62,7 +62,7 @@ def execute(
             if new := absorb(JobPaths(folder), journal):
                 log.get().info("answers_taken_over", items=new)
         failed = retryable(plan, journal.outcomes) if retry_failed else []
-        if failed and open_jobs(paths.jobs):  # a job that is not finished would end them again as before
+        if failed and any(job.staged() for job in open_jobs(paths.jobs)):  # which would end them again as before
             _run_missing(plan, paths, journal, progress, on_round)
         journal.reopen(failed)
         _run_missing(plan, paths, journal, progress, on_round, detach)
@@ -145,7 +145,7 @@ def _run_jobs(
             if supervisor.is_up or (detach and supervisor.is_queued)
         ]
         rooms = {part.name: 2 * pool.asked if detach else part.room(supervisor.window) for part, supervisor in up}
-        among = sum(not supervisor.is_left_out for supervisor in supervisors)
+        among = max(1, len(rooms) + sum(supervisor.is_expected for supervisor in supervisors))
         for part in pool.deal(rooms, among):
             by_name[part].push()
         if detach and pool.is_given_out and pool.missing and not any(s.is_expected for s in supervisors):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,9 @@ from .pins import PINS, SIZES
 
 SCHEMAS = Path(__file__).parent / "schemas"
 DEFAULT = "cosmos_transfer1"
+_PROMPT = re.compile(
+    r"\{[{%](?:(?![%}]\}).)*?\bprompt\b", re.DOTALL
+)  # the variable, in an expression or a statement of jinja2
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +119,7 @@ def messages_in(path: str) -> Messages:
     except (OSError, UnicodeDecodeError) as e:
         raise InputError(f"target.template={path}: cannot be read: {e}") from None
     if not path.endswith((".yaml", ".yml")):
-        return Messages(user=text) if "prompt }}" in text else Messages(system=text)
+        return Messages(user=text) if _PROMPT.search(text) else Messages(system=text)
     import yaml
 
     try:
@@ -127,11 +131,31 @@ def messages_in(path: str) -> Messages:
         ) from None
 
 
-def skeleton(schema: Mapping[str, Any]) -> Any:
-    """The shape of an object that a schema describes, with empty values, as a message can show it."""
+def skeleton(schema: Any, whole: Any = None, seen: frozenset[str] = frozenset()) -> Any:
+    """The shape of an object that a schema describes, with empty values, as a message can show it. whole: what its references are
+    seen from, seen: those that led here, for one may lead back to itself."""
+    if not isinstance(schema, Mapping):
+        return ""
+    whole = whole or schema
+    if reference := str(schema.get("$ref", "")):
+        return "" if reference in seen else skeleton(_referred(whole, reference), whole, seen | {reference})
     if "enum" in schema:
         return "|".join(map(str, schema["enum"]))
-    kind = schema.get("type")
+    kinds = schema.get("type", ())
+    kind = next((k for k in ([kinds] if isinstance(kinds, str) else kinds) if k != "null"), None)
+    choices = [one for key in ("anyOf", "oneOf", "allOf") for one in schema.get(key, ()) if one != {"type": "null"}]
+    if kind is None and choices:
+        return skeleton(choices[0], whole, seen)
     if kind == "object":
-        return {key: skeleton(inner) for key, inner in schema.get("properties", {}).items()}
-    return [skeleton(schema.get("items", {}))] if kind == "array" else 0 if kind in ("integer", "number") else ""
+        return {key: skeleton(inner, whole, seen) for key, inner in schema.get("properties", {}).items()}
+    return (
+        [skeleton(schema.get("items"), whole, seen)] if kind == "array" else 0 if kind in ("integer", "number") else ""
+    )
+
+
+def _referred(schema: Mapping[str, Any], reference: str) -> Mapping[str, Any]:
+    """What a reference within a schema leads to, as in #/$defs/Shot; nothing for one that leads elsewhere."""
+    found: Any = schema
+    for part in reference.removeprefix("#").strip("/").split("/"):
+        found = found.get(part.replace("~1", "/").replace("~0", "~"), {}) if isinstance(found, Mapping) else {}
+    return found if isinstance(found, Mapping) else {}

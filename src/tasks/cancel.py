@@ -25,19 +25,22 @@ def run(invocation: Invocation) -> ExitCode:
     paths = RunPaths(Path(invocation.config.run))
     with ExitStack() as stack:
         if handles := {job.root.name: handle for job, handle in open_handles(paths)}:  # then upsampling is over
-            grace_s = read_pipeline(paths)[1].grace_s
+            grace_s, is_awaited = read_pipeline(paths)[1].grace_s, False
         else:
             plan, jobs = jobs_of(paths)
             grace_s = plan.settings.engine.grace_s
-            if plan.settings.host.render_tasks:
-                stack.callback(render_tasks.cancel, paths.root, plan.settings)  # after the workers, whatever they meet
+            is_awaited = plan.settings.host.kind == "pool"  # a worker that is not there yet may come
+            if renderer := render_tasks.renderer(plan.settings):
+                stack.callback(render_tasks.cancel, paths.root, renderer)  # after the workers, whatever they meet
             handles = {job.root.name: handle_of_plan(plan, job, place.settings) for place, job in jobs}
         running, unreached = {}, None
         for name, handle in [*handles.items()]:
             stack.callback(handle.close)
             try:
-                if handle.peek().state.is_alive:
+                state = handle.peek().state
+                if state.is_alive or is_awaited:
                     handle.ask_to_stop()
+                if state.is_alive:
                     running[name] = handle
                     log.get().info("waiting_for_requests_in_flight", job=name)
             except HostError as e:  # the others are cancelled first

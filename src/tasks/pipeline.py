@@ -139,7 +139,13 @@ def _make_videos(plan: Plan, inference: InferenceSettings, invocation: Invocatio
             _write(table, paths)
     measured = watch.measured(expected.as_seconds() if expected else {}, {})
     loading = measured.phases.get(LOADING)
-    if is_typical and loading and all(outcome.state == DONE for outcome in ended.values()):
+    if (
+        is_typical
+        and loading
+        and loading.amount
+        and pieces
+        and all(outcome.state == DONE for outcome in ended.values())
+    ):
         past = estimates.VideoTiming(pieces, loading.amount, loading.busy_s, measured.seconds)
         estimates.remember_videos(plan, inference.how, past)
     _show_end(table, paths, measured, invocation)
@@ -151,7 +157,14 @@ def _make_videos(plan: Plan, inference: InferenceSettings, invocation: Invocatio
 def _upscale(inference: InferenceSettings, invocation: Invocation) -> ExitCode:
     """The videos of this run in 4K, as a run of its own below it; those that are there already are not made again."""
     paths, prompts = RunPaths(invocation.paths.root / "upscaled"), str(invocation.paths.video_prompts)
-    config = replace(invocation.config, prompts=prompts, run="", resume="", name="")
+    config = replace(
+        invocation.config,
+        prompts=prompts,
+        run="",
+        resume="",
+        name="",
+        columns=replace(invocation.config.columns, prompt="", video=""),
+    )
     below = replace(invocation, config=config, paths=paths)
     if not invocation.paths.video_prompts.read_text(encoding="utf-8"):
         return ExitCode.INCOMPLETE  # no video was made

@@ -150,7 +150,7 @@ class VideoTiming:
 
 def estimate_videos(pieces: int, loads: int, past: Sequence[VideoTiming]) -> Estimate | None:
     """The estimate for pieces of video and loads of the model; None without an earlier run."""
-    last = past[-LAST:]
+    last = [p for p in past if p.loads > 0 and p.pieces > 0][-LAST:]
     if not last or not pieces:
         return None
 

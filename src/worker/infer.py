@@ -52,10 +52,30 @@ class Runner:
         (self.folder / "videos").mkdir(exist_ok=True)
         kill_marked(MARK, self.folder)  # of a runner that was killed
         for old in sorted((self.folder / "rounds").glob("*/")):
-            Round(self, old).collect()
-        for number in range(len(self.job.groups)):
-            self._make_group(number)
+            Round(self, old).collect(is_old=True)
+        self._make_groups()
         return self.control.exit_of([item.id for item in self.items if item.id not in self.ended])
+
+    def _make_groups(self) -> None:
+        """A group that cannot be loaded, as with a value that the program refuses, fails once the next one has made a video: else
+        it may be the machine."""
+        lost: dict[int, LoadFailed] = {}
+        for number in range(len(self.job.groups)):
+            fruits = self._fruits
+            try:
+                self._make_group(number)
+            except LoadFailed as e:
+                if lost:
+                    raise
+                lost[number] = e
+                continue
+            if self._fruits > fruits:
+                for item in self.items:
+                    if item.group in lost and item.id not in self.ended:
+                        self.failed(item.id, str(lost[item.group]), None)
+                lost.clear()
+        if lost and not self.control.stop.is_set():
+            raise next(iter(lost.values()))
 
     def _make_group(self, number: int) -> None:
         fruitless = 0
@@ -67,7 +87,7 @@ class Runner:
             rounds.mkdir(exist_ok=True)
             Round(self, rounds / f"{len(list(rounds.iterdir())):03d}").run(todo, self.job.groups[number])
             fruitless = 0 if self._fruits > before else fruitless + 1
-            if fruitless >= self.job.give_up_after and not self.control.stop.is_set():
+            if fruitless >= self.job.give_up_after * self.job.max_attempts and not self.control.stop.is_set():
                 reason = failure_reason(self.engine_log, 0)
                 raise LoadFailed(f"{fruitless} rounds in a row gave no video: {reason}")
 

@@ -46,7 +46,7 @@ class Judge:
         n = len(work.attempts)
         work.reason = f"{wrong}, {n} time{'s' if n > 1 else ''}"
         if check in USABLE:
-            work.usable = work.answer, work.raw, found, work.flags
+            work.usable, work.usable_at = (work.answer, work.raw, found, work.flags), n - 1
         work.asked_for.add(check)
         if answer.finish_reason == "length" and item.predicted:  # a larger reserve, where the budget has room
             work.max_tokens = min(2 * work.max_tokens, self._job.max_model_len - item.predicted)

@@ -17,6 +17,10 @@ from .journal import Journal, write_json
 from .protocol import BUG, CANCELLED, LOAD_FAILED, LOCKED, NO_ACCESS, OK, TIMEOUT, UNAVAILABLE, Event, Exit
 
 LOCK_PATIENCE_S = 1.0
+NO_LOCKS = (
+    "the file system has no locks (flock); Lustre has them with the mount option flock, NFS with its lock service"
+)
+ONE_WORKER = {"SLURM_JOB_ID", "JOB_COMPLETION_INDEX"}  # variables of what starts no second worker in a folder
 
 
 class LoadFailed(Exception):
@@ -132,7 +136,13 @@ def run(folder: Path, prepare: Callable[[Path, Control], Work]) -> int:
     """Work in a job folder until it is done; returns the exit code, which exit.json has too."""
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        if not take_lock(lock):
+        try:
+            is_ours = take_lock(lock)
+        except OSError as e:
+            reason = f"{folder}: {e.strerror}: {NO_LOCKS}"
+            write_json(folder / "exit.json", Exit(LOAD_FAILED, "load_failed", reason))
+            return LOAD_FAILED
+        if not is_ours:
             print(f"{folder}: another worker holds this job", file=sys.stderr)
             return LOCKED
         os.ftruncate(lock, 0)
@@ -166,7 +176,8 @@ def _run_locked(folder: Path, prepare: Callable[[Path, Control], Work]) -> int:
 
 
 def take_lock(lock: int) -> bool:
-    """Hold the lock; a controller that tests whether it is held has it for an instant, hence the patience."""
+    """Hold the lock; a controller that tests whether it is held has it for an instant, hence the patience. Raises OSError where the
+    file system has no locks, unless something else sees to it that no second worker runs."""
     deadline = time.monotonic() + LOCK_PATIENCE_S
     while True:
         try:
@@ -175,5 +186,9 @@ def take_lock(lock: int) -> bool:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.01)
+        except OSError:
+            if not os.environ.keys() & ONE_WORKER:
+                raise
+            return True
         else:
             return True

@@ -253,7 +253,7 @@ class Outcome(Lined):
     when the engine had no room for it, or DAMAGED; limit: the longest request that it accepts, where it named one. text: the
     answer, for `upsampled`; rejected: the last one, for `kept`. input_hash: of the item. raw, reasoning: the answer as it came,
     and the thoughts, where they are not the text. negative: its negative prompt. flags: checks that it fails. at: when it
-    ended, in seconds since 1970.
+    ended, in seconds since 1970. used: of which attempt the text is, counted from 0; None: of the last.
     """
 
     id: FileName
@@ -277,6 +277,7 @@ class Outcome(Lined):
     negative: str | None = None
     flags: tuple[str, ...] = ()
     at: float = 0.0
+    used: int | None = None
 
     def wrong(self) -> str:
         """Asked by the reader, once all fields are."""
@@ -284,6 +285,8 @@ class Outcome(Lined):
             return "text: is empty"
         if (self.limit or 0) < 0:
             return f"limit: {self.limit} is negative"
+        if self.used is not None and not 0 <= self.used < len(self.attempts):
+            return f"used: there is no attempt {self.used}"
         return "" if 0 <= self.at < LATEST else f"at: {self.at:g} is not a time"
 
 

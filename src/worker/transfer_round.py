@@ -72,6 +72,7 @@ class Round:
             if n == culprit:
                 self._blame(item, n, f"{reason} (the program ended with {code})", log)
             elif not code or (culprit is not None and n < culprit):
+                runner.attempts[item.id] += 1
                 runner.failed(item.id, self._traces.why_no_video(log, item.id), self._seconds(n))
 
     def _blame(self, item: InferItem, n: int, reason: str, log: str) -> None:
@@ -83,8 +84,9 @@ class Round:
         elif runner.attempts[item.id] >= runner.job.max_attempts:
             runner.failed(item.id, reason, self._seconds(n))
 
-    def collect(self, *, ended: bool = False) -> None:
-        """Collect the complete videos. ended: the program has ended well, so all that is there is whole."""
+    def collect(self, *, ended: bool = False, is_old: bool = False) -> None:
+        """Collect the complete videos. ended: the program has ended well, so all that is there is whole. is_old: it was called by
+        an earlier worker, and nobody knows when."""
         try:
             ids: list[str] = parsed((self.folder / "ids.json").read_bytes())
         except (FileNotFoundError, ValueError):
@@ -93,7 +95,8 @@ class Round:
         for n, item_id in enumerate(ids):
             if item_id in runner.ended or not self._path(traces.started, n, item_id).exists():
                 continue
-            self._began.setdefault(n, time.monotonic())
+            if not is_old:
+                self._began.setdefault(n, time.monotonic())
             video = self._path(traces.video, n, item_id)
             if video.exists() and (ended or self._path(traces.whole, n, item_id).exists()):
                 controls = traces.control_videos(self.videos, n, item_id) if runner.job.keep_controls else {}

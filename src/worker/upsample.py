@@ -43,6 +43,7 @@ from .window import Seen, Window
 from .work import Work, outcome_of
 
 POLL_S = 0.05
+ATTENDED_S = 1.0  # between two looks whether a controller is there
 BUSY_EVERY_S = 30.0  # so often at most it is said that the server takes no requests
 TRIES = 7  # of an item whose request the server takes and does not answer
 PICTURES = 64  # that are kept, encoded, for the items that share them
@@ -184,7 +185,7 @@ class Worker:
         for item in self._isolated():
             self._asked.add((item.id, item.step))
             yield item
-        idle_since = time.monotonic()
+        idle_since, attended_at = time.monotonic(), 0.0
         while not self.control.stop.is_set():
             closed = (self.folder / "closed").exists()  # looked up before the batches: none comes after it
             batches, looks = sorted((self.folder / "batches").glob("*.jsonl")), closed or self._flow.is_idle
@@ -202,14 +203,18 @@ class Worker:
                 idle_since = time.monotonic()
             if closed and not fresh:
                 return
-            if time.monotonic() - idle_since > self.job.linger_s and not self._is_attended():
-                return
+            if (now := time.monotonic()) - idle_since > self.job.linger_s and now - attended_at > ATTENDED_S:
+                attended_at = now
+                if not self._is_attended():
+                    return
             time.sleep(POLL_S)
 
     def _is_attended(self) -> bool:
-        """Whether a controller has asked for the state of the job within linger_s: its hints may take long."""
+        """Whether a controller has asked for the state of the job within linger_s: its hints may take long. By the clock of whoever
+        keeps the folder, and so not by that of this machine: the last heartbeat tells it."""
         try:
-            return time.time() - (self.folder / "lease").stat().st_mtime < self.job.linger_s
+            now = self.log.events.path.stat().st_mtime
+            return now - (self.folder / "lease").stat().st_mtime < self.job.linger_s
         except FileNotFoundError:
             return False
 

@@ -16,7 +16,8 @@ class Work:
     the last of them, broke: whether that broke the connection. counted: prompt tokens, limit: of a request,
     where a refusal names them. raw: the answer as it came, flags: the checks that it fails. turns: of the next request, room:
     for its answer, where that is less than max_tokens. asked_for: checks that have led to another request. usable: an answer
-    that fails such a check and could stand."""
+    that fails such a check and could stand, usable_at: of which attempt; used: of which attempt the text is, where that is not
+    the last."""
 
     item: Item
     max_tokens: int
@@ -41,12 +42,14 @@ class Work:
     repairs: int = 0
     asked_for: set[str] = field(default_factory=set)
     usable: tuple[Answer, Answer, Formed, tuple[str, ...]] | None = None
+    usable_at: int = 0
+    used: int | None = None
 
     def keep_usable(self) -> None:
         """After the last attempt: an answer that could stand does, where what came after it was worse."""
         if self.state != UPSAMPLED and self.usable:
             self.answer, self.raw, self.formed, self.flags = self.usable
-            self.state, self.reason = UPSAMPLED, ""
+            self.state, self.reason, self.used = UPSAMPLED, "", self.usable_at
 
 
 def outcome_of(work: Work, engine: Engine, total_s: float) -> Outcome:
@@ -75,4 +78,5 @@ def outcome_of(work: Work, engine: Engine, total_s: float) -> Outcome:
         negative=work.formed.negative if work.formed and is_text else None,
         flags=work.flags if is_text else (),
         at=round(time.time(), 3),
+        used=work.used,
     )

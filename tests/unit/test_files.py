@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -253,3 +254,13 @@ def test_full_disk_is_named_by_its_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space") as error, open_atomic(tmp_path / "plan.json"):
         raise OSError(errno.ENOSPC, "No space left on device")  # as a write does
     assert error.value.filename == str(tmp_path / "plan.json")
+
+
+def test_links_of_one_file_do_not_race(tmp_path: Path) -> None:
+    """Two hints may share a frame, and be ready at the same time."""
+    (tmp_path / "source").write_bytes(b"frame")
+    targets = [tmp_path / "frames" / str(n) for n in range(200)]
+    with ThreadPoolExecutor(4) as pool:
+        for target in targets:
+            list(pool.map(lambda _, to=target: link_atomic(tmp_path / "source", to), range(4)))
+    assert sorted(path.name for path in (tmp_path / "frames").iterdir()) == sorted(target.name for target in targets)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from src.errors import RunLocked
+from src.errors import InputError, RunLocked
 from src.run_folder import File, RunPaths, discard_unused, is_locked, locked, named_run, run_folders
 
 
@@ -156,3 +158,13 @@ def test_other_runs_of_the_day_stay(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "day") == ["two"]
     discard_unused(tmp_path / "day" / "two")
     assert os.listdir(tmp_path / "day") == []  # it is somebody's own folder
+
+
+def test_folder_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(InputError, match="cannot be locked"), locked(RunPaths(tmp_path)):
+        pass
+    assert not is_locked(RunPaths(tmp_path))

@@ -64,7 +64,8 @@ ENGINE = Engine(
         "blur_strength": Key("blur.preset_blur_strength", words=("none", *STRENGTHS)),
         "aspect_ratio": Key("aspect_ratio", words=("16,9", "9,16", "4,3", "3,4", "1,1")),
         "resolution": Key("resolution", words=("256", "480", "720", "768")),
-        **keys("whole", "fps", "num_frames", "num_steps", "max_frames", "num_video_frames_per_chunk", low=1),
+        **keys("whole", "fps", "num_steps", "num_video_frames_per_chunk", low=1),
+        **keys("whole", "num_frames", "max_frames", low=2),  # of one, it makes a picture
         **keys("whole", "seed"),
         **keys("whole", "num_conditional_frames", "num_first_chunk_conditional_frames", low=0),
         **keys("number", "guidance", low=0, high=7),
@@ -80,6 +81,8 @@ ENGINE = Engine(
     flags={"offload_guardrail_models": "--offload-guardrail-models"},
     reserved=(
         "-i", "--input-files", "-o", "--output-dir", "--checkpoint-path", "--keep-going", "--no-keep-going", "--benchmark",
+        # Several copies of the model would make several samples at a time, and the one that ended the program is the last.
+        "--parallelism-preset", "--cp-size", "--cfgp-size",
     ),
     needs_hub=True,
     from_hub={},

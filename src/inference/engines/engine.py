@@ -44,7 +44,7 @@ class Key:
     """A key of an engine. name: there, CONTROL.FIELD for one that stands in a control.
 
     kind: text, flag, number, whole, digits (a number as text), share (a number, maybe as text), weight (that, or a .pt file),
-    file, regions, numbers (a list), object. low, high: of numbers. words: the only values.
+    file, regions, numbers (a list), object. low, high: of numbers. words: the only values. of: the only controls that have it.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Key:
     low: float = -math.inf
     high: float = math.inf
     words: tuple[str, ...] = ()
+    of: tuple[str, ...] = ()
 
     def taken(self, value: Any, place: Place) -> Any:
         """The value as the engine takes it. Raises ValueError with what it must be."""
@@ -140,7 +141,7 @@ class Engine:
     controls, fields, keys: common name -> its own. script: what torchrun starts. flags: options of the config that it has,
     and how it spells them. reserved: arguments that the program sets. needs_hub: whether its checkpoints come from the Hugging
     Face hub. from_hub: controls whose videos are made, where an item brings none, by these models from there. piece: frames that
-    are made at a time, one of which is the last of the piece before.
+    are made at a time, one of which is the last of the piece before. least_frames: of a clip, for a video to be made of it.
     """
 
     name: str
@@ -158,6 +159,7 @@ class Engine:
     group: Callable[[Request], dict[str, Any]]  # what requests have in common that share a load of the model
     line: Callable[[Request, str], dict[str, Any]]  # the line of a batch for a request of this name
     argv: Callable[[CallSettings], tuple[str, ...]]  # after the script; {videos}, {spec}, {batch} are the worker's
+    least_frames: int = 1
 
     def command(self, settings: CallSettings) -> tuple[str, ...]:
         """torchrun with a free port of its own, so that two of them can run on one host."""

@@ -69,7 +69,9 @@ ENGINE = Engine(
     fields={
         "control_weight": Key("control_weight", "weight", low=0),
         "input_control": Key("input_control", "file"),
-        **keys("text", "control_weight_prompt", "input_control_prompt", "ckpt_path"),
+        "control_weight_prompt": Key("control_weight_prompt", of=("seg",)),
+        "input_control_prompt": Key("input_control_prompt", of=("seg",)),
+        "ckpt_path": Key("ckpt_path"),
     },
     keys={
         "negative_prompt": Key("negative_prompt"),
@@ -77,7 +79,7 @@ ENGINE = Engine(
         "canny_threshold": Key("canny_threshold", words=STRENGTHS),
         **keys("number", "sigma_max", "guidance", low=0),
         **keys("whole", "num_steps", "fps", low=1),
-        **keys("whole", "seed"),
+        **keys("whole", "seed", low=0, high=2**32 - 1),
         **keys("whole", "num_input_frames", low=1, high=1),
         **keys("flag", "use_distilled", "is_av_sample"),
         **keys("regions", "regional_prompts"),

@@ -6,14 +6,19 @@ Source: github.com/nvidia-cosmos/cosmos-transfer2.5, main of 2026-06-07: example
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Any
 
 from .engine import STRENGTHS, CallSettings, Engine, Key, Request, keys
+
+_CLIPS = (".mp4", ".avi", ".mov", ".mkv", ".webm")  # what else its loader reads are pictures
 
 
 def _problem(request: Request) -> str:
     if not request.clip:
         return "it has no video, which Cosmos-Transfer2.5 needs"
+    if PurePath(request.clip).suffix.lower() not in _CLIPS:
+        return f"{request.clip}: Cosmos-Transfer2.5 makes videos of clips that end in {', '.join(_CLIPS)}"
     if "vis" in request.controls and "image_context_path" in request.arguments:
         return "image_context_path: does not go with the control vis, for both decide the style"
     for name, fields in request.whole.items():
@@ -45,7 +50,7 @@ ENGINE = Engine(
         "input_control": Key("control_path", "file"),
         "mask_path": Key("mask_path", "file"),
         "control_weight_prompt": Key("mask_prompt"),
-        "input_control_prompt": Key("control_prompt"),
+        "input_control_prompt": Key("control_prompt", of=("seg",)),
     },
     keys={
         "negative_prompt": Key("negative_prompt"),
@@ -56,7 +61,8 @@ ENGINE = Engine(
         "num_conditional_frames": Key("num_conditional_frames", "whole", low=0, high=2),
         **keys("whole", "seed", "guided_generation_step_threshold"),
         **keys("whole", "guidance", low=0, high=7),
-        **keys("whole", "num_steps", "max_frames", "num_video_frames_per_chunk", "context_frame_index", low=1),
+        **keys("whole", "num_steps", "num_video_frames_per_chunk", "context_frame_index", low=1),
+        "max_frames": Key("max_frames", "whole", low=2),  # of one, it makes a picture
         **keys("flag", "show_control_condition", "show_input", "keep_input_resolution"),
         **keys("file", "image_context_path", "guided_generation_mask"),
         **keys("numbers", "guided_generation_foreground_labels"),
@@ -74,4 +80,5 @@ ENGINE = Engine(
     group=_group,
     line=_line,
     argv=_argv,
+    least_frames=2,
 )  # fmt: skip

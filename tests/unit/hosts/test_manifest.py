@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 
 import kubernetes_validate
 import pytest
 
+from src.errors import InputError
 from src.hosts.manifest import PodSettings, PoolWorkers, kubernetes_job, slurm_script
 from tests.harness.fake_host import HOST, LAUNCH
 
@@ -47,3 +49,24 @@ def test_slurm_script_names_every_worker() -> None:
     lines = slurm_script(WORKERS).splitlines()
     assert {"#SBATCH --array=0-1", "#SBATCH --requeue", "#SBATCH --gpus=1"} <= set(lines)
     assert "set -- '/shared/my root' python3 0123456789abcdef fedcba9876543210" in lines
+
+
+def test_options_of_sbatch_keep_their_words() -> None:
+    """Slurm reads a directive as a shell does, and what follows # as a comment."""
+    script = slurm_script(replace(WORKERS, host=replace(WORKERS.host, sbatch=("--comment=a#b job's", "--time=5"))))
+    directives = [line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH")]
+    assert [shlex.split(line) for line in directives[-2:]] == [["--comment=a#b job's"], ["--time=5"]]
+
+
+@pytest.mark.parametrize(
+    ("size", "quantity"), [("8g", "8Gi"), ("8GiB", "8Gi"), ("512mb", "512Mi"), ("64b", "64"), ("1.5G", "1.5Gi")]
+)
+def test_sizes_of_docker_are_quantities(size: str, quantity: str) -> None:
+    job = kubernetes_job(replace(WORKERS, image=replace(WORKERS.image, shm_size=size)), POD, 0, 0)
+    assert job["spec"]["template"]["spec"]["volumes"][1]["emptyDir"]["sizeLimit"] == quantity
+    kubernetes_validate.validate(job, "1.31", strict=True)
+
+
+def test_wrong_size_is_named() -> None:
+    with pytest.raises(InputError, match="shm_size=lots"):
+        kubernetes_job(replace(WORKERS, image=replace(WORKERS.image, shm_size="lots")), POD, 0, 0)

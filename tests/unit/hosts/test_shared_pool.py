@@ -112,3 +112,33 @@ def test_launcher_ends_after_its_run(launch: Run, runtime: PoolRuntime, folder: 
     assert launch("exit 1").wait(20) == 0 and not (folder / "starts").exists()
     runtime.start()
     assert launch("exit 0").wait(20) == 0 and (folder / "starts").exists()
+
+
+def test_worker_that_comes_after_cancel_ends(launch: Run, runtime: PoolRuntime, folder: Path) -> None:
+    """It was asked to stop before its folder was there: a controller had not come yet."""
+    folder.rmdir()
+    runtime.ask_to_stop()
+    folder.mkdir()
+    assert launch("exit 1").wait(20) == 0 and not (folder / "starts").exists()
+
+
+@pytest.mark.parametrize(("state", "is_requeued"), [("RUNNING", True), ("COMPLETING", False), ("", False)])
+def test_array_element_alone_is_queued_again(
+    launch: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, state: str, is_requeued: bool
+) -> None:
+    """At its time limit; one that was canceled does not run any more. Slurm's programs are fakes."""
+    programs = folder.parents[1] / "bin"
+    programs.mkdir()
+    for name, line in {"squeue": f"echo {state}", "scontrol": f'echo "$@" >> {folder}/asked'}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{line}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    for name, value in {"JOB_ID": "7", "ARRAY_JOB_ID": "7", "ARRAY_TASK_ID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    process = launch("trap 'touch exit.json; exit 143' TERM; touch ready; while :; do sleep 0.05; done")
+    while not (folder / "ready").exists():
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait(20) == 143
+    asked = folder / "asked"
+    assert (asked.read_text() if asked.exists() else "") == ("requeue 7_0\n" if is_requeued else "")

@@ -127,7 +127,8 @@ def test_uniform_frames_are_middles_of_equal_parts(clip_set: ClipSet, name: str)
     video, all_frames = probe(clip, LIMITS), decoded_frames(clip)
     for count in {min(n, len(all_frames)) for n in COUNTS}:
         found = read_frames(clip, "uniform", count, 2.0, video.duration_s)
-        times = [Fraction(video.duration_s) * Fraction(2 * k + 1, 2 * count) for k in range(count)]
+        middles = [Fraction(video.duration_s) * Fraction(2 * k + 1, 2 * count) for k in range(count)]
+        times = [all_frames[0][0] + middle for middle in middles]
         assert_frames_at(found, all_frames, times)
 
 

@@ -93,3 +93,14 @@ def test_restaged_item_is_dealt_from_its_new_batch() -> None:
     list(dealer.deal({"a": 2}, 1))
     dealer.put_first({"2": "smaller-2-1"})
     assert dict(dealer.deal({"b": 2}, 1)) == {"b": {"2": "smaller-2-1"}}
+
+
+@given(st.integers(1, 300), st.integers(1, 12))
+def test_unattended_workers_get_everything(count: int, workers: int) -> None:
+    """Nobody answers, and nobody deals again later: nothing may be left over, and all get about the same."""
+    names = [str(n) for n in range(workers)]
+    dealer = Dealer(names)
+    dealer.add("batch", map(str, range(count)))
+    list(dealer.deal(dict.fromkeys(names, 2 * count), workers))
+    assert dealer.waiting == 0
+    assert max(len(held) for held in dealer.open.values()) == -(-count // workers)

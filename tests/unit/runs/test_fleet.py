@@ -10,9 +10,10 @@ import pytest
 from src.errors import AuthError, EngineError, HostError, LinkLost
 from src.hosts.job_folder import ABSENT, JobPaths, State, ended
 from src.runs import fleet
-from src.runs.fleet import supervise
+from src.runs.fleet import _detach_or_stop, supervise
+from src.runs.supervisor import RunCancelled, Supervisor
 from src.timing.progress import Quiet
-from src.worker.protocol import LOAD_FAILED, TIMEOUT
+from src.worker.protocol import CANCELLED, LOAD_FAILED, TIMEOUT
 from tests.harness.fake_handle import FakeDriver, FakeHandle, Step
 
 START = Step(ABSENT)
@@ -129,3 +130,30 @@ def test_lone_job_is_never_left_out(members: Members) -> None:
     with pytest.raises(HostError, match="full"):
         supervise(members.drivers[:1], Quiet(), lambda supervisors: None)
     assert "give_back" not in members.drivers[0].calls
+
+
+def test_canceled_run_starts_no_other_worker(members: Members) -> None:
+    """One member is left out and would be tried again; then somebody cancels the run."""
+    members.handles[0].cancelled = True
+    with pytest.raises(RunCancelled):
+        members.supervise([START, *[Step()] * 5, Step(ended(CANCELLED))], [START, LOST, *[Step()] * 99])
+    assert "start" not in members.handles[1].calls[members.handles[1].calls.index("start") + 1 :]
+
+
+def test_second_ctrl_c_reaches_all_others(members: Members, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(supervisors: object = None) -> None:
+        raise KeyboardInterrupt
+
+    def lose() -> None:
+        raise LinkLost("a: gone")
+
+    monkeypatch.setattr("src.runs.fleet.time.sleep", interrupt)
+    for handle in members.handles:
+        handle.survives_controller, handle.steps = True, [START, Step(), Step(ended(CANCELLED))]
+    members.handles[0].on_stop = lose
+    supervisors = [Supervisor(driver) for driver in members.drivers]
+    for supervisor in supervisors:
+        next(supervisor.steps(Quiet()))
+    with pytest.raises(LinkLost):
+        _detach_or_stop(KeyboardInterrupt(), supervisors)
+    assert "ask_to_stop" in members.handles[1].calls and "take_rest" in members.drivers[1].calls

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from src.errors import AuthError, EngineError, HostError
-from src.hosts.job_folder import ABSENT, RUNNING, JobPaths, State, ended
-from src.runs import fleet
+from src.hosts.job_folder import ABSENT, QUEUED, RUNNING, JobPaths, State, ended
+from src.runs import fleet, supervisor
 from src.runs.fleet import supervise
 from src.runs.supervisor import MAX_DEATHS, Supervisor, failure_reason
 from src.runs.tail import MOST_DAMAGED
@@ -387,3 +387,14 @@ def test_finished_job_is_not_polled_again(folder: JobPaths) -> None:
     supervise(drivers, Quiet(), lambda supervisors: None)
     assert handle_of(drivers[0]).polls == 3
     assert RUNNING not in (step.state for step in handle_of(drivers[0]).steps)
+
+
+def test_job_that_stays_listed_does_not_hold_the_end(
+    folder: JobPaths, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cluster that does not forget a job which was taken out of its queue, as of a dead node."""
+    monkeypatch.setattr(supervisor, "QUEUE_END_S", 0.05)
+    handle = FakeHandle(folder, [Step(ABSENT), Step(results=("a",)), Step(QUEUED)])
+    supervise([FakeDriver(folder, "a", handle)], Quiet(), lambda supervisors: None)
+    assert handle.calls.count("ask_to_stop") == 1 and handle.calls[-2:] == ["finish", "close"]
+    assert "job_still_listed" in capsys.readouterr().out

@@ -154,7 +154,7 @@ def test_rounds_without_a_video_end_the_job(job: Job) -> None:
     (job.controls / "fail").touch()
     job.stage(*(f"a storm {n}" for n in range(5)))
     assert job.run() == 7
-    assert "3 rounds in a row gave no video" in exit_record(job.folder)["reason"] and job.rounds() == 3
+    assert "6 rounds in a row gave no video" in exit_record(job.folder)["reason"] and job.rounds() == 6
 
 
 def test_script_that_fails_at_once_is_quoted(job: Job) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -186,3 +187,19 @@ def test_phases_and_heartbeats_are_events(folder: Path) -> None:
         "load_s": 1.5,
     }
     assert (heartbeat["event"], heartbeat["beat"], heartbeat["answered"]) == ("heartbeat", 1, 3)
+
+
+@pytest.mark.parametrize("variable", ["", "SLURM_JOB_ID", "JOB_COMPLETION_INDEX"])
+def test_folder_without_locks_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """As of a Lustre without the mount option; a scheduler starts no second worker, so it does without."""
+    for name in lifecycle.ONE_WORKER:
+        monkeypatch.delenv(name, raising=False)
+    if variable:
+        monkeypatch.setenv(variable, "7")
+
+    def flock(file: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert run_work(folder, ends) == (OK if variable else LOAD_FAILED)
+    assert variable or "mount option flock" in exit_record(folder)["reason"]

@@ -67,7 +67,11 @@ def test_work_restarts_the_linger_time(folder: Path) -> None:
     assert [r["id"] for r in results(folder)] == ["i0", "i1", "i2"]
 
 
-def test_open_job_waits_while_attended(folder: Path) -> None:
+@pytest.mark.parametrize("ahead_s", [0, 3600])
+def test_open_job_waits_while_attended(folder: Path, monkeypatch: pytest.MonkeyPatch, ahead_s: int) -> None:
+    """Also where the clock of the worker's machine is not that of whoever keeps the folder."""
+    true_time = time.time
+    monkeypatch.setattr(time, "time", lambda: true_time() + ahead_s)
     write_job(folder, replace(JOB, linger_s=0.3))
     stage(folder, [item("i0")], "00000", closed=False)
 
