@@ -261,12 +261,24 @@ def quoted(arguments: list[str]) -> list[str]:
         if argument.startswith("-") or not value or is_readable(argument):
             return argument
         if value.startswith("[") and value.endswith("]"):
-            value = f"[{','.join(hydra_quoted(part.strip()) for part in value[1:-1].split(','))}]"
+            value = f"[{','.join(hydra_quoted(part.strip()) for part in _parts(value[1:-1]))}]"
         else:
             value = hydra_quoted(value)
         return f"{key}={value}" if is_readable(f"{key}={value}") else argument
 
     return [with_quotes(argument) for argument in arguments]
+
+
+def _parts(text: str) -> list[str]:
+    """The parts of a list as it is written; a comma within brackets separates none."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "{[") - (letter in "}]")
+        if letter == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts if not depth else text.split(",")
 
 
 def split_override(argument: str) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from .launch import Launch
 LABEL = "prompt-upsampler"
 SECRETS, KEY_FILE = "/run/secrets/prompt-upsampler-environment", "/run/secrets/prompt-upsampler-key"  # in the container
 WORKSPACE = "/workspace"  # where image.repository is mounted, as NVIDIA's containers expect it
+MOST_PARTS = 1000  # of a model that is split
 STOP_PATIENCE_S = 20  # beyond the grace time of the worker, before Docker kills it
 # Last the job and the root, which may hold blanks; a container that is not ours has no such labels.
 INSPECT_FORMAT = (
@@ -59,6 +60,19 @@ def _job_of(folder: str) -> str:
     return folder.rstrip("/").rsplit("/", 1)[-1]
 
 
+def _parts_of(file: str) -> list[str]:
+    """A file, or all files of a model that is split (llama.cpp's gguf-split); each is found by the name of the first."""
+    if found := re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\.gguf", file, re.DOTALL):
+        return [f"{found[1]}-{n:05d}-of-{found[2]}.gguf" for n in range(1, min(int(found[2]), MOST_PARTS) + 1)]
+    return [file]
+
+
+def _whole(path: str) -> str:
+    """A folder or file; in a hub's cache the folder of its repository, for a snapshot there is links to files beside it."""
+    found = re.match(r"(.*/(?:models|datasets)--[^/]+)/snapshots/[^/]+(?:/|$)", path, re.DOTALL)
+    return found[1] if found else path
+
+
 def secrets_file(job: str, root: str) -> str:
     """Where a container's secret variables are on the host, until it is started."""
     return f"{root}/secrets/{container_name(job)}"
@@ -73,9 +87,8 @@ def run_argv(launch: Launch, job: str, root: str, user: str, key_file: str = "")
     host, image = launch.host, launch.image
     cache = f"{root}/cache"
     mounts = [_mount(job), _mount(f"{job}/frames", read_only=True), _mount(cache)]
-    if launch.checkpoint:
-        mounts.append(_mount(launch.checkpoint, read_only=True))
-    mounts += [_mount(file, read_only=True) for file in launch.files]
+    files = [part for file in (launch.checkpoint, *launch.files) if file for part in _parts_of(file)]
+    mounts += [_mount(file, read_only=True) for file in dict.fromkeys(map(_whole, files))]
     if image.repository:
         mounts.append(_mount(image.repository, WORKSPACE, read_only=True))
     if launch.secrets:

@@ -13,23 +13,24 @@ from ..media.geometry import Size
 if TYPE_CHECKING:
     from PIL import Image
 
-SLOTS = 8  # as many frames as a prompt has at most
+SLOTS = 8  # as many frames as a prompt has at most, but for one that is a whole clip
 
 
-def calibration_clip(size: Size, fps: float, cache: Path) -> Path:
-    """A clip of this size with 8 different frames at `fps`, from the cache or made now.
+def calibration_clip(size: Size, fps: float, cache: Path, count: int = SLOTS) -> Path:
+    """A clip of this size with so many frames, and 8 at least, of 8 kinds at `fps`, from the cache or made now.
 
     Color bars with the size written on them and a block that moves from frame to frame. H.264 without chroma
     subsampling, so that odd sizes keep their last row and column. Raises HintError when it cannot be written.
     """
-    path = cache / f"{size}-{fps:g}fps.mp4"
+    count = max(count, SLOTS)
+    path = cache / f"{size}-{fps:g}fps{f'-{count}' if count > SLOTS else ''}.mp4"
     if path.exists():
         return path
     import numpy as np
     from moviepy import VideoClip
 
     frames = [np.asarray(_picture(size, n)) for n in range(SLOTS)]
-    clip = VideoClip(lambda t: frames[min(round(t * fps), SLOTS - 1)], duration=(SLOTS + 0.01) / fps)
+    clip = VideoClip(lambda t: frames[min(round(t * fps), count - 1) % SLOTS], duration=(count + 0.01) / fps)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{secrets.token_hex(4)}.mp4")
     try:

@@ -8,13 +8,12 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 from ..errors import InputError
 from ..worker.engines.endpoint import key_of
 from ..worker.job_settings import EngineSettings, ModelSettings
 from ..worker.lifecycle import LoadFailed
-from ..worker.network import Connection
+from ..worker.network import Connection, server_at
 from ..worker.records import InvalidRecord, from_json
 from ..worker.refusals import message_of
 from ..worker.replies import Models, Tokens
@@ -24,7 +23,7 @@ class ServerCounts:
     """The server of engine=endpoint, asked from here."""
 
     def __init__(self, model: ModelSettings, engine: EngineSettings) -> None:
-        self.model, self.base = model, urlsplit(engine.base_url.rstrip("/"))
+        self.model, self.base = model, server_at(engine.base_url)
         try:
             key = key_of(engine)
         except LoadFailed as e:
@@ -60,7 +59,8 @@ class ServerCounts:
         headers = {"Authorization": f"Bearer {self.key.reveal()}"} if self.key else {}
         sent = json.dumps(body) if body is not None else None
         try:
-            status, answer = Connection(self.base, self.timeout_s).exchange(method, path, sent, headers)
+            query = f"?{self.base.query}" if self.base.query else ""
+            status, answer = Connection(self.base, self.timeout_s).exchange(method, path + query, sent, headers)
         except (OSError, http.client.HTTPException) as e:
             raise InputError(
                 f"{self.base.geturl()} cannot be reached from here: {e}",

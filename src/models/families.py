@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
@@ -25,6 +26,9 @@ from .tokenizer import text_counter
 PIXELS_2_5: Range = (3136, 12_845_056)
 PIXELS_3: Range = (65_536, 16_777_216)
 CLIP_PIXELS_3: Range = (4096, 25_165_824)
+_PROCESSORS = {"image_processor": "preprocessor_config.json", "video_processor": "video_preprocessor_config.json"}
+# The end of a template that opens the thoughts itself, as of Qwen3-VL-8B-Thinking: the line feeds are escaped, or are some.
+_THINKS = re.compile(r"<\|im_start\|>assistant(?:\\n|\n)<think>(?:\\n|\n)['\"]?\s*[-}]")
 
 
 def _mistral(model: ModelSettings, count: CountText) -> Family:
@@ -53,7 +57,7 @@ def _qwen3(model: ModelSettings, count: CountText, **rules: Any) -> Family:
         CONTROL_TOKENS[model.family],
         capped=bool(model.cap_pixels_per_frame),
         note=_cap_note(model),
-        **rules,
+        **{"opening": model.opening, **rules},
     )
 
 
@@ -130,8 +134,9 @@ def with_cap(model: ModelSettings, engine: EngineSettings, cache_dir: str) -> Mo
         text = family.text_tokens("", PROBE, with_media=True)
         if counted == family.media_tokens(size, media) + family.wrapper_tokens("") + text:
             return found
+    said = f"counts {counted} tokens for a clip" if isinstance(counted, int) else f"refuses a clip: {counted}"
     raise InputError(
-        f"the server counts {counted} tokens for a clip, which is not what family {model.family} counts",
+        f"the server {said}, which is not what family {model.family} counts",
         hint="another model behind engine.base_url, or a setting of its processor (docs/models.md)",
     )
 
@@ -164,24 +169,49 @@ def with_checkpoint(model: ModelSettings) -> ModelSettings:
         if "image_patch_size" in image:
             changes["token_px"] = image["image_patch_size"] * image.get("spatial_merge_size", 1)
             changes["max_side_px"] = image["max_image_size"]
-    for file, field in (
-        ("preprocessor_config.json", "image_pixels"),
-        ("video_preprocessor_config.json", "video_pixels"),
+    is_2_5 = model.family == "qwen2_5_vl"
+    for kind, field, published in (
+        ("image_processor", "image_pixels", PIXELS_2_5 if is_2_5 else PIXELS_3),
+        ("video_processor", "video_pixels", PIXELS_2_5 if is_2_5 else CLIP_PIXELS_3),
     ):
-        if os.path.isfile(folder / file) and (found := _pixels(_json(folder / file))):
+        data = _processor(folder, kind)
+        if data and (found := _pixels(data, published)):
             changes[field] = found
-    if model.family == "qwen2_5_vl" and not os.path.isfile(folder / "video_preprocessor_config.json"):
-        changes["video_pixels"] = ()  # clips then use the range of images
+        elif not data and is_2_5 and field == "video_pixels":
+            changes[field] = ()  # clips then use the range of images
+    if model.family == "qwen3_vl" and _THINKS.search(_template(folder)):
+        changes["opening"] = 2  # <think> and a line feed
     return replace(model, **changes)
 
 
-def _pixels(data: dict[str, Any]) -> Range | None:
-    """Least and most pixels of a processor's config; `size` holds areas there, whatever its keys say. None for a processor of
-    another kind."""
+def _processor(folder: Path, kind: str) -> dict[str, Any]:
+    """What the files of a checkpoint say of a processor, as transformers reads them: 5 writes both into one file, which comes
+    first."""
+    both, alone = folder / "processor_config.json", folder / _PROCESSORS[kind]
+    own = _json(both).get(kind) if os.path.isfile(both) else None
+    return own if isinstance(own, dict) else _json(alone) if os.path.isfile(alone) else {}
+
+
+def _template(folder: Path) -> str:
+    """The chat template of a checkpoint, from where transformers has it; "" for none."""
+    if os.path.isfile(file := folder / "chat_template.jinja"):
+        return file.read_text(encoding="utf-8", errors="replace")
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        if os.path.isfile(file := folder / name) and isinstance(found := _json(file).get("chat_template"), str):
+            return found
+    return ""
+
+
+def _pixels(data: dict[str, Any], published: Range) -> Range | None:
+    """Least and most pixels of a processor's config, each as published where that does not say; `size` holds areas there, whatever
+    its keys say. None for a processor of another kind."""
     given = data.get("size")
     size = given if isinstance(given, dict) else {}
     least = data.get("min_pixels") or size.get("shortest_edge")
     most = data.get("max_pixels") or size.get("longest_edge")
+    if least is None and most is None:
+        return None
+    least, most = least or published[0], most or published[1]
     return (least, most) if isinstance(least, int) and isinstance(most, int) and 0 < least <= most else None
 
 

@@ -67,7 +67,10 @@ class GgufServer:
         if status == 200:
             with suppress(InvalidRecord):
                 return from_line(InputTokens, data).input_tokens
-        return message_of(data.decode("utf-8", "replace"))
+        said = message_of(data.decode("utf-8", "replace"))
+        if status in (400, 413, 422):
+            return said
+        raise InputError(f"llama.cpp's server, which counts tokens of {self.gguf}, answered HTTP {status}: {said}")
 
     @cached_property
     def _address(self) -> str:

@@ -60,6 +60,7 @@ class RenderServer:
         stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         model = self.model
         made_of = [str(self.folder), stats, self.version, model.min_pixels, model.max_pixels, model.request_fields]
+        made_of += [model.extra_args] if model.extra_args else []
         return hashlib.sha256(json.dumps(made_of, default=str).encode()).hexdigest()[:16]
 
     def tokens(self, messages: Mapping[str, Any]) -> int | str:

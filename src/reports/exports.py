@@ -32,7 +32,7 @@ from ..worker.chat import chat_body
 from ..worker.protocol import UPSAMPLED, Outcome
 from . import nvidia, provenance
 from .arrow import write_folder, write_parquet
-from .rows import Row, frame_files, hint_sent
+from .rows import Row, hint_sent
 
 Line = dict[str, Any]
 _OF_EVERY_TARGET, _OF_ARROW = ("openai", "txt", "provenance"), ("dataset", "parquet")  # beside those of one target
@@ -179,7 +179,7 @@ def sample_of(item: PlanItem, row: Row, settings: Settings, root: Path) -> Sampl
 def _with_first_frame(sample: Sample, item: PlanItem, row: Row, settings: Settings, root: Path) -> Sample:
     """The same with the very first frame of the clip as a file, as large as it is, where the prompt was made from frames. Raises
     Refused where it cannot be read."""
-    if not (item.video and frame_files(root, row)):
+    if not (item.video and row["frames"]):
         return sample
     try:
         return replace(sample, image=_first_frame(item.video, replace(settings, hint_video=False), root))

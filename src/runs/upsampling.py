@@ -276,7 +276,7 @@ def _remember_limit(refused: Outcome, item: PlanItem, plan: Plan) -> None:
     """Keep for later plans what the engine was observed to refuse, where max_model_len allows it."""
     settings = plan.settings
     length = (refused.tokens.measured or item.tokens.prompt) + settings.max_output_tokens
-    shortest = min(length, refused.limit + 1) if refused.limit else length
+    shortest = refused.limit + 1 if refused.limit else length
     if shortest > settings.max_model_len:
         return
     file, key = observed_limits.limits_file(Path(settings.cache_dir)), observed_limits.key_of(settings)

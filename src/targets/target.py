@@ -18,6 +18,8 @@ from .pins import PINS, SIZES
 
 SCHEMAS = Path(__file__).parent / "schemas"
 DEFAULT = "cosmos_transfer1"
+# Of a request: the plan, the checks and the reader of answers rely on them.
+_OWN_KEYS = ("model", "messages", "max_tokens", "max_completion_tokens", "seed", "n", "stream", "stream_options")
 _PROMPT = re.compile(
     r"\{[{%](?:(?![%}]\}).)*?\bprompt\b", re.DOTALL
 )  # the variable, in an expression or a statement of jinja2
@@ -67,6 +69,9 @@ def target_of(values: Mapping[str, Any]) -> Target:
         wrong += [
             f"target.{name}: {one} is not one of {', '.join(filter(None, known))}" for one in given if one not in known
         ]
+    wrong += [f"target.request.{name}: is set by the program" for name in values["request"] if name in _OWN_KEYS]
+    if values["duration_s"] <= 0:
+        wrong.append("target.duration_s: must be more than 0")
     if values["guided_slack"] <= 0:
         wrong.append("target.guided_slack: must be more than 0")
     if values["encoder_tokens"] < 0 or not 0 <= values["max_repairs"] <= 10:

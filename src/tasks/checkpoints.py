@@ -47,5 +47,7 @@ class Checkpoints:
             self._write(outcomes)
         except OSError as e:
             log.get().warning("results_not_written", reason=e.strerror or str(e), file=str(e.filename or ""))
+            self._next = self._clock() + EVERY_S
+            return
         self._written, self._took_s = len(outcomes), self._clock() - began
         self._next = self._clock() + max(EVERY_S, SHARE * self._took_s)

@@ -258,11 +258,14 @@ def _llamacpp(host: Host, config: Config) -> str:
     return f"{python} has {_said(host, argv, f'{python} cannot be used', hint)}, and finds {model.gguf}"
 
 
-_FILES = """
-[ -d "$1" ] || { echo "there is no such folder" >&2; exit 1; }
+# Files of a hub's cache are links.
+_AT_HOME = 'case $1 in "~/"*) set -- "$HOME/${1#??}" ;; esac\n'
+_FILES = f"""
+{_AT_HOME}
+[ -d "$1" ] || {{ echo "there is no such folder" >&2; exit 1; }}
 cd "$1" || exit 1
-find . -maxdepth 3 -type f \\( -name '*.json' -o -name '*.safetensors' \\) -printf '%s %P\\n'
-find . -maxdepth 3 -name '*.safetensors.index.json' -exec cat {} +
+find -L . -maxdepth 3 -type f \\( -name '*.json' -o -name '*.safetensors' \\) -printf '%s %P\\n'
+find -L . -maxdepth 3 -type f -name '*.safetensors.index.json' -printf '\\036' -exec cat {{}} \\;
 """
 
 
@@ -279,16 +282,20 @@ def _checkpoint(host: Host, config: Config) -> str:
         raise HostError("model.checkpoint is not set", hint="name the folder of the checkpoint on the host")
     hint = "copy or download the checkpoint there"
     text = output_of(host, script(_FILES, folder), f"{folder} cannot be read", hint)
-    listing, _, index = text.partition("\n{")
+    listing, *indexes = text.split("\036")
     sizes = {
         name.rsplit("/", 1)[-1]: int(size) for size, _, name in (line.partition(" ") for line in listing.splitlines())
     }
     weights = {n: s for n, s in sizes.items() if n.endswith(".safetensors")}
-    wanted = set(json.loads("{" + index)["weight_map"].values()) if index else set()
+    wanted = {Path(name).name for index in indexes for name in json.loads(index)["weight_map"].values()}
     missing = [n for n in _files_of(config) if n not in sizes] if config.engine.name is EngineName.vllm else []
     missing += sorted(wanted - weights.keys())
     if not weights and config.model.load_format != "dummy":
         missing.append("*.safetensors")
+    if "params.json" in missing and "config.json" in sizes:
+        hint = (
+            "it is in the format of transformers; this family needs Mistral's own, as mistralai/Pixtral-12B-2409 has it"
+        )
     if missing:
         raise HostError(f"{folder} lacks {', '.join(missing)}", hint=hint)
     return f"{folder}: {len(weights)} weight files, {sum(weights.values()) / 1e9:.1f} GB"
@@ -323,7 +330,7 @@ def _gpus(host: Host, config: Config) -> str:
             host, query, "the GPUs cannot be queried", "install the NVIDIA driver there, or host.gpus=none"
         ).splitlines()
     ]
-    sizes = 'cd "$1" 2>/dev/null && find . -maxdepth 3 -name "*.safetensors" -printf "%s\\n" || true'
+    sizes = f'{_AT_HOME}cd "$1" 2>/dev/null && find -L . -maxdepth 3 -name "*.safetensors" -printf "%s\\n" || true'
     weights = sum(
         map(int, output_of(host, script(sizes, config.model.checkpoint), "the weights cannot be read").split())
     )

@@ -39,20 +39,24 @@ def output_of(host: Host, argv: tuple[str, ...], what: str, hint: str = "") -> s
 
 
 def endpoint_checks(host: Host, config: Config) -> Iterator[Check]:
-    """Three checks of one request."""
+    """Three checks of one request to each server."""
+    urls = (config.engine.base_url, *config.engine.more_urls)
 
     @cache
-    def ask() -> Facts:
-        return _ask(host, config)
+    def ask(url: str) -> Facts:
+        return _ask(host, config, url)
 
-    yield "address", lambda: _address(host, config, ask())
-    yield "key", lambda: _key(ask())
-    yield "model", lambda: _model(config, ask())
+    def each(check: Callable[[str], str]) -> str:
+        return "; ".join(dict.fromkeys(map(check, urls)))
+
+    yield "address", lambda: each(lambda url: _address(host, url, ask(url)))
+    yield "key", lambda: each(lambda url: _key(ask(url)))
+    yield "model", lambda: each(lambda url: _model(config, ask(url)))
 
 
-# As the worker does it, from where the worker runs: the key stays there.
+# As the worker does it, from where the worker runs: the key stays there, and goes to no other address.
 _MODELS = """
-import json, os, sys, urllib.error, urllib.request
+import ipaddress, json, os, ssl, sys, urllib.error, urllib.parse, urllib.request
 url, variable, file = sys.argv[1:]
 def end(**facts):
     print(json.dumps(facts))
@@ -66,10 +70,28 @@ except OSError as e:
     end(no_key=f"{file} (engine.api_key_file) cannot be read: {e.strerror}")
 if variable and not file and not key:
     end(no_key=f"the environment variable {variable} (engine.api_key_env) is not set")
+if (file or variable) and (not key or not key.isascii() or not key.isprintable() or " " in key):
+    end(no_key=f"{file or variable}: holds no key: one line of visible ASCII characters is needed")
+class Stay(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_):
+        return None
+name = urllib.parse.urlsplit(url).hostname or ""
+try:
+    is_here = ipaddress.ip_address(name).is_loopback
+except ValueError:
+    is_here = name == "localhost" or name.endswith(".localhost")
+handlers = [Stay()] + [urllib.request.ProxyHandler({})] * is_here
+try:
+    named = [os.environ[n] for n in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") if os.environ.get(n)] or [None]
+    where = "capath" if named[0] and os.path.isdir(named[0]) else "cafile"
+    handlers.append(urllib.request.HTTPSHandler(context=ssl.create_default_context(**{where: named[0]})))
+except OSError as e:
+    end(error=f"{named[0]}: {e.strerror}")
 headers = {"Authorization": "Bearer " + key} if key else {}
 try:
-    request = urllib.request.Request(url.rstrip("/") + "/models", headers=headers)
-    with urllib.request.urlopen(request, timeout=20) as reply:
+    parts = urllib.parse.urlsplit(url)
+    request = urllib.request.Request(parts._replace(path=parts.path.rstrip("/") + "/models").geturl(), headers=headers)
+    with urllib.request.build_opener(*handlers).open(request, timeout=20) as reply:
         models = json.loads(reply.read(1 << 24)).get("data", [])
         end(status=reply.status, has_key=bool(key), models=[str(m.get("id")) for m in models])
 except urllib.error.HTTPError as e:
@@ -79,11 +101,11 @@ except (OSError, ValueError, AttributeError, TypeError) as e:
 """
 
 
-def _ask(host: Host, config: Config) -> Facts:
-    if not config.engine.base_url:
+def _ask(host: Host, config: Config, url: str) -> Facts:
+    if not url:
         raise InputError("engine.base_url is not set", hint="name the server, as in http://localhost:8000/v1")
     engine, python = config.engine, config.worker.python
-    argv = (python, "-c", _MODELS, engine.base_url, engine.api_key_env, engine.api_key_file)
+    argv = (python, "-c", _MODELS, url, engine.api_key_env, engine.api_key_file)
     answer = output_of(host, argv, f"{python} cannot be run", "worker.python names the interpreter of the worker")
     try:
         return from_line(Facts, answer.splitlines()[-1])
@@ -91,11 +113,16 @@ def _ask(host: Host, config: Config) -> Facts:
         raise HostError(f"{python} printed {answer[:100]!r} in place of JSON", hint="is it Python 3?") from None
 
 
-def _address(host: Host, config: Config, facts: Facts) -> str:
-    url = config.engine.base_url
+def _address(host: Host, url: str, facts: Facts) -> str:
+    hint = "is the server running, and is engine.base_url its address as seen from there, including /v1?"
     if facts.error:
-        hint = "is the server running, and is engine.base_url its address as seen from there, including /v1?"
         raise HostError(f"{url} cannot be reached from {host.name}: {facts.error}", hint=hint)
+    if 300 <= facts.status < 400:
+        raise HostError(
+            f"{url} sends requests elsewhere (HTTP {facts.status})", hint="name the address where it sends them"
+        )
+    if facts.status == 404:
+        return f"{url} answers, and has no list of models (HTTP 404): does the address end as the server wants it, as in /v1?"
     return f"{url} is not asked without its key" if facts.no_key else f"{url} answers"
 
 

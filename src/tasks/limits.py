@@ -80,7 +80,7 @@ def _plan(config: Config, paths: RunPaths) -> Plan:
             {
                 "name": " ".join(word for word in (category, aspect, str(size)) if word),
                 "prompt": config.limits.prompt,
-                "video_path": str(calibration_clip(size, config.frames.fps, cards).resolve()),
+                "video_path": str(calibration_clip(size, config.frames.fps, cards, config.frames.count).resolve()),
                 "aspect": aspect,
                 "category": category,
             }

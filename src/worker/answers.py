@@ -20,13 +20,27 @@ _MARKS = re.compile(
 )
 _TAGS = re.compile(r"</?(answer|output|response)>|<\|(end|return|im_end|eot_id)\|>", re.IGNORECASE)
 _TEXT = r"(?:prompt|version|description|caption|rewrite|text)s?"
+_HERE = r"here(?:'s|’s| is| are)\b"
+_KIND = (
+    r"(?:and|more|most|final|enhanced|upsampled|revised|improved|expanded|rewritten|rewrite|detailed|refined|new|updated|polished|"
+    r"long|longer|vivid|rich|richer|complete|full|comprehensive|optimi[sz]ed|possible|suggested|elaborate|descriptive|cinematic|"
+    r"upgraded|requested|original|english|video|image|scene|text|generation|single|short|one-paragraph)"
+)
 _PREFACES = (
     re.compile(
-        r"^(?:sure(?: thing)?|certainly|of course|absolutely|okay|ok|great|got it|understood)\b[!.,:]+\s+",
+        r"^(?:(?:sure(?: thing)?|certainly|of course|absolutely|got it|understood)\b[!.,:]+\s+"
+        # After a comma, the scene may go on: "Great, sweeping dunes".
+        rf"|(?:okay|ok|great)\b(?:[!.:]+\s+|,\s+(?=(?:i|let me|below)\b|{_HERE}|(?-i:[A-Z\"“*]))))",
+        re.IGNORECASE,
+    ),
+    # What may follow on the same line is the prompt only where nothing but its kind is named: a sign in a scene has a text, too.
+    re.compile(
+        rf"^(?:{_HERE}|below is|this is|i(?:'ve|’ve| have))\b[^:\n]{{0,200}}\b{_TEXT}\b[^:\n]{{0,160}}:[ \t]*\n\s*",
         re.IGNORECASE,
     ),
     re.compile(
-        rf"^(?:here(?:'s|’s| is| are)|below is|this is|i(?:'ve|’ve| have))\b[^:\n]{{0,200}}\b{_TEXT}\b[^:\n]{{0,160}}:\s+",
+        rf"^(?:{_HERE}|below is|this is|i(?:'ve|’ve| have))(?: (?:written|made|created|prepared|expanded|rewritten|enhanced))?"
+        rf"(?: (?:the|a|an|your|my|one))?(?: {_KIND},?){{0,5}} {_TEXT}\b[^:\n]{{0,160}}:\s+",
         re.IGNORECASE,
     ),
     re.compile(r"^(?:here(?:'s|’s| is| are)|below is)\b[^:\n]{0,200}:[ \t]*\n+", re.IGNORECASE),
@@ -38,10 +52,15 @@ _LABEL = re.compile(
 )
 # Blanks are matched from the first of a run on, and a line to its end: answers that repeat them a thousand times are checked, too.
 _BREAK = r"(?<!\s)(?=[^\S\n]*\n)\s+"  # a run of blanks with a line break in it
+_ANY = r"(?:me|any|a|another|to|more|further)"
 _OFFER = re.compile(
-    rf"(?:{_BREAK}|(?<=[.!?\"”*])\s+)(?:please )?(?:let me know|feel free to|i hope (?:this|that|you)|hope this helps|"
-    r"would you like|do you want me|if you(?:'d|’d| would) like|if you (?:need|want)|is there anything)\b"
-    r"(?=(?P<line>[^\n]*))(?P=line)\s*$",
+    rf"(?:{_BREAK}(?:please )?(?:let me know|feel free to|i hope (?:this|that|you)|hope this helps|"
+    r"would you like|do you want me|if you(?:'d|’d| would) like|if you (?:need|want)|is there anything)"
+    # On the line of the scene, only what is plainly said to the reader: people in it speak, too.
+    r"|(?<=[.!?\"”*])\s+(?:please )?(?:let me know (?:if|whether|what|how|should)|"
+    r"feel free to (?:ask|adjust|modify|change|tweak|let)|i hope (?:this|that) (?:helps|works|meets|is|prompt)|hope this helps|"
+    rf"would you like {_ANY}|do you want me|if you(?:'d|’d| would) like {_ANY}|if you (?:need|want) {_ANY}|is there anything))"
+    r"\b(?=(?P<line>[^\n]*))(?P=line)\s*$",
     re.IGNORECASE,
 )
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # which a prompt cannot be given on to a program with

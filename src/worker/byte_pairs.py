@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
+
+_LONG_RUN = re.compile(r"\s{10000}")
 
 # How Qwen2 to 3, and Qwen3.5, split a text before its pieces are merged (tokenizer.json of the checkpoints).
 _QWEN = (
@@ -58,3 +61,12 @@ def merged_from(piece: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, ...] |
 def is_merged(piece: bytes, ranks: Mapping[bytes, int]) -> bool:
     """Whether merging the bytes of a piece ends at the piece."""
     return merged_from(piece, ranks) is not None
+
+
+def pieces_of(text: str) -> Iterator[str]:
+    """The text, cut within runs of blanks that are so long that tiktoken panics on them; a token or two more at each cut."""
+    start = 0
+    for run in _LONG_RUN.finditer(text):
+        yield text[start : run.end()]
+        start = run.end()
+    yield text[start:]

@@ -10,17 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlsplit
 
 from .engines.engine import Answer, ItemFailed, Refused, Request, Unavailable, data_url, is_clip
 from .job_settings import Example
 from .lifecycle import LoadFailed, NoAccess
-from .network import Connection, open_socket, proxy_headers, target
+from .network import Connection, open_socket, proxy_headers, server_at, target
 from .protocol import UpsampleJob
 from .records import InvalidRecord
 from .refusals import classify, counted_tokens, message_of, named_limit
 from .replies import MOST_TEXT, Usage, completion_of, pause_of
-from .signals import Signals
+from .signals import NoMetrics, Signals
 from .streams import Reader, Response, send
 from .values import Secret
 
@@ -80,11 +79,12 @@ class ChatClient:
     ) -> None:
         self.fields, self.examples = fields, examples  # the same in every request
         self.response_format, self._note = response_format, ""  # until the server refuses it
-        self.base, self.model, self.timeout_s, self.temperature = urlsplit(base_url), model, timeout_s, temperature
+        self.base, self.model, self.timeout_s, self.temperature = server_at(base_url), model, timeout_s, temperature
         self.key = key
         via_proxy = proxy_headers(self.base) if self.base.scheme == "http" else {}
         lines = (f"{name}: {value}\r\n" for name, value in {**_JSON, **via_proxy}.items())
-        path = target(self.base, f"{self.base.path}/chat/completions")
+        self._query = f"?{self.base.query}" if self.base.query else ""  # as Azure's api-version
+        path = target(self.base, f"{self.base.path}/chat/completions{self._query}")
         self._head = f"POST {path} HTTP/1.1\r\nHost: {self.base.netloc}\r\n{''.join(lines)}"
         self.signals = signals or Signals(self.metrics_page)
         self._reader = Reader(lambda: self.signals.is_counted)
@@ -120,7 +120,8 @@ class ChatClient:
 
     def get(self, path: str, timeout_s: float | None = None) -> tuple[int, bytes]:
         """A response to GET, over a connection of its own."""
-        return Connection(self.base, timeout_s or self.timeout_s).exchange("GET", path, headers=self._authorization())
+        connection = Connection(self.base, timeout_s or self.timeout_s)
+        return connection.exchange("GET", path + self._query, headers=self._authorization())
 
     def _authorization(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.key.reveal()}"} if self.key else {}
@@ -135,6 +136,8 @@ class ChatClient:
             status, body = self.get(self.base.path.removesuffix("/v1") + "/metrics", METRICS_TIMEOUT_S)
         except http.client.HTTPException as e:
             raise OSError(f"{e}") from e
+        if status >= 500:  # it starts, or is busy
+            raise NoMetrics(f"/metrics: HTTP {status}")
         return body.decode("utf-8", "replace") if status == 200 else None
 
     def _body(self, request: Request, response_format: Mapping[str, Any]) -> bytes:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .answer_form import AnswerForm
-from .byte_pairs import PATTERNS
+from .byte_pairs import PATTERNS, pieces_of
 
 # A rule of thumb: a Latin word is a token for every 4.5 letters that it begins, a letter of another script or a mark is one.
 _PIECES = re.compile(r"[A-Za-zÀ-ɏ]+|\S")
@@ -59,7 +59,7 @@ def _tokenizer(form: AnswerForm) -> Count | None:
             encode = tiktoken.Encoding(
                 "encoder", pat_str=pattern, mergeable_ranks=ranks, special_tokens={}
             ).encode_ordinary
-            return lambda text: len(encode(unicodedata.normalize("NFC", text)))
+            return lambda text: sum(len(encode(piece)) for piece in pieces_of(unicodedata.normalize("NFC", text)))
         parsed = json.loads(data)
         if parsed["model"]["type"] == "Unigram":
             return unigram(parsed["model"])

@@ -151,12 +151,13 @@ class Flow(Generic[T]):
             if error and error.refused:
                 self._refused_since = self._refused_since or now
                 self.window.refuse(now, self.in_flight)
-            if error and error.retry_after_s is not None:
+            if error and error.retry_after_s:
                 self._pause(now, min(error.retry_after_s, self.patience_s))
             elif error and (not self.in_flight or self.window.is_fixed):
                 self._back_off(now)
+            are_others = bool(self.in_flight)
             self._admit()
-            return bool(self.in_flight) or now - (self._refused_since or now) <= self.patience_s
+            return are_others or now - (self._refused_since or now) <= self.patience_s
 
     def _admit(self) -> None:
         while self._waiting and self.in_flight < self.window.size and time.monotonic() >= self._not_before:

@@ -49,7 +49,8 @@ class ModelSettings:
     """The checkpoint and how the engine loads it; field by field as in the config group `model`.
 
     token_px, max_side_px: edge of the square of pixels that becomes one token, and longest side that is seen, where the
-    checkpoint says so; 0: those of its family. cap_source: how cap_pixels_per_frame was decided.
+    checkpoint says so; 0: those of its family. opening: tokens that its template puts before the answer, beyond those of its
+    family. cap_source: how cap_pixels_per_frame was decided.
     text_only: it is sent no frames, but what was measured in them, in words.
     """
 
@@ -82,6 +83,7 @@ class ModelSettings:
     mmproj: str = ""
     text_only: bool = False
     examples: tuple[Example, ...] = ()
+    opening: int = 0
 
     @property
     def is_mistral(self) -> bool:

@@ -49,7 +49,7 @@ class Judge:
             work.usable, work.usable_at = (work.answer, work.raw, found, work.flags), n - 1
         work.asked_for.add(check)
         if answer.finish_reason == "length" and item.predicted:  # a larger reserve, where the budget has room
-            work.max_tokens = min(2 * work.max_tokens, self._job.max_model_len - item.predicted)
+            work.max_tokens = min(2 * work.max_tokens, self._job.max_model_len - item.predicted, work.longest)
         return not self._may_correct(work, check, wrong, answer)
 
     def _wrong_with(self, work: Work, found: Formed, answer: Answer) -> tuple[str | None, str, tuple[str, ...]]:

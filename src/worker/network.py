@@ -25,6 +25,12 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from .replies import MOST_REPLY
 
 
+def server_at(url: str) -> SplitResult:
+    """The address of a server, its path without a slash at the end."""
+    base = urlsplit(url)
+    return base._replace(path=base.path.rstrip("/"))
+
+
 def proxy_for(base: SplitResult) -> SplitResult | None:
     """The proxy for an address; None for a direct connection."""
     host = base.hostname or ""

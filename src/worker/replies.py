@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .records import from_json, parsed
+from .records import InvalidRecord, from_json, parsed
 from .values import Label
 
 MOST_REPLY = 16 << 20  # bytes of one reply, many times the longest answer
@@ -119,6 +119,8 @@ class Completion:
 
 
 _DATA = re.compile(rb"^data:(.*)", re.MULTILINE)
+_PARTED = re.compile(rb"([^\r\n])\r?\ndata:")
+_FINISH = re.compile(rb'"finish_reason": ?"')
 # The text in an event, or what a model thinks before it; inside of a string its quotes would be escaped.
 _PIECE = re.compile(rb'"content": ?"((?:[^"\\]|\\.)*)"')
 _THOUGHT = re.compile(rb'"reasoning(?:_content)?": ?"((?:[^"\\]|\\.)*)"')
@@ -129,7 +131,17 @@ def completion_of(body: bytes) -> Completion:
 
     A long stream is hundreds of events that differ in their text only: of those only that is read, as one list of strings.
     """
-    lines = [line.strip() for line in _DATA.findall(body)]
+    try:
+        return _completion_of(body)
+    except InvalidRecord:
+        whole = _PARTED.sub(rb"\1", body)  # where an event is in several lines, which belong together
+        if whole == body:
+            raise
+        return _completion_of(whole)
+
+
+def _completion_of(body: bytes) -> Completion:
+    lines = [text for line in _DATA.findall(body) if (text := line.strip())]
     try:
         del lines[lines.index(b"[DONE]") :]
         is_done = True
@@ -137,7 +149,10 @@ def completion_of(body: bytes) -> Completion:
         is_done = False
         if lines and not body.endswith((b"\n", b"}")):
             lines.pop()  # torn
-    middle = [] if b'"error"' in body else lines[1:-3]  # an error counts wherever it stands
+    # An error counts wherever it stands, and so does the reason of the end.
+    ended = _FINISH.search(body)
+    is_other = b'"error"' in body or (ended and body.count(b"\ndata:", ended.end()) > 2 + is_done)
+    middle = [] if is_other else lines[1:-3]
     pieces = [found[0] for line in middle if len(found := _PIECE.findall(line)) == 1]
     if len(pieces) != len(middle):
         thoughts = (line for line in middle if not _PIECE.search(line) and _THOUGHT.search(line))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from .window import Seen
 
 GIVE_UP_AFTER = 3  # looks at /metrics that took too long
+MOST_REFUSED = 100  # looks in a row
 MAX_BYTES = 512 << 20  # of frames in flight, and at most a tenth of the memory
 # What a token of a prompt costs, in tokens of an answer: an H200 had 22,000 of the ones and 2,100 of the others a second.
 PROMPT_TOKEN = 0.1
@@ -30,6 +31,10 @@ _NAMES = {
 }
 _FIELD = {name: field for field, names in _NAMES.items() for name in names}
 _LINE = re.compile(r"^((?:vllm|sglang):\w+)(?:\{(.*)\})? (\S+)", re.MULTILINE)
+
+
+class NoMetrics(OSError):
+    """The server is there, and does not show its /metrics now: it starts, or is busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,7 @@ class Signals:
         self._tokens, self._prompts = 0.0, 0  # of answers that ended, and of those that began
         self._ended, self._ended_events = 0, 0
         self._answer_s: deque[float] = deque(maxlen=64)
-        self._late = 0
+        self._late = self._refused = 0
 
     @property
     def is_counted(self) -> bool:
@@ -126,9 +131,11 @@ class Signals:
             metrics = self.metrics()
         except OSError as e:
             self._late += isinstance(e, TimeoutError)
-            if self._late == GIVE_UP_AFTER:
+            self._refused += isinstance(e, NoMetrics)
+            if self._late == GIVE_UP_AFTER or self._refused > MOST_REFUSED:
                 self._page = None
             return None
+        self._refused = 0
         with self._mutex:
             lumps = self._events <= 4 * self._firsts or self._ended_events < 0.3 * self._tokens
             prompt, output = (n / self._ended if self._ended else 0.0 for n in (self._prompts, self._tokens))

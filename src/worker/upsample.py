@@ -303,10 +303,14 @@ class Worker:
             request = Request(item, work.pictures, item.seed + n, work.room or work.max_tokens, work.turns)
             try:
                 answer = self._answer(ticket, work, request)
-            except Refused:
-                if not work.turns:
+            except Refused as e:  # what was asked for beyond the plan: the request itself had room
+                if not work.turns and request.max_tokens <= item.max_tokens:
                     raise
-                work.attempts.append(Attempt(request.seed, request.max_tokens, "no room for a correction"))
+                what = "a correction" if work.turns else "a longer answer"
+                work.attempts.append(Attempt(request.seed, request.max_tokens, f"no room for {what}"))
+                if not work.turns:
+                    known = (e.limit or 0) - (e.prompt_tokens or item.predicted or 0)
+                    work.longest = work.max_tokens = max(item.max_tokens, known if e.limit else 0)
                 work.turns, work.room = (), 0
                 continue
             if self._judge.is_last(work, request, answer, self.engine.name):

@@ -9,15 +9,20 @@ from .engines.engine import Answer, Engine, Picture
 from .forms import Formed
 from .protocol import KEPT, UPSAMPLED, Attempt, EngineUsed, Item, Outcome, Seconds, SentFrame, TokenCounts
 
+LONGEST = 1 << 40
+
 
 @dataclass
 class Work:
-    """An item, and what the attempts at it have come to. failures: of TRIES; answers_before: those to all items at
-    the last of them, broke: whether that broke the connection. counted: prompt tokens, limit: of a request,
-    where a refusal names them. raw: the answer as it came, flags: the checks that it fails. turns: of the next request, room:
-    for its answer, where that is less than max_tokens. asked_for: checks that have led to another request. usable: an answer
-    that fails such a check and could stand, usable_at: of which attempt; used: of which attempt the text is, where that is not
-    the last."""
+    """An item, and what the attempts at it have come to.
+
+    failures: of TRIES; answers_before: those to all items at the last of them, broke: whether that broke the connection.
+    counted: prompt tokens, limit: of a request, where a refusal names them; longest: answer that the server has room for, as
+    far as that is known. raw: the answer as it came, flags: the checks that it fails. turns: of the next request, room: for
+    its answer, where that is less than max_tokens. asked_for: checks that have led to another request. usable: an answer that
+    fails such a check and could stand, usable_at: of which attempt; used: of which attempt the text is, where that is not the
+    last.
+    """
 
     item: Item
     max_tokens: int
@@ -33,6 +38,7 @@ class Work:
     refusal: str = ""
     counted: int | None = None
     limit: int | None = None
+    longest: int = LONGEST
     notes: tuple[str, ...] = ()
     raw: Answer | None = None
     formed: Formed | None = None

@@ -13,13 +13,14 @@ Response = tuple[int, dict[str, str], bytes]
 class ScriptedServer:
     """Listens on the loopback. script: the next responses; without one it streams "a long boat ".
 
-    asked: bodies of the requests; keys: their Authorization headers.
+    asked: bodies of the requests; keys: their Authorization headers; paths: of all requests.
     """
 
     def __init__(self) -> None:
         self.script: list[Response] = []
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
+        self.paths: list[str] = []
         self.models: Response = (200, {}, json.dumps({"data": [{"id": "pixtral"}], "version": "0.0.fake"}).encode())
         scripted = self
 
@@ -28,9 +29,11 @@ class ScriptedServer:
             wbufsize, disable_nagle_algorithm = -1, True  # a response is one packet
 
             def do_GET(self) -> None:
+                scripted.paths.append(self.path)
                 self._send(*scripted.models)
 
             def do_POST(self) -> None:
+                scripted.paths.append(self.path)
                 scripted.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
                 scripted.keys.append(self.headers.get("Authorization"))
                 self._send(*(scripted.script.pop(0) if scripted.script else (200, {}, stream("a long boat", 7))))

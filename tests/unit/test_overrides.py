@@ -384,3 +384,11 @@ def test_lists_of_hosts_and_servers_are_fields() -> None:
         "host=fleet", "host.members=[gpu_a,me@10.0.0.8]",
         "engine.base_url=http://a:1/v1", "engine.more_urls=[ http://b:2/v1]", "host.root=/x", "seed=[1]",
     ]  # fmt: skip
+
+
+def test_list_keeps_objects_whole() -> None:
+    given = 'model.extra_args=[--mm-processor-kwargs,{"min_pixels":3136,"max_pixels":602112}]'
+    (readable,) = quoted([given])
+    value = OverridesParser.create().parse_override(readable).value()
+    assert isinstance(value, list)
+    assert [str(part) for part in value] == ["--mm-processor-kwargs", '{"min_pixels":3136,"max_pixels":602112}']

@@ -30,7 +30,7 @@ class EndpointEngine:
         self.window = Window() if engine.in_flight == AUTO else Window(engine.in_flight, "fixed", is_fixed=True)
         self.version = "unknown"
         self.fallbacks: list[str] = []
-        urls = [url.rstrip("/") for url in (engine.base_url, *engine.more_urls)]
+        urls = (engine.base_url, *engine.more_urls)
         self.signals = Signals(lambda: self._servers.metrics_page())
         self.clients = [ChatClient.of(job, url, key_of(engine), self.signals) for url in urls]
         self.client, self._servers = self.clients[0], Endpoints(self.clients)
@@ -46,7 +46,9 @@ class EndpointEngine:
         if len(gone) == len(self.clients):
             raise gone[0]
         with contextlib.suppress(OSError, http.client.HTTPException, InvalidRecord):
-            self.version = from_line(Version, self.client.get("/version")[1]).version
+            self.version = from_line(
+                Version, self.client.get(f"{self.client.base.path.removesuffix('/v1')}/version")[1]
+            ).version
 
     def answer(self, request: Request) -> Answer:
         return self._servers.ask(request)

@@ -108,6 +108,7 @@ def render_argv(server: Server, port: int, python: str) -> tuple[str, ...]:
         *(("--tokenizer-mode", "mistral", "--config-format", "mistral") if model.is_mistral else ()),
         *(() if model.text_only else ("--limit-mm-per-prompt", json.dumps({"image": server.images}))),
         *_processor_arguments(server),
+        *model.extra_args,
     )  # fmt: skip
 
 
@@ -159,4 +160,5 @@ def vllm_build() -> tuple[str, bool]:
 
 def _number(version: str) -> tuple[int, int]:
     found = re.match(r"(\d+)\.(\d+)", version)
-    return (int(found[1]), int(found[2])) if found else (999, 0)
+    is_build = version.startswith("0.1.dev")  # of a checkout without tags, which is as new as any
+    return (int(found[1]), int(found[2])) if found and not is_build else (999, 0)

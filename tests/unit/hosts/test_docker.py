@@ -44,6 +44,16 @@ def test_model_files_are_mounted_read_only() -> None:
     assert "type=bind,source=/models/a.gguf,target=/models/a.gguf,readonly" in mounts
 
 
+def test_whole_models_are_mounted() -> None:
+    """All parts of one that is split, and what the links of a hub's cache lead to."""
+    hub = "/hub/models--org--name"
+    files = ("/models/a-00002-of-00003.gguf", f"{hub}/snapshots/01ab/b.gguf", f"{hub}/snapshots/01ab/c.gguf")
+    mounts = after(argv(replace(GPU_BOX, checkpoint=f"{hub}/snapshots/01ab", files=files)), "--mount")
+    sources = [mount.split(",")[1].removeprefix("source=") for mount in mounts if mount.endswith(",readonly")]
+    assert [s for s in sources if s.startswith("/hub")] == [hub]
+    assert [s for s in sources if s.startswith("/models")] == [f"/models/a-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
+
+
 def test_gpu_machine_command_is_the_known_one() -> None:
     launch = replace(
         GPU_BOX,

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from src.errors import InputError
-from src.inference.configure import inference_settings, refuse_what_is_missing
+from src.inference.configure import inference_settings, refuse_what_is_missing, upscaling
 from tests.conftest import Configure
 from tests.unit.inference.conftest import GIVEN, Planned
 
@@ -63,3 +63,11 @@ def test_missing_files_are_listed_before_the_start(configure: Configure) -> None
         refuse_what_is_missing(inference_settings(configure(*GIVEN, "inference.torchrun=/nowhere/torchrun"), None))
     for missing in ("checkpoint_dir=/models/cosmos", "script=/opt/cosmos-transfer1", "torchrun=/nowhere/torchrun"):
         assert f"inference.{missing}" in str(caught.value)
+
+
+def test_upscaling_keeps_what_the_videos_have(configure: Configure) -> None:
+    """Their frame rate above all: without it, 4K videos would play at another speed."""
+    given = ("inference.fps=30", "inference.seed=7", "inference.require_upsampled=true", "inference.sigma_max=50")
+    settings = upscaling(inference_settings(configure("inference=edge", *GIVEN, *given), None))
+    assert json.loads(settings.arguments) == {"fps": 30, "seed": 7, "num_steps": 10}
+    assert not settings.require_upsampled

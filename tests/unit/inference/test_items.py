@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from src.inference.engines import ENGINES
 from src.inference.items import InferenceItem, UpsampledRow, choose_prompt, inference_items
@@ -15,6 +16,7 @@ from src.inference.settings import InferenceSettings
 from src.planning.plan import PlanItem
 from src.planning.resolve import resolve
 from tests.conftest import Configure
+from tests.harness.clips import make_clip
 from tests.unit.inference.conftest import Planned, only_item
 
 
@@ -52,6 +54,45 @@ def test_upsampled_prompt_of_a_spec_is_used(planned: Planned) -> None:
     [item] = planned({"upsampled_prompt": "a long boat"}).items
     choice = choose_prompt(item, None, require_upsampled=True)
     assert (choice.prompt, choice.source) == ("a long boat", "spec")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"), [(None, "No such file"), (b"another", "has changed since it was planned")]
+)
+def test_clip_that_changed_since_the_plan_is_left_out(
+    planned: Planned, settings: InferenceSettings, clips: Path, tmp_path: Path, change: bytes | None, reason: str
+) -> None:
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes((clips / "wide.mp4").read_bytes())
+    plan = planned({"video_path": str(copy)}, {})
+    copy.unlink()
+    if change:
+        copy.write_bytes(change)
+    left, other = inference_items(plan.items, None, settings)
+    assert reason in left.left_out and not left.id and other.id
+
+
+@pytest.mark.parametrize(("fields", "reason"), [
+    ({"max_frames": 1}, "max_frames=1: must be 2 or more"),
+    ({"edge": {"control_prompt": "car"}}, "edge.control_prompt: Cosmos-Transfer2.5 reads it of seg alone"),
+    ({"video_path": "moving.gif"}, "makes videos of clips that end in .mp4"),
+    ({"video_path": "still.png"}, "its video has 1 frame"),
+    ({"video_path": "one.mp4"}, "its video has 1 frame; Cosmos-Transfer2.5 makes a picture of that"),
+])  # fmt: skip
+def test_what_becomes_no_video_is_left_out(
+    planned: Planned, settings: InferenceSettings, tmp_path: Path, fields: dict[str, Any], reason: str
+) -> None:
+    still = Image.new("RGB", (64, 32))
+    still.save(tmp_path / "still.png")
+    still.save(tmp_path / "moving.gif", save_all=True, append_images=[Image.new("RGB", (64, 32), "red")], duration=500)
+    make_clip(tmp_path / "one.mp4", size=(64, 32), fps=1, seconds=1)
+    settings = replace(settings, engine="transfer2_5")
+    assert reason in only_item(planned(fields), settings).left_out
+
+
+def test_empty_cell_keeps_the_weight_of_its_control(planned: Planned, settings: InferenceSettings) -> None:
+    item = only_item(planned({"edge": None, "control_weights": {"edge": 0.3}}), settings)
+    assert overrides_of(item) == {"edge": {"control_weight": 0.3}}
 
 
 def test_item_without_usable_video_is_left_out(planned: Planned, settings: InferenceSettings, clips: Path) -> None:
@@ -143,6 +184,11 @@ def test_control_files_are_named_by_content(planned: Planned, settings: Inferenc
         ({"hdmap": {}}, "hdmap: needs input_control"),
         ({"edge": {}, "video_path": None}, "it has no video"),
         ({"regional_prompts": [{"mask_prompt": "car"}]}, "each must be an object with a prompt"),
+        ({"seed": -1}, "seed=-1: must be 0 to 4.29497e+09"),
+        (
+            {"edge": {"control_weight_prompt": "car"}},
+            "edge.control_weight_prompt: Cosmos-Transfer1 reads it of seg alone",
+        ),
     ],
 )
 def test_item_that_cannot_be_made_is_left_out(

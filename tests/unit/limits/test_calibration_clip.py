@@ -33,3 +33,9 @@ def test_clip_is_written_once(tmp_path: Path) -> None:
     before = path.stat().st_mtime_ns
     assert calibration_clip(Size(64, 48), 2.0, tmp_path) == path
     assert path.stat().st_mtime_ns == before
+
+
+def test_whole_clip_has_the_frames_of_its_prompt(tmp_path: Path) -> None:
+    video = probe(calibration_clip(Size(64, 48), 2.0, tmp_path, 20), LIMITS)
+    assert video.frames == 20
+    assert calibration_clip(Size(64, 48), 2.0, tmp_path, 2) == calibration_clip(Size(64, 48), 2.0, tmp_path)

@@ -13,7 +13,7 @@ from mistral_common.tokens.tokenizers.image import ImageConfig, ImageEncoder, Sp
 
 from src.errors import InputError
 from src.media.geometry import Size
-from src.models.families import FAMILIES, TOKENIZERS, family_of, with_cap, with_checkpoint
+from src.models.families import CLIP_PIXELS_3, FAMILIES, PIXELS_3, TOKENIZERS, family_of, with_cap, with_checkpoint
 from src.models.family import Media
 from src.models.qwen import Qwen
 from src.models.tokenizer import packed, text_counter, tokenizer_file
@@ -72,6 +72,30 @@ def test_processor_of_another_kind_decides_nothing(tmp_path: Path, config: dict[
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
     model = replace(MODEL, family="qwen3_vl", checkpoint=str(tmp_path))
     assert with_checkpoint(model).image_pixels == model.image_pixels
+
+
+def test_checkpoint_of_new_transformers_is_read(tmp_path: Path) -> None:
+    """One file for both processors, which comes before the old ones; what it leaves open is as published."""
+    both = {
+        "image_processor": {"size": {"longest_edge": 602_112}},
+        "video_processor": {"size": {"shortest_edge": 8192}},
+    }
+    (tmp_path / "processor_config.json").write_text(json.dumps(both))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"min_pixels": 784, "max_pixels": 78_400}))
+    model = with_checkpoint(replace(MODEL, family="qwen3_vl", checkpoint=str(tmp_path)))
+    assert (model.image_pixels, model.video_pixels) == ((PIXELS_3[0], 602_112), (8192, CLIP_PIXELS_3[1]))
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "chat_template.json", "tokenizer_config.json"])
+@pytest.mark.parametrize(("end", "tokens"), [("", 0), ("<think>\\n", 2)])
+def test_template_that_opens_thoughts_is_counted(tmp_path: Path, name: str, end: str, tokens: int) -> None:
+    """As of Qwen3-VL-8B-Thinking."""
+    template = "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n" + end + "' }}{%- endif %}"
+    text = template if name.endswith("jinja") else json.dumps({"chat_template": template})
+    (tmp_path / name).write_text(text)
+    model = with_checkpoint(replace(MODEL, family="qwen3_vl", checkpoint=str(tmp_path)))
+    plain = FAMILIES["qwen3_vl"](replace(model, opening=0), len)
+    assert FAMILIES["qwen3_vl"](model, len).wrapper_tokens("") == plain.wrapper_tokens("") + tokens
 
 
 def test_damaged_checkpoint_file_is_named(tmp_path: Path) -> None:

@@ -74,3 +74,14 @@ def test_unloadable_model_is_an_input_error(tmp_path: Path) -> None:
     family = family_of(replace(ASK, gguf=str(tmp_path / "broken.gguf")), LLAMACPP, str(tmp_path))
     with pytest.raises(InputError, match=r"llama.cpp's server for .*broken.gguf did not start"):
         family.text_tokens("", "a boat", with_media=False)
+
+
+def test_passing_error_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a server cannot do at the moment is no refusal of the request."""
+    answers = [(500, b'{"error": {"message": "out of memory"}}')]
+    monkeypatch.setattr("src.models.gguf.asked", lambda *_: answers[0])
+    with pytest.raises(InputError, match="HTTP 500: out of memory"):
+        family_of(ASK, LLAMACPP, str(tmp_path)).text_tokens("", "a red boat", with_media=False)
+    answers[0] = (200, b'{"input_tokens": 7}')
+    family_of.cache_clear()
+    assert family_of(ASK, LLAMACPP, str(tmp_path)).text_tokens("", "a red boat", with_media=False) == 7

@@ -6,14 +6,18 @@ That the requests are those that a worker sends: tests/e2e/test_export_requests.
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import pytest
 import structlog
+from PIL import Image
 from pyarrow import parquet
 
 from src.planning.plan import Plan, PlanItem
@@ -246,6 +250,22 @@ def test_target_export_is_the_tools_own(planned: Planned, clips: Path, paths: Ru
         file = exports.write("target", plan, list(result_rows(plan, {}, HintFolders(paths), "")), paths)
         lines = [line for line in file.read_text().splitlines() if not line.startswith(("#", "set"))]
         assert len(lines) == 2 and lines[1].strip('"').endswith(ends[0]) and "boat" in lines[0]
+
+
+def test_first_frame_is_the_first_and_whole(planned: Planned, clips: Path, paths: RunPaths, tmp_path: Path) -> None:
+    """Not a hint, which is small and from anywhere in the clip. A picture is its own first frame."""
+    Image.new("RGB", (640, 360), (200, 0, 0)).save(tmp_path / "still.png")
+    plan = planned([over(clips / "wide.mp4"), over(tmp_path / "still.png")], "target=wan", "frames=uniform_2")
+    frames = (SentFrame(sha256="", bytes=0, size="64x36"),)
+    outcomes = {item.id: outcome(item, frames=frames) for item in plan.items}
+    rows = list(result_rows(plan, outcomes, HintFolders(paths), ""))
+    moving, still = exports.write("target", plan, rows, paths).read_text().splitlines()[-2:]
+    (named,) = (word for word in shlex.split(moving) if word.startswith("--image="))
+    file = Path(named.removeprefix("--image="))
+    with av.open(clips / "wide.mp4") as container:
+        first = next(container.decode(video=0)).to_ndarray(format="rgb24")
+    assert np.abs(np.asarray(Image.open(file)).astype(int) - first).mean() < 2 and paths.root in file.parents
+    assert f"--image={tmp_path / 'still.png'}" in shlex.split(still)
 
 
 def test_cosmos3_sample_has_pins_and_controls(planned: Planned, clips: Path, paths: RunPaths, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from src.errors import InputError
 from src.planning.plan import Plan
 from src.reports import exports
-from src.reports.provenance import checkpoint_hash, problems_of
+from src.reports.provenance import _hash, checkpoint_hash, problems_of
 from src.reports.rows import HintFolders, read_rows, result_rows
 from src.run_folder import RunPaths
 from src.worker.protocol import UPSAMPLED, Attempt, EngineUsed, Outcome, SentFrame
@@ -57,6 +58,14 @@ def test_line_has_what_made_the_answer(run: tuple[Plan, dict[str, Outcome], RunP
     assert line["sampling"] == {"temperature": 1.0, "seed": 0, "top_k": 20}
 
 
+def test_seed_is_that_of_the_answer_that_was_used(run: tuple[Plan, dict[str, Outcome], RunPaths]) -> None:
+    """What came after it was worse."""
+    plan, outcomes, paths = run
+    outcomes = {item_id: replace(outcome, used=0) for item_id, outcome in outcomes.items()}
+    exports.write("provenance", plan, read_rows(paths.results), paths, outcomes)
+    assert lines(paths)[0]["seed"] == 5
+
+
 def test_unchanged_run_holds(run: tuple[Plan, dict[str, Outcome], RunPaths]) -> None:
     plan, outcomes, paths = run
     counts: dict[str, int] = {}
@@ -84,6 +93,20 @@ def _other_name(plan: Plan, outcomes: dict[str, Outcome], paths: RunPaths) -> No
     paths.results.write_text(paths.results.read_text().replace('"name": "wide"', '"name": "narrow"', 1))
 
 
+def _other_clip(plan: Plan, outcomes: dict[str, Outcome], paths: RunPaths) -> None:
+    """A line of another run for the same texts."""
+    changed = lines(paths)
+    changed[0]["clip"]["sha256"] = "0" * 64
+    changed[0]["sha256"] = _hash({key: value for key, value in changed[0].items() if key != "sha256"})
+    paths.provenance.write_text("".join(json.dumps(line) + "\n" for line in changed))
+
+
+def _frame_less(plan: Plan, outcomes: dict[str, Outcome], paths: RunPaths) -> None:
+    rows = [*read_rows(paths.results)]
+    frame = {"file": "hints/wide/frame_1.png", "sha256": "ab", "size": "16x16", "time_s": 0.0, "bytes": 5}
+    paths.results.write_text(json.dumps([{**rows[0], "frames": [frame]}, *rows[1:]]))
+
+
 def _other_schema(plan: Plan, outcomes: dict[str, Outcome], paths: RunPaths) -> None:
     rows, bad = [*read_rows(paths.results)], TEXT.replace('"fps": 12', '"fps": "12"')
     for item in plan.items:
@@ -99,6 +122,7 @@ def _other_schema(plan: Plan, outcomes: dict[str, Outcome], paths: RunPaths) -> 
         (_other_answer, "wide: answer: another one than recorded"), (_other_line, "wide: its line has changed"),
         (_line_less, "4 lines, 5 items in plan.json"), (_other_result, "another one in results.json"),
         (_other_name, "wide: name: another one than recorded"),
+        (_other_clip, "wide: clip: another one than recorded"), (_frame_less, "hints/wide/frame_1.png: is gone"),
         (_other_schema, "wide: answer: not of its schema: data.fps must be integer"),
     ],
 )  # fmt: skip

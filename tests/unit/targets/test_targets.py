@@ -63,6 +63,9 @@ def test_template_option_replaces_the_messages(configure: Configure) -> None:
     ("name", "text", "expected"),
     [
         ("a.txt", "Rewrite {{ prompt }}", ("", "Rewrite {{ prompt }}", "")),
+        ("a.txt", "Rewrite {{prompt|trim}}", ("", "Rewrite {{prompt|trim}}", "")),
+        ("a.txt", "{% if prompt %}Rewrite it.{% endif %}", ("", "{% if prompt %}Rewrite it.{% endif %}", "")),
+        ("a.txt", "Rewrite the prompt. {{ hints }}", ("Rewrite the prompt. {{ hints }}", "{{ prompt }}", "")),
         ("a.md", "Be brief.", ("Be brief.", "{{ prompt }}", "")),
         ("a.yaml", "system: S\nuser: U\nuser_empty: E", ("S", "U", "E")),
     ],
@@ -83,6 +86,7 @@ def test_wrong_messages_are_refused(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("target.duration_s=-1", r"target\.duration_s: must be more than 0"),
         ("target.checks=[nosuch]", r"target\.checks: nosuch"), ("target.pins=[mood]", r"target\.pins: mood"),
         ("target.resolution=100", r"target\.resolution"), ("target.max_repairs=99", "0 to 10"),
         ("target.schema=nosuch", "name a file, or one of cosmos3"), ("target.export=x", "not one of cosmos3"),
@@ -130,3 +134,23 @@ def test_hash_covers_what_changes_answers(configure: Configure) -> None:
         for more in ((), ("target.export=ltx2",), ("target.encoder_tokens=100",))
     )
     assert one == same != other
+
+
+def test_shape_follows_the_references_of_a_schema() -> None:
+    """As pydantic writes them; one that leads back to itself ends."""
+    shot = {"type": "object", "properties": {"text": {"type": "string"}, "next": {"$ref": "#/$defs/Shot"}}}
+    count = {"anyOf": [{"type": "null"}, {"type": "integer"}]}
+    shots = {"type": "array", "items": {"$ref": "#/$defs/Shot"}}
+    schema = {
+        "type": "object", "$defs": {"Shot": shot},
+        "properties": {"shots": shots, "n": count, "kind": {"type": ["null", "number"]}, "any": True},
+    }  # fmt: skip
+    assert skeleton(schema) == {"shots": [{"text": "", "next": ""}], "n": 0, "kind": 0, "any": ""}
+
+
+@pytest.mark.parametrize("key", ["max_tokens", "messages", "model", "stream", "n"])
+def test_keys_of_the_plan_are_refused(configure: Configure, key: str) -> None:
+    config = configure("target=cosmos3")
+    config.target.request = {key: 1}
+    with pytest.raises(InputError, match=rf"target\.request\.{key}: is set by the program"):
+        target_settings(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,20 @@ def test_full_disk_does_not_end_the_run(journal: RunJournal) -> None:
         raise OSError(28, "No space left on device", "results.json")
 
     Checkpoints(full, clock=Clock()).at_interruption(journal.outcomes.path)
+
+
+def test_failed_write_is_tried_again(journal: RunJournal) -> None:
+    """Also at the interruption, with nothing new since."""
+    written = list[int]()
+
+    def write(outcomes: Outcomes) -> None:
+        written.append(len(outcomes))
+        if len(written) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    checkpoints = Checkpoints(write, clock=(clock := Clock()))
+    journal.add([Outcome("a", KEPT)])
+    clock.now_s += EVERY_S
+    checkpoints.now_and_then(journal.outcomes)
+    checkpoints.at_interruption(journal.outcomes.path)
+    assert len(written) == 2

@@ -94,3 +94,38 @@ def test_wrong_address_is_a_sentence(
     found = checked(configure, *overrides)
     assert list(found) == ["address"] and isinstance(found["address"], kind)
     assert words in found["address"].message
+
+
+def test_key_that_is_none_is_not_shown(configure: Configure, server: ScriptedServer, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("sk-FIRST\nsk-SECOND\n")
+    (tmp_path / "key").chmod(0o600)
+    found = checked(configure, f"engine.base_url={server.url}", f"engine.api_key_file={tmp_path}/key")
+    assert "holds no key" in str(found["key"]) and "sk-" not in str(found) and not server.keys
+
+
+def test_key_goes_to_no_other_address(
+    configure: Configure, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-abc")
+    other = ScriptedServer()
+    other.models, asked = (200, {}, b'{"data": [{"id": "pixtral"}]}'), list[object]()
+    server.models = (307, {"Location": f"{other.url}/models"}, b"")
+    monkeypatch.setattr(other, "models", property(lambda self: asked.append(1)))
+    found = checked(configure, f"engine.base_url={server.url}", "engine.api_key_env=MY_KEY")
+    other.close()
+    assert "sends requests elsewhere (HTTP 307)" in str(found["address"])
+
+
+def test_this_machine_is_asked_without_a_proxy(
+    configure: Configure, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert checked(configure, f"engine.base_url={server.url}", "model.name=pixtral")["model"] == "pixtral is served"
+
+
+def test_each_of_several_servers_is_asked(configure: Configure, server: ScriptedServer) -> None:
+    urls = (f"engine.base_url={server.url}", "engine.more_urls=[http://127.0.0.1:9/v1]")
+    found = checked(configure, *urls, "model.name=pixtral")
+    assert "http://127.0.0.1:9/v1 cannot be reached" in str(found["address"])

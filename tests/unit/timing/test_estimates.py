@@ -158,6 +158,8 @@ def test_videos_are_estimated_by_pieces_and_loads() -> None:
     found = estimate_videos(3, 2, [before])
     assert found and found.phases == {LOADING: 200.0, VIDEOS: 300.0} and found.total_s == 500.0
     assert estimate_videos(3, 2, []) is None and estimate_videos(0, 0, [before]) is None
+    too_quick = VideoTiming(pieces=0, loads=0, loading_s=0.0, total_s=0.1)
+    assert estimate_videos(3, 2, [too_quick]) is None and estimate_videos(3, 2, [before, too_quick]) == found
 
 
 def test_videos_are_remembered_separately(plan: Plan) -> None:

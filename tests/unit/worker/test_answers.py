@@ -47,12 +47,31 @@ def test_reasoning_is_removed(answer: str) -> None:
         f"---\n{PROMPT}\n---",
         f"{PROMPT} Would you like me to adjust the tone?",
         f"Below is a rewritten prompt based on the frames:\n\n{PROMPT}",
+        f"Great, here is the final, detailed English prompt: {PROMPT}",
+        f"I have written a richer version for you, with the sign in it:\n{PROMPT}",
+        f"{PROMPT} Let me know if you want another one.",
     ],
 )
 def test_words_around_the_prompt_are_removed(answer: str) -> None:
     text, removed = cleaned(answer)
     assert text == PROMPT
     assert removed
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        'This is a medium shot of a storefront whose neon sign carries the text: "OPEN 24 HOURS". A man walks past slowly.',
+        "This is a title card with the caption: The End. It fades to black.",
+        "A man turns to the camera and speaks. Let me know when the train arrives, he says, and walks off into the fog.",
+        "Great, sweeping dunes roll towards the horizon.",
+        "Here is where the text on the wall reads: nobody. A cat sleeps.",
+        "A sign asks. Would you like fries with that, it says in red letters.",
+        "I have a dream, says the text on the screen: peace. The crowd cheers.",
+    ],
+)
+def test_words_of_a_scene_stay(answer: str) -> None:
+    assert cleaned(answer) == (answer, [])
 
 
 @pytest.mark.parametrize(

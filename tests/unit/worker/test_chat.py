@@ -182,3 +182,11 @@ def test_other_refusal_keeps_the_response_format(server: ScriptedServer) -> None
     with pytest.raises(ItemFailed):
         client.ask(REQUEST)
     assert client.response_format
+
+
+def test_query_of_the_address_stays(server: ScriptedServer) -> None:
+    """As Azure wants one in each request."""
+    client = ChatClient(f"{server.url}/?api-version=7", "pixtral", None, 5.0, 0.6)
+    client.ask(Request(item("a"), (), 1, 10))
+    client.get(f"{client.base.path}/models")
+    assert server.paths == ["/v1/chat/completions?api-version=7", "/v1/models?api-version=7"]

@@ -107,6 +107,15 @@ def test_items_stay_open_after_patience(folder: Path) -> None:
     assert end["reason"] == "the server took no request for 0.2 s (engine.patience_s): HTTP 429: busy"
 
 
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_delay_of_nothing_is_no_end_of_patience(folder: Path, concurrency: int) -> None:
+    """A server that asks to come again at once, and takes nothing."""
+    write_job(folder, replace(JOB, engine=replace(ENGINE, patience_s=1.0)))
+    stage(folder, [item(i) for i in "abcdef"])
+    engine = FakeEngine(failing(10**6, Unavailable("busy", 0.0, refused=True), *"abcdef"), concurrency=concurrency)
+    assert serve(folder, engine) == UNAVAILABLE
+
+
 def test_broken_answers_come_after_the_others(folder: Path) -> None:
     stage(folder, [item(i) for i in "abc"])
     engine = FakeEngine(failing(10**6, BROKEN, "a"))

@@ -157,6 +157,34 @@ def test_rounds_without_a_video_end_the_job(job: Job) -> None:
     assert "6 rounds in a row gave no video" in exit_record(job.folder)["reason"] and job.rounds() == 6
 
 
+def test_bad_items_at_the_head_hold_up_nothing(job: Job) -> None:
+    (job.controls / "fail").touch()
+    job.stage("a storm 1", "a storm 2", "a boat", "a ship")
+    assert job.run() == 0
+    assert job.states() == ["failed", "failed", "done", "done"]
+
+
+def test_group_that_cannot_be_loaded_fails_alone(job: Job) -> None:
+    """A value in its spec that the program refuses; the next group shows that the machine can."""
+    refusing = FAKE_TRANSFER.replace(
+        "cd ", 'grep -q \'"seed": -1\' "$spec" && { echo "ValueError: seed"; exit 1; }\ncd ', 1
+    )
+    argv = ("sh", "-c", refusing, *job.record.argv[3:])
+    job.record = replace(job.record, argv=argv, groups=({"seed": -1, **EDGE}, {"seed": 1, **EDGE}))
+    job.stage("a storm", "a boat")
+    file = job.folder / "batches" / "00000.jsonl"
+    file.write_text(file.read_text().replace('"group":0', '"group":1').replace('"group":1', '"group":0', 1))
+    assert job.run() == 0
+    assert job.states() == ["failed", "done"] and "ValueError: seed" in job.results[0]["reason"]
+
+
+def test_last_group_that_cannot_be_loaded_stays_open(job: Job) -> None:
+    argv = ("sh", "-c", "echo 'no driver'; exit 1")
+    job.record = replace(job.record, argv=argv, groups=(EDGE, EDGE, EDGE))
+    job.stage("a boat")
+    assert job.run() == 7 and job.states() == []
+
+
 def test_script_that_fails_at_once_is_quoted(job: Job) -> None:
     job.record = replace(job.record, argv=("sh", "-c", "echo 'error: invalid choice: hard'; exit 2"))
     job.stage("a boat")

@@ -95,3 +95,19 @@ def test_reasoning_is_read_under_both_names(name: str, count: int) -> None:
     events = [*thoughts, *[event(content='"reasoning": "no"')] * count, {"choices": []}, {"usage": {}}]
     completion = completion_of(stream(*events))
     assert (completion.reasoning, completion.text) == ('h"m ' * count, '"reasoning": "no"' * count)
+
+
+def test_event_of_several_lines_is_one() -> None:
+    """As the standard allows; empty ones say nothing."""
+    body = b'data:\n\ndata: {"choices": [{"delta":\ndata: {"content": "a"}}]}\n\ndata: \n\ndata: [DONE]\n\n'
+    assert completion_of(body).text == "a"
+
+
+@pytest.mark.parametrize("after", range(6))
+def test_reason_of_the_end_is_found_anywhere(after: int) -> None:
+    """Some servers send empty pieces after it."""
+    piece = {"choices": [{"delta": {"content": "a"}, "finish_reason": None}]}
+    end = {"choices": [{"delta": {"content": ""}, "finish_reason": "length"}]}
+    empty = {"choices": [{"delta": {"content": ""}, "finish_reason": None}]}
+    completion = completion_of(stream(*[piece] * 5, end, *[empty] * after, {"usage": {"completion_tokens": 5}}))
+    assert [e.finish_reason for e in completion.events if e.finish_reason] == ["length"] and completion.text == "aaaaa"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from src.worker.signals import Metrics, Signals, read_metrics
+from src.worker.signals import MOST_REFUSED, Metrics, NoMetrics, Signals, read_metrics
 from src.worker.window import Seen
 
 VLLM = """
@@ -118,6 +118,23 @@ def test_metrics_of_a_server_that_is_away_come_back() -> None:
     looks = [signals.look(at, 0) for at in range(10)]
     assert looks[:9] == [None] * 9
     assert looks[9] and looks[9].running == 64
+
+
+@pytest.mark.parametrize(("refusals", "is_counted"), [(9, True), (MOST_REFUSED + 1, False)])
+def test_metrics_that_a_server_refuses_for_a_while_come_back(refusals: int, is_counted: bool) -> None:
+    """One that starts again answers 503; one that never shows them is looked at in another way in the end."""
+    answers: list[str | OSError] = [*[NoMetrics("HTTP 503")] * refusals, VLLM, VLLM]
+
+    def page() -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    signals = Signals(page)
+    for at in range(refusals + 1):
+        seen = signals.look(at, 0)
+    assert signals.is_counted is is_counted and seen and (seen.running == 64) is is_counted
 
 
 def test_frames_in_flight_cap_the_window() -> None:

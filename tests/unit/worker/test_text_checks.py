@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 
 import pytest
 
@@ -116,3 +118,11 @@ def test_estimate_is_called_an_estimate() -> None:
     encoder = Encoder.of(AnswerForm(encoder="umT5-XXL", encoder_tokens=10))
     assert encoder.too_long(PROSE) == f"about {estimate(PROSE)} of 10 tokens of umT5-XXL (an estimate)"
     assert 40 <= estimate(PROSE) <= 80 and encoder.too_long("a boat") == ""
+
+
+def test_endless_blanks_are_counted() -> None:
+    """tiktoken panics on a million of them, with an exception that no reader of answers expects."""
+    ranks = "".join(f"{base64.b64encode(bytes([n])).decode()} {n}\n" for n in range(256)).encode()
+    packed = base64.b64encode(zlib.compress(ranks)).decode()
+    form = AnswerForm(encoder="Qwen", encoder_tokens=10, encoder_kind="qwen.tiktoken", encoder_file=packed)
+    assert Encoder.of(form).too_long("a" + " " * 1_000_000).startswith("1000001 of 10 tokens")

@@ -32,7 +32,7 @@ from tests.harness.fake_engine import (
     wait_until,
     write_job,
 )
-from tests.harness.records import JOB, item
+from tests.harness.records import ENGINE, JOB, item
 
 
 def png(width: int, height: int) -> bytes:
@@ -244,6 +244,23 @@ def test_cut_off_answer_gets_a_larger_reserve(folder: Path) -> None:
     engine = FakeEngine(lambda r: reply("broken off in the", "length", 500))
     serve(folder, engine)
     assert [r.max_tokens for r in engine.requests] == [200, 400, 500]
+
+
+@pytest.mark.parametrize("limit", [None, 910])
+def test_refused_larger_reserve_is_no_refusal(folder: Path, limit: int | None) -> None:
+    """The server is smaller than the plan believes, and has room for what was planned: nothing is made smaller."""
+
+    def cut(request: Request) -> Answer:
+        if request.max_tokens > 400:
+            raise Refused("too long", "no_room", 510, limit)
+        return reply("broken off in the", "length", 510)
+
+    write_job(folder, replace(JOB, max_model_len=4096, engine=replace(ENGINE, max_attempts=4)))
+    stage(folder, [item("a", predicted=510, max_tokens=300)])
+    engine = FakeEngine(cut)
+    serve(folder, engine)
+    assert only_result(folder)["state"] == "kept"
+    assert [r.max_tokens for r in engine.requests] == [300, 600, *([400, 400] if limit else [300, 300])]
 
 
 @pytest.mark.parametrize(("error", "state"), [(ItemKept("no frames"), "kept"), (ItemFailed("broken"), "failed")])

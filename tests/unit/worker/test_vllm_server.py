@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from src.worker.answer_form import AnswerForm
-from src.worker.engines.vllm_server import Server, next_fallback, vllm_argv, vllm_environment
+from src.worker.engines.vllm_server import Server, next_fallback, render_argv, vllm_argv, vllm_environment
 from tests.harness.records import JOB, MODEL
 
 SERVER = Server.of(JOB)
@@ -113,3 +113,13 @@ def test_guided_decoding_is_set_up_where_wanted(options: str, form: str) -> None
     if form == "json":
         argv = vllm_argv(server, 1, "0.32.0", cpu=False, options="structured_outputs_config: X")
         assert json.loads(argv[argv.index("--structured-outputs-config") + 1])["disable_any_whitespace"]
+
+
+def test_counting_server_has_the_users_arguments() -> None:
+    """A template, or code of the checkpoint, changes what is counted."""
+    server = replace(SERVER, model=replace(MODEL, extra_args=("--chat-template", "mine.jinja")))
+    assert render_argv(server, 1, "python")[-2:] == ("--chat-template", "mine.jinja")
+
+
+def test_build_without_a_version_is_a_new_one() -> None:
+    assert "--enable-prefix-caching" in vllm_argv(SERVER, 1, "0.1.dev1+gabc1234", cpu=False)
