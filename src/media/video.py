@@ -79,9 +79,10 @@ def probe(path: Path, limits: VideoLimits, is_stopped: Callable[[], bool] = lamb
             raise VideoError(f"{path}: unknown codec", hint="encode it again, for example as H.264")
         width, height = stream.width, stream.height
         if not width or not height:
-            raise VideoError(
-                f"{path}: the video stream has no picture size", hint="the file is damaged: encode it again"
-            )
+            hint = "the file is damaged: encode it again"
+            if container.format.name == "webp_pipe":
+                hint = "FFmpeg reads no animated WebP: make a GIF or an MP4 of it"
+            raise VideoError(f"{path}: the video stream has no picture size", hint=hint)
         fps = _frame_rate(stream)
         if fps is None:
             raise VideoError(

@@ -15,9 +15,8 @@ from typing import ClassVar, TypeVar
 from ..errors import InputError
 from ..text import is_valid_text
 from ..worker.journal import read_records
-from ..worker.protocol import UPSAMPLED
+from ..worker.protocol import UPSAMPLED, fallback_state
 from ..worker.records import InvalidRecord, from_json, parsed
-from ..worker.upsample import fallback_state
 from .rows import Review, Row
 
 T = TypeVar("T")

@@ -21,9 +21,8 @@ from ..planning.settings import Settings, fields_of
 from ..run_folder import RunPaths
 from ..text import run_command
 from ..worker.answer_form import CHECKS
-from ..worker.protocol import UPSAMPLED, Outcome
+from ..worker.protocol import UPSAMPLED, Outcome, fallback_state
 from ..worker.records import from_json
-from ..worker.upsample import fallback_state
 from ..worker.values import Relative
 
 

@@ -26,9 +26,8 @@ from ..planning.plan import Plan, PlanItem, smallest_max_model_len
 from ..planning.recipe import language_of, pins_of
 from ..planning.settings import Settings, digest, long_digest
 from ..worker.answer_form import AnswerForm
-from ..worker.protocol import PROTOCOL, Checks, Item, Outcome, UpsampleJob
+from ..worker.protocol import PROTOCOL, Checks, Item, Outcome, UpsampleJob, fallback_state
 from ..worker.records import InvalidRecord, from_line, to_json, to_line
-from ..worker.upsample import fallback_state
 
 LINGER_S = 60.0
 MOST_AGAIN = 3  # times that an item is sent again for damaged frames

@@ -22,8 +22,7 @@ from ..planning.partition import Place, places
 from ..planning.plan import Plan, PlanItem
 from ..run_folder import RunPaths
 from ..timing.progress import Progress
-from ..worker.protocol import DAMAGED, FAILED, REFUSED, Outcome
-from ..worker.upsample import fallback_state
+from ..worker.protocol import DAMAGED, FAILED, REFUSED, Outcome, fallback_state
 from . import staging
 from .answer_cache import AnswerCache
 from .fleet import supervise

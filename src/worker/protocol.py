@@ -366,3 +366,8 @@ class Exit:
     reason: str = ""
     not_started: tuple[str, ...] = ()
     answered: int = 0
+
+
+def fallback_state(prompt: str) -> str:
+    """The state of an item without an answer: its original prompt is kept, if there is one."""
+    return KEPT if prompt.strip() else FAILED

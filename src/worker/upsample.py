@@ -13,17 +13,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 
+from .asking import Asker, NotAsked
 from .checks import SeenAnswers
-from .engines.engine import Answer, Engine, ItemFailed, ItemKept, Picture, Refused, Request, Unavailable
+from .engines.engine import Engine, ItemFailed, ItemKept, Picture, Refused, Request
 from .flow import Flow
 from .journal import Outbox, read_records
 from .judge import Judge
-from .lifecycle import Control, JobLog, NoAccess, Stopped, left_out
+from .lifecycle import Control, JobLog, Stopped, left_out
 from .protocol import (
     DAMAGED,
     FAILED,
@@ -37,6 +37,7 @@ from .protocol import (
     Outcome,
     Staged,
     UpsampleJob,
+    fallback_state,
 )
 from .suspects import Suspects, halves
 from .window import Seen, Window
@@ -44,13 +45,7 @@ from .work import Work, outcome_of
 
 POLL_S = 0.05
 ATTENDED_S = 1.0  # between two looks whether a controller is there
-BUSY_EVERY_S = 30.0  # so often at most it is said that the server takes no requests
-TRIES = 7  # of an item whose request the server takes and does not answer
 PICTURES = 64  # that are kept, encoded, for the items that share them
-
-
-class _NotAsked(Exception):
-    """The worker ends before the item had its turn, or the item comes again later."""
 
 
 class Worker:
@@ -77,10 +72,7 @@ class Worker:
         self._lanes: list[threading.Thread] = []
         self._picture = lru_cache(PICTURES)(self._read_picture)
         self._failure: BaseException | None = None
-        self._unavailable, self._busy_at = "", -BUSY_EVERY_S
-        self._answers = 0  # of the server, to any request; it only matters whether there were more
-        # Of items that break their connection: one at a time, or one that kills its server takes others with it.
-        self._last_try = threading.Lock()
+        self._asker: Asker | None = None
         self._suspects = Suspects(folder / "in_flight")
 
     @property
@@ -117,8 +109,8 @@ class Worker:
             self._suspects.clear()
         if self._failure:
             raise self._failure
-        if self._unavailable and missing:
-            return Exit(UNAVAILABLE, "unavailable", self._unavailable, tuple(missing))
+        if self._asker and self._asker.unavailable and missing:
+            return Exit(UNAVAILABLE, "unavailable", self._asker.unavailable, tuple(missing))
         return self.control.exit_of(missing, expects_more=not (self.folder / "closed").exists())
 
     def _beat(self) -> None:
@@ -136,6 +128,7 @@ class Worker:
     def _serve(self) -> None:
         engine = self.engine
         flow = self._flow = Flow(engine.window, engine.signals, self.job.engine.patience_s, self._trace, self._fail)
+        self._asker = Asker(engine, flow, self._suspects, self.log.busy, self.control.stop.set)
         self._outbox = Outbox(self.log.results, self._note, self._fail) if engine.signals else None
         try:
             for item in self._arriving():
@@ -282,7 +275,7 @@ class Worker:
         work.started = work.started or time.monotonic()
         try:
             self._ask(ticket, work)
-        except _NotAsked:
+        except NotAsked:
             return None
         except Refused as e:
             work.state, work.reason, work.refusal = REFUSED, str(e), e.kind
@@ -296,13 +289,14 @@ class Worker:
         return outcome_of(work, self.engine, round(time.monotonic() - work.started, 4))
 
     def _ask(self, ticket: int, work: Work) -> None:
+        assert self._asker
         item = work.item
         if work.pictures is None:
             work.pictures = self._read_pictures(item)
         while (n := len(work.attempts)) < self.job.engine.max_attempts + work.repairs:
             request = Request(item, work.pictures, item.seed + n, work.room or work.max_tokens, work.turns)
             try:
-                answer = self._answer(ticket, work, request)
+                answer = self._asker.answer(ticket, work, request)
             except Refused as e:  # what was asked for beyond the plan: the request itself had room
                 if not work.turns and request.max_tokens <= item.max_tokens:
                     raise
@@ -316,73 +310,6 @@ class Worker:
             if self._judge.is_last(work, request, answer, self.engine.name):
                 break
         work.keep_usable()
-
-    def _answer(self, ticket: int, work: Work, request: Request) -> Answer:
-        """The engine's answer, once there is room in flight. Raises _NotAsked when the item has to come again: one that the
-        server did not take as the next of all, one that it did not answer as the last."""
-        flow, is_alone = self._flow, work.broke and work.failures == TRIES - 1
-        if is_alone and not self._last_try.acquire(blocking=False):
-            time.sleep(POLL_S)
-            flow.put_back(work)
-            raise _NotAsked
-        try:
-            if not flow.enter(ticket):
-                raise _NotAsked
-            error: Unavailable | None = None
-            self._suspects.asked(work.item.id)
-            try:
-                # An item is to blame only for what a server that answers others does to it.
-                if work.failures and work.answers_before == self._answers and (away := self._why_away(request)):
-                    raise Unavailable(str(away), away.retry_after_s, refused=True, broke=away.broke)
-                return self._answer_or_blame(request)
-            except Unavailable as e:
-                error = e
-            finally:
-                self._suspects.back(work.item.id)
-                may_come_again = flow.leave(ticket, error)
-        finally:
-            if is_alone:
-                self._last_try.release()
-        self._tell(error)
-        if error.refused and not may_come_again:  # the items stay open: a later start asks them
-            self._unavailable = f"the server took no request for {flow.patience_s:g} s (engine.patience_s): {error}"
-            self.control.stop.set()
-        if not error.refused:
-            work.failures, work.answers_before, work.broke = work.failures + 1, self._answers, error.broke
-        if work.failures == TRIES:
-            raise ItemFailed(f"the server did not answer {TRIES} times: {error}") from error
-        flow.put_back(work, ticket if error.refused else None)
-        raise _NotAsked
-
-    def _answer_or_blame(self, request: Request) -> Answer:
-        try:
-            answer = self.engine.answer(request)
-        except NoAccess as e:  # of a server that moderates, for one item; else the short question fails with it too
-            if away := self._why_away(request):
-                raise Unavailable(str(e), away.retry_after_s, refused=True) from e
-            raise ItemFailed(str(e)) from e
-        self._answers += 1
-        return answer
-
-    def _why_away(self, request: Request) -> Unavailable | None:
-        """Why the server does not even answer a short question; None where it does. Raises NoAccess."""
-        item = replace(request.item, id="probe", system="", text="Hello.", frames=(), pins={})
-        try:
-            self.engine.answer(Request(item, (), request.seed, max_tokens=1))
-        except Unavailable as e:
-            return e
-        except (Refused, ItemFailed):
-            pass
-        self._answers += 1
-        return None
-
-    def _tell(self, error: Unavailable) -> None:
-        """Say now and then that the server answers nothing, and what it asks for."""
-        now = time.monotonic()
-        if now - self._busy_at >= BUSY_EVERY_S:
-            self._busy_at = now
-            pause = f"; it asks to wait {error.retry_after_s:g} s" if error.retry_after_s else ""
-            self.log.busy(f"{error}{pause}")
 
     def _read_pictures(self, item: Item) -> tuple[Picture, ...]:
         try:
@@ -408,8 +335,3 @@ def _written_at(file: Path) -> int:
         return file.stat().st_mtime_ns
     except FileNotFoundError:  # withdrawn meanwhile
         return 0
-
-
-def fallback_state(prompt: str) -> str:
-    """The state of an item without an answer: its original prompt is kept, if there is one."""
-    return KEPT if prompt.strip() else FAILED

@@ -15,7 +15,7 @@ from typing import cast
 import pytest
 
 from src.errors import EngineError, HostError
-from src.hosts.job_folder import JobPaths
+from src.hosts.job_folder import JobPaths, open_job
 from src.hosts.job_handle import JobHandle
 from src.media import render as rendering
 from src.planning import observed_limits
@@ -284,6 +284,25 @@ def test_failed_items_are_retried_on_request(
     assert {outcome.state for outcome in outcomes.values()} == {"upsampled"}
     assert engine.asked == [broken]
     assert execute(plan, paths, Quiet()) == outcomes
+
+
+def test_retry_uses_the_jobs_that_wait_for_it(
+    paths: RunPaths, clips: Path, make_plan: MakePlan, use_engine: UseEngine
+) -> None:
+    """Those of task=manifest, whose workers were started already: a job that holds nothing ends nothing as before."""
+    plan = make_plan(takes(clips, 2))
+
+    def fail_all(request: Request) -> Answer:
+        raise ItemFailed("broken")
+
+    use_engine(FakeEngine(fail_all))
+    execute(plan, paths, Quiet())
+    waiting = staging.job_folder(plan, paths.jobs)
+    open_job(waiting, staging.upsample_job(plan))
+    use_engine(FakeEngine())
+    outcomes = execute(plan, paths, Quiet(), retry_failed=True)
+    assert {outcome.state for outcome in outcomes.values()} == {"upsampled"}
+    assert waiting.finished.exists() and len(list(paths.jobs.iterdir())) == 2
 
 
 # -------------------------------------------------------------------------------------------------------- the cache

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from src.worker import flow, lifecycle, upsample
+from src.worker import asking, flow, lifecycle, upsample
 from tests.harness.fake_engine import write_job
 from tests.harness.scripted_server import ScriptedServer
 
@@ -35,6 +35,7 @@ def signal_handlers_restored() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upsample, "POLL_S", 0.002)
+    monkeypatch.setattr(asking, "PAUSE_S", 0.002)
     monkeypatch.setattr(flow, "TICK_S", 0.002)
     monkeypatch.setattr(flow, "MAX_PAUSE_S", 0.002)
     monkeypatch.setattr(lifecycle, "LOCK_PATIENCE_S", 0.2)

@@ -14,11 +14,11 @@ import pytest
 
 from src.worker import flow as flow_module
 from src.worker import upsample
+from src.worker.asking import TRIES
 from src.worker.engines.engine import Answer, Request, Unavailable
 from src.worker.flow import Flow
 from src.worker.lifecycle import JobLog, NoAccess
 from src.worker.protocol import CANCELLED, OK, UNAVAILABLE
-from src.worker.upsample import TRIES
 from src.worker.window import Window
 from tests.harness.fake_engine import (
     Child,

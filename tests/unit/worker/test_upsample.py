@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from src.worker.engines.engine import Answer, ItemFailed, ItemKept, Refused, Request
-from src.worker.upsample import fallback_state
+from src.worker.protocol import fallback_state
 from tests.harness.fake_engine import (
     Child,
     FakeEngine,
