@@ -35,9 +35,8 @@ LIGHT = {
     "PYTHONPATH": str(Path(__file__).with_name("light_vllm")),
 }
 # Imports vLLM once, which takes 10 CPU seconds, and forks a server for each line "PORT FOLDER"; answers with its pid.
-# A processor's keywords are deep copied several times as it is loaded, with a tokenizer of 150,000 words among them: it is shared.
 FORK_SERVERS = """
-import contextlib, copy, gc, os, runpy, sys
+import contextlib, gc, os, runpy, sys
 from pathlib import Path
 from src.worker.engines.tiny_models import make_tiny_model
 from src.worker.engines.vllm_server import Server, vllm_argv, vllm_build, vllm_environment, vllm_options
@@ -46,13 +45,6 @@ from src.worker.records import from_line
 
 os.environ.update(vllm_environment(), VLLM_CPU_KVCACHE_SPACE="1", VLLM_ENABLE_V1_MULTIPROCESSING="0")
 import vllm.entrypoints.openai.api_server, vllm.v1.engine.core, vllm.v1.worker.cpu_worker
-from transformers import PreTrainedTokenizerBase
-
-def copied(tokenizer, memo):
-    return tokenizer if memo else copy._reconstruct(tokenizer, memo, *tokenizer.__reduce_ex__(4))
-
-PreTrainedTokenizerBase.__deepcopy__ = copied
-
 def serve(port, folder):
     os.setsid()
     job = from_line(UpsampleJob, (folder / "job.json").read_bytes())
