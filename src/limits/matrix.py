@@ -54,17 +54,12 @@ def write(points: Sequence[Point], facts: Facts, folder: Path, family: Family, c
 def row_of(point: Point, facts: Facts) -> dict[str, Any]:
     """A point as one flat row; what is unknown is None."""
     seen = point.measured
+    asked = ("model", "size", "category", "aspect", "frames", "max_model_len")
+    planned = ("text_tokens", "image_tokens", "prompt_tokens")
     return {
-        "model": point.model,
-        "size": point.size,
-        "category": point.category,
-        "aspect": point.aspect,
-        "frames": point.frames,
-        "max_model_len": point.max_model_len,
+        **{name: getattr(point, name) for name in asked},
         "output_reserved": point.reserve,
-        "text_tokens": point.text_tokens,
-        "image_tokens": point.image_tokens,
-        "prompt_tokens": point.prompt_tokens,
+        **{name: getattr(point, name) for name in planned},
         "predicted": "fits" if point.fits else "does not fit",
         "linear_estimate": point.linear_estimate,
         "linear_says": "fits" if point.linear_fits else "does not fit",

@@ -70,7 +70,7 @@ def _of_text(f: io.TextIOBase, file: Path, reading: Reading) -> Iterator[RawItem
         raise FileProblem("is empty")
     is_text = file.suffix.lower() == ".txt"
     if re.match(r"\s*\[" + (r"\s*[{\[\]]" if is_text else ""), head):
-        yield from _json_list(f)
+        yield from ((f"item {number}", "list", raw) for number, raw in enumerate(_ListStream(f), start=1))
     elif head.lstrip()[0] == "{":
         yield from _json_objects(f, reading, one_per_line=file.suffix.lower() in (".jsonl", ".ndjson"))
     else:
@@ -162,11 +162,6 @@ class _Decoder:
 
 _DECODER = _Decoder()
 _BLANKS = re.compile(r"[\s\ufeff]*")
-
-
-def _json_list(f: io.TextIOBase) -> Iterator[RawItem]:
-    for number, raw in enumerate(_ListStream(f), start=1):
-        yield f"item {number}", "list", raw
 
 
 class _ListStream:

@@ -117,17 +117,15 @@ def facts(run: Finished, rows: Sequence[Row]) -> dict[str, str]:
     }
 
 
+_SHOWN = ("state", "reason", "tokens", "seconds", "engine", "flags")  # of a row, on the page
+
+
 def page_item(item: Compared, frames: Sequence[Sequence[int | None]]) -> dict[str, Any]:
     """What the page needs of an item. frames: of each run, the numbers of its pictures."""
     sides = [
         {
             "text": row["upsampled_prompt"],
-            "state": row["state"],
-            "reason": row["reason"],
-            "tokens": row["tokens"],
-            "seconds": row["seconds"],
-            "engine": row["engine"],
-            "flags": row["flags"],
+            **{name: value for name, value in row.items() if name in _SHOWN},
             "review": _verdict(row),
             "frames": numbers,
             "size": row["frames"][0]["size"] if numbers else None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from ..errors import ExitCode, HostError, InputError
 from ..files import is_safe_name
 from ..run_folder import LATEST, RunPaths
 from ..text import overrides_in
+from ..timing.progress import Progress, progress_display
 from ..worker.records import InvalidRecord
 
 if TYPE_CHECKING:
@@ -52,6 +54,10 @@ class Invocation:
     @property
     def wants_json(self) -> bool:
         return self.config.console.format is OutputFormat.json
+
+    def progress(self, expected_s: float | None = None) -> AbstractContextManager[Progress]:
+        """A progress display for people, for what is expected to take so long."""
+        return progress_display(self.config.console.progress.value, self.err, expected_s)
 
     def print_json(self, value: Any) -> None:
         """One JSON document, all that goes to standard output."""

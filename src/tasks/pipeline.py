@@ -35,7 +35,6 @@ from ..runs.saved_run import save_plan
 from ..text import counted, duration, printable
 from ..timing import estimates
 from ..timing.phases import LOADING, Measured, Stopwatch
-from ..timing.progress import progress_display
 from ..worker.protocol import DONE, VideoOutcome
 from . import Invocation, run_task
 from .resolving import resolve_with_progress, saved_plan, warn_ignored_overrides
@@ -118,7 +117,7 @@ def _upsample(invocation: Invocation, resumes: bool) -> ExitCode:
 
 
 def _make_videos(plan: Plan, inference: InferenceSettings, invocation: Invocation) -> ExitCode:
-    config, paths = invocation.config, invocation.paths
+    paths = invocation.paths
     wanted = inference_items(plan.items, _rows(plan, paths), inference)
     ended = ended_before(wanted, paths)
     is_typical = not ended and not open_jobs(paths.inference)  # one that is resumed would look faster than it is
@@ -128,9 +127,7 @@ def _make_videos(plan: Plan, inference: InferenceSettings, invocation: Invocatio
     )
     if text := estimates.estimate_text(expected, f"{inference.how} on {plan.settings.host.name}"):
         log.get().info("estimate", text=text)
-    with progress_display(
-        config.console.progress.value, invocation.err, expected.total_s if expected else None
-    ) as display:
+    with invocation.progress(expected.total_s if expected else None) as display:
         watch = Stopwatch(display)
         try:
             generate(wanted, plan, inference, paths, watch, ended)

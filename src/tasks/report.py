@@ -22,7 +22,6 @@ from ..runs.outcomes import Outcomes
 from ..runs.run_record import read_record
 from ..runs.run_state import state_of
 from ..text import overrides_in, resume_command
-from ..timing.progress import progress_display
 from ..worker.protocol import REFUSED, Outcome
 from . import Invocation
 
@@ -43,7 +42,7 @@ def run(invocation: Invocation) -> ExitCode:
     is_same = config.serve and is_whole and plan.settings == stored.settings
     written = written_before(plan, paths, also) if is_same else None
     if written is None:
-        with progress_display(config.console.progress.value, invocation.err) as progress:
+        with invocation.progress() as progress:
             written = write_results(plan, outcomes, paths, invocation.command, reason, also, progress.step)
     if is_whole:
         print_end(plan, written.totals, paths, None, invocation.out, written.exported)

@@ -12,14 +12,13 @@ from ..planning.plan import Plan
 from ..planning.resolve import resolve
 from ..runs.saved_run import refuse_another_run, save_plan
 from ..text import overrides_in
-from ..timing.progress import progress_display
 from . import Invocation
 
 
 def resolve_with_progress(invocation: Invocation, files: list[Path] | None = None) -> Plan:
     """The plan of this config, or of its settings and these prompt files, with a progress display."""
     config = invocation.config
-    with progress_display(config.console.progress.value, invocation.err) as progress:
+    with invocation.progress() as progress:
         return resolve(config, files=files, step=progress.step)
 
 

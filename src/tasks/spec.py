@@ -23,7 +23,6 @@ from ..prompts.paths import expanded
 from ..prompts.specs import matches, prompt_files, read_specs
 from ..reports.tables import print_specs
 from ..text import counted, printable
-from ..timing.progress import progress_display
 from . import Invocation, run_task
 
 
@@ -135,7 +134,7 @@ def _listed(config: Config) -> _Found:
 def _probe(found: _Found, invocation: Invocation) -> tuple[list[Listed], list[str]]:
     """The rows of the table, with every clip probed, and all problems."""
     paths = {draft.video for draft in found.drafts if draft.video}
-    with progress_display(invocation.config.console.progress.value, invocation.err) as progress:
+    with invocation.progress() as progress:
         clips = probe_all(paths, invocation.config, progress.step)
     listed, problems = [], list(found.problems)
     for draft in found.drafts:

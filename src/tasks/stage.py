@@ -17,7 +17,6 @@ from ..runs import staging
 from ..runs.outcomes import RunJournal
 from ..runs.upsampling import never_sent
 from ..text import path_override, run_command
-from ..timing.progress import progress_display
 from . import Invocation
 from .resolving import saved_plan
 
@@ -50,7 +49,7 @@ def _stage(plan: Plan, job: JobPaths, paths: RunPaths, invocation: Invocation) -
     missing = {item_id for batch in plan.batches for item_id in batch}
     try:
         journal.add(never_sent(item) for item in plan.never_sent())
-        with progress_display(invocation.config.console.progress.value, invocation.err) as progress:
+        with invocation.progress() as progress:
             for batch in staging.stage(plan, missing, job, staging.Stop()):
                 done += batch.count
                 progress.step("hints", done, len(missing))

@@ -19,7 +19,6 @@ from ..runs.upsampling import execute, retryable
 from ..text import printable, resume_command, run_command
 from ..timing import estimates
 from ..timing.phases import Measured, Stopwatch, add_start
-from ..timing.progress import progress_display
 from ..timing.workload import work_of
 from . import Invocation
 from .checkpoints import SOON, Checkpoints
@@ -42,9 +41,7 @@ def run(invocation: Invocation, *, most: int | None = None, files: list[Path] | 
         expected = estimates.estimate_work(work, estimates.earlier_runs(plan)) if work else None
         if text := estimates.estimate_text(expected, estimates.where_text(plan)):
             log.get().info("estimate", text=text)
-        with progress_display(
-            config.console.progress.value, invocation.err, expected.total_s if expected else None
-        ) as display:
+        with invocation.progress(expected.total_s if expected else None) as display:
             watch = Stopwatch(display)
             expected_s = EXPECTED_S * len(plan.items)
             checkpoints = Checkpoints(
@@ -118,7 +115,7 @@ def _finish(plan: Plan, outcomes: Outcomes, invocation: Invocation, unfinished: 
     is_same = invocation.config.resume and len(outcomes) == len(plan.distinct_ids)
     written = written_before(plan, paths, also) if is_same else None
     if written is None:
-        with progress_display(invocation.config.console.progress.value, invocation.err) as display:
+        with invocation.progress() as display:
             written = write_results(plan, outcomes, paths, invocation.command, unfinished, also, display.step)
     print_end(plan, written.totals, paths, measured.seconds, invocation.out, written.exported)
     if off := estimates.error_text(measured.estimated_s, measured.seconds):

@@ -36,15 +36,6 @@ class Phase:
     busy_s: float
     amount: int = 0
 
-    def and_then(self, begin_s: float, end_s: float, amount: int) -> Phase:
-        """This phase and a later piece of it."""
-        return Phase(
-            min(self.begin_s, begin_s),
-            max(self.end_s, end_s),
-            self.busy_s + end_s - begin_s,
-            self.amount + amount,
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -95,9 +86,9 @@ class Stopwatch(Progress):
 
     def _note(self, name: str, begin_s: float, end_s: float, amount: int) -> None:
         with self._mutex:  # hints are staged in other threads
-            before = self._phases.get(name)
-            piece = Phase(begin_s, end_s, end_s - begin_s, amount)
-            self._phases[name] = before.and_then(begin_s, end_s, amount) if before else piece
+            p = self._phases.get(name, Phase(begin_s, end_s, 0.0))
+            busy_s, amount = p.busy_s + end_s - begin_s, p.amount + amount
+            self._phases[name] = Phase(min(p.begin_s, begin_s), max(p.end_s, end_s), busy_s, amount)
 
     def measured(self, estimated_s: Mapping[str, float], versions: Mapping[str, str]) -> Measured:
         """What was recorded until now."""
