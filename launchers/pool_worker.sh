@@ -32,6 +32,9 @@ if [ -e "$ended" ] || [ -e "$job/cancelled" ]; then exit 0; fi
 [ -n "$asked" ] || exit "$code"
 task=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID} # its job id may be that of the whole array
 task=${task:-$SLURM_JOB_ID}
-# At its time limit it is queued again; one that somebody has canceled does not run any more.
-[ -z "$task" ] || [ "$(squeue --all --noheader --jobs="$task" --format=%T)" != RUNNING ] || scontrol requeue "$task"
+# At its time limit it is queued again; one that somebody has canceled does not run any more, for another reason.
+if [ -n "$task" ]; then
+  state=$(env -u SQUEUE_STATES -u SQUEUE_PARTITION squeue --all --noheader --jobs="$task" --format='%T %r') || state=RUNNING
+  case $state in RUNNING* | 'COMPLETING TimeLimit'*) scontrol requeue "$task" ;; esac
+fi
 exit 143

@@ -88,7 +88,8 @@ def run_argv(launch: Launch, job: str, root: str, user: str, key_file: str = "")
     cache = f"{root}/cache"
     mounts = [_mount(job), _mount(f"{job}/frames", read_only=True), _mount(cache)]
     files = [part for file in (launch.checkpoint, *launch.files) if file for part in _parts_of(file)]
-    mounts += [_mount(file, read_only=True) for file in dict.fromkeys(map(_whole, files))]
+    own = {_parts_of_mount(mount)[1] for mount in image.mounts}
+    mounts += [_mount(file, read_only=True) for file in dict.fromkeys(map(_whole, files)) if file not in own]
     if image.repository:
         mounts.append(_mount(image.repository, WORKSPACE, read_only=True))
     if launch.secrets:
@@ -210,11 +211,15 @@ def _mount(path: str, target: str = "", *, read_only: bool = False) -> str:
 
 def _own_mount(entry: str) -> str:
     """PATH or SOURCE:TARGET, read-only unless it ends with :rw."""
+    source, target, mode = _parts_of_mount(entry)
+    return _mount(source, target, read_only=mode != "rw")
+
+
+def _parts_of_mount(entry: str) -> tuple[str, str, str]:
+    """Source, target and mode of an own mount."""
     parts = entry.split(":")
-    writable = parts[-1] == "rw"
-    if parts[-1] in ("rw", "ro"):
-        parts.pop()
-    return _mount(parts[0], parts[-1], read_only=not writable)
+    mode = parts.pop() if parts[-1] in ("rw", "ro") else ""
+    return parts[0], parts[-1], mode
 
 
 def _field(text: str) -> str:

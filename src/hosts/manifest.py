@@ -60,8 +60,14 @@ def slurm_script(workers: PoolWorkers) -> str:
         f"--job-name=upsample-{workers.jobs[0]}", f"--array=0-{len(workers.jobs) - 1}", "--requeue", "--open-mode=append",
         f"--signal=B:TERM@{STOP_BEFORE_S}", *workers.host.sbatch,
     )  # fmt: skip
-    head = ["#!/bin/sh", *(f"#SBATCH {shlex.quote(' '.join(option.split()))}" for option in options)]
+    head = ["#!/bin/sh", *(f"#SBATCH {_directive(' '.join(option.split()))}" for option in options)]
     return "\n".join([*head, f"set -- {shlex.join(workers.command(workers.host.root, workers.python))}", _launcher()])
+
+
+def _directive(option: str) -> str:
+    """An option as a directive has it: one with a value is one word, or two with a blank between."""
+    name, _, value = option.partition(" ")
+    return shlex.quote(option) if "=" in name or not value else f"{name} {shlex.quote(value)}"
 
 
 def kubernetes_job(workers: PoolWorkers, pod: PodSettings, uid: int, gid: int) -> dict[str, Any]:
@@ -143,7 +149,7 @@ def _environment(workers: PoolWorkers, secret: str) -> list[Mapping[str, Any]]:
 
 def _quantity(size: str) -> str:
     """A size of Docker's, as 8g, as a quantity of Kubernetes."""
-    parts = re.fullmatch(r"([\d.]+)([kmgt]?)(?:i?b)?", size.strip().lower())
+    parts = re.fullmatch(r"([\d.]+)\s?([kmgtp]?)i?b?", size.strip().lower())
     if parts is None:
         raise InputError(f"image.shm_size={size}: is no size", hint="as in 512m or 16g")
     number, unit = parts.groups()

@@ -20,10 +20,11 @@ LOST_S = 30.0  # without a heartbeat, until others get what a worker holds
 _STATE = """
 cd "$1" 2>/dev/null || { echo absent; exit; }
 [ ! -e exit.json ] || { echo ended; exit; }
-touch ../.clock && true 2>/dev/null < events.jsonl
+touch ../.clock || { echo away; exit; }
+true 2>/dev/null < events.jsonl
 beat=$(stat -c %Y events.jsonl 2>/dev/null || echo 0)
 if [ $(($(stat -c %Y ../.clock) - beat)) -lt "$2" ]; then echo running
-elif [ -e cancelled ]; then echo canceled
+elif [ -e cancelled ] || [ -e "../../ended/${1##*/}" ]; then echo canceled
 else echo queued; fi
 """
 _START = 'rm -f "$1/exit.json" "$1/cancelled" "$2/ended/${1##*/}"'

@@ -18,24 +18,38 @@ from .mirror import Location
 NAME = "upsample-"  # before a job's id: what squeue shows
 AWAY = 3  # exit code of a command that Slurm did not answer
 FRESH_S = 15  # without a heartbeat, until Slurm is asked
+START_S = 1800  # of a job, until its worker writes something; then it counts as silent
 STOP_BEFORE_S = 120  # the time limit: then a worker finishes what is in flight
 _CHECK = "command -v sbatch squeue scancel >/dev/null && sinfo --noheader >/dev/null"
-# The user's jobs of a name, also where their settings or a hidden partition would leave some out.
-_JOBS = 'listed() { env -u SQUEUE_STATES squeue --all --me --noheader --name="$1" --format="$2"; }'
+# The user's jobs, also where their settings or a hidden partition would leave some out.
+_LEAVE_OUT = ("STATES", "PARTITION", "ACCOUNT", "QOS", "USERS")
+SQUEUE = (
+    "env",
+    *(word for name in _LEAVE_OUT for word in ("-u", f"SQUEUE_{name}")),
+    "squeue",
+    "--all",
+    "--me",
+    "--noheader",
+)
+_JOBS = f'listed() {{ {shlex.join(SQUEUE)} --name="$1" --format="$2"; }}'
 # A worker with a fresh heartbeat runs: Slurm need not be asked about it at each poll. Ages are differences of times that the one
-# file server gave. A job is queued until its worker has written something: before that come a node that boots, a prolog, an image
-# that is pulled.
+# file server gave. A job is queued until its worker has written something since it was submitted, or started again: before that
+# come a node that boots, a prolog, an image that is pulled.
 _STATE = f"""
 {_JOBS}
 cd "$1" 2>/dev/null || {{ echo absent; exit; }}
-touch ../.clock && true 2>/dev/null < events.jsonl
-beat=$(stat -c %Y events.jsonl 2>/dev/null || echo 0)
-[ ! -e exit.json ] && [ $(($(stat -c %Y ../.clock) - beat)) -lt {FRESH_S} ] && {{ echo running; exit; }}
+touch ../.clock || {{ echo away; exit; }}
+true 2>/dev/null < events.jsonl
+age() {{ echo $(($(stat -c %Y ../.clock) - $(stat -c %Y "$1" 2>/dev/null || echo 0))); }}
+[ ! -e exit.json ] && [ "$(age events.jsonl)" -lt {FRESH_S} ] && {{ echo running; exit; }}
 states=$(listed "$2" %T) || {{ echo away; exit; }}
 case " $states" in
   " ") if [ -e cancelled ] && [ ! -e exit.json ]; then echo canceled  # before it was started
        elif [ -e slurm.id ]; then echo ended; else echo absent; fi ;;
-  *RUNNING*) if [ events.jsonl -nt slurm.id ]; then echo running; else echo queued; fi ;;
+  *RUNNING*)
+    starts=$({shlex.join(SQUEUE)} --name="$2" --Format=RestartCnt | tr -d ' ') || {{ echo away; exit; }}
+    [ "$starts" = "$(cat slurm.starts 2>/dev/null)" ] || {{ echo "$starts" > slurm.starts; touch slurm.id; }}
+    if [ events.jsonl -nt slurm.id ] || [ "$(age slurm.id)" -gt {START_S} ]; then echo running; else echo queued; fi ;;
   *COMPLETING*) echo queued ;;
   *) touch slurm.id; echo queued ;;
 esac
@@ -46,15 +60,17 @@ cd "$1" && name=$2 command=$3 && shift 3 || exit 1
 found=$(listed "$name" %i) || exit {AWAY}
 [ -z "$found" ] || exit 0
 rm -f exit.json cancelled
+echo 0 > slurm.starts
 sbatch --parsable --requeue --signal=B:TERM@{STOP_BEFORE_S} "$@" --job-name="$name" --chdir="$PWD" --output=worker.log \\
   --open-mode=append --wrap="$command" > slurm.id.part && mv slurm.id.part slurm.id
 """
 _STOP = f"""
 {_JOBS}
-listed "$1" "%i %T" | while read -r id state; do
+found=$(listed "$1" "%i %T") || exit {AWAY}
+printf '%s\\n' "$found" | while read -r id state; do
   case $state in
-    RUNNING) scancel --signal=TERM --batch "$id" ;;
-    COMPLETING) ;;
+    ""|COMPLETING) ;;
+    RUNNING) if [ "$2/events.jsonl" -nt "$2/slurm.id" ]; then scancel --signal=TERM --batch "$id"; else scancel "$id"; fi ;;
     *) scancel "$id" ;;
   esac
 done
@@ -98,7 +114,9 @@ class SlurmRuntime:
             raise HostError(f"{self.host.name}: Slurm refused the job: {done.message}", hint=hint)
 
     def ask_to_stop(self) -> None:
-        self.host.run(script(_STOP, self.name))
+        done = self.host.run(script(_STOP, self.name, self.folder))
+        if done.code == AWAY:
+            raise LinkLost(f"{self.host.name}: Slurm does not answer: {done.message}")
 
     def kill(self) -> None:
         self.host.run(script(_KILL, self.name))

@@ -64,7 +64,7 @@ def _in_cluster(host: Host, settings: HostSettings) -> set[str]:
     """The jobs that Slurm runs or queues; raises HostError when it does not answer."""
     if settings.kind != "slurm":
         return set()
-    names = checked(host.run(("squeue", "--me", "--noheader", "--format=%j")), host, "Slurm's jobs cannot be listed")
+    names = checked(host.run((*slurm.SQUEUE, "--format=%j")), host, "Slurm's jobs cannot be listed")
     return {name.removeprefix(slurm.NAME) for name in names.decode().split()}
 
 

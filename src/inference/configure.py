@@ -70,11 +70,8 @@ def inference_settings(config: Config, run: Settings | None) -> InferenceSetting
 
 
 def upscaling(settings: InferenceSettings) -> InferenceSettings:
-    """The same with NVIDIA's 4K upscaler, as conf/inference/upscale.yaml has it, for videos that these settings made; the
-    frame rate, the seed and what to avoid stay."""
-    control = {"upscale": {"control_weight": 0.5}}
-    kept = {k: v for k, v in json.loads(settings.arguments).items() if k in ("fps", "seed", "negative_prompt")}
-    arguments = {**kept, "num_steps": 10}
+    """The same with NVIDIA's 4K upscaler, as conf/inference/upscale.yaml has it, for videos that these settings made."""
+    control, arguments = {"upscale": {"control_weight": 0.5}}, {"num_steps": 10}
     return replace(
         settings,
         name="upscale",
@@ -114,6 +111,10 @@ def _wrong_arguments(settings: InferenceSettings) -> list[str]:
         for word in settings.extra_args
         if word.startswith("-") and word.partition("=")[0].lstrip("-").replace("_", "-") in reserved
     ]
+    if engine.name == "cosmos3" and "throughput" in " ".join(settings.extra_args):
+        wrong.append(
+            "inference.extra_args: --parallelism-preset=throughput makes several videos at a time, and hides which one ended a call"
+        )
     wrong += [
         f"inference.{flag}: {engine.title} has no such option" for flag in settings.flags if flag not in engine.flags
     ]

@@ -26,7 +26,7 @@ from ..runs.fleet import supervise
 from ..runs.supervisor import Labels, Supervisor
 from ..timing.progress import Progress, Quiet
 from ..worker.journal import read_records
-from ..worker.protocol import DONE, InferJob, MadeFile, VideoOutcome
+from ..worker.protocol import BLOCKED, DONE, InferJob, MadeFile, VideoOutcome
 from ..worker.records import from_file, to_json, to_line
 from ..worker.values import inside
 from .items import InferenceItem
@@ -59,8 +59,9 @@ def generate(
         failed = _failed_in(old) if old else set()
         folder = old or _stage(tuple(missing.values()), inference, paths)
         _run_job(_Videos(folder, launch_of(inference, plan.run_id), slugs, ended, paths), len(asked), progress)
-        for item_id in failed:  # before this start: tried again, in a job of their own
-            ended.pop(item_id, None)
+        for item_id in failed & ended.keys():  # before this start: tried again, in a job of their own
+            if ended[item_id].state != DONE:
+                del ended[item_id]
     progress.step("videos", len(ended), len(asked))
 
 
@@ -89,9 +90,9 @@ def _made_before(paths: RunPaths) -> Iterable[VideoOutcome]:
 
 
 def _failed_in(job: JobPaths) -> set[str]:
-    """What failed in a job that was not brought to its end, and was not made there since."""
-    last = {outcome.id: outcome.state for outcome in read_records(job.results, VideoOutcome, log.left_out)}
-    return {item_id for item_id, state in last.items() if state != DONE}
+    """What failed in a job that was not brought to its end, but for what is blocked, which would be again."""
+    ended = read_records(job.results, VideoOutcome, log.left_out)
+    return {outcome.id for outcome in ended if outcome.state != DONE and outcome.reason != BLOCKED}
 
 
 def open_handles(paths: RunPaths) -> list[tuple[JobPaths, JobHandle]]:

@@ -19,6 +19,7 @@ from .engines.engine import Place, Refused, Request
 from .settings import InferenceSettings
 from .vocabulary import asked_of, request_of
 
+FPS = 24  # of videos, unless an item asks for another (NVIDIA)
 UPSAMPLED, ORIGINAL, SPEC = "upsampled", "original", "spec"  # where a prompt came from
 
 
@@ -103,7 +104,7 @@ def _take(
         if item.video_path and not item.video:
             raise Refused(item.problem or "its video cannot be used")
         if item.video:
-            _check_clip(item, settings, known)
+            _check_length(item, settings)
         request = request_for(item, choice.prompt, video, settings, _placer(item, files, known, settings.repository))
         _refuse_downloads(request, settings)
     except Refused as e:
@@ -122,22 +123,11 @@ def _take(
     )
 
 
-def _check_clip(item: PlanItem, settings: InferenceSettings, known: dict[Path, str]) -> None:
-    """Raises Refused for a clip that is not there any more, or is another one, or too short to make a video of."""
-    video = item.video
-    assert video
-    path = Path(video.path)
-    try:
-        if path not in known:
-            known[path] = file_sha256(path)
-    except OSError as e:
-        raise Refused(f"its video {path}: {e.strerror}") from e
-    if known[path] != video.sha256:
-        raise Refused(f"its video {path} has changed since it was planned")
-    if video.frames < settings.engine_of.least_frames:
-        raise Refused(
-            f"its video has {counted(video.frames, 'frame')}; {settings.engine_of.title} makes a picture of that"
-        )
+def _check_length(item: PlanItem, settings: InferenceSettings) -> None:
+    """Raises Refused for a clip that is too short to make a video of."""
+    frames = item.video.frames if item.video else 0
+    if frames < settings.engine_of.least_frames:
+        raise Refused(f"its video has {counted(frames, 'frame')}; {settings.engine_of.title} makes a picture of that")
 
 
 def _asked(request: Request, files: Mapping[str, str], engine: str) -> str:
@@ -150,7 +140,11 @@ def _asked(request: Request, files: Mapping[str, str], engine: str) -> str:
 def request_for(item: PlanItem, prompt: str, clip: str, settings: InferenceSettings, place: Place) -> Request:
     """What an item asks of the engine of these settings. Raises Refused."""
     asked = asked_of(json.loads(item.extra), settings.ignore, from_table=item.is_of_table)
-    return request_of(settings.engine_of, settings.template, asked, prompt, clip, place)
+    request = request_of(settings.engine_of, settings.template, asked, prompt, clip, place)
+    fps = round(item.video.fps) if item.video else FPS
+    if "upscale" in request.controls and fps != FPS:  # else a video of another frame rate would play at another speed
+        request = replace(request, arguments={"fps": fps, **request.arguments})
+    return request
 
 
 def _id_of(prompt: str, video: str, group: str, line: dict[str, Any], settings: InferenceSettings) -> str:

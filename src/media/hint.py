@@ -14,7 +14,6 @@ from .geometry import Size
 from .video import Video
 
 RENDERER = "1"  # part of every cache key; incremented when the pixels of a hint change
-_OF_A_RULE = {"uniform": "2"}  # where only those of one rule have
 HINT_VIDEO = "hint.mp4"
 CLIP = "clip"  # the rule by which the hint's video is sent, not its frames
 
@@ -87,7 +86,7 @@ def pixels_of(video: Video, hint: Hint) -> tuple[str | int | float, ...]:
 @lru_cache(maxsize=65_536)  # many items share a hint
 def hint_key(video: Video, hint: Hint) -> str:
     """Name of the cache entry: a hash of all that the pixels depend on."""
-    made_of = (_OF_A_RULE.get(hint.rule, RENDERER), *pixels_of(video, hint))
+    made_of = (RENDERER, *pixels_of(video, hint))
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:24]
 
 

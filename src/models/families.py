@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
@@ -27,8 +26,8 @@ PIXELS_2_5: Range = (3136, 12_845_056)
 PIXELS_3: Range = (65_536, 16_777_216)
 CLIP_PIXELS_3: Range = (4096, 25_165_824)
 _PROCESSORS = {"image_processor": "preprocessor_config.json", "video_processor": "video_preprocessor_config.json"}
-# The end of a template that opens the thoughts itself, as of Qwen3-VL-8B-Thinking: the line feeds are escaped, or are some.
-_THINKS = re.compile(r"<\|im_start\|>assistant(?:\\n|\n)<think>(?:\\n|\n)['\"]?\s*[-}]")
+# What transformers takes where a config names one of the two alone (5.19, Qwen2VLImageProcessor; video: 128 to 768 patches).
+_USUAL_PIXELS: Range = (3136, 1_003_520)
 
 
 def _mistral(model: ModelSettings, count: CountText) -> Family:
@@ -159,7 +158,7 @@ def with_checkpoint(model: ModelSettings) -> ModelSettings:
     model = replace(model, tokenizer=model.tokenizer or TOKENIZERS.get(model.family, ""))
     folder = Path(os.path.expanduser(model.checkpoint)) if model.checkpoint else None
     if model.family == "pixtral" or folder is None or not os.path.isdir(folder):
-        return model
+        return replace(model, opening=_opening(model, ""))
     changes: dict[str, Any] = {}
     own = folder / ("tekken.json" if model.family == "mistral" else "tokenizer.json")
     if os.path.isfile(own) and os.path.sep not in model.tokenizer:
@@ -170,18 +169,25 @@ def with_checkpoint(model: ModelSettings) -> ModelSettings:
             changes["token_px"] = image["image_patch_size"] * image.get("spatial_merge_size", 1)
             changes["max_side_px"] = image["max_image_size"]
     is_2_5 = model.family == "qwen2_5_vl"
-    for kind, field, published in (
-        ("image_processor", "image_pixels", PIXELS_2_5 if is_2_5 else PIXELS_3),
-        ("video_processor", "video_pixels", PIXELS_2_5 if is_2_5 else CLIP_PIXELS_3),
+    patch = 28**2 if is_2_5 else 32**2
+    for kind, field, usual in (
+        ("image_processor", "image_pixels", _USUAL_PIXELS),
+        ("video_processor", "video_pixels", (128 * patch, 768 * patch)),
     ):
         data = _processor(folder, kind)
-        if data and (found := _pixels(data, published)):
+        if data and (found := _pixels(data, usual)):
             changes[field] = found
         elif not data and is_2_5 and field == "video_pixels":
             changes[field] = ()  # clips then use the range of images
-    if model.family == "qwen3_vl" and _THINKS.search(_template(folder)):
-        changes["opening"] = 2  # <think> and a line feed
-    return replace(model, **changes)
+    return replace(model, **changes, opening=_opening(model, _template(folder)))
+
+
+def _opening(model: ModelSettings, template: str) -> int:
+    """Tokens of <think> and a line feed, where a template of Qwen3-VL opens the thoughts itself, as that of its Thinking models
+    does; template: "" where it cannot be read."""
+    end = template.rpartition("add_generation_prompt")[2]
+    thinks = "<think>" in end and "</think>" not in end if template else "thinking" in model.name.lower()
+    return 2 if thinks and model.family == "qwen3_vl" else model.opening
 
 
 def _processor(folder: Path, kind: str) -> dict[str, Any]:
@@ -202,16 +208,16 @@ def _template(folder: Path) -> str:
     return ""
 
 
-def _pixels(data: dict[str, Any], published: Range) -> Range | None:
-    """Least and most pixels of a processor's config, each as published where that does not say; `size` holds areas there, whatever
-    its keys say. None for a processor of another kind."""
+def _pixels(data: dict[str, Any], usual: Range) -> Range | None:
+    """Least and most pixels of a processor's config; `size` holds both as areas, whatever its keys say. usual: where one of the two
+    is not given. None for a processor of another kind."""
     given = data.get("size")
-    size = given if isinstance(given, dict) else {}
+    size = given if isinstance(given, dict) and {"shortest_edge", "longest_edge"} <= given.keys() else {}
     least = data.get("min_pixels") or size.get("shortest_edge")
     most = data.get("max_pixels") or size.get("longest_edge")
     if least is None and most is None:
         return None
-    least, most = least or published[0], most or published[1]
+    least, most = least or usual[0], most or usual[1]
     return (least, most) if isinstance(least, int) and isinstance(most, int) and 0 < least <= most else None
 
 

@@ -18,7 +18,6 @@ from ..files import folder_atomic, link_atomic, open_atomic
 from ..inference.engines.engine import Refused
 from ..media import geometry
 from ..media.hint import Hint, hint_name
-from ..media.kinds import picture_format
 from ..media.video import Video
 from ..planning.plan import Plan, PlanItem
 from ..planning.recipe import clip_facts
@@ -35,6 +34,8 @@ from .arrow import write_folder, write_parquet
 from .rows import Row, hint_sent
 
 Line = dict[str, Any]
+FIRST_FPS = 1000.0  # slots a second of which the first has the first frame alone
+SLOW = (*HEADS, "cogvideox", "cosmos3", "target")  # exports for which frames are rendered
 _OF_EVERY_TARGET, _OF_ARROW = ("openai", "txt", "provenance"), ("dataset", "parquet")  # beside those of one target
 
 
@@ -189,12 +190,10 @@ def _with_first_frame(sample: Sample, item: PlanItem, row: Row, settings: Settin
 
 @lru_cache(maxsize=4096)
 def _first_frame(video: Video, settings: Settings, root: Path) -> str:
-    with open(video.path, "rb") as f:
-        if picture_format(f.read(16)):
-            return os.path.abspath(video.path)
-    hint = Hint(video.size.width_px, video.size.height_px, 1, (0.0,), "ends", 1.0)
+    hint = Hint(video.size.width_px, video.size.height_px, 1, (0.0,), "head", FIRST_FPS)
     file = root / "first_frames" / f"{hint_name(video, hint)}.png"
-    link_atomic(rendered(video, hint, settings).frame_paths[0], file)
+    if not file.exists():  # else the clip need not be there any more
+        link_atomic(rendered(video, hint, settings).frame_paths[0], file)
     return str(file)
 
 

@@ -127,10 +127,13 @@ def write_results(
     unfinished: str,
     also: Iterable[str] = (),
     step: Step = no_step,
+    *,
+    quick: bool = False,
 ) -> Written:
     """Write the outputs with the review verdicts applied.
 
     unfinished: the reason for items that did not end. also: exports beyond those of the plan. step: told of the progress.
+    quick: without the exports that take long; they are as they were.
     """
     starts = read_starts(paths.timings)
     ended = datetime.fromisoformat(starts[-1].ended) if starts else datetime.now().astimezone()
@@ -154,6 +157,7 @@ def write_results(
         exported = [
             exports.write(name, plan, table, paths, outcomes)
             for name in (_exports_of_before(plan, paths) | wanted).values()
+            if not (quick and name in exports.SLOW)
         ]
         if plan.settings.report:
             facts = _facts(plan, totals, outcomes, starts, paths, ended, command)

@@ -54,17 +54,23 @@ class Dealer:
         """A worker is lost: what it holds waits again."""
         self.put_first(dict(self.open[worker]))
 
-    def deal(self, rooms: Mapping[str, int], among: int) -> Iterator[tuple[str, Items]]:
+    def deal(
+        self, rooms: Mapping[str, int], among: int, queued: int = 0, *, at_once: bool = False
+    ) -> Iterator[tuple[str, Items]]:
         """What each worker gets now, the one with the fewest open items first: batches of half its room.
 
         rooms: how many items may be open at which worker. among: how many workers share what is left; none gets more than
-        its share, so that near the end all have something to do.
+        its share, so that near the end all have something to do. queued: how many more would share it, if they came: something
+        is left for them, but no worker waits for that with less than half its room. at_once: nobody deals again later, so that
+        all is given.
         """
-        share = -(-(len(self._waiting) + len(self._at)) // among)
-        room = {worker: min(wanted, share) for worker, wanted in rooms.items()}
+        left = len(self._waiting) + len(self._at)
+        own, share = -(-left // among), -(-left // (among + queued))
+        room = {worker: min(wanted, max(share, min(own, wanted // 2))) for worker, wanted in rooms.items()}
+        if at_once:
+            room = {worker: min(wanted, share) for worker, wanted in rooms.items()}
         size = {worker: max(1, most // 2) for worker, most in room.items()}
-        # What is left of a share is given whole: else an odd one would keep its last item from a worker that nobody attends.
-        least = {worker: 1 if room[worker] == share else size[worker] for worker in room}
+        least = dict.fromkeys(room, 1) if at_once else size
         while free := [w for w in room if len(self.open[w]) + least[w] <= room[w]]:
             worker = min(free, key=lambda w: len(self.open[w]))
             count = min(size[worker], room[worker] - len(self.open[worker]), len(self._waiting))

@@ -29,9 +29,9 @@ def supervise(
     long all of several hosts may be lost at the same time.
 
     Raises EngineError when what a job needs cannot be loaded, HostError when its worker keeps dying or was ended from
-    elsewhere, of several jobs when that is so for all; Detached after Ctrl-C while the jobs run on elsewhere. On
-    KeyboardInterrupt, workers on this machine are asked to finish what they have in flight, that is taken, and the interrupt
-    is raised again.
+    elsewhere, of several jobs when that is so for all, or when somebody cancels the run; Detached after Ctrl-C while the jobs
+    run on elsewhere. On KeyboardInterrupt, workers on this machine are asked to finish what they have in flight, that is taken,
+    and the interrupt is raised again.
     """
     supervisors = [Supervisor(job, is_alone=len(jobs) == 1) for job in jobs]
     fleet = _Fleet(supervisors, progress, patience_s)
@@ -165,9 +165,12 @@ def _detach_or_stop(error: BaseException, started: Sequence[Supervisor]) -> None
             unreached = e
             started = [other for other in started if other is not supervisor]
     for supervisor in started:
-        for pause_s in supervisor.wait_for_end(STOP_SILENT_S):
-            time.sleep(pause_s)
-        supervisor.take_rest()
+        try:
+            for pause_s in supervisor.wait_for_end(STOP_SILENT_S):
+                time.sleep(pause_s)
+            supervisor.take_rest()
+        except HostError as e:
+            unreached = e
     if unreached:
         raise unreached
 

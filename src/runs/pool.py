@@ -109,9 +109,9 @@ class Pool:
             self.steps[item_id] = step
             self.dealer.put_first({item_id: staging.alone(item_id, step)})
 
-    def deal(self, rooms: Mapping[str, int], among: int) -> Iterator[str]:
+    def deal(self, rooms: Mapping[str, int], among: int, queued: int, *, at_once: bool) -> Iterator[str]:
         """Copy into the folders of jobs what they get now; yields their names, as in `Dealer.deal`."""
-        for name, items in self.dealer.deal(rooms, among) if rooms else ():
+        for name, items in self.dealer.deal(rooms, among, queued, at_once=at_once) if rooms else ():
             try:
                 self._copy(items, self.folders[name])
             except OSError as e:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from .. import log
 from ..errors import HintError, HostError, VideoError
-from ..hosts.slurm import NAME
+from ..hosts.slurm import NAME, SQUEUE
 from ..media.hint import hint_key
 from ..planning.plan_file import read_plan
 from ..planning.settings import HostSettings, Settings, digest
@@ -26,6 +27,7 @@ from .staging import hint_cache, rendered
 
 POLL_S = 0.2
 ASK_S = 5.0  # between two questions to Slurm
+MOST_MISSES = 60  # questions in a row that it does not answer, until hints are rendered here
 
 
 class RenderTasks:
@@ -33,7 +35,7 @@ class RenderTasks:
 
     def __init__(self, run: Path, host: HostSettings) -> None:
         self._host, self._run, self._name = host, run, _name_of(run)
-        self._lock, self._asked_at, self._is_over = threading.Lock(), time.monotonic(), False
+        self._lock, self._asked_at, self._is_over, self._misses = threading.Lock(), time.monotonic(), False, 0
         if not self._listed():
             self._submit()
 
@@ -44,6 +46,7 @@ class RenderTasks:
             time.sleep(POLL_S)
 
     def _submit(self) -> None:
+        shutil.rmtree(_failed(self._run), ignore_errors=True)  # of earlier tasks: what was wrong may be repaired
         package, _, _ = __name__.rpartition(".runs.")
         here = f"PYTHONPATH={Path(__file__).parents[2]}"
         module = ["env", here, sys.executable, "-m", f"{package}.runs.render_tasks"]
@@ -57,16 +60,19 @@ class RenderTasks:
         log.get().info("render_tasks_submitted", name=self._name, tasks=self._host.render_tasks)
 
     def _listed(self) -> bool:
-        return bool(self._asked("squeue", "--me", "--noheader", f"--name={self._name}", "--format=%i").strip())
+        return bool(self._asked(*SQUEUE, f"--name={self._name}", "--format=%i").strip())
 
     def _ended(self) -> bool:
         with self._lock:
             if not self._is_over and time.monotonic() - self._asked_at > ASK_S:
                 self._asked_at = time.monotonic()
                 try:
-                    self._is_over = not self._listed()
+                    self._is_over, self._misses = not self._listed(), 0
                 except HostError as e:  # asked again: it may be starting
-                    log.get().warning("slurm_does_not_answer", reason=e.message)
+                    self._misses += 1
+                    self._is_over = self._misses == MOST_MISSES
+                    if self._misses == 1:
+                        log.get().warning("slurm_does_not_answer", reason=e.message)
                 if self._is_over:
                     log.get().info(
                         "render_tasks_ended", name=self._name, note="hints that are missing are rendered here"
@@ -101,7 +107,8 @@ def _ran(words: Sequence[str], timeout_s: float) -> str:
         return subprocess.run(words, capture_output=True, text=True, check=True, timeout=timeout_s).stdout
     except (OSError, subprocess.SubprocessError) as e:
         reason = (getattr(e, "stderr", "") or str(e)).strip()
-        raise HostError(f"{words[0]}: {reason}", hint="host.render_tasks=0 renders without Slurm") from e
+        program = next(word for word in words if word in ("squeue", "sbatch", "scancel"))
+        raise HostError(f"{program}: {reason}", hint="host.render_tasks=0 renders without Slurm") from e
 
 
 def main(run: Path, number: int, count: int) -> None:

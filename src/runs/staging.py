@@ -140,7 +140,7 @@ def stage(
     or has to be rendered here.
     """
     settings = plan.settings
-    clear_asides(hint_cache(settings), paths.run_folder, paths.root, paths.batches)
+    clear_asides(hint_cache(settings), paths.run_folder, paths.root, paths.batches, paths.frames)
     staged = paths.staged()  # by an earlier start; their frames are in the job folder
     yield Batch(sum(item_id in missing for item_id in staged))
     with _Renderer(paths, settings, stop, wait_for) as renderer:

@@ -235,6 +235,7 @@ class Supervisor:
                 yield from self._apart(self.handle.ask_to_stop)
             elif time.monotonic() - told_at > QUEUE_END_S:
                 log.get().warning("job_still_listed", job=self.name)
+                yield from self._apart(self.handle.kill)
                 return
             yield self.handle.poll_s
 

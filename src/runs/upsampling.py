@@ -61,7 +61,8 @@ def execute(
             if new := absorb(JobPaths(folder), journal):
                 log.get().info("answers_taken_over", items=new)
         failed = retryable(plan, journal.outcomes) if retry_failed else []
-        if failed and any(job.staged() for job in open_jobs(paths.jobs)):  # which would end them again as before
+        # Jobs that would end them again as before; one that was only prepared (task=manifest) has nothing.
+        if failed and any(job.staged() or job.results.exists() for job in open_jobs(paths.jobs)):
             _run_missing(plan, paths, journal, progress, on_round)
         journal.reopen(failed)
         _run_missing(plan, paths, journal, progress, on_round, detach)
@@ -145,7 +146,8 @@ def _run_jobs(
         ]
         rooms = {part.name: 2 * pool.asked if detach else part.room(supervisor.window) for part, supervisor in up}
         among = max(1, len(rooms) + sum(supervisor.is_expected for supervisor in supervisors))
-        for part in pool.deal(rooms, among):
+        queued = sum(not supervisor.is_left_out for supervisor in supervisors) - among
+        for part in pool.deal(rooms, among, max(0, queued), at_once=detach):
             by_name[part].push()
         if detach and pool.is_given_out and pool.missing and not any(s.is_expected for s in supervisors):
             for _, supervisor in up:

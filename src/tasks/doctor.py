@@ -265,7 +265,7 @@ _FILES = f"""
 [ -d "$1" ] || {{ echo "there is no such folder" >&2; exit 1; }}
 cd "$1" || exit 1
 find -L . -maxdepth 3 -type f \\( -name '*.json' -o -name '*.safetensors' \\) -printf '%s %P\\n'
-find -L . -maxdepth 3 -type f -name '*.safetensors.index.json' -printf '\\036' -exec cat {{}} \\;
+find -L . -maxdepth 3 -type f -name "$2*.safetensors.index.json" -printf '\\036' -exec cat {{}} \\;
 """
 
 
@@ -281,7 +281,9 @@ def _checkpoint(host: Host, config: Config) -> str:
     if not folder:
         raise HostError("model.checkpoint is not set", hint="name the folder of the checkpoint on the host")
     hint = "copy or download the checkpoint there"
-    text = output_of(host, script(_FILES, folder), f"{folder} cannot be read", hint)
+    # A folder may hold the same weights in two formats, of which one is loaded.
+    form = "consolidated" if "params.json" in _files_of(config) else "model"
+    text = output_of(host, script(_FILES, folder, form), f"{folder} cannot be read", hint)
     listing, *indexes = text.split("\036")
     sizes = {
         name.rsplit("/", 1)[-1]: int(size) for size, _, name in (line.partition(" ") for line in listing.splitlines())

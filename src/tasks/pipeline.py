@@ -24,6 +24,7 @@ from ..inference.items import InferenceItem, inference_items
 from ..inference.pipeline_file import read_pipeline, save_pipeline
 from ..inference.preview import lines_of
 from ..inference.settings import InferenceSettings
+from ..media.video import content_hash
 from ..planning.plan import Plan
 from ..planning.plan_file import read_plan
 from ..reports.reviews import read_marks, rejected_names
@@ -84,7 +85,7 @@ def _preview(upsampling: bool, inference: InferenceSettings, invocation: Invocat
     """Print what would be done; exit code 3 when something is left out or missing."""
     plan = read_plan(invocation.paths.plan) if resumes else resolve_with_progress(invocation)
     rows = _rows(plan, invocation.paths) if resumes else None
-    wanted = inference_items(plan.items, rows, inference)
+    wanted = _with_their_clips(inference_items(plan.items, rows, inference), {})
     if upsampling and rows is None:
         prompts = counted(len(plan.items), "prompt")
         invocation.print(f"{prompts} to upsample first; below they stand as they are now")
@@ -120,6 +121,7 @@ def _make_videos(plan: Plan, inference: InferenceSettings, invocation: Invocatio
     paths = invocation.paths
     wanted = inference_items(plan.items, _rows(plan, paths), inference)
     ended = ended_before(wanted, paths)
+    wanted = _with_their_clips(wanted, ended)
     is_typical = not ended and not open_jobs(paths.inference)  # one that is resumed would look faster than it is
     pieces, loads = _work(wanted)
     expected = (
@@ -149,6 +151,24 @@ def _make_videos(plan: Plan, inference: InferenceSettings, invocation: Invocatio
     rejected = rejected_names(read_marks(paths.review))  # by a reviewer, who meant it
     whole = all(row["state"] == DONE or (row["state"] == SKIPPED and row["name"] in rejected) for row in table)
     return ExitCode.OK if whole else ExitCode.INCOMPLETE
+
+
+def _with_their_clips(wanted: Sequence[InferenceItem], ended: Mapping[str, object]) -> tuple[InferenceItem, ...]:
+    """The items, of which those are left out whose clip is gone, or another one than was planned. ended: whose videos are there."""
+    return tuple(
+        replace(item, id="", left_out=wrong)
+        if item.video and item.id and item.id not in ended and (wrong := _wrong_with_clip(item))
+        else item
+        for item in wanted
+    )
+
+
+def _wrong_with_clip(item: InferenceItem) -> str:
+    path, planned = Path(dict(item.files)[item.video]), Path(item.video).stem
+    try:
+        return "" if content_hash(path) == planned else f"its video {path} has changed since it was planned"
+    except OSError as e:
+        return f"its video {path}: {e.strerror}"
 
 
 def _upscale(inference: InferenceSettings, invocation: Invocation) -> ExitCode:

@@ -45,7 +45,7 @@ def run(invocation: Invocation, *, most: int | None = None, files: list[Path] | 
             watch = Stopwatch(display)
             expected_s = EXPECTED_S * len(plan.items)
             checkpoints = Checkpoints(
-                lambda so_far: write_results(plan, so_far, paths, invocation.command, SOON), expected_s
+                lambda so_far: write_results(plan, so_far, paths, invocation.command, SOON, quick=True), expected_s
             )
             try:
                 retry = config.retry is Retry.failed

@@ -22,25 +22,32 @@ _TAGS = re.compile(r"</?(answer|output|response)>|<\|(end|return|im_end|eot_id)\
 _TEXT = r"(?:prompt|version|description|caption|rewrite|text)s?"
 _HERE = r"here(?:'s|’s| is| are)\b"
 _KIND = (
-    r"(?:and|more|most|final|enhanced|upsampled|revised|improved|expanded|rewritten|rewrite|detailed|refined|new|updated|polished|"
-    r"long|longer|vivid|rich|richer|complete|full|comprehensive|optimi[sz]ed|possible|suggested|elaborate|descriptive|cinematic|"
-    r"upgraded|requested|original|english|video|image|scene|text|generation|single|short|one-paragraph)"
+    r"(?:and|more|most|final|enhanced|upsampled|revised|improved|expanded|rewritten|detailed|refined|new|updated|polished|long|longer|"
+    r"vivid|rich|richer|complete|full|comprehensive|optimi[sz]ed|possible|suggested|elaborate|descriptive|cinematic|"
+    r"requested|original|english|video|image|scene|text|generation|single|short|one-paragraph)"
 )
+_WORDS = r"(?: (?!(?:text|caption|description)s?\b)[\w'’\"“”*,-]+){0,9} [\"“*]*"
 _PREFACES = (
     re.compile(
         r"^(?:(?:sure(?: thing)?|certainly|of course|absolutely|got it|understood)\b[!.,:]+\s+"
         # After a comma, the scene may go on: "Great, sweeping dunes".
-        rf"|(?:okay|ok|great)\b(?:[!.:]+\s+|,\s+(?=(?:i|let me|below)\b|{_HERE}|(?-i:[A-Z\"“*]))))",
+        rf"|(?:okay|ok|great)\b(?:[!.:]+\s+|,\s+(?=(?:i|so|sure|let me|below|this is)\b|{_HERE}|(?-i:[A-Z\"“*]))))",
         re.IGNORECASE,
     ),
-    # What may follow on the same line is the prompt only where nothing but its kind is named: a sign in a scene has a text, too.
     re.compile(
         rf"^(?:{_HERE}|below is|this is|i(?:'ve|’ve| have))\b[^:\n]{{0,200}}\b{_TEXT}\b[^:\n]{{0,160}}:[ \t]*\n\s*",
         re.IGNORECASE,
     ),
+    # What follows on the same line is the prompt where a prompt is named, or a version of one. A scene may hold a text, a caption
+    # or a description, too: of these, only where nothing but their kind is named.
     re.compile(
-        rf"^(?:{_HERE}|below is|this is|i(?:'ve|’ve| have))(?: (?:written|made|created|prepared|expanded|rewritten|enhanced))?"
-        rf"(?: (?:the|a|an|your|my|one))?(?: {_KIND},?){{0,5}} {_TEXT}\b[^:\n]{{0,160}}:\s+",
+        rf"^(?:(?:{_HERE}|below is|i(?:'ve|’ve| have)){_WORDS}(?:prompt|version|rewrite)|this is{_WORDS}(?:prompt|rewrite))s?\b"
+        r"[^:\n]{0,160}:[*\"”]*\s+",
+        re.IGNORECASE,
+    ),
+    re.compile(
+        rf"^(?:{_HERE}|below is|this is|i(?:'ve|’ve| have)(?: (?:written|made|created|prepared))?)(?: (?:the|a|an|your|my|one))?"
+        rf"(?: {_KIND},?){{0,5}} {_TEXT}\b[^:\n]{{0,160}}:\s+",
         re.IGNORECASE,
     ),
     re.compile(r"^(?:here(?:'s|’s| is| are)|below is)\b[^:\n]{0,200}:[ \t]*\n+", re.IGNORECASE),
@@ -52,17 +59,19 @@ _LABEL = re.compile(
 )
 # Blanks are matched from the first of a run on, and a line to its end: answers that repeat them a thousand times are checked, too.
 _BREAK = r"(?<!\s)(?=[^\S\n]*\n)\s+"  # a run of blanks with a line break in it
-_ANY = r"(?:me|any|a|another|to|more|further)"
-_OFFER = re.compile(
-    rf"(?:{_BREAK}(?:please )?(?:let me know|feel free to|i hope (?:this|that|you)|hope this helps|"
-    r"would you like|do you want me|if you(?:'d|’d| would) like|if you (?:need|want)|is there anything)"
-    # On the line of the scene, only what is plainly said to the reader: people in it speak, too.
-    r"|(?<=[.!?\"”*])\s+(?:please )?(?:let me know (?:if|whether|what|how|should)|"
-    r"feel free to (?:ask|adjust|modify|change|tweak|let)|i hope (?:this|that) (?:helps|works|meets|is|prompt)|hope this helps|"
-    rf"would you like {_ANY}|do you want me|if you(?:'d|’d| would) like {_ANY}|if you (?:need|want) {_ANY}|is there anything))"
-    r"\b(?=(?P<line>[^\n]*))(?P=line)\s*$",
+_OFFERS = (
+    r"(?:please )?(?:let me know|feel free to|i hope (?:this|that|you)|hope this helps|would you like|do you want me|"
+    r"if you(?:'d|’d| would) like|if you (?:need|want)|is there anything)\b"
+)
+_OFFER = re.compile(rf"{_BREAK}{_OFFERS}(?=(?P<line>[^\n]*))(?P=line)\s*$", re.IGNORECASE)
+# On the line of the scene: people in it speak, too, and signs.
+_OFFER_INSIDE = re.compile(rf"(?<=[.!?\"”*])\s+{_OFFERS}", re.IGNORECASE)
+_SPOKEN = re.compile(
+    r"[\"“”]|[,.!?] (?:(?:he|she|it|they|one|a|an|the|his|her|their)\b[^,.!?]{0,40} )?"
+    r"(?:says?|said|asks?|asked|whispers?|shouts?|calls?|reads?|adds?|repl(?:y|ies)|murmurs?|sings?)\b",
     re.IGNORECASE,
 )
+MOST_OFFERS = 5  # that are looked at, the last ones
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # which a prompt cannot be given on to a program with
 _RULE = re.compile(rf"^\s*(?:-{{3,}}|\*{{3,}}|_{{3,}})\s*\n|{_BREAK}(?:-{{3,}}|\*{{3,}}|_{{3,}})\s*$")
 MOST_LAYERS = 20  # of what is removed around a prompt, one after another
@@ -123,6 +132,9 @@ def cleaned(text: str) -> tuple[str, list[str]]:
             text = without("preface", preface, text, 1)
         text = without("label", _LABEL, text, 1)
         text = without("offer", _OFFER, text, 1)
+        if (shorter := _without_offer(text)) != text:
+            removed["offer"] = None
+            text = shorter
         text = without("rule", _RULE, text)
         if (bare := _unquoted(text.strip())) != text.strip():
             removed["quotation marks"] = None
@@ -130,6 +142,15 @@ def cleaned(text: str) -> tuple[str, list[str]]:
         if text == before:
             break
     return text, list(removed)
+
+
+def _without_offer(text: str) -> str:
+    """A text without what its last line offers to the reader at its end."""
+    start = text.rstrip().rfind("\n") + 1
+    for found in list(_OFFER_INSIDE.finditer(text, start))[-MOST_OFFERS:]:
+        if not _SPOKEN.search(text, found.start()):
+            return text[: found.start()]
+    return text
 
 
 def _unquoted(text: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from .chat import ChatClient, NotConnected
 from .engines.engine import Answer, Request, Unavailable
+from .signals import NoMetrics
 
 FAILURES = 3  # in a row, of requests that a server took, until it is left out
 BUSY_S, DOWN_S, MAX_DOWN_S = 1.0, 5.0, 120.0  # that a server is left out: without a place, gone, and gone for long
@@ -86,6 +87,8 @@ class Endpoints:
                 server.page = server.client.metrics_page() if server.not_before <= self._clock() else server.page
             except OSError as e:
                 errors.append(e)
+                if server.page is None and isinstance(e, NoMetrics):  # it will have one
+                    raise
         if len(errors) == len(self._servers):
             raise errors[0]
         pages = [server.page for server in self._servers if server.page is not None]

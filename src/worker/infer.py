@@ -23,9 +23,12 @@ from pathlib import Path
 from .journal import read_records, sync_folder
 from .lifecycle import Control, JobLog, LoadFailed, left_out
 from .processes import failure_reason, kill_marked, last_line
-from .protocol import DONE, FAILED, HEARTBEAT_S, Exit, InferItem, InferJob, MadeFile, VideoOutcome
+from .protocol import BLOCKED, DONE, FAILED, HEARTBEAT_S, Exit, InferItem, InferJob, MadeFile, VideoOutcome
 from .transfer_round import MARK, Round
-from .video_engines import BLOCKED
+
+
+class GaveUp(LoadFailed):
+    """Round after round gave no video."""
 
 
 class Runner:
@@ -57,25 +60,31 @@ class Runner:
         return self.control.exit_of([item.id for item in self.items if item.id not in self.ended])
 
     def _make_groups(self) -> None:
-        """A group that cannot be loaded, as with a value that the program refuses, fails once the next one has made a video: else
-        it may be the machine."""
+        """A group that cannot be loaded, as with a value that the program refuses, fails where others have made a video; several in
+        a row end the job, and its items stay open: it may be the machine."""
         lost: dict[int, LoadFailed] = {}
         for number in range(len(self.job.groups)):
             fruits = self._fruits
             try:
                 self._make_group(number)
+            except GaveUp:
+                raise
             except LoadFailed as e:
-                if lost:
-                    raise
                 lost[number] = e
-                continue
+                if len(lost) >= self.job.give_up_after:
+                    raise
             if self._fruits > fruits:
-                for item in self.items:
-                    if item.group in lost and item.id not in self.ended:
-                        self.failed(item.id, str(lost[item.group]), None)
-                lost.clear()
+                self._fail_groups(lost)
         if lost and not self.control.stop.is_set():
-            raise next(iter(lost.values()))
+            if not self._fruits:
+                raise next(iter(lost.values()))
+            self._fail_groups(lost)
+
+    def _fail_groups(self, lost: dict[int, LoadFailed]) -> None:
+        for item in self.items:
+            if item.group in lost and item.id not in self.ended:
+                self.failed(item.id, str(lost[item.group]), None)
+        lost.clear()
 
     def _make_group(self, number: int) -> None:
         fruitless = 0
@@ -89,7 +98,7 @@ class Runner:
             fruitless = 0 if self._fruits > before else fruitless + 1
             if fruitless >= self.job.give_up_after * self.job.max_attempts and not self.control.stop.is_set():
                 reason = failure_reason(self.engine_log, 0)
-                raise LoadFailed(f"{fruitless} rounds in a row gave no video: {reason}")
+                raise GaveUp(f"{fruitless} rounds in a row gave no video: {reason}")
 
     def beat(self) -> None:
         """Write a heartbeat with the last line of the log, when it is time for one."""

@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .journal import Journal, write_json
-from .protocol import BUG, CANCELLED, LOAD_FAILED, LOCKED, NO_ACCESS, OK, TIMEOUT, UNAVAILABLE, Event, Exit
+from .protocol import BUG, CANCELLED, HEARTBEAT_S, LOAD_FAILED, LOCKED, NO_ACCESS, OK, TIMEOUT, UNAVAILABLE, Event, Exit
 
 LOCK_PATIENCE_S = 1.0
 NO_LOCKS = (
     "the file system has no locks (flock); Lustre has them with the mount option flock, NFS with its lock service"
 )
-ONE_WORKER = {"SLURM_JOB_ID", "JOB_COMPLETION_INDEX"}  # variables of what starts no second worker in a folder
+ONE_WORKER = {
+    "SLURM_JOB_ID",
+    "JOB_COMPLETION_INDEX",
+}  # variables of what starts a worker again, and seldom a second one
 
 
 class LoadFailed(Exception):
@@ -137,7 +140,7 @@ def run(folder: Path, prepare: Callable[[Path, Control], Work]) -> int:
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
-            is_ours = take_lock(lock)
+            is_ours = take_lock(lock, folder)
         except OSError as e:
             reason = f"{folder}: {e.strerror}: {NO_LOCKS}"
             write_json(folder / "exit.json", Exit(LOAD_FAILED, "load_failed", reason))
@@ -175,9 +178,9 @@ def _run_locked(folder: Path, prepare: Callable[[Path, Control], Work]) -> int:
     return end.code
 
 
-def take_lock(lock: int) -> bool:
+def take_lock(lock: int, folder: Path) -> bool:
     """Hold the lock; a controller that tests whether it is held has it for an instant, hence the patience. Raises OSError where the
-    file system has no locks, unless something else sees to it that no second worker runs."""
+    file system has no locks, unless something else starts the workers there: then the last heartbeat tells whether one runs."""
     deadline = time.monotonic() + LOCK_PATIENCE_S
     while True:
         try:
@@ -189,6 +192,20 @@ def take_lock(lock: int) -> bool:
         except OSError:
             if not os.environ.keys() & ONE_WORKER:
                 raise
-            return True
+            return folder_time(folder) - written_at(folder / "events.jsonl") > 5 * HEARTBEAT_S
         else:
             return True
+
+
+def folder_time(folder: Path) -> float:
+    """The time now by the clock of whoever keeps a job folder, which may not be this machine, nor have its clock."""
+    os.utime(folder / "lock")
+    return written_at(folder / "lock")
+
+
+def written_at(file: Path) -> float:
+    """When a file was written last; 0 for none."""
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

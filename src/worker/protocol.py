@@ -40,6 +40,7 @@ UPSAMPLED, KEPT, FAILED, REFUSED = "upsampled", "kept", "failed", "refused"
 STATES = (UPSAMPLED, KEPT, FAILED)
 DAMAGED = "damaged"  # why an item is refused: a frame is not what its name says; it has to be sent again
 DONE = "done"  # an item of inference that has its video
+BLOCKED = "blocked by NVIDIA's guardrail"  # the reason of a video that would be blocked again
 
 LATEST = 253_402_300_800.0  # the end of the year 9999, in seconds since 1970
 AUTO = 0  # engine.in_flight: the worker finds out how many

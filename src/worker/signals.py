@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from .window import Seen
 
 GIVE_UP_AFTER = 3  # looks at /metrics that took too long
-MOST_REFUSED = 100  # looks in a row
+MOST_REFUSED = 40  # looks in a row
 MAX_BYTES = 512 << 20  # of frames in flight, and at most a tenth of the memory
 # What a token of a prompt costs, in tokens of an answer: an H200 had 22,000 of the ones and 2,100 of the others a second.
 PROMPT_TOKEN = 0.1

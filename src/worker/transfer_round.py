@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 from .lifecycle import Control, JobLog, LoadFailed
 from .processes import end_child, failure_reason, guard_group_gently, kill_marked, read_since
-from .protocol import InferItem, InferJob
+from .protocol import BLOCKED, InferItem, InferJob
 from .records import parsed
-from .video_engines import BLOCKED, TRACES
+from .video_engines import TRACES
 
 POLL_S = 0.1
 MARK = "PROMPT_UPSAMPLER_JOB"  # variable by which processes of this job are known, whoever their parent is

@@ -23,7 +23,7 @@ from .engines.engine import Engine, ItemFailed, ItemKept, Picture, Refused, Requ
 from .flow import Flow
 from .journal import Outbox, read_records
 from .judge import Judge
-from .lifecycle import Control, JobLog, Stopped, left_out
+from .lifecycle import Control, JobLog, Stopped, folder_time, left_out, written_at
 from .protocol import (
     DAMAGED,
     FAILED,
@@ -41,7 +41,7 @@ from .protocol import (
 )
 from .suspects import Suspects, halves
 from .window import Seen, Window
-from .work import Work, outcome_of
+from .work import LONGEST, Work, outcome_of
 
 POLL_S = 0.05
 ATTENDED_S = 1.0  # between two looks whether a controller is there
@@ -203,13 +203,8 @@ class Worker:
             time.sleep(POLL_S)
 
     def _is_attended(self) -> bool:
-        """Whether a controller has asked for the state of the job within linger_s: its hints may take long. By the clock of whoever
-        keeps the folder, and so not by that of this machine: the last heartbeat tells it."""
-        try:
-            now = self.log.events.path.stat().st_mtime
-            return now - (self.folder / "lease").stat().st_mtime < self.job.linger_s
-        except FileNotFoundError:
-            return False
+        """Whether a controller has asked for the state of the job within linger_s: its hints may take long."""
+        return folder_time(self.folder) - written_at(self.folder / "lease") < self.job.linger_s
 
     def _is_open(self, item_id: str, step: int) -> bool:
         return item_id not in self._final and (item_id, step) not in self._tried
@@ -300,12 +295,13 @@ class Worker:
             except Refused as e:  # what was asked for beyond the plan: the request itself had room
                 if not work.turns and request.max_tokens <= item.max_tokens:
                     raise
-                what = "a correction" if work.turns else "a longer answer"
-                work.attempts.append(Attempt(request.seed, request.max_tokens, f"no room for {what}"))
-                if not work.turns:
+                if work.turns:
+                    work.attempts.append(Attempt(request.seed, request.max_tokens, "no room for a correction"))
+                    work.turns, work.room = (), 0
+                else:  # nothing was written: it is no attempt
                     known = (e.limit or 0) - (e.prompt_tokens or item.predicted or 0)
-                    work.longest = work.max_tokens = max(item.max_tokens, known if e.limit else 0)
-                work.turns, work.room = (), 0
+                    is_first = work.longest == LONGEST
+                    work.longest = work.max_tokens = max(item.max_tokens, known if e.limit and is_first else 0)
                 continue
             if self._judge.is_last(work, request, answer, self.engine.name):
                 break

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-BLOCKED = "blocked by NVIDIA's guardrail"
+from .protocol import BLOCKED
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,8 +81,6 @@ ENGINE = Engine(
     flags={"offload_guardrail_models": "--offload-guardrail-models"},
     reserved=(
         "-i", "--input-files", "-o", "--output-dir", "--checkpoint-path", "--keep-going", "--no-keep-going", "--benchmark",
-        # Several copies of the model would make several samples at a time, and the one that ended the program is the last.
-        "--parallelism-preset", "--cp-size", "--cfgp-size",
     ),
     needs_hub=True,
     from_hub={},

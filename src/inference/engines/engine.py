@@ -92,7 +92,10 @@ class Key:
         if self.kind == "whole" and number != int(number):
             raise ValueError("must be a whole number")
         if not self.low <= number <= self.high:
-            raise ValueError(f"must be {self.low:g} {'or more' if math.isinf(self.high) else f'to {self.high:g}'}")
+            low, high = (
+                f"{bound:.0f}" if bound == round(bound) else f"{bound:g}" for bound in (self.low, min(self.high, 1e18))
+            )
+            raise ValueError(f"must be {low} {'or more' if math.isinf(self.high) else f'to {high}'}")
         as_taken: dict[str, Any] = {"whole": int(number), "digits": f"{number:g}", "share": float(number)}
         return as_taken.get(self.kind, value)
 

@@ -51,6 +51,10 @@ def test_whole_models_are_mounted() -> None:
     mounts = after(argv(replace(GPU_BOX, checkpoint=f"{hub}/snapshots/01ab", files=files)), "--mount")
     sources = [mount.split(",")[1].removeprefix("source=") for mount in mounts if mount.endswith(",readonly")]
     assert [s for s in sources if s.startswith("/hub")] == [hub]
+    mounted = replace(
+        GPU_BOX, checkpoint=f"{hub}/snapshots/01ab", image=replace(GPU_BOX.image, mounts=(f"{hub}:{hub}:ro",))
+    )
+    assert sum(f"target={hub}," in mount for mount in after(argv(mounted), "--mount")) == 1  # Docker refuses two
     assert [s for s in sources if s.startswith("/models")] == [f"/models/a-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
 
 

@@ -54,12 +54,23 @@ def test_slurm_script_names_every_worker() -> None:
 def test_options_of_sbatch_keep_their_words() -> None:
     """Slurm reads a directive as a shell does, and what follows # as a comment."""
     script = slurm_script(replace(WORKERS, host=replace(WORKERS.host, sbatch=("--comment=a#b job's", "--time=5"))))
+    with_blank = slurm_script(replace(WORKERS, host=replace(WORKERS.host, sbatch=("--partition gpu",))))
+    assert "#SBATCH --partition gpu" in with_blank.splitlines()
     directives = [line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH")]
     assert [shlex.split(line) for line in directives[-2:]] == [["--comment=a#b job's"], ["--time=5"]]
 
 
 @pytest.mark.parametrize(
-    ("size", "quantity"), [("8g", "8Gi"), ("8GiB", "8Gi"), ("512mb", "512Mi"), ("64b", "64"), ("1.5G", "1.5Gi")]
+    ("size", "quantity"),
+    [
+        ("8g", "8Gi"),
+        ("8GiB", "8Gi"),
+        ("512mb", "512Mi"),
+        ("64b", "64"),
+        ("1.5G", "1.5Gi"),
+        ("16Gi", "16Gi"),
+        ("16 g", "16Gi"),
+    ],
 )
 def test_sizes_of_docker_are_quantities(size: str, quantity: str) -> None:
     job = kubernetes_job(replace(WORKERS, image=replace(WORKERS.image, shm_size=size)), POD, 0, 0)

@@ -120,9 +120,19 @@ def test_worker_that_comes_after_cancel_ends(launch: Run, runtime: PoolRuntime, 
     runtime.ask_to_stop()
     folder.mkdir()
     assert launch("exit 1").wait(20) == 0 and not (folder / "starts").exists()
+    assert state(runtime) == ended(CANCELLED)  # and so a controller that resumes the run starts it
+    runtime.start()
+    assert state(runtime) == QUEUED
+    assert launch("exit 0").wait(20) == 0 and (folder / "starts").exists()
 
 
-@pytest.mark.parametrize(("state", "is_requeued"), [("RUNNING", True), ("COMPLETING", False), ("", False)])
+@pytest.mark.parametrize(
+    ("state", "is_requeued"),
+    [
+        ("RUNNING None", True), ("COMPLETING None", False), ("COMPLETING TimeLimit", True), ("", False),
+        ("'' >&2; exit 1", True),
+    ],
+)  # fmt: skip
 def test_array_element_alone_is_queued_again(
     launch: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, state: str, is_requeued: bool
 ) -> None:

@@ -65,9 +65,15 @@ def test_missing_files_are_listed_before_the_start(configure: Configure) -> None
         assert f"inference.{missing}" in str(caught.value)
 
 
-def test_upscaling_keeps_what_the_videos_have(configure: Configure) -> None:
-    """Their frame rate above all: without it, 4K videos would play at another speed."""
-    given = ("inference.fps=30", "inference.seed=7", "inference.require_upsampled=true", "inference.sigma_max=50")
+def test_upscaling_takes_all_videos(configure: Configure) -> None:
+    """Also where only upsampled prompts were to be used: of such, the videos were made."""
+    given = ("inference.require_upsampled=true", "inference.sigma_max=50")
     settings = upscaling(inference_settings(configure("inference=edge", *GIVEN, *given), None))
-    assert json.loads(settings.arguments) == {"fps": 30, "seed": 7, "num_steps": 10}
-    assert not settings.require_upsampled
+    assert json.loads(settings.arguments) == {"num_steps": 10} and not settings.require_upsampled
+
+
+def test_several_videos_at_a_time_are_refused(configure: Configure) -> None:
+    given = ("inference/engine=cosmos3", "inference=edge", "inference.repository=/opt/cosmos", "inference.num_gpus=1")
+    inference_settings(configure(*given, "inference.extra_args=[--parallelism-preset=latency]"), None)
+    with pytest.raises(InputError, match="hides which one ended a call"):
+        inference_settings(configure(*given, "inference.extra_args=[--parallelism-preset,throughput]"), None)

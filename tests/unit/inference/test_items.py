@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from src.inference.configure import upscaling
 from src.inference.engines import ENGINES
 from src.inference.items import InferenceItem, UpsampledRow, choose_prompt, inference_items
 from src.inference.settings import InferenceSettings
 from src.planning.plan import PlanItem
 from src.planning.resolve import resolve
+from src.tasks.pipeline import _with_their_clips
 from tests.conftest import Configure
 from tests.harness.clips import make_clip
 from tests.unit.inference.conftest import Planned, only_item
@@ -56,22 +58,6 @@ def test_upsampled_prompt_of_a_spec_is_used(planned: Planned) -> None:
     assert (choice.prompt, choice.source) == ("a long boat", "spec")
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"), [(None, "No such file"), (b"another", "has changed since it was planned")]
-)
-def test_clip_that_changed_since_the_plan_is_left_out(
-    planned: Planned, settings: InferenceSettings, clips: Path, tmp_path: Path, change: bytes | None, reason: str
-) -> None:
-    copy = tmp_path / "copy.mp4"
-    copy.write_bytes((clips / "wide.mp4").read_bytes())
-    plan = planned({"video_path": str(copy)}, {})
-    copy.unlink()
-    if change:
-        copy.write_bytes(change)
-    left, other = inference_items(plan.items, None, settings)
-    assert reason in left.left_out and not left.id and other.id
-
-
 @pytest.mark.parametrize(("fields", "reason"), [
     ({"max_frames": 1}, "max_frames=1: must be 2 or more"),
     ({"edge": {"control_prompt": "car"}}, "edge.control_prompt: Cosmos-Transfer2.5 reads it of seg alone"),
@@ -88,6 +74,34 @@ def test_what_becomes_no_video_is_left_out(
     make_clip(tmp_path / "one.mp4", size=(64, 32), fps=1, seconds=1)
     settings = replace(settings, engine="transfer2_5")
     assert reason in only_item(planned(fields), settings).left_out
+
+
+@pytest.mark.parametrize(("fps", "expected"), [(30, 30), (24, None), (25, 25)])
+def test_upscaled_video_keeps_its_speed(
+    planned: Planned, settings: InferenceSettings, tmp_path: Path, fps: int, expected: int | None
+) -> None:
+    """NVIDIA's program writes 24 frames a second unless it is told otherwise."""
+    make_clip(tmp_path / "made.mp4", size=(64, 32), fps=fps, seconds=1)
+    item = only_item(planned({"video_path": "made.mp4"}), upscaling(settings))
+    assert json.loads(item.group).get("fps") == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"), [(None, "No such file"), (b"another", "has changed since it was planned")]
+)
+def test_clip_that_changed_since_the_plan_is_left_out(
+    planned: Planned, settings: InferenceSettings, clips: Path, tmp_path: Path, change: bytes | None, reason: str
+) -> None:
+    """Unless its video is there already."""
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes((clips / "wide.mp4").read_bytes())
+    wanted = inference_items(planned({"video_path": str(copy)}, {}).items, None, settings)
+    copy.unlink()
+    if change:
+        copy.write_bytes(change)
+    left, other = _with_their_clips(wanted, {})
+    assert reason in left.left_out and not left.id and other.id
+    assert _with_their_clips(wanted, {wanted[0].id: None}) == wanted
 
 
 def test_empty_cell_keeps_the_weight_of_its_control(planned: Planned, settings: InferenceSettings) -> None:
@@ -184,7 +198,7 @@ def test_control_files_are_named_by_content(planned: Planned, settings: Inferenc
         ({"hdmap": {}}, "hdmap: needs input_control"),
         ({"edge": {}, "video_path": None}, "it has no video"),
         ({"regional_prompts": [{"mask_prompt": "car"}]}, "each must be an object with a prompt"),
-        ({"seed": -1}, "seed=-1: must be 0 to 4.29497e+09"),
+        ({"seed": -1}, "seed=-1: must be 0 to 4294967295"),
         (
             {"edge": {"control_weight_prompt": "car"}},
             "edge.control_weight_prompt: Cosmos-Transfer1 reads it of seg alone",

@@ -13,7 +13,7 @@ from mistral_common.tokens.tokenizers.image import ImageConfig, ImageEncoder, Sp
 
 from src.errors import InputError
 from src.media.geometry import Size
-from src.models.families import CLIP_PIXELS_3, FAMILIES, PIXELS_3, TOKENIZERS, family_of, with_cap, with_checkpoint
+from src.models.families import FAMILIES, TOKENIZERS, family_of, with_cap, with_checkpoint
 from src.models.family import Media
 from src.models.qwen import Qwen
 from src.models.tokenizer import packed, text_counter, tokenizer_file
@@ -75,19 +75,41 @@ def test_processor_of_another_kind_decides_nothing(tmp_path: Path, config: dict[
 
 
 def test_checkpoint_of_new_transformers_is_read(tmp_path: Path) -> None:
-    """One file for both processors, which comes before the old ones; what it leaves open is as published."""
-    both = {
-        "image_processor": {"size": {"longest_edge": 602_112}},
-        "video_processor": {"size": {"shortest_edge": 8192}},
-    }
+    """One file for both processors, which comes before the old ones."""
+    sizes = {"shortest_edge": 3136, "longest_edge": 602_112}
+    both = {"image_processor": {"size": sizes}, "video_processor": {"max_pixels": 100_352}}
     (tmp_path / "processor_config.json").write_text(json.dumps(both))
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"min_pixels": 784, "max_pixels": 78_400}))
     model = with_checkpoint(replace(MODEL, family="qwen3_vl", checkpoint=str(tmp_path)))
-    assert (model.image_pixels, model.video_pixels) == ((PIXELS_3[0], 602_112), (8192, CLIP_PIXELS_3[1]))
+    assert (model.image_pixels, model.video_pixels) == ((3136, 602_112), ())  # 128 patches of 32 x 32 px are more
+
+
+@pytest.mark.parametrize(
+    ("config", "pixels"),
+    [
+        ({"min_pixels": 784}, (784, 1_003_520)),
+        ({"max_pixels": 78_400}, (3136, 78_400)),
+        ({"size": {"longest_edge": 9}}, ()),
+    ],
+)
+def test_end_that_is_not_named_is_that_of_transformers(
+    tmp_path: Path, config: dict[str, object], pixels: tuple[int, ...]
+) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+    model = with_checkpoint(replace(MODEL, family="qwen2_5_vl", checkpoint=str(tmp_path)))
+    assert model.image_pixels == pixels
+
+
+@pytest.mark.parametrize(("name", "tokens"), [("Qwen/Qwen3-VL-8B-Thinking", 2), ("Qwen/Qwen3-VL-8B-Instruct", 0)])
+def test_model_elsewhere_opens_thoughts_by_its_name(name: str, tokens: int) -> None:
+    """Its checkpoint is on the host, and its template cannot be read here."""
+    assert with_checkpoint(replace(MODEL, name=name, family="qwen3_vl", checkpoint="/not/here")).opening == tokens
 
 
 @pytest.mark.parametrize("name", ["chat_template.jinja", "chat_template.json", "tokenizer_config.json"])
-@pytest.mark.parametrize(("end", "tokens"), [("", 0), ("<think>\\n", 2)])
+@pytest.mark.parametrize(
+    ("end", "tokens"), [("", 0), ("<think>\\n", 2), ("' }}{{- '<think>\\n", 2), ("<think>\\n\\n</think>\\n\\n", 0)]
+)
 def test_template_that_opens_thoughts_is_counted(tmp_path: Path, name: str, end: str, tokens: int) -> None:
     """As of Qwen3-VL-8B-Thinking."""
     template = "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n" + end + "' }}{%- endif %}"

@@ -253,19 +253,26 @@ def test_target_export_is_the_tools_own(planned: Planned, clips: Path, paths: Ru
 
 
 def test_first_frame_is_the_first_and_whole(planned: Planned, clips: Path, paths: RunPaths, tmp_path: Path) -> None:
-    """Not a hint, which is small and from anywhere in the clip. A picture is its own first frame."""
-    Image.new("RGB", (640, 360), (200, 0, 0)).save(tmp_path / "still.png")
-    plan = planned([over(clips / "wide.mp4"), over(tmp_path / "still.png")], "target=wan", "frames=uniform_2")
+    """Not a hint, which is small and from anywhere in the clip; of a picture, as it is shown. Once it is there, the clip need not
+    be."""
+    still, turned = Image.new("RGB", (640, 360), (200, 0, 0)), Image.Exif()
+    turned[0x0112] = 6  # shown upright
+    still.save(tmp_path / "still.jpg", exif=turned)
+    shutil.copy(clips / "wide.mp4", tmp_path / "wide.mp4")
+    plan = planned([over(tmp_path / "wide.mp4"), over(tmp_path / "still.jpg")], "target=wan", "frames=uniform_2")
     frames = (SentFrame(sha256="", bytes=0, size="64x36"),)
     outcomes = {item.id: outcome(item, frames=frames) for item in plan.items}
     rows = list(result_rows(plan, outcomes, HintFolders(paths), ""))
-    moving, still = exports.write("target", plan, rows, paths).read_text().splitlines()[-2:]
-    (named,) = (word for word in shlex.split(moving) if word.startswith("--image="))
-    file = Path(named.removeprefix("--image="))
+    before = exports.write("target", plan, rows, paths).read_text()
+    words = [word for line in before.splitlines()[-2:] for word in shlex.split(line) if word.startswith("--image=")]
+    file, upright = (Path(word.removeprefix("--image=")) for word in words)
     with av.open(clips / "wide.mp4") as container:
         first = next(container.decode(video=0)).to_ndarray(format="rgb24")
     assert np.abs(np.asarray(Image.open(file)).astype(int) - first).mean() < 2 and paths.root in file.parents
-    assert f"--image={tmp_path / 'still.png'}" in shlex.split(still)
+    assert Image.open(upright).size == (360, 640)
+    exports._first_frame.cache_clear()
+    (tmp_path / "wide.mp4").unlink()
+    assert exports.write("target", plan, rows, paths).read_text() == before
 
 
 def test_cosmos3_sample_has_pins_and_controls(planned: Planned, clips: Path, paths: RunPaths, tmp_path: Path) -> None:

@@ -101,6 +101,33 @@ def test_unattended_workers_get_everything(count: int, workers: int) -> None:
     names = [str(n) for n in range(workers)]
     dealer = Dealer(names)
     dealer.add("batch", map(str, range(count)))
-    list(dealer.deal(dict.fromkeys(names, 2 * count), workers))
+    list(dealer.deal(dict.fromkeys(names, 2 * count), workers, at_once=True))
     assert dealer.waiting == 0
     assert max(len(held) for held in dealer.open.values()) == -(-count // workers)
+
+
+def test_queued_workers_are_left_something() -> None:
+    """The first of eight that wakes is kept busy, and does not take what is for those that start a moment later."""
+    dealer = Dealer("abcdefgh")
+    dealer.add("one", map(str, range(200)))
+    list(dealer.deal({"a": 64}, 1, 7))
+    assert len(dealer.open["a"]) == 32
+    list(dealer.deal(dict.fromkeys("abcd", 64), 4, 4))
+    assert [len(dealer.open[worker]) for worker in "abcd"] == [32] * 4
+    list(dealer.deal(dict.fromkeys("abcdefgh", 64), 8))
+    assert dealer.waiting == 0 and max(map(len, dealer.open.values())) == 32
+
+
+def test_running_worker_does_not_starve_for_queued_ones() -> None:
+    dealer = Dealer(["a", *map(str, range(63))])
+    dealer.add("one", map(str, range(640)))
+    list(dealer.deal({"a": 128}, 1, 63))
+    assert len(dealer.open["a"]) == 64
+
+
+def test_attended_worker_gets_whole_batches() -> None:
+    """Also where its share is odd: somebody deals again."""
+    dealer = Dealer("ab")
+    dealer.add("one", map(str, range(10)))
+    sizes = [len(items) for _, items in dealer.deal({"a": 64}, 2)]
+    assert sizes == [2, 2]

@@ -286,6 +286,25 @@ def test_failed_items_are_retried_on_request(
     assert execute(plan, paths, Quiet()) == outcomes
 
 
+def test_retry_is_not_answered_by_an_old_journal(
+    paths: RunPaths, clips: Path, make_plan: MakePlan, use_engine: UseEngine
+) -> None:
+    """Of a member that was lost and not cleaned up: its batches were withdrawn, and its answers are there."""
+    plan = make_plan(takes(clips, 1))
+
+    def fail_all(request: Request) -> Answer:
+        raise ItemFailed("broken")
+
+    use_engine(FakeEngine(fail_all))
+    execute(plan, paths, Quiet())
+    job = job_of(paths)
+    job.finished.unlink()
+    for batch in job.batches.glob("*.jsonl"):
+        batch.rename(f"{batch}.withdrawn")
+    use_engine(FakeEngine())
+    assert {outcome.state for outcome in execute(plan, paths, Quiet(), retry_failed=True).values()} == {"upsampled"}
+
+
 def test_retry_uses_the_jobs_that_wait_for_it(
     paths: RunPaths, clips: Path, make_plan: MakePlan, use_engine: UseEngine
 ) -> None:

@@ -62,11 +62,19 @@ def test_links_of_a_hub_cache_are_files(host: Host, configure: Configure, tmp_pa
     assert _checkpoint(host, config).startswith(f"{snapshot}: 1 weight files")
 
 
+def test_index_of_the_other_format_does_not_count(host: Host, configure: Configure, tmp_path: Path) -> None:
+    """A download that left out the files of the format that is not loaded."""
+    snapshot = checkpoint_in(tmp_path, "params.json", "tekken.json", "consolidated.safetensors")
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-1.safetensors"}}))
+    assert "1 weight files" in _checkpoint(host, configure("engine=vllm", f"model.checkpoint={snapshot}"))
+
+
 def test_every_index_counts(host: Host, configure: Configure, tmp_path: Path) -> None:
     snapshot = checkpoint_in(tmp_path, "config.json", "tokenizer.json", "a.safetensors")
-    for name, weights in (("model", "a"), ("consolidated", "b")):
+    for folder, weights in ((snapshot, "a"), (snapshot / "more", "b")):
+        folder.mkdir(exist_ok=True)
         index = {"weight_map": {"layer": f"{weights}.safetensors"}}
-        (snapshot / f"{name}.safetensors.index.json").write_text(json.dumps(index, indent=2))
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
     config = configure("engine=vllm", "model=qwen3_vl_8b", f"model.checkpoint={snapshot}")
     with pytest.raises(HostError, match=r"lacks b\.safetensors"):
         _checkpoint(host, config)

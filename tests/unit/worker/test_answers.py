@@ -68,10 +68,45 @@ def test_words_around_the_prompt_are_removed(answer: str) -> None:
         "Here is where the text on the wall reads: nobody. A cat sleeps.",
         "A sign asks. Would you like fries with that, it says in red letters.",
         "I have a dream, says the text on the screen: peace. The crowd cheers.",
+        "This is a darker version of the city: rain falls on empty streets.",
+        "Credits roll. Would you like to play again, the arcade screen asks in green letters.",
+        'The hero shouts: "Stop. If you want to live, come with me," and runs towards the door.',
     ],
 )
 def test_words_of_a_scene_stay(answer: str) -> None:
     assert cleaned(answer) == (answer, [])
+
+
+KINDS = (
+    "concise", "better", "extended", "modified", "corrected", "enriched", "photorealistic", "high-quality", "augmented", "120-word",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "preface",
+    [
+        *(f"Here's a {kind} prompt: " for kind in KINDS), "Here is a highly detailed prompt: ", "I've improved the prompt: ",
+        "Here's an even more detailed version: ", "Here's a slightly longer version: ", "I have upsampled the prompt: ",
+        "Here is the **enhanced prompt**: ", "Okay, this is the prompt: ", "Okay, sure, here is your prompt: ",
+        "Great, this is your prompt:\n\n", "Below is my rewrite of it: ", "Here are three versions of the prompt: ",
+    ],
+)  # fmt: skip
+def test_usual_prefaces_are_removed(preface: str) -> None:
+    assert cleaned(preface + PROMPT) == (PROMPT, ["preface"])
+
+
+@pytest.mark.parametrize(
+    "offer",
+    [
+        *(f"Feel free to {what} it." for what in ("customize", "use", "edit", "refine")), "I hope you like it!",
+        "I hope this captures your vision.", "Let me know your thoughts!", "Let me know which you prefer.",
+        "If you'd like changes, let me know!", "If you need adjustments, just ask!", "Would you like the prompt in JSON?",
+        "I hope this helps! Let me know what you think.",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("between", [" ", "\n\n"])
+def test_usual_offers_are_removed(between: str, offer: str) -> None:
+    assert cleaned(PROMPT + between + offer)[0] == PROMPT
 
 
 @pytest.mark.parametrize(
@@ -79,9 +114,10 @@ def test_words_of_a_scene_stay(answer: str) -> None:
     [
         "A dog." + "\n" * 60_000 + "x", "A dog." + " \n" * 30_000 + "x", " " * 60_000 + "x", "A dog." + "\n" * 60_000,
         "let me know " * 10_000 + "\nx", "---\n" * 10_000 + "x", "A dog.\n---" + " " * 60_000 + "x", '"' * 60_000, "“" * 60_000,
-        "new " * 10_000 + "x", "<think>" * 10_000, "#" * 60_000,
+        "new " * 10_000 + "x", "<think>" * 10_000, "#" * 60_000, ". Is there anything" * 3_200 + "\nx",
+        ". Is there anything" * 3_200 + ', he says "x"', "here is " + "a " * 30_000, ", he " * 15_000 + ". Let me know",
     ],
-    ids=range(12),
+    ids=range(16),
 )  # fmt: skip
 @pytest.mark.parametrize("form", [AnswerForm(checks=CHECKS), AnswerForm(form=JSON), AnswerForm(form=TAGGED)])
 def test_repeated_characters_take_linear_time(answer: str, form: AnswerForm) -> None:

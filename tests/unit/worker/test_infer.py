@@ -178,7 +178,33 @@ def test_group_that_cannot_be_loaded_fails_alone(job: Job) -> None:
     assert job.states() == ["failed", "done"] and "ValueError: seed" in job.results[0]["reason"]
 
 
-def test_last_group_that_cannot_be_loaded_stays_open(job: Job) -> None:
+def test_untried_items_of_a_hopeless_group_stay_open(job: Job) -> None:
+    """Also where the next group could be made: the worker has not asked them."""
+    (job.controls / "fail").touch()
+    job.record = replace(job.record, groups=(EDGE, EDGE))
+    job.stage(*(f"a storm {n}" for n in range(3)), "a boat", "a ship")
+    file = job.folder / "batches" / "00000.jsonl"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines[:-1], lines[-1].replace('"group":0', '"group":1')]) + "\n")
+    assert job.run() == 7 and job.states() == ["failed"] * 3
+    assert len(exit_record(job.folder)["reason"]) > 0
+
+
+def test_last_group_that_cannot_be_loaded_fails(job: Job) -> None:
+    """After others have made videos: it is not the machine."""
+    refusing = FAKE_TRANSFER.replace(
+        "cd ", 'grep -q \'"seed": -1\' "$spec" && { echo "ValueError: seed"; exit 1; }\ncd ', 1
+    )
+    argv = ("sh", "-c", refusing, *job.record.argv[3:])
+    job.record = replace(job.record, argv=argv, groups=({"seed": 1, **EDGE}, {"seed": -1, **EDGE}))
+    job.stage("a boat", "a ship")
+    file = job.folder / "batches" / "00000.jsonl"
+    one, two = file.read_text().splitlines(keepends=True)
+    file.write_text(one + two.replace('"group":0', '"group":1'))
+    assert job.run() == 0 and job.states() == ["done", "failed"]
+
+
+def test_only_group_that_cannot_be_loaded_stays_open(job: Job) -> None:
     argv = ("sh", "-c", "echo 'no driver'; exit 1")
     job.record = replace(job.record, argv=argv, groups=(EDGE, EDGE, EDGE))
     job.stage("a boat")

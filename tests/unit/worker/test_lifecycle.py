@@ -203,3 +203,6 @@ def test_folder_without_locks_is_named(folder: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(fcntl, "flock", flock)
     assert run_work(folder, ends) == (OK if variable else LOAD_FAILED)
     assert variable or "mount option flock" in exit_record(folder)["reason"]
+    if variable:  # another worker is alive there
+        JobLog(folder).heartbeat(beat=1)
+        assert run_work(folder, ends) == LOCKED

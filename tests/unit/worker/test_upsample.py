@@ -260,7 +260,7 @@ def test_refused_larger_reserve_is_no_refusal(folder: Path, limit: int | None) -
     engine = FakeEngine(cut)
     serve(folder, engine)
     assert only_result(folder)["state"] == "kept"
-    assert [r.max_tokens for r in engine.requests] == [300, 600, *([400, 400] if limit else [300, 300])]
+    assert [r.max_tokens for r in engine.requests] == [300, 600, *([400] * 3 if limit else [300] * 3)]
 
 
 @pytest.mark.parametrize(("error", "state"), [(ItemKept("no frames"), "kept"), (ItemFailed("broken"), "failed")])

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from src.inference.engines import ENGINES
-from src.worker.video_engines import BLOCKED, TRACES
+from src.worker.protocol import BLOCKED
+from src.worker.video_engines import TRACES
 
 
 def test_every_engine_has_its_traces() -> None:
