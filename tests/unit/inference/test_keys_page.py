@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from src.inference.engines import ENGINES
+from src.inference.engines.engine import Key
 from src.inference.vocabulary import CONTROLS, KEYS
 from tests.conftest import ROOT
+
+
+def shown(field: Key) -> str:
+    return f"{field.name} ({', '.join(field.of)})" if field.of else field.name
 
 
 def table() -> str:
@@ -12,7 +17,7 @@ def table() -> str:
     fields = dict.fromkeys(name for engine in engines for name in engine.fields)
     rows = [(name, [engine.controls.get(name, "") for engine in engines]) for name in dict.fromkeys(CONTROLS.values())]
     rows += [
-        (f"field {name}", [engine.fields[name].name if name in engine.fields else "" for engine in engines])
+        (f"field {name}", [shown(engine.fields[name]) if name in engine.fields else "" for engine in engines])
         for name in fields
     ]
     rows += [
