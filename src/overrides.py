@@ -187,6 +187,17 @@ def with_own_conf(arguments: list[str], conf: Path) -> list[str]:
 
 
 _CONFIG_DIR = ("--config-dir", "-cd", "--config-path", "-cp")
+_OF_FOLDERS = re.compile(r"hydra\.(?:run|sweep|job|launcher|output_subdir)\b")
+
+
+def may_set_mode(arguments: list[str], conf: Path) -> bool:
+    """Whether a config with these arguments may set hydra.mode: a file of conf/ that names MULTIRUN, and is always there or of a
+    group that they choose from. True where that cannot be told."""
+    keys = {split_override(argument)[0].partition("@")[0] for argument in arguments}
+    if keys & {*_CONFIG_DIR} or any(key.startswith("hydra") and not _OF_FOLDERS.match(key) for key in keys):
+        return True
+    groups = {file.parent.relative_to(conf) for file in conf.rglob("*.yaml") if b"MULTIRUN" in file.read_bytes()}
+    return any(str(group) in keys or group.name in ("", "local") for group in groups)
 
 
 def _loaded(record: Path) -> Any:

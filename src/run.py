@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import hydra
+from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
@@ -170,6 +171,8 @@ def main() -> None:
             console.flush()
             sys.exit(0)
         sys.argv[1:] = prepared(_written_out(sys.argv[1:]))
+        if not overrides.may_set_mode(sys.argv[1:], CONF):
+            Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]  # for which it composes the config once more
         _job()
     except sweep.Refused as e:
         console.message(f"error: {e.reason}")

@@ -18,6 +18,7 @@ from src.overrides import (
     did_you_mean,
     flags_first,
     leaves_of,
+    may_set_mode,
     quoted,
     resumed_sweep,
     secret_among,
@@ -30,7 +31,7 @@ from src.overrides import (
     with_run_folders,
 )
 from src.text import hydra_quoted
-from tests.conftest import composed
+from tests.conftest import ROOT, composed
 
 MULTIRUN = Path(__file__).with_name(
     "multirun.yaml"
@@ -392,3 +393,23 @@ def test_list_keeps_objects_whole() -> None:
     value = OverridesParser.create().parse_override(readable).value()
     assert isinstance(value, list)
     assert [str(part) for part in value] == ["--mm-processor-kwargs", '{"min_pixels":3136,"max_pixels":602112}']
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["task=plan", "hydra.run.dir=x", "upsample=best_fit"], False), (["+experiment=token_limits"], True),
+        (["experiment=nosuch"], True), (["hydra.mode=MULTIRUN"], True), (["hydra/launcher=slurm"], True),
+        (["--config-dir=x"], True), (["hydra.searchpath=[x]"], True), (["--multirun", "seed=1,2"], False),
+    ],
+)  # fmt: skip
+def test_mode_is_looked_up_where_it_may_be_set(arguments: list[str], expected: bool) -> None:
+    assert may_set_mode(arguments, ROOT / "conf") is expected
+
+
+@pytest.mark.parametrize(("place", "expected"), [("local", True), (".", True), ("frames", False)])
+def test_mode_of_own_files_counts(tmp_path: Path, place: str, expected: bool) -> None:
+    (tmp_path / place).mkdir(exist_ok=True)
+    (tmp_path / place / "own.yaml").write_text("hydra:\n  mode: MULTIRUN\n")
+    assert may_set_mode(["upsample=best_fit"], tmp_path) is expected
+    assert may_set_mode(["frames=own"], tmp_path)
