@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,25 @@ from markupsafe import Markup
 
 from ..line_json import json_line
 
+TEMPLATES = Path(__file__).parent / "templates"
+
 
 def page_template(name: str) -> Template:
-    """A template from templates/; every value is escaped, and a missing one is an error."""
-    loader = FileSystemLoader(Path(__file__).parent / "templates")
+    """A template from templates/, compiled once; every value is escaped, and a missing one is an error."""
+    return _environment().get_template(name)
+
+
+@cache
+def _environment() -> ImmutableSandboxedEnvironment:
     env = ImmutableSandboxedEnvironment(
-        autoescape=True, loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     env.filters |= {"script_json": script_json, "script_hash": script_hash}
-    return env.get_template(name)
+    return env
 
 
 def script_json(value: Any) -> Markup:

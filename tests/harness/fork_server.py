@@ -53,6 +53,9 @@ def preload() -> None:
             "src.worker.__main__",
         ):  # the last two are run as programs, one by the first
             importlib.import_module(module.name)
+    pages = importlib.import_module("src.reports.pages")
+    for page in pages.TEMPLATES.glob("*.html.j2"):
+        pages.page_template(page.name)
     with initialize_config_dir(version_base="1.3", config_dir=str(Path.cwd() / "conf")):
         compose("config", WARM)  # the parsers learn their grammar
     gc.collect()
