@@ -34,7 +34,8 @@ task=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID} # its job
 task=${task:-$SLURM_JOB_ID}
 # At its time limit it is queued again; one that somebody has canceled does not run any more, for another reason.
 if [ -n "$task" ]; then
-  state=$(env -u SQUEUE_STATES -u SQUEUE_PARTITION squeue --all --noheader --jobs="$task" --format='%T %r') || state=RUNNING
+  for name in STATES PARTITION ACCOUNT QOS USERS NAMES; do unset "SQUEUE_$name"; done # they would leave it out
+  state=$(squeue --all --noheader --jobs="$task" --format='%T %r') || state=RUNNING
   case $state in RUNNING* | 'COMPLETING TimeLimit'*) scontrol requeue "$task" ;; esac
 fi
 exit 143

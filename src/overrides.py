@@ -156,13 +156,17 @@ def why_not_readable(arguments: list[str], conf: Path) -> str | None:
     """Why the config files cannot be read, None when they can: YAML would not end with some."""
     pairs = itertools.zip_longest(arguments, arguments[1:], fillvalue="")
     own = [b if a in _CONFIG_DIR else a.partition("=")[2] for a, b in pairs if a.partition("=")[0] in _CONFIG_DIR]
-    for file in (found for folder in (conf, *map(Path, own)) for found in folder.rglob("*.yaml")):
-        if file.name[0] == "." or not os.path.isfile(file):  # an editor's lock
-            continue
+    for file in _config_files(conf, *map(Path, own)):
         text = file.read_text(encoding="utf-8", errors="replace")
         if len(_ALIAS.findall(text)) > _MOST_ALIASES and _aliases(text) > _MOST_ALIASES:
             return f"{file}: has more than {_MOST_ALIASES} YAML aliases\n  → write the values out"
     return None
+
+
+def _config_files(*folders: Path) -> Iterator[Path]:
+    """The config files in some folders; a name with a dot before it is that of an editor's lock."""
+    found = (file for folder in folders for file in folder.rglob("*.yaml"))
+    return (file for file in found if file.name[0] != "." and os.path.isfile(file))
 
 
 def _aliases(text: str) -> int:
@@ -194,10 +198,17 @@ def may_set_mode(arguments: list[str], conf: Path) -> bool:
     """Whether a config with these arguments may set hydra.mode: a file of conf/ that names MULTIRUN, and is always there or of a
     group that they choose from. True where that cannot be told."""
     keys = {split_override(argument)[0].partition("@")[0] for argument in arguments}
-    if keys & {*_CONFIG_DIR} or any(key.startswith("hydra") and not _OF_FOLDERS.match(key) for key in keys):
+    if keys & {*_CONFIG_DIR, "--config-name", "-cn"}:
         return True
-    groups = {file.parent.relative_to(conf) for file in conf.rglob("*.yaml") if b"MULTIRUN" in file.read_bytes()}
-    return any(str(group) in keys or group.name in ("", "local") for group in groups)
+    if any(key.startswith("hydra") and not _OF_FOLDERS.match(key) for key in keys):
+        return True
+    for file in _config_files(conf):
+        group, text = str(file.parent.relative_to(conf)), file.read_bytes()
+        if b"MULTIRUN" in text and (group in keys or group in (".", "local")):
+            return True
+        if group == "local" and b"defaults" in text:  # which may name any other
+            return True
+    return False
 
 
 def _loaded(record: Path) -> Any:

@@ -10,8 +10,9 @@ import shlex
 from collections.abc import Sequence
 
 from .. import log
+from ..errors import LinkLost
 from .host import Host, checked, script
-from .job_folder import ABSENT, STATES, State
+from .job_folder import STATES, State
 from .launch import Launch
 from .mirror import Location
 
@@ -45,7 +46,9 @@ class PoolRuntime:
         return script(_STATE, self.location.folder, f"{max(self.lost_s, 1):.0f}")
 
     def state(self, answer: str) -> State:
-        return STATES.get((answer.split() or [""])[0], ABSENT)
+        if (word := (answer.split() or [""])[0]) not in STATES:
+            raise LinkLost(f"{self.host.name}: the shared disk does not answer: {answer.strip()[-300:]}")
+        return STATES[word]
 
     def start(self) -> None:
         self._run(_START, "the job cannot be started")

@@ -22,7 +22,7 @@ START_S = 1800  # of a job, until its worker writes something; then it counts as
 STOP_BEFORE_S = 120  # the time limit: then a worker finishes what is in flight
 _CHECK = "command -v sbatch squeue scancel >/dev/null && sinfo --noheader >/dev/null"
 # The user's jobs, also where their settings or a hidden partition would leave some out.
-_LEAVE_OUT = ("STATES", "PARTITION", "ACCOUNT", "QOS", "USERS")
+_LEAVE_OUT = ("STATES", "PARTITION", "ACCOUNT", "QOS", "USERS", "NAMES")
 SQUEUE = (
     "env",
     *(word for name in _LEAVE_OUT for word in ("-u", f"SQUEUE_{name}")),
@@ -47,8 +47,12 @@ case " $states" in
   " ") if [ -e cancelled ] && [ ! -e exit.json ]; then echo canceled  # before it was started
        elif [ -e slurm.id ]; then echo ended; else echo absent; fi ;;
   *RUNNING*)
-    starts=$({shlex.join(SQUEUE)} --name="$2" --Format=RestartCnt | tr -d ' ') || {{ echo away; exit; }}
-    [ "$starts" = "$(cat slurm.starts 2>/dev/null)" ] || {{ echo "$starts" > slurm.starts; touch slurm.id; }}
+    starts=$({shlex.join(SQUEUE)} --name="$2" --Format=RestartCnt) || {{ echo away; exit; }}
+    known=$(cat slurm.starts 2>/dev/null)
+    [ "$known" = "$starts" ] || {{
+      echo "$starts" > slurm.starts
+      [ "$known" = "" ] && [ events.jsonl -nt slurm.id ] || touch slurm.id
+    }}
     if [ events.jsonl -nt slurm.id ] || [ "$(age slurm.id)" -gt {START_S} ]; then echo running; else echo queued; fi ;;
   *COMPLETING*) echo queued ;;
   *) touch slurm.id; echo queued ;;
@@ -59,8 +63,7 @@ _START = f"""
 cd "$1" && name=$2 command=$3 && shift 3 || exit 1
 found=$(listed "$name" %i) || exit {AWAY}
 [ -z "$found" ] || exit 0
-rm -f exit.json cancelled
-echo 0 > slurm.starts
+rm -f exit.json cancelled slurm.starts
 sbatch --parsable --requeue --signal=B:TERM@{STOP_BEFORE_S} "$@" --job-name="$name" --chdir="$PWD" --output=worker.log \\
   --open-mode=append --wrap="$command" > slurm.id.part && mv slurm.id.part slurm.id
 """

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 from ..config import Config
@@ -111,7 +112,8 @@ def _wrong_arguments(settings: InferenceSettings) -> list[str]:
         for word in settings.extra_args
         if word.startswith("-") and word.partition("=")[0].lstrip("-").replace("_", "-") in reserved
     ]
-    if engine.name == "cosmos3" and "throughput" in " ".join(settings.extra_args):
+    words = [word for argument in settings.extra_args for word in argument.replace("_", "-").split("=", 1)]
+    if ("--parallelism-preset", "throughput") in pairwise(words):
         wrong.append(
             "inference.extra_args: --parallelism-preset=throughput makes several videos at a time, and hides which one ended a call"
         )

@@ -141,7 +141,7 @@ def request_for(item: PlanItem, prompt: str, clip: str, settings: InferenceSetti
     """What an item asks of the engine of these settings. Raises Refused."""
     asked = asked_of(json.loads(item.extra), settings.ignore, from_table=item.is_of_table)
     request = request_of(settings.engine_of, settings.template, asked, prompt, clip, place)
-    fps = round(item.video.fps) if item.video else FPS
+    fps = max(1, round(item.video.fps)) if item.video else FPS
     if "upscale" in request.controls and fps != FPS:  # else a video of another frame rate would play at another speed
         request = replace(request, arguments={"fps": fps, **request.arguments})
     return request

@@ -35,7 +35,7 @@ from .rows import Row, hint_sent
 
 Line = dict[str, Any]
 FIRST_FPS = 1000.0  # slots a second of which the first has the first frame alone
-SLOW = (*HEADS, "cogvideox", "cosmos3", "target")  # exports for which frames are rendered
+SLOW = (*HEADS, "cogvideox", "cosmos3", "target", "openai")  # exports for which frames are read or rendered
 _OF_EVERY_TARGET, _OF_ARROW = ("openai", "txt", "provenance"), ("dataset", "parquet")  # beside those of one target
 
 

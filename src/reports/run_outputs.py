@@ -153,12 +153,10 @@ def write_results(
             items = stack.enter_context(item_files(paths.report))
             rows = _added(rows, items, paths.root.absolute())
         table = results.write_exports(plan, rows, paths, ended)
-        wanted = {exports.path_of(name, plan, paths): name for name in (*plan.settings.exports, *also)}
-        exported = [
-            exports.write(name, plan, table, paths, outcomes)
-            for name in (_exports_of_before(plan, paths) | wanted).values()
-            if not (quick and name in exports.SLOW)
-        ]
+        names = [name for name in (*plan.settings.exports, *also) if not (quick and name in exports.SLOW)]
+        wanted = {exports.path_of(name, plan, paths): name for name in names}
+        before = {} if quick else _exports_of_before(plan, paths)
+        exported = [exports.write(name, plan, table, paths, outcomes) for name in (before | wanted).values()]
         if plan.settings.report:
             facts = _facts(plan, totals, outcomes, starts, paths, ended, command)
             _write_report(plan, paths, facts, totals, table, starts, items)

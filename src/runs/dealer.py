@@ -57,7 +57,8 @@ class Dealer:
     def deal(
         self, rooms: Mapping[str, int], among: int, queued: int = 0, *, at_once: bool = False
     ) -> Iterator[tuple[str, Items]]:
-        """What each worker gets now, the one with the fewest open items first: batches of half its room.
+        """What each worker gets now, the one with the fewest open items first: batches of half its room, or a
+        quarter while something is left for others.
 
         rooms: how many items may be open at which worker. among: how many workers share what is left; none gets more than
         its share, so that near the end all have something to do. queued: how many more would share it, if they came: something
@@ -69,8 +70,11 @@ class Dealer:
         room = {worker: min(wanted, max(share, min(own, wanted // 2))) for worker, wanted in rooms.items()}
         if at_once:
             room = {worker: min(wanted, share) for worker, wanted in rooms.items()}
-        size = {worker: max(1, most // 2) for worker, most in room.items()}
-        least = dict.fromkeys(room, 1) if at_once else size
+        size = {worker: max(1, most // (4 if queued else 2)) for worker, most in room.items()}
+        places = sum(max(0, most - len(self.open[worker])) for worker, most in room.items())
+        least = (
+            dict.fromkeys(room, 1) if at_once or len(self._waiting) <= places else size
+        )  # the last ones go out at once
         while free := [w for w in room if len(self.open[w]) + least[w] <= room[w]]:
             worker = min(free, key=lambda w: len(self.open[w]))
             count = min(size[worker], room[worker] - len(self.open[worker]), len(self._waiting))

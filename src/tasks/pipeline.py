@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -85,7 +85,8 @@ def _preview(upsampling: bool, inference: InferenceSettings, invocation: Invocat
     """Print what would be done; exit code 3 when something is left out or missing."""
     plan = read_plan(invocation.paths.plan) if resumes else resolve_with_progress(invocation)
     rows = _rows(plan, invocation.paths) if resumes else None
-    wanted = _with_their_clips(inference_items(plan.items, rows, inference), {})
+    wanted = inference_items(plan.items, rows, inference)
+    wanted = _with_their_clips(wanted, _known_ids(wanted, invocation.paths) if resumes else set())
     if upsampling and rows is None:
         prompts = counted(len(plan.items), "prompt")
         invocation.print(f"{prompts} to upsample first; below they stand as they are now")
@@ -121,7 +122,7 @@ def _make_videos(plan: Plan, inference: InferenceSettings, invocation: Invocatio
     paths = invocation.paths
     wanted = inference_items(plan.items, _rows(plan, paths), inference)
     ended = ended_before(wanted, paths)
-    wanted = _with_their_clips(wanted, ended)
+    wanted = _with_their_clips(wanted, ended.keys() | _staged(paths))
     is_typical = not ended and not open_jobs(paths.inference)  # one that is resumed would look faster than it is
     pieces, loads = _work(wanted)
     expected = (
@@ -153,11 +154,21 @@ def _make_videos(plan: Plan, inference: InferenceSettings, invocation: Invocatio
     return ExitCode.OK if whole else ExitCode.INCOMPLETE
 
 
-def _with_their_clips(wanted: Sequence[InferenceItem], ended: Mapping[str, object]) -> tuple[InferenceItem, ...]:
-    """The items, of which those are left out whose clip is gone, or another one than was planned. ended: whose videos are there."""
+def _known_ids(wanted: Sequence[InferenceItem], paths: RunPaths) -> Set[str]:
+    return ended_before(wanted, paths).keys() | _staged(paths)
+
+
+def _staged(paths: RunPaths) -> Set[str]:
+    """The items of jobs that were not brought to their end, which have their clips."""
+    return {item_id for job in open_jobs(paths.inference) for item_id in job.staged()}
+
+
+def _with_their_clips(wanted: Sequence[InferenceItem], known: Set[str]) -> tuple[InferenceItem, ...]:
+    """The items, of which those are left out whose clip is gone, or another one than was planned. known: that need none, for their
+    videos are there, or are being made."""
     return tuple(
         replace(item, id="", left_out=wrong)
-        if item.video and item.id and item.id not in ended and (wrong := _wrong_with_clip(item))
+        if item.video and item.id and item.id not in known and (wrong := _wrong_with_clip(item))
         else item
         for item in wanted
     )

@@ -24,29 +24,32 @@ _HERE = r"here(?:'s|’s| is| are)\b"
 _KIND = (
     r"(?:and|more|most|final|enhanced|upsampled|revised|improved|expanded|rewritten|detailed|refined|new|updated|polished|long|longer|"
     r"vivid|rich|richer|complete|full|comprehensive|optimi[sz]ed|possible|suggested|elaborate|descriptive|cinematic|"
-    r"requested|original|english|video|image|scene|text|generation|single|short|one-paragraph)"
+    r"requested|original|upgraded|english|video|image|scene|text|generation|single|short|one-paragraph)"
 )
-_WORDS = r"(?: (?!(?:text|caption|description)s?\b)[\w'’\"“”*,-]+){0,9} [\"“*]*"
+_MADE = r"(?:written|made|created|prepared|expanded|rewritten|enhanced|improved|refined|revised|upsampled)"
+# A prompt as what an answer is: nothing follows its name but for what it is made of.
+_NAMED = (
+    r"(?: (?!(?:text|caption|description)s?\b)[\w'’\"“”*,-]+){0,9}? [\"“*]*"
+    r"(?:(?<!command )(?<!shell )(?<!terminal )prompt|rewrite|VERSION)s?[*\"”]*"
+    r"(?: (?:for|based|you|with|that|as|in|of (?:your|it|this|the (?:prompt|request|original)))\b[^:\n]{0,120})?[*\"”]*:[*\"”]*\s+"
+)
 _PREFACES = (
     re.compile(
         r"^(?:(?:sure(?: thing)?|certainly|of course|absolutely|got it|understood)\b[!.,:]+\s+"
         # After a comma, the scene may go on: "Great, sweeping dunes".
-        rf"|(?:okay|ok|great)\b(?:[!.:]+\s+|,\s+(?=(?:i|so|sure|let me|below|this is)\b|{_HERE}|(?-i:[A-Z\"“*]))))",
+        rf"|(?:okay|ok|great)\b(?:[!.:]+\s+|,\s+(?:so,?\s+)?(?=(?:i|sure|let me|below|this is)\b|{_HERE}|(?-i:[A-Z\"“*]))))",
         re.IGNORECASE,
     ),
     re.compile(
         rf"^(?:{_HERE}|below is|this is|i(?:'ve|’ve| have))\b[^:\n]{{0,200}}\b{_TEXT}\b[^:\n]{{0,160}}:[ \t]*\n\s*",
         re.IGNORECASE,
     ),
-    # What follows on the same line is the prompt where a prompt is named, or a version of one. A scene may hold a text, a caption
-    # or a description, too: of these, only where nothing but their kind is named.
+    # On the same line, a scene may hold a text, a caption or a description, too: of these, only where nothing but their kind is
+    # named.
+    re.compile(rf"^(?:{_HERE}|below is|i(?:'ve|’ve| have)){_NAMED.replace('VERSION', 'version')}", re.IGNORECASE),
+    re.compile(rf"^this is{_NAMED.replace('|VERSION', '')}", re.IGNORECASE),
     re.compile(
-        rf"^(?:(?:{_HERE}|below is|i(?:'ve|’ve| have)){_WORDS}(?:prompt|version|rewrite)|this is{_WORDS}(?:prompt|rewrite))s?\b"
-        r"[^:\n]{0,160}:[*\"”]*\s+",
-        re.IGNORECASE,
-    ),
-    re.compile(
-        rf"^(?:{_HERE}|below is|this is|i(?:'ve|’ve| have)(?: (?:written|made|created|prepared))?)(?: (?:the|a|an|your|my|one))?"
+        rf"^(?:{_HERE}|below is|this is|i(?:'ve|’ve| have)(?: {_MADE})?)(?: (?:the|a|an|your|my|one))?"
         rf"(?: {_KIND},?){{0,5}} {_TEXT}\b[^:\n]{{0,160}}:\s+",
         re.IGNORECASE,
     ),
@@ -64,14 +67,16 @@ _OFFERS = (
     r"if you(?:'d|’d| would) like|if you (?:need|want)|is there anything)\b"
 )
 _OFFER = re.compile(rf"{_BREAK}{_OFFERS}(?=(?P<line>[^\n]*))(?P=line)\s*$", re.IGNORECASE)
-# On the line of the scene: people in it speak, too, and signs.
-_OFFER_INSIDE = re.compile(rf"(?<=[.!?\"”*])\s+{_OFFERS}", re.IGNORECASE)
+# On the line of the scene, only what is an offer to its end: people in it speak, too, and signs.
+_OFFER_INSIDE = re.compile(rf"(?<=[.!?\"”*])\s+(?={_OFFERS})", re.IGNORECASE)
+_OFFER_ALONE = re.compile(_OFFERS, re.IGNORECASE)
+_SENTENCE_ENDS = re.compile(r"(?<=[.!?])\s+")
 _SPOKEN = re.compile(
-    r"[\"“”]|[,.!?] (?:(?:he|she|it|they|one|a|an|the|his|her|their)\b[^,.!?]{0,40} )?"
-    r"(?:says?|said|asks?|asked|whispers?|shouts?|calls?|reads?|adds?|repl(?:y|ies)|murmurs?|sings?)\b",
+    r"[,.!?] (?:(?:he|she|it|they|one|a|an|the|his|her|their)\b[^,.!?]{0,40} )?(?:sa(?:y|id)|ask|whisper|shout|call|read|add|repl|"
+    r"murmur|sing|sang|state|promise|announce|warn|declare|advise|proclaim|invite|suggest)",
     re.IGNORECASE,
 )
-MOST_OFFERS = 5  # that are looked at, the last ones
+LONGEST_OFFER = 300  # characters
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # which a prompt cannot be given on to a program with
 _RULE = re.compile(rf"^\s*(?:-{{3,}}|\*{{3,}}|_{{3,}})\s*\n|{_BREAK}(?:-{{3,}}|\*{{3,}}|_{{3,}})\s*$")
 MOST_LAYERS = 20  # of what is removed around a prompt, one after another
@@ -146,9 +151,12 @@ def cleaned(text: str) -> tuple[str, list[str]]:
 
 def _without_offer(text: str) -> str:
     """A text without what its last line offers to the reader at its end."""
-    start = text.rstrip().rfind("\n") + 1
-    for found in list(_OFFER_INSIDE.finditer(text, start))[-MOST_OFFERS:]:
-        if not _SPOKEN.search(text, found.start()):
+    start = max(text.rstrip().rfind("\n") + 1, len(text) - LONGEST_OFFER)
+    for found in _OFFER_INSIDE.finditer(text, start):
+        offer = text[found.end() :].strip()
+        is_one = all(_OFFER_ALONE.match(sentence) for sentence in _SENTENCE_ENDS.split(offer))
+        in_quotes = offer.count('"') % 2 or offer.count("”") > offer.count("“")
+        if is_one and not in_quotes and not _SPOKEN.search(offer):
             return text[: found.start()]
     return text
 

@@ -40,7 +40,12 @@ class Runner:
         batches = sorted((folder / "batches").glob("*.jsonl"))
         self.items = [item for batch in batches for item in read_records(batch, InferItem, left_out)]
         self.log = JobLog(folder)
-        self.ended = {outcome.id for outcome in read_records(self.log.results.path, VideoOutcome, left_out)}
+        self.ended = set[str]()
+        made = set[str]()
+        for outcome in read_records(self.log.results.path, VideoOutcome, left_out):
+            self.ended.add(outcome.id)
+            made |= {outcome.id} if outcome.state == DONE else set()
+        self._made_before = {item.group for item in self.items if item.id in made}
         self.engine_log = folder / "server.log"
         self.attempts: Counter[str] = Counter()
         self._fruits = 0  # videos, and items that need not be asked for again
@@ -60,8 +65,8 @@ class Runner:
         return self.control.exit_of([item.id for item in self.items if item.id not in self.ended])
 
     def _make_groups(self) -> None:
-        """A group that cannot be loaded, as with a value that the program refuses, fails where others have made a video; several in
-        a row end the job, and its items stay open: it may be the machine."""
+        """A group that cannot be loaded, as with a value that the program refuses, fails once the next one has made a video. It may
+        be the machine where none has, and then the items stay open; unless it is the second start, after one that made others."""
         lost: dict[int, LoadFailed] = {}
         for number in range(len(self.job.groups)):
             fruits = self._fruits
@@ -71,12 +76,13 @@ class Runner:
                 raise
             except LoadFailed as e:
                 lost[number] = e
-                if len(lost) >= self.job.give_up_after:
+                if self._fruits > fruits or (len(lost) >= self.job.give_up_after and not self._made_before):
                     raise
+                continue
             if self._fruits > fruits:
                 self._fail_groups(lost)
         if lost and not self.control.stop.is_set():
-            if not self._fruits:
+            if not self._made_before - lost.keys():
                 raise next(iter(lost.values()))
             self._fail_groups(lost)
 

@@ -204,7 +204,10 @@ class Worker:
 
     def _is_attended(self) -> bool:
         """Whether a controller has asked for the state of the job within linger_s: its hints may take long."""
-        return folder_time(self.folder) - written_at(self.folder / "lease") < self.job.linger_s
+        try:
+            return folder_time(self.folder) - written_at(self.folder / "lease") < self.job.linger_s
+        except OSError:  # another controller has removed the folder
+            return False
 
     def _is_open(self, item_id: str, step: int) -> bool:
         return item_id not in self._final and (item_id, step) not in self._tried

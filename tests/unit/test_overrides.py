@@ -400,7 +400,8 @@ def test_list_keeps_objects_whole() -> None:
     [
         (["task=plan", "hydra.run.dir=x", "upsample=best_fit"], False), (["+experiment=token_limits"], True),
         (["experiment=nosuch"], True), (["hydra.mode=MULTIRUN"], True), (["hydra/launcher=slurm"], True),
-        (["--config-dir=x"], True), (["hydra.searchpath=[x]"], True), (["--multirun", "seed=1,2"], False),
+        (["--config-dir=x"], True),
+        (["--config-name=experiment/token_limits"], True), (["-cn", "x"], True), (["hydra.searchpath=[x]"], True), (["--multirun", "seed=1,2"], False),
     ],
 )  # fmt: skip
 def test_mode_is_looked_up_where_it_may_be_set(arguments: list[str], expected: bool) -> None:
@@ -413,3 +414,12 @@ def test_mode_of_own_files_counts(tmp_path: Path, place: str, expected: bool) ->
     (tmp_path / place / "own.yaml").write_text("hydra:\n  mode: MULTIRUN\n")
     assert may_set_mode(["upsample=best_fit"], tmp_path) is expected
     assert may_set_mode(["frames=own"], tmp_path)
+
+
+def test_editors_lock_is_no_config_file(tmp_path: Path) -> None:
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / ".#own.yaml").symlink_to("nowhere")
+    (tmp_path / "odd.yaml").mkdir()
+    assert not may_set_mode(["upsample=best_fit"], tmp_path)
+    (tmp_path / "local" / "own.yaml").write_text("defaults: [/experiment/token_limits]")
+    assert may_set_mode(["upsample=best_fit"], tmp_path)

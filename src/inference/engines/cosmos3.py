@@ -81,6 +81,7 @@ ENGINE = Engine(
     flags={"offload_guardrail_models": "--offload-guardrail-models"},
     reserved=(
         "-i", "--input-files", "-o", "--output-dir", "--checkpoint-path", "--keep-going", "--no-keep-going", "--benchmark",
+        "--cp-size", "--cfgp-size",  # by which several copies of the model make several videos at a time
     ),
     needs_hub=True,
     from_hub={},

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from src.errors import LinkLost
 from src.files import bundled
 from src.hosts.host import LocalHost
 from src.hosts.job_folder import ABSENT, QUEUED, RUNNING, State, ended
@@ -112,6 +113,11 @@ def test_launcher_ends_after_its_run(launch: Run, runtime: PoolRuntime, folder: 
     assert launch("exit 1").wait(20) == 0 and not (folder / "starts").exists()
     runtime.start()
     assert launch("exit 0").wait(20) == 0 and (folder / "starts").exists()
+
+
+def test_disk_that_is_away_is_a_lost_link(runtime: PoolRuntime) -> None:
+    with pytest.raises(LinkLost, match="the shared disk does not answer"):
+        runtime.state("away\n")
 
 
 def test_worker_that_comes_after_cancel_ends(launch: Run, runtime: PoolRuntime, folder: Path) -> None:

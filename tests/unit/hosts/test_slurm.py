@@ -128,6 +128,24 @@ def test_requeue_that_nobody_saw_counts(folder: Path) -> None:
     assert state(folder) == QUEUED
 
 
+def test_first_start_after_a_long_wait_has_its_time(folder: Path) -> None:
+    """Nobody asked Slurm while it was queued; its image is pulled now."""
+    (folder / "slurm.starts").unlink()
+    (folder / "slurm.id").touch()
+    os.utime(folder / "slurm.id", (0, time.time() - START_S - 10))
+    (folder.parent / "states").write_text("RUNNING")
+    assert state(folder) == QUEUED
+
+
+def test_job_of_an_older_version_is_not_held_for_new(folder: Path) -> None:
+    (folder / "slurm.starts").unlink()
+    for name, age_s in (("slurm.id", 1000), ("events.jsonl", 100)):
+        (folder / name).touch()
+        os.utime(folder / name, (0, time.time() - age_s))
+    (folder.parent / "states").write_text("RUNNING")
+    assert state(folder) == RUNNING
+
+
 def test_start_that_hangs_counts_as_silent(folder: Path) -> None:
     (folder / "slurm.id").touch()
     os.utime(folder / "slurm.id", (0, time.time() - START_S - 10))

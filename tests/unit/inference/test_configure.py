@@ -77,3 +77,6 @@ def test_several_videos_at_a_time_are_refused(configure: Configure) -> None:
     inference_settings(configure(*given, "inference.extra_args=[--parallelism-preset=latency]"), None)
     with pytest.raises(InputError, match="hides which one ended a call"):
         inference_settings(configure(*given, "inference.extra_args=[--parallelism-preset,throughput]"), None)
+    with pytest.raises(InputError, match="--cp-size=1 is managed by the program"):
+        inference_settings(configure(*given, "inference.extra_args=[--cp-size=1]"), None)
+    inference_settings(configure(*given, "inference.extra_args=[--cache=/data/throughput/x]"), None)

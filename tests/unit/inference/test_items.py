@@ -99,9 +99,9 @@ def test_clip_that_changed_since_the_plan_is_left_out(
     copy.unlink()
     if change:
         copy.write_bytes(change)
-    left, other = _with_their_clips(wanted, {})
+    left, other = _with_their_clips(wanted, set())
     assert reason in left.left_out and not left.id and other.id
-    assert _with_their_clips(wanted, {wanted[0].id: None}) == wanted
+    assert _with_their_clips(wanted, {wanted[0].id}) == wanted
 
 
 def test_empty_cell_keeps_the_weight_of_its_control(planned: Planned, settings: InferenceSettings) -> None:

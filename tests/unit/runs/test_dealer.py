@@ -125,9 +125,17 @@ def test_running_worker_does_not_starve_for_queued_ones() -> None:
     assert len(dealer.open["a"]) == 64
 
 
-def test_attended_worker_gets_whole_batches() -> None:
-    """Also where its share is odd: somebody deals again."""
+def test_batches_are_whole_but_for_the_last() -> None:
+    """Somebody deals again: a place that has become free waits for others. What is left at the end goes out at once."""
     dealer = Dealer("ab")
-    dealer.add("one", map(str, range(10)))
-    sizes = [len(items) for _, items in dealer.deal({"a": 64}, 2)]
-    assert sizes == [2, 2]
+    dealer.add("one", map(str, range(103)))
+    rooms = dict.fromkeys("ab", 32)
+    assert {len(items) for _, items in dealer.deal(rooms, 2)} == {16}
+    for _ in range(15):
+        dealer.end([next(iter(dealer.open["a"]))])
+        assert not list(dealer.deal(rooms, 2))
+    dealer.end([next(iter(dealer.open["a"]))])
+    assert [len(items) for _, items in dealer.deal(rooms, 2)] == [16]
+    dealer.end(list(dealer.open["b"]))
+    list(dealer.deal(rooms, 2))
+    assert dealer.waiting == 0

@@ -69,6 +69,13 @@ def test_words_around_the_prompt_are_removed(answer: str) -> None:
         "A sign asks. Would you like fries with that, it says in red letters.",
         "I have a dream, says the text on the screen: peace. The crowd cheers.",
         "This is a darker version of the city: rain falls on empty streets.",
+        "A window is lit. If you need help, the arrow points to the clerk. The clerk smiles and the camera dollies out.",
+        "The park gate opens. Feel free to roam, the banner states. Children run in.",
+        "The park gate opens. Feel free to roam, the banner promises.",
+        "Here is a woman reading from a prompt card: red hair, blue coat. She smiles.",
+        "This is a command prompt on a black screen: green letters scroll.",
+        "Below is a command prompt: green letters scroll.",
+        "Here is a wide shot of a director's cut version of a diner: neon glows on wet asphalt.",
         "Credits roll. Would you like to play again, the arcade screen asks in green letters.",
         'The hero shouts: "Stop. If you want to live, come with me," and runs towards the door.',
     ],
@@ -89,6 +96,8 @@ KINDS = (
         "Here's an even more detailed version: ", "Here's a slightly longer version: ", "I have upsampled the prompt: ",
         "Here is the **enhanced prompt**: ", "Okay, this is the prompt: ", "Okay, sure, here is your prompt: ",
         "Great, this is your prompt:\n\n", "Below is my rewrite of it: ", "Here are three versions of the prompt: ",
+        "Okay, so here is the prompt: ", "I've expanded the description: ", "I have rewritten the caption: ",
+        "This is the upgraded version: ", "Here's a version with more light in it: ", "This is the prompt you asked for: ",
     ],
 )  # fmt: skip
 def test_usual_prefaces_are_removed(preface: str) -> None:
@@ -101,7 +110,8 @@ def test_usual_prefaces_are_removed(preface: str) -> None:
         *(f"Feel free to {what} it." for what in ("customize", "use", "edit", "refine")), "I hope you like it!",
         "I hope this captures your vision.", "Let me know your thoughts!", "Let me know which you prefer.",
         "If you'd like changes, let me know!", "If you need adjustments, just ask!", "Would you like the prompt in JSON?",
-        "I hope this helps! Let me know what you think.",
+        "I hope this helps! Let me know what you think.", 'Let me know if the "tone" should change!',
+        'I hope this helps! Let me know if you want it "moodier".',
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("between", [" ", "\n\n"])

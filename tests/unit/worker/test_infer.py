@@ -190,8 +190,8 @@ def test_untried_items_of_a_hopeless_group_stay_open(job: Job) -> None:
     assert len(exit_record(job.folder)["reason"]) > 0
 
 
-def test_last_group_that_cannot_be_loaded_fails(job: Job) -> None:
-    """After others have made videos: it is not the machine."""
+def test_last_group_that_cannot_be_loaded_fails_at_the_second_start(job: Job) -> None:
+    """At the first, it may be the machine."""
     refusing = FAKE_TRANSFER.replace(
         "cd ", 'grep -q \'"seed": -1\' "$spec" && { echo "ValueError: seed"; exit 1; }\ncd ', 1
     )
@@ -201,7 +201,20 @@ def test_last_group_that_cannot_be_loaded_fails(job: Job) -> None:
     file = job.folder / "batches" / "00000.jsonl"
     one, two = file.read_text().splitlines(keepends=True)
     file.write_text(one + two.replace('"group":0', '"group":1'))
+    assert job.run() == 7 and job.states() == ["done"]
     assert job.run() == 0 and job.states() == ["done", "failed"]
+
+
+def test_group_that_was_loaded_before_stays_open(job: Job) -> None:
+    """Its program made a video, was ended by the next item, and cannot start again: it is the machine."""
+    broken = f"[ ! -e broken ] || {{ echo no driver; exit 1; }}\n{FAKE_TRANSFER}".replace(
+        "exit 1; } ;;", "touch broken; exit 1; } ;;"
+    )
+    argv = ("sh", "-c", broken, *job.record.argv[3:])
+    job.record = replace(job.record, argv=argv, cwd=str(job.controls))
+    (job.controls / "fail").touch()
+    job.stage("a boat", "a storm", "a ship")
+    assert job.run() == 7 and job.states() == ["done"]
 
 
 def test_only_group_that_cannot_be_loaded_stays_open(job: Job) -> None:
