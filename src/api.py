@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -23,9 +24,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from . import console, log, sweep
-from .errors import InputError
+from .errors import ExitCode, InputError
 from .resolvers import created, is_new
 from .run import CONF, config_of, input_error, prepared, run_task
 from .run_folder import discard_unused
@@ -85,6 +87,8 @@ def _call(overrides: list[str], show: bool) -> tuple[Path, str]:
     finally:
         created.clear()
         structlog.configure(**logging)
+    if isinstance(ended, OmegaConfBaseException):
+        raise input_error(ended) from ended
     if isinstance(ended, Exception):
         raise ended
     return ended, captured.getvalue()
@@ -122,7 +126,9 @@ def _run(raw: DictConfig, captured: io.StringIO | None, show: bool) -> Path | Ex
     try:
         config = config_of(raw)
         log.configure(err, root / "log.jsonl", config.console.level.value)
-        run_task(config, root, out, err)
+        os.chdir(HydraConfig.get().runtime.cwd)  # also with hydra.job.chdir
+        if run_task(config, root, out, err) is ExitCode.INPUT:
+            raise InputError("nothing was started", hint="show=True prints what was wrong")
     except Exception as e:
         return e
     finally:

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 
 def accept_any_terminal() -> None:
-    """Make text that the terminal has no letters for readable all the same, in place of an error after hours of work."""
+    """Make text that the terminal has no letters for readable all the same, in place of an error after hours of work; a stream that
+    is closed takes what is written."""
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -51,6 +54,15 @@ def _console(**options: Any) -> Console:
     from rich.text import Text
 
     class Plain(Console):
+        def _check_buffer(self) -> None:
+            """A terminal that is gone, or a full disk under messages, does not end a run."""
+            try:
+                super()._check_buffer()
+            except OSError:
+                if not self.stderr:
+                    raise
+                self.quiet = True
+
         def render_str(self, text: str, **given: Any) -> Text:
             return super().render_str(printable(text), **given)
 
@@ -59,7 +71,7 @@ def _console(**options: Any) -> Console:
             self.quiet = True
             flush()
 
-    return Plain(markup=False, emoji=False, highlight=False, **options)
+    return Plain(markup=False, emoji=False, highlight=False, force_jupyter=False, **options)
 
 
 def report_error(error: Exception, folder: Path) -> ExitCode:
@@ -93,4 +105,5 @@ def report_error(error: Exception, folder: Path) -> ExitCode:
 def message(text: str) -> None:
     """Print a message, without characters that move the cursor; on a terminal it is broken between words."""
     width = int(os.environ.get("COLUMNS") or 0) or (shutil.get_terminal_size().columns if sys.stderr.isatty() else 0)
-    print(wrapped(printable(text), width) if width else printable(text), file=sys.stderr)
+    with suppress(OSError):  # there is nobody to tell
+        print(wrapped(printable(text), width) if width else printable(text), file=sys.stderr)

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from . import seals
 from .config import Config
 from .run_folder import LATEST, OUTPUTS, SWEEP_RECORD, link_in, named_run
-from .text import PROGRAM, hydra_quoted
+from .text import PROGRAM, hydra_quoted, is_other_type, plain_override
 
 
 def unknown_fields(raw: DictConfig, kind: type, prefix: str = "") -> list[str]:
@@ -42,7 +42,8 @@ def with_run_folders(arguments: list[str]) -> list[str]:
     in place of their other spellings."""
 
     def folder(value: str, resumes: bool) -> str:
-        is_name = value == LATEST or (value not in ("", "null") and not Path(value).is_dir())
+        is_run = any((Path(value) / name).is_file() for name in ("plan.json", SWEEP_RECORD))
+        is_name = value == LATEST or (value not in ("", "null") and not is_run)
         found = named_run(value, resumes=resumes) if is_name else None
         return str(found or value)
 
@@ -202,21 +203,24 @@ def may_set_mode(arguments: list[str], conf: Path) -> bool:
         return True
     if any(key.startswith("hydra") and not _OF_FOLDERS.match(key) for key in keys):
         return True
-    for file in _config_files(conf):
-        group, text = str(file.parent.relative_to(conf)), file.read_bytes()
-        if b"MULTIRUN" in text and (group in keys or group in (".", "local")):
-            return True
-        if group == "local" and b"defaults" in text:  # which may name any other
+    files = [(str(file.parent.relative_to(conf)), file.read_bytes()) for file in _config_files(conf)]
+    groups = {group for group, text in files if b"MULTIRUN" in text}
+    if groups & {*keys, ".", "local"}:
+        return True
+    for group in groups:  # of which another file may choose an option
+        chosen = re.compile(rf"\b{re.escape(group)}(?:/|(?:@\S+)?\s*:\s*(?!null\b)\S)".encode())
+        if any(chosen.search(text) for other, text in files if other != group):
             return True
     return False
 
 
 def _loaded(record: Path) -> Any:
-    """A YAML file that Hydra wrote. ValueError for one with an alias, of which it writes none: a few of them make a giant."""
+    """A YAML file that Hydra wrote, with its interpolations as they stand. ValueError for one with an alias, of which it writes
+    none: a few of them make a giant."""
     text = record.read_text(encoding="utf-8", errors="replace")
     if _ALIAS.search(text) and _aliases(text):
         raise ValueError(f"{record}: has a YAML alias, so Hydra did not write it\n  → start a new run")
-    return OmegaConf.create(text)
+    return OmegaConf.to_container(OmegaConf.create(text), resolve=False)
 
 
 # Fields that name programs, machines, the places of secrets or of files that are written; options of a group are one's own.
@@ -245,14 +249,36 @@ def resumed_sweep(arguments: list[str]) -> list[str]:
     record = Path(folder) / SWEEP_RECORD
     if not folder or (Path(folder) / "plan.json").is_file() or not record.is_file():
         return arguments
-    started = _loaded(record).hydra.overrides
-    saved = [str(o) for o in (*started.hydra, *started.task)]
+    try:
+        started = _loaded(record)["hydra"]
+        saved = [str(o) for kind in ("hydra", "task") for o in started["overrides"][kind]]
+        sources = (started.get("runtime") or {}).get("config_sources") or ()
+        own = [str(source["path"]) for source in sources if source["provider"] == "command-line"]
+    except (KeyError, TypeError):
+        raise ValueError(f"{record}: is damaged\n  → start a new sweep") from None
+    if not any(argument.partition("=")[0] in _CONFIG_DIR for argument in arguments):
+        arguments = [*(f"--config-dir={folder}" for folder in own), *arguments]
     kept = [o for o in saved if split_override(o)[0] not in (*given, "hydra.mode", "hydra.sweep.dir")]
     new = [argument for argument in arguments if split_override(argument)[0] != "resume"]
     command = ["--multirun", *kept, *new, f"hydra.sweep.dir={hydra_quoted(folder)}"]
     if any(map(_names_programs, kept)) and not seals.holds(record):
         raise ValueError(_foreign_overrides(record, command))
     return command
+
+
+# Fields that are texts, of which Hydra would make a number: name=2026_01, prompts=1e5.
+_TEXTS = ("prompts", "name", "resume", "run", "job", "cache_dir")
+
+
+def as_texts(arguments: list[str]) -> list[str]:
+    """Overrides of texts that look like a number, or a truth value, with quotes."""
+    pairs = ((argument, *argument.partition("=")) for argument in arguments)
+    return [
+        plain_override(key, value)
+        if key in _TEXTS and value.lower() not in ("", "null") and is_other_type(value)
+        else argument
+        for argument, key, _, value in pairs
+    ]
 
 
 def flags_first(arguments: list[str]) -> list[str]:

@@ -123,7 +123,8 @@ def run_task(config: Config, root: Path, out: Console, err: Console) -> ExitCode
 
 def prepared(arguments: list[str]) -> list[str]:
     """The command line as Hydra gets it. Raises sweep.Refused for one that cannot work."""
-    given = overrides.with_lists(overrides.with_run_folders(overrides.with_own_conf(arguments, CONF)))
+    given = overrides.as_texts(overrides.with_own_conf(arguments, CONF))
+    given = overrides.with_lists(overrides.with_run_folders(given))
     secret = overrides.secret_among(map(overrides.split_override, given))
     if reason := secret or overrides.why_not_resumable(given) or overrides.why_not_readable(given, CONF):
         raise sweep.Refused(reason)

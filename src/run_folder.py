@@ -136,7 +136,7 @@ def run_folders(below: Path = OUTPUTS) -> list[Path]:
             found.append(Path(folder))
             names.clear()
         elif SWEEP_RECORD in files:
-            names[:] = [name for name in names if name.isdecimal()]
+            names[:] = [name for name in names if name[0] != "." and Path(folder, name, "plan.json").is_file()]
         else:
             names[:] = [name for name in names if not name.startswith(".")]
     return sorted(found, key=lambda folder: ((folder / "plan.json").stat().st_mtime_ns, folder), reverse=True)

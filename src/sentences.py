@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from string import Formatter
 from typing import Any
@@ -91,6 +92,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     ),
     "worker_silent": ("The worker of job {job} gave no sign of life for {silent}: {note}.",),
 }
+_TWO_STOPS = re.compile(r"(?<=\w)\.\.(?=\s|$)")  # where what was filled in ends a sentence, too; not in ../FILE
 _PROGRESS = ("{stage}: {done}", ", {rate}", ", {eta} left", ", {phase}", " ({so_far})")
 
 
@@ -104,7 +106,7 @@ def sentence(event: str, facts: Mapping[str, Any]) -> str:
     if event == "phase" and shown.get("name") == "fetching":
         return "The results are being fetched."
     if event in SENTENCES:
-        return _filled(SENTENCES[event], shown).replace("..", ".")
+        return _TWO_STOPS.sub(".", _filled(SENTENCES[event], shown))
     return f"{event.replace('_', ' ')}: {', '.join(f'{key} {value}' for key, value in shown.items())}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from .run_folder import LATEST
 from .text import plain_override
@@ -40,12 +41,22 @@ WORDS: dict[str, tuple[str, str, Callable[[list[str]], list[str]]]] = {
 }
 
 
+# Flags of Hydra that are followed by a word.
+_WITH_A_VALUE = (
+    "--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--info", "-i",
+)  # fmt: skip
+
+
 def expanded(arguments: list[str]) -> list[str]:
     """The command line with a short command replaced by its overrides; any other is returned as it is. ValueError for more
     names than it takes."""
     if not arguments or arguments[0] not in WORDS:
         return arguments
-    names = [name for name in arguments[1:] if "=" not in name and not name.startswith("-")]
+    names = [
+        name
+        for before, name in pairwise(arguments)
+        if "=" not in name and not name.startswith("-") and before not in _WITH_A_VALUE
+    ]
     word, takes = arguments[0], WORDS[arguments[0]][0]
     if len(names) > 1 and "…" not in takes:
         pattern = f"name a folder, or quote a pattern: {word} 'FOLDER/*.json'"

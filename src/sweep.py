@@ -65,7 +65,8 @@ class Sweep(Callback):
         folder = Path(config.hydra.sweep.dir)
         _refuse(config, folder)
         subdir = str(OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"])  # type: ignore[index,call-overload]
-        if "${" not in subdir and any("," in override or "(" in override for override in config.hydra.overrides.task):
+        given = [*config.hydra.overrides.task, *map(str, (config.hydra.sweeper.get("params") or {}).values())]
+        if "${" not in subdir and any("," in override or "(" in override for override in given):
             _end(f"hydra.sweep.subdir={subdir}: the points of the sweep would share a folder\n  → leave it out")
         _records, _is_sent = folder / SWEEP_ENDS, is_elsewhere(config.hydra)
         shutil.rmtree(_records, ignore_errors=True)
@@ -145,7 +146,8 @@ def _tabulate(folder: Path, config: Config, out: Console, err: Console) -> ExitC
     if url := ending.address(config.notify):
         ends = [{"folder": str(row.point.folder), "exit_code": int(row.point.code), "state": row.words} for row in rows]
         text = f"sweep {folder}: " + "; ".join(row.words for row in rows)
-        ending.post(url, {"text": text, "sweep": str(folder), "points": ends, "exit_code": int(exit_code())})
+        facts = {"text": text, "sweep": str(folder), "points": ends, "exit_code": int(exit_code())}
+        ending.post(url, facts, config.notify.timeout_s)
     return ExitCode.OK
 
 

@@ -61,6 +61,11 @@ def wrapped(text: str, width: int) -> str:
 _OF_ANOTHER_TYPE = re.compile(r"null|true|false|[-+]?(?:inf|nan|[0-9._]+(?:e[-+]?[0-9_]+)?)", re.IGNORECASE)
 
 
+def is_other_type(value: str) -> bool:
+    """Whether Hydra reads a text as something else."""
+    return bool(_OF_ANOTHER_TYPE.fullmatch(value))
+
+
 def run_command(words: str, folder: Path) -> str:
     """The command with a run's folder, quoted for Hydra and for the shell where the path needs it.
 
@@ -78,7 +83,7 @@ def path_override(key: str, path: Path) -> str:
 
 def plain_override(key: str, value: str) -> str:
     """The override that sets a field to a text, quoted for Hydra where the text needs it."""
-    plain = re.fullmatch(r"[A-Za-z0-9_./-]+", value) and not _OF_ANOTHER_TYPE.fullmatch(value)
+    plain = re.fullmatch(r"[A-Za-z0-9_./-]+", value) and not is_other_type(value)
     return f"{key}={value}" if plain else f"{key}={hydra_quoted(value)}"
 
 

@@ -27,16 +27,27 @@ def address(notify: NotifyConf) -> str:
     url = notify.url or (os.environ.get(notify.url_env, "") if notify.url_env else "")
     if notify.url_env and not url:
         raise InputError(f"notify.url_env: the environment variable {notify.url_env} is not set")
-    if url and not (url.startswith(("http://", "https://")) and urlsplit(url).hostname):
+    try:
+        is_one = (
+            url.startswith(("http://", "https://")) and url.isprintable() and " " not in url and urlsplit(url).hostname
+        )
+    except ValueError:
+        is_one = False
+    if url and not is_one:
         raise InputError("notify.url: must be an address, as in https://example.org/hook")
     return url
 
 
 def run(invocation: Invocation) -> ExitCode:
     """Run what the config asks for, and see to its end."""
-    if invocation.config.task.name not in RUNS:
+    config = invocation.config
+    runs_another = (config.task.name is TaskName.spec and config.then) or (
+        config.task.name is TaskName.review and config.review.rerun
+    )
+    if config.task.name not in RUNS and not runs_another:
         return run_invocation(invocation)
-    address(invocation.config.notify)  # rejected before anything starts
+    address(config.notify)  # rejected before anything starts
+    is_old = invocation.paths.plan.exists()
     error: BaseException | None = None
     code = ExitCode.BUG
     try:
@@ -46,16 +57,17 @@ def run(invocation: Invocation) -> ExitCode:
         error, code = e, exit_code_of(e)
         raise
     finally:
-        _ended(invocation, error, code)
+        _ended(invocation, error, code, is_old)
 
 
-def _ended(invocation: Invocation, error: BaseException | None, code: ExitCode) -> None:
-    """After a task that runs something; what goes wrong here is logged and changes nothing."""
+def _ended(invocation: Invocation, error: BaseException | None, code: ExitCode, is_old: bool) -> None:
+    """After a task that runs something; what goes wrong here is logged and changes nothing. is_old: the run was there before: a
+    command that is refused says nothing about it."""
     if isinstance(error, RunLocked):  # the run is another process's
         return
     failure = _reason(error)
     try:
-        if invocation.paths.plan.exists():
+        if invocation.paths.plan.exists() and not (is_old and isinstance(error, InputError)):
             record_more(invocation.paths, failure=failure)
         if not invocation.in_sweep and (url := address(invocation.config.notify)):
             message = _message(invocation, failure, code)
@@ -109,6 +121,8 @@ def post(url: str, message: dict[str, Any], timeout_s: float = 10.0, attempts: i
 
     from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
+    stay = urllib.request.HTTPRedirectHandler()  # which would ask the other address, without the message
+    stay.redirect_request = lambda *_: None  # type: ignore[method-assign]
     headers = {"Content-Type": "application/json", "User-Agent": f"prompt-upsampler/{__version__}"}
     request = urllib.request.Request(url, json.dumps(message).encode(), headers, method="POST")
     retrying = Retrying(
@@ -118,9 +132,10 @@ def post(url: str, message: dict[str, Any], timeout_s: float = 10.0, attempts: i
         reraise=True,
     )
     try:
-        retrying(lambda: urllib.request.urlopen(request, timeout=timeout_s).close())
+        retrying(lambda: urllib.request.build_opener(stay).open(request, timeout=timeout_s).close())
     except (OSError, http.client.HTTPException, ValueError) as e:
-        log.get().warning("not_notified", host=urlsplit(url).hostname, reason=str(e))  # the path may be a secret
+        reason = str(e) if isinstance(e, OSError) else type(e).__name__  # the path may be a secret
+        log.get().warning("not_notified", host=urlsplit(url).hostname, reason=reason)
 
 
 def _may_pass(error: BaseException) -> bool:

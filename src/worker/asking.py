@@ -40,7 +40,7 @@ class Asker:
     def answer(self, ticket: int, work: Work, request: Request) -> Answer:
         """The engine's answer, once there is room in flight. Raises NotAsked when the item has to come again: one that the
         server did not take as the next of all, one that it did not answer as the last."""
-        error: Unavailable | None = None
+        error, answers = None, 0
         with self._turn(work):
             if not self._flow.enter(ticket):
                 raise NotAsked
@@ -48,11 +48,11 @@ class Asker:
             try:
                 return self._asked(work, request)
             except Unavailable as e:
-                error = e
+                error, answers = e, self._answers  # before others have the place
             finally:
                 self._suspects.back(work.item.id)
                 may_come_again = self._flow.leave(ticket, error)
-        self._put_back(ticket, work, error, may_come_again=may_come_again)
+        self._put_back(ticket, work, error, answers, may_come_again=may_come_again)
         raise NotAsked
 
     @contextlib.contextmanager
@@ -95,7 +95,7 @@ class Asker:
         self._answers += 1
         return None
 
-    def _put_back(self, ticket: int, work: Work, error: Unavailable, *, may_come_again: bool) -> None:
+    def _put_back(self, ticket: int, work: Work, error: Unavailable, answers: int, *, may_come_again: bool) -> None:
         """The item has its turn again: at once where its request was not taken. Raises ItemFailed after too many others."""
         now = time.monotonic()
         if now - self._said_at >= BUSY_EVERY_S:
@@ -109,7 +109,7 @@ class Asker:
                 self._stop()
             self._flow.put_back(work, ticket)
             return
-        work.failures, work.answers_before, work.broke = work.failures + 1, self._answers, error.broke
+        work.failures, work.answers_before, work.broke = work.failures + 1, answers, error.broke
         if work.failures == TRIES:
             raise ItemFailed(f"the server did not answer {TRIES} times: {error}") from error
         self._flow.put_back(work)

@@ -78,7 +78,7 @@ def test_broken_sweep_leaves_resumable_points(
     sweep: Path, overrides: tuple[str, ...], victim: str, number: signal.Signals, code: int
 ) -> None:
     process = start(*overrides, *JOBLIB, "upsample=safe_320,best_fit", "engine.item_delay_s=3", "engine.in_flight=1")
-    wait_for(lambda: all(journal_ids(sweep / n) for n in "01"))
+    wait_for(lambda: journal_ids(sweep / "0"))  # the other one may start late
     os.kill(process.pid if victim == "sweep" else points_of(process.pid)[0], number)
     end = process.ended()
     assert end.code == code, end.err

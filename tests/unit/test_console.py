@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
+import io
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,3 +89,37 @@ def test_text_of_others_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None
     said = capsys.readouterr().out
     assert "\x1b" not in said
     assert all(text in said for text in ("[/] head", "[red]", ":smile:", "[/opt/x.py:12]", "[/] oops", "[/] rule"))
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_messages_to_nobody_end_nothing(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """A terminal that was closed, or a full disk under 2> FILE."""
+
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    console.messages_console().print("a line")
+    console.message("a message")
+    monkeypatch.setattr(sys, "stdout", Gone())
+    with pytest.raises(OSError, match=os.strerror(code)):  # results that cannot be written are an error
+        console.results_console().print("a row")
+
+
+def test_results_are_printed_in_a_notebook_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where rich would show them by itself, in place of writing them."""
+    shell = type("ZMQInteractiveShell", (), {})
+    monkeypatch.setattr(builtins, "get_ipython", shell, raising=False)
+    console.results_console().print("a row")
+    assert capsys.readouterr().out == "a row\n"
+
+
+def test_closed_streams_take_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    console.accept_any_terminal()
+    print("text")
+    console.flush()

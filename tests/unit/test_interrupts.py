@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import signal
+import subprocess
 import sys
 import time
 import weakref
@@ -74,3 +75,12 @@ def test_waiting_work_is_given_up_when_interrupted() -> None:
     with threads(1) as pool:
         pool.map(work, range(100))
     assert len(began) < 10
+
+
+def test_deferred_signal_of_a_plain_program_ends_it() -> None:
+    """One that has no handler of its own, as a program that uses the Python API."""
+    code = (
+        "import os\nfrom src.interrupts import *\nwith interrupts_deferred():\n    os.kill(os.getpid(), 15)\nprint(1)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == -15 and not ended.stdout

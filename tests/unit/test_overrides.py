@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from src import seals
 from src.config import Config
 from src.overrides import (
+    as_texts,
     did_you_mean,
     flags_first,
     leaves_of,
@@ -401,7 +403,8 @@ def test_list_keeps_objects_whole() -> None:
         (["task=plan", "hydra.run.dir=x", "upsample=best_fit"], False), (["+experiment=token_limits"], True),
         (["experiment=nosuch"], True), (["hydra.mode=MULTIRUN"], True), (["hydra/launcher=slurm"], True),
         (["--config-dir=x"], True),
-        (["--config-name=experiment/token_limits"], True), (["-cn", "x"], True), (["hydra.searchpath=[x]"], True), (["--multirun", "seed=1,2"], False),
+        (["--config-name=experiment/token_limits"], True), (["-cn", "x"], True),
+        (["hydra.searchpath=[x]"], True), (["--multirun", "seed=1,2"], False),
     ],
 )  # fmt: skip
 def test_mode_is_looked_up_where_it_may_be_set(arguments: list[str], expected: bool) -> None:
@@ -421,5 +424,46 @@ def test_editors_lock_is_no_config_file(tmp_path: Path) -> None:
     (tmp_path / "local" / ".#own.yaml").symlink_to("nowhere")
     (tmp_path / "odd.yaml").mkdir()
     assert not may_set_mode(["upsample=best_fit"], tmp_path)
-    (tmp_path / "local" / "own.yaml").write_text("defaults: [/experiment/token_limits]")
+
+
+@pytest.mark.parametrize("text", ["defaults: [/experiment/mine]", "defaults:\n- override /experiment: mine\n"])
+def test_mode_of_a_file_that_another_one_names_counts(tmp_path: Path, text: str) -> None:
+    for folder in ("local", "experiment"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("hydra:\n  mode: MULTIRUN\n")
+    (tmp_path / "config.yaml").write_text("defaults:\n- experiment: null\n")
+    assert not may_set_mode(["upsample=best_fit"], tmp_path)
+    (tmp_path / "local" / "defaults.yaml").write_text(text)
     assert may_set_mode(["upsample=best_fit"], tmp_path)
+
+
+def test_resumed_sweep_keeps_its_interpolations(tmp_path: Path) -> None:
+    """And the folder of its own config files, as Hydra writes both down."""
+    overrides = {"hydra": ["hydra.sweep.subdir=${budget.max_model_len}_x"], "task": ["name=b${budget.max_model_len}"]}
+    sources = [{"path": "/mine", "schema": "file", "provider": "command-line"}, {"path": "x", "provider": "main"}]
+    record = {"hydra": {"overrides": overrides, "runtime": {"config_sources": sources}}}
+    (tmp_path / "multirun.yaml").write_text(json.dumps(record))
+    seals.seal(tmp_path / "multirun.yaml")
+    found = resumed_sweep([f"resume={tmp_path}"])
+    assert {"hydra.sweep.subdir=${budget.max_model_len}_x", "name=b${budget.max_model_len}"} <= {*found}
+    assert "--config-dir=/mine" in resumed_sweep([f"resume={tmp_path}"]) or "--config-dir=/mine" in found
+
+
+@pytest.mark.parametrize("text", ["", "[]", "hydra: {}"])
+def test_damaged_record_of_a_sweep_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "multirun.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"multirun\.yaml: is damaged"):
+        resumed_sweep([f"resume={tmp_path}"])
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("name=2026_02", 'name="2026_02"'), ("prompts=1e5", 'prompts="1e5"'), ("resume=null", "resume=null"),
+        ("name=boat", "name=boat"), ("seed=7", "seed=7"), ("run=2026-01/1", "run=2026-01/1"),
+    ],
+)  # fmt: skip
+def test_texts_that_look_like_numbers_stay(given: str, expected: str) -> None:
+    assert as_texts([given]) == [expected]
+    value = OverridesParser.create().parse_override(expected).value()
+    assert value is None or given.partition("=")[0] == "seed" or isinstance(value, QuotedString | str)

@@ -54,3 +54,8 @@ def test_sentence_is_of_an_event(event: str) -> None:
 )  # fmt: skip
 def test_event_is_said_in_words(event: str, facts: dict[str, str], text: str) -> None:
     assert sentence(event, facts) == text
+
+
+def test_paths_keep_their_dots() -> None:
+    assert "resume=../out/x" in sentence("not_notified_yet", {"command": "python -m src.run resume=../out/x"})
+    assert sentence("not_notified", {"host": "h", "reason": "It is away."}).endswith("It is away.")

@@ -41,3 +41,14 @@ def test_names_beyond_the_first_are_refused(typed: str) -> None:
 
 def test_every_word_is_explained() -> None:
     assert all(text for _, text, _ in WORDS.values())
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (["plan", "p.json", "--cfg", "job"], ["task=plan", "prompts=p.json", "--cfg", "job"]),
+        (["status", "--config-dir", "mine"], ["task=status", "run=latest", "--config-dir", "mine"]),
+    ],
+)
+def test_words_of_flags_are_no_names(typed: list[str], expected: list[str]) -> None:
+    assert expanded(typed) == expected

@@ -26,8 +26,14 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
 
 @pytest.mark.parametrize(
     ("script", "posts", "delivered"),
-    [([], 1, True), ([BUSY, BUSY], 3, True), ([REFUSED], 1, False), ([BUSY] * ATTEMPTS, ATTEMPTS, False)],
-    ids=["at once", "after a while", "refused", "never"],
+    [
+        ([], 1, True),
+        ([BUSY, BUSY], 3, True),
+        ([REFUSED], 1, False),
+        ([BUSY] * ATTEMPTS, ATTEMPTS, False),
+        ([(302, {"Location": "/elsewhere"}, b"")], 1, False),
+    ],
+    ids=["at once", "after a while", "refused", "never", "sent elsewhere"],
 )
 def test_message_is_retried_while_that_may_help(
     server: ScriptedServer, script: list[Response], posts: int, delivered: bool
@@ -54,8 +60,12 @@ def test_address_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    "notify", [NotifyConf(url="example.org"), NotifyConf(url="file:///etc/passwd"), NotifyConf(url_env="NOT_SET_HERE")]
-)
+    "notify",
+    [
+        NotifyConf(url="example.org"), NotifyConf(url="file:///etc/passwd"), NotifyConf(url_env="NOT_SET_HERE"),
+        NotifyConf(url="http://[::1/hook"), NotifyConf(url="https://example.org/SECRET TOKEN"),
+    ],
+)  # fmt: skip
 def test_what_is_no_address_is_refused(notify: NotifyConf) -> None:
     with pytest.raises(InputError, match=r"notify\.url"):
         address(notify)
