@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from . import seals
 from .config import Config
 from .run_folder import LATEST, OUTPUTS, SWEEP_RECORD, link_in, named_run
-from .text import PROGRAM, hydra_quoted, is_other_type, plain_override
+from .text import FLAGS_WITH_A_WORD, PROGRAM, hydra_quoted, is_other_type, plain_override
 
 
 def unknown_fields(raw: DictConfig, kind: type, prefix: str = "") -> list[str]:
@@ -253,15 +253,15 @@ def resumed_sweep(arguments: list[str]) -> list[str]:
         started = _loaded(record)["hydra"]
         saved = [str(o) for kind in ("hydra", "task") for o in started["overrides"][kind]]
         sources = (started.get("runtime") or {}).get("config_sources") or ()
-        own = [str(source["path"]) for source in sources if source["provider"] == "command-line"]
+        named = [str(source["path"]) for source in sources if source["provider"] == "command-line"]
     except (KeyError, TypeError):
         raise ValueError(f"{record}: is damaged\n  → start a new sweep") from None
-    if not any(argument.partition("=")[0] in _CONFIG_DIR for argument in arguments):
-        arguments = [*(f"--config-dir={folder}" for folder in own), *arguments]
+    is_given = any(argument.partition("=")[0] in _CONFIG_DIR for argument in arguments)
+    own = [] if is_given else [f"--config-dir={path}" for path in named if os.path.isdir(path)]
     kept = [o for o in saved if split_override(o)[0] not in (*given, "hydra.mode", "hydra.sweep.dir")]
     new = [argument for argument in arguments if split_override(argument)[0] != "resume"]
-    command = ["--multirun", *kept, *new, f"hydra.sweep.dir={hydra_quoted(folder)}"]
-    if any(map(_names_programs, kept)) and not seals.holds(record):
+    command = flags_first(["--multirun", *own, *kept, *new, f"hydra.sweep.dir={hydra_quoted(folder)}"])
+    if (own or any(map(_names_programs, kept))) and not seals.holds(record):
         raise ValueError(_foreign_overrides(record, command))
     return command
 
@@ -282,8 +282,13 @@ def as_texts(arguments: list[str]) -> list[str]:
 
 
 def flags_first(arguments: list[str]) -> list[str]:
-    """The command line with --multirun before the overrides: between two of them, Hydra's parser does not know it."""
-    flags = [argument for argument in arguments if argument in ("--multirun", "-m")]
+    """The command line with its flags, and the words that follow some, before the overrides: between two of them, Hydra's parser
+    does not know them."""
+    flags = [
+        argument
+        for before, argument in itertools.pairwise(("", *arguments))
+        if argument.startswith("-") or (before in FLAGS_WITH_A_WORD and "=" not in argument)
+    ]
     return [*flags, *(argument for argument in arguments if argument not in flags)]
 
 

@@ -132,6 +132,8 @@ def prepared(arguments: list[str]) -> list[str]:
         ready = overrides.resumed_sweep(overrides.with_inherited(overrides.quoted(overrides.flags_first(given))))
     except ValueError as e:
         raise sweep.Refused(str(e)) from None
+    if ready != given and (reason := overrides.why_not_readable(ready, CONF)):
+        raise sweep.Refused(reason)
     created.extend(overrides.new_folders(given))
     return ready
 

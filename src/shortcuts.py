@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 from .run_folder import LATEST
-from .text import plain_override
+from .text import FLAGS_WITH_A_WORD, plain_override
 
 
 def _of_prompts(task: str) -> Callable[[list[str]], list[str]]:
@@ -41,12 +41,6 @@ WORDS: dict[str, tuple[str, str, Callable[[list[str]], list[str]]]] = {
 }
 
 
-# Flags of Hydra that are followed by a word.
-_WITH_A_VALUE = (
-    "--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--info", "-i",
-)  # fmt: skip
-
-
 def expanded(arguments: list[str]) -> list[str]:
     """The command line with a short command replaced by its overrides; any other is returned as it is. ValueError for more
     names than it takes."""
@@ -55,7 +49,7 @@ def expanded(arguments: list[str]) -> list[str]:
     names = [
         name
         for before, name in pairwise(arguments)
-        if "=" not in name and not name.startswith("-") and before not in _WITH_A_VALUE
+        if "=" not in name and not name.startswith("-") and before not in FLAGS_WITH_A_WORD
     ]
     word, takes = arguments[0], WORDS[arguments[0]][0]
     if len(names) > 1 and "…" not in takes:

@@ -61,6 +61,12 @@ def wrapped(text: str, width: int) -> str:
 _OF_ANOTHER_TYPE = re.compile(r"null|true|false|[-+]?(?:inf|nan|[0-9._]+(?:e[-+]?[0-9_]+)?)", re.IGNORECASE)
 
 
+# Flags of Hydra that a word follows.
+FLAGS_WITH_A_WORD = (
+    "--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--info", "-i",
+)  # fmt: skip
+
+
 def is_other_type(value: str) -> bool:
     """Whether Hydra reads a text as something else."""
     return bool(_OF_ANOTHER_TYPE.fullmatch(value))

@@ -48,10 +48,11 @@ case " $states" in
        elif [ -e slurm.id ]; then echo ended; else echo absent; fi ;;
   *RUNNING*)
     starts=$({shlex.join(SQUEUE)} --name="$2" --Format=RestartCnt) || {{ echo away; exit; }}
+    starts=$(printf %s "$starts" | tr -d ' ')
     known=$(cat slurm.starts 2>/dev/null)
     [ "$known" = "$starts" ] || {{
       echo "$starts" > slurm.starts
-      [ "$known" = "" ] && [ events.jsonl -nt slurm.id ] || touch slurm.id
+      [ "$known$starts" = 0 ] && [ events.jsonl -nt slurm.id ] || touch slurm.id
     }}
     if [ events.jsonl -nt slurm.id ] || [ "$(age slurm.id)" -gt {START_S} ]; then echo running; else echo queued; fi ;;
   *COMPLETING*) echo queued ;;

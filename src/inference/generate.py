@@ -56,7 +56,7 @@ def generate(
     slugs = _slugs(wanted)
     while missing := {item_id: item for item_id, item in asked.items() if item_id not in ended}:
         old = _unfinished(paths, missing.keys(), inference)
-        failed = _failed_in(old) if old else set()
+        failed = failed_in(old) if old else set()
         folder = old or _stage(tuple(missing.values()), inference, paths)
         _run_job(_Videos(folder, launch_of(inference, plan.run_id), slugs, ended, paths), len(asked), progress)
         for item_id in failed & ended.keys():  # before this start: tried again, in a job of their own
@@ -89,7 +89,7 @@ def _made_before(paths: RunPaths) -> Iterable[VideoOutcome]:
         yield from (outcome for outcome in read_records(file, VideoOutcome, log.left_out) if outcome.state == DONE)
 
 
-def _failed_in(job: JobPaths) -> set[str]:
+def failed_in(job: JobPaths) -> set[str]:
     """What failed in a job that was not brought to its end, but for what is blocked, which would be again."""
     ended = read_records(job.results, VideoOutcome, log.left_out)
     return {outcome.id for outcome in ended if outcome.state != DONE and outcome.reason != BLOCKED}

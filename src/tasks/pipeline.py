@@ -19,7 +19,7 @@ from ..errors import ExitCode, InputError
 from ..files import write_atomic
 from ..hosts.job_folder import open_jobs
 from ..inference.configure import inference_settings, refuse_what_is_missing, upscaling
-from ..inference.generate import ended_before, generate
+from ..inference.generate import ended_before, failed_in, generate
 from ..inference.items import InferenceItem, inference_items
 from ..inference.pipeline_file import read_pipeline, save_pipeline
 from ..inference.preview import lines_of
@@ -159,8 +159,8 @@ def _known_ids(wanted: Sequence[InferenceItem], paths: RunPaths) -> Set[str]:
 
 
 def _staged(paths: RunPaths) -> Set[str]:
-    """The items of jobs that were not brought to their end, which have their clips."""
-    return {item_id for job in open_jobs(paths.inference) for item_id in job.staged()}
+    """The items of jobs that were not brought to their end, which have their clips; what failed there is staged again."""
+    return {item_id for job in open_jobs(paths.inference) for item_id in job.staged() - failed_in(job)}
 
 
 def _with_their_clips(wanted: Sequence[InferenceItem], known: Set[str]) -> tuple[InferenceItem, ...]:

@@ -24,14 +24,15 @@ _HERE = r"here(?:'s|’s| is| are)\b"
 _KIND = (
     r"(?:and|more|most|final|enhanced|upsampled|revised|improved|expanded|rewritten|detailed|refined|new|updated|polished|long|longer|"
     r"vivid|rich|richer|complete|full|comprehensive|optimi[sz]ed|possible|suggested|elaborate|descriptive|cinematic|"
-    r"requested|original|upgraded|english|video|image|scene|text|generation|single|short|one-paragraph)"
+    r"\w+ly|immersive|photorealistic|engaging|dynamic|enriched|requested|original|upgraded|english|video|image|scene|text|generation|single|short|one-paragraph)"
 )
-_MADE = r"(?:written|made|created|prepared|expanded|rewritten|enhanced|improved|refined|revised|upsampled)"
+_MADE = r"(?:written|made|created|prepared|expanded|rewritten|enhanced|improved|refined|revised|upsampled|(?:carefully )?crafted)"
 # A prompt as what an answer is: nothing follows its name but for what it is made of.
 _NAMED = (
     r"(?: (?!(?:text|caption|description)s?\b)[\w'’\"“”*,-]+){0,9}? [\"“*]*"
     r"(?:(?<!command )(?<!shell )(?<!terminal )prompt|rewrite|VERSION)s?[*\"”]*"
-    r"(?: (?:for|based|you|with|that|as|in|of (?:your|it|this|the (?:prompt|request|original)))\b[^:\n]{0,120})?[*\"”]*:[*\"”]*\s+"
+    r"(?: ?[,(–—-][^:\n]{0,120}| (?:for|based|you|with|that|which|as|in|suitable|optimi[sz]ed|ready|rewritten|written|tailored|"
+    r"designed|of (?:your|it|this|about|around|roughly|\d|the (?:prompt|request|original)))\b[^:\n]{0,120})?[*\"”]*:[*\"”]*\s+"
 )
 _PREFACES = (
     re.compile(
@@ -72,9 +73,14 @@ _OFFER_INSIDE = re.compile(rf"(?<=[.!?\"”*])\s+(?={_OFFERS})", re.IGNORECASE)
 _OFFER_ALONE = re.compile(_OFFERS, re.IGNORECASE)
 _SENTENCE_ENDS = re.compile(r"(?<=[.!?])\s+")
 _SPOKEN = re.compile(
-    r"[,.!?] (?:(?:he|she|it|they|one|a|an|the|his|her|their)\b[^,.!?]{0,40} )?(?:sa(?:y|id)|ask|whisper|shout|call|read|add|repl|"
-    r"murmur|sing|sang|state|promise|announce|warn|declare|advise|proclaim|invite|suggest)",
+    r"[,.!?] (?:(?:he|she|it|they|one|a|an|the|his|her|their)\b[^,.!?]{0,40} )?"
+    r"(?:say|says|said|sing|sings|sang|reply|replies|replied|(?:ask|whisper|shout|call|read|add|murmur|state|promise|announce|warn|"
+    r"declare|advise|proclaim|invite|suggest)(?:s|d|ed)?)\b",
     re.IGNORECASE,
+)
+# How an offer goes on, which may be a mere smile.
+_GOES_ON = re.compile(
+    r"(?:i(?:'m|’m| am| can|'d|’d| will)|happy to|just|enjoy|thanks?|thank you)\b|[^a-z]*$", re.IGNORECASE
 )
 LONGEST_OFFER = 300  # characters
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # which a prompt cannot be given on to a program with
@@ -154,7 +160,8 @@ def _without_offer(text: str) -> str:
     start = max(text.rstrip().rfind("\n") + 1, len(text) - LONGEST_OFFER)
     for found in _OFFER_INSIDE.finditer(text, start):
         offer = text[found.end() :].strip()
-        is_one = all(_OFFER_ALONE.match(sentence) for sentence in _SENTENCE_ENDS.split(offer))
+        _, *others = _SENTENCE_ENDS.split(offer)
+        is_one = all(_OFFER_ALONE.match(sentence) or _GOES_ON.match(sentence) for sentence in others)
         in_quotes = offer.count('"') % 2 or offer.count("”") > offer.count("“")
         if is_one and not in_quotes and not _SPOKEN.search(offer):
             return text[: found.start()]

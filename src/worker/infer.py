@@ -20,10 +20,11 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from .journal import read_records, sync_folder
+from .journal import read_records, sync_folder, write_json
 from .lifecycle import Control, JobLog, LoadFailed, left_out
 from .processes import failure_reason, kill_marked, last_line
 from .protocol import BLOCKED, DONE, FAILED, HEARTBEAT_S, Exit, InferItem, InferJob, MadeFile, VideoOutcome
+from .records import InvalidRecord, parsed
 from .transfer_round import MARK, Round
 
 
@@ -41,11 +42,10 @@ class Runner:
         self.items = [item for batch in batches for item in read_records(batch, InferItem, left_out)]
         self.log = JobLog(folder)
         self.ended = set[str]()
-        made = set[str]()
+        self._group_of = {item.id: item.group for item in self.items}
+        self._made = set[int]()  # groups that were loaded: of which there are videos, or blocked items
         for outcome in read_records(self.log.results.path, VideoOutcome, left_out):
-            self.ended.add(outcome.id)
-            made |= {outcome.id} if outcome.state == DONE else set()
-        self._made_before = {item.group for item in self.items if item.id in made}
+            self._know(outcome)
         self.engine_log = folder / "server.log"
         self.attempts: Counter[str] = Counter()
         self._fruits = 0  # videos, and items that need not be asked for again
@@ -65,9 +65,11 @@ class Runner:
         return self.control.exit_of([item.id for item in self.items if item.id not in self.ended])
 
     def _make_groups(self) -> None:
-        """A group that cannot be loaded, as with a value that the program refuses, fails once the next one has made a video. It may
-        be the machine where none has, and then the items stay open; unless it is the second start, after one that made others."""
-        lost: dict[int, LoadFailed] = {}
+        """A group that cannot be loaded, as with a value that the program refuses, fails once the next one has made a video, or
+        where it could not be loaded at the start before either and others could. Else it may be the machine, and its items stay
+        open."""
+        file = self.folder / "not_loaded.json"
+        before, lost = set(_numbers_in(file)), dict[int, LoadFailed]()
         for number in range(len(self.job.groups)):
             fruits = self._fruits
             try:
@@ -76,13 +78,15 @@ class Runner:
                 raise
             except LoadFailed as e:
                 lost[number] = e
-                if self._fruits > fruits or (len(lost) >= self.job.give_up_after and not self._made_before):
+                if self._fruits > fruits or len(lost.keys() - before) >= self.job.give_up_after:
+                    write_json(file, sorted(lost))
                     raise
                 continue
             if self._fruits > fruits:
                 self._fail_groups(lost)
         if lost and not self.control.stop.is_set():
-            if not self._made_before - lost.keys():
+            write_json(file, sorted(lost))
+            if lost.keys() - before or not self._made - lost.keys():
                 raise next(iter(lost.values()))
             self._fail_groups(lost)
 
@@ -137,4 +141,17 @@ class Runner:
 
     def _end(self, outcome: VideoOutcome) -> None:
         self.log.results.append(outcome)
+        self._know(outcome)
+
+    def _know(self, outcome: VideoOutcome) -> None:
         self.ended.add(outcome.id)
+        if (outcome.state == DONE or outcome.reason == BLOCKED) and outcome.id in self._group_of:
+            self._made.add(self._group_of[outcome.id])
+
+
+def _numbers_in(file: Path) -> list[int]:
+    try:
+        found = parsed(file.read_bytes())
+    except (FileNotFoundError, InvalidRecord):
+        return []
+    return [number for number in found if isinstance(number, int)] if isinstance(found, list) else []

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
@@ -437,16 +438,46 @@ def test_mode_of_a_file_that_another_one_names_counts(tmp_path: Path, text: str)
     assert may_set_mode(["upsample=best_fit"], tmp_path)
 
 
-def test_resumed_sweep_keeps_its_interpolations(tmp_path: Path) -> None:
-    """And the folder of its own config files, as Hydra writes both down."""
+def sweep_with_own_files(folder: Path) -> Path:
+    """As Hydra writes it down; the folder of the config files is there."""
     overrides = {"hydra": ["hydra.sweep.subdir=${budget.max_model_len}_x"], "task": ["name=b${budget.max_model_len}"]}
-    sources = [{"path": "/mine", "schema": "file", "provider": "command-line"}, {"path": "x", "provider": "main"}]
+    (folder / "mine").mkdir()
+    sources = [
+        {"path": str(folder / "mine"), "schema": "file", "provider": "command-line"},
+        {"path": "x", "provider": "main"},
+    ]
     record = {"hydra": {"overrides": overrides, "runtime": {"config_sources": sources}}}
-    (tmp_path / "multirun.yaml").write_text(json.dumps(record))
-    seals.seal(tmp_path / "multirun.yaml")
-    found = resumed_sweep([f"resume={tmp_path}"])
-    assert {"hydra.sweep.subdir=${budget.max_model_len}_x", "name=b${budget.max_model_len}"} <= {*found}
-    assert "--config-dir=/mine" in resumed_sweep([f"resume={tmp_path}"]) or "--config-dir=/mine" in found
+    (folder / "multirun.yaml").write_text(json.dumps(record))
+    return folder / "multirun.yaml"
+
+
+def test_resumed_sweep_keeps_interpolations_and_files(tmp_path: Path) -> None:
+    seals.seal(sweep_with_own_files(tmp_path))
+    command = resumed_sweep(flags_first(["sampling.seed=3", f"resume={tmp_path}", "--multirun"]))
+    parsed = get_args_parser().parse_args(command)
+    assert parsed.config_dir == str(tmp_path / "mine") and parsed.multirun
+    assert {"hydra.sweep.subdir=${budget.max_model_len}_x", "name=b${budget.max_model_len}", "sampling.seed=3"} <= {
+        *parsed.overrides
+    }
+
+
+def test_config_files_of_a_foreign_sweep_are_not_read(tmp_path: Path) -> None:
+    """They could name programs, whatever the overrides say."""
+    sweep_with_own_files(tmp_path)
+    with pytest.raises(ValueError, match="another user"):
+        resumed_sweep([f"resume={tmp_path}"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["task=plan", "--config-dir", "mine", "host=a"], ["a=b", "--cfg", "job", "c=d"], ["a=b", "-m", "c=d"],
+        ["a=b", "--config-dir=mine", "c=d"],
+    ],
+)  # fmt: skip
+def test_flags_between_overrides_are_understood(arguments: list[str]) -> None:
+    parsed = get_args_parser().parse_args(flags_first(arguments))
+    assert parsed.overrides == [argument for argument in arguments if "=" in argument and argument[0] != "-"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "hydra: {}"])

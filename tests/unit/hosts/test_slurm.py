@@ -128,6 +128,16 @@ def test_requeue_that_nobody_saw_counts(folder: Path) -> None:
     assert state(folder) == QUEUED
 
 
+def test_restart_before_slurm_was_asked_counts(folder: Path) -> None:
+    (folder / "slurm.starts").unlink()
+    for name, age_s in (("slurm.id", 1000), ("events.jsonl", 100)):
+        (folder / name).touch()
+        os.utime(folder / name, (0, time.time() - age_s))
+    (folder.parent / "states").write_text("RUNNING")
+    (folder.parent / "starts").write_text("1   ")
+    assert state(folder) == QUEUED
+
+
 def test_first_start_after_a_long_wait_has_its_time(folder: Path) -> None:
     """Nobody asked Slurm while it was queued; its image is pulled now."""
     (folder / "slurm.starts").unlink()

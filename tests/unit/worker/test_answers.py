@@ -98,6 +98,11 @@ KINDS = (
         "Great, this is your prompt:\n\n", "Below is my rewrite of it: ", "Here are three versions of the prompt: ",
         "Okay, so here is the prompt: ", "I've expanded the description: ", "I have rewritten the caption: ",
         "This is the upgraded version: ", "Here's a version with more light in it: ", "This is the prompt you asked for: ",
+        "Here's a highly detailed prompt suitable for Cosmos: ", "Here is an immersive prompt (about 150 words): ",
+        "Here is a more vivid and immersive prompt, rewritten for video generation: ",
+        "Here's a richly detailed prompt of about 150 words: ", "Here is a richly detailed version, ready for video generation: ",
+        "Here is a photorealistic prompt optimized for video generation: ",
+        "I've carefully crafted a prompt which keeps all details: ",
     ],
 )  # fmt: skip
 def test_usual_prefaces_are_removed(preface: str) -> None:
@@ -111,7 +116,11 @@ def test_usual_prefaces_are_removed(preface: str) -> None:
         "I hope this captures your vision.", "Let me know your thoughts!", "Let me know which you prefer.",
         "If you'd like changes, let me know!", "If you need adjustments, just ask!", "Would you like the prompt in JSON?",
         "I hope this helps! Let me know what you think.", 'Let me know if the "tone" should change!',
-        'I hope this helps! Let me know if you want it "moodier".',
+        'I hope this helps! Let me know if you want it "moodier".', "Let me know if you'd like any changes! 😊",
+        "Let me know if you'd like any adjustments! I can also make it shorter.", "I hope this helps! Enjoy!",
+        "Let me know if you want any adjustments. I'm happy to refine it further.",
+        "Let me know if you'd like any changes, additional details, or a different style!",
+        "Would you like it shorter, a single paragraph, or more cinematic?",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("between", [" ", "\n\n"])

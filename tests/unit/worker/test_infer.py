@@ -217,6 +217,23 @@ def test_group_that_was_loaded_before_stays_open(job: Job) -> None:
     assert job.run() == 7 and job.states() == ["done"]
 
 
+def test_broken_machine_fails_nothing_at_any_start(job: Job) -> None:
+    """Some groups were made; then nothing can be loaded any more, also after a resume."""
+    broken = f"[ ! -e broken ] || {{ echo no driver; exit 1; }}\n{FAKE_TRANSFER}"
+    argv = ("sh", "-c", f"cd {job.controls.as_posix()!r}\n{broken}", *job.record.argv[3:])
+    job.record = replace(job.record, argv=argv, groups=tuple({"seed": n, **EDGE} for n in range(8)))
+    job.stage(*(f"a boat {n}" for n in range(8)))
+    file = job.folder / "batches" / "00000.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(line.replace('"group":0', f'"group":{n}') for n, line in enumerate(lines)))
+    (job.controls / "hold").touch()
+    job.record = replace(
+        job.record, argv=(*argv[:2], argv[2].replace("done <", "[ $n -lt 1 ] || touch broken\ndone <"), *argv[3:])
+    )
+    assert [job.run(), job.run()] == [7, 7] and job.states() == ["done"]
+    (job.controls / "broken").unlink()
+
+
 def test_only_group_that_cannot_be_loaded_stays_open(job: Job) -> None:
     argv = ("sh", "-c", "echo 'no driver'; exit 1")
     job.record = replace(job.record, argv=argv, groups=(EDGE, EDGE, EDGE))
