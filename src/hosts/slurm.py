@@ -23,14 +23,8 @@ STOP_BEFORE_S = 120  # the time limit: then a worker finishes what is in flight
 _CHECK = "command -v sbatch squeue scancel >/dev/null && sinfo --noheader >/dev/null"
 # The user's jobs, also where their settings or a hidden partition would leave some out.
 _LEAVE_OUT = ("STATES", "PARTITION", "ACCOUNT", "QOS", "USERS", "NAMES")
-SQUEUE = (
-    "env",
-    *(word for name in _LEAVE_OUT for word in ("-u", f"SQUEUE_{name}")),
-    "squeue",
-    "--all",
-    "--me",
-    "--noheader",
-)
+_UNSET = tuple(word for name in _LEAVE_OUT for word in ("-u", f"SQUEUE_{name}"))
+SQUEUE = ("env", *_UNSET, "squeue", "--all", "--me", "--noheader")
 _JOBS = f'listed() {{ {shlex.join(SQUEUE)} --name="$1" --format="$2"; }}'
 # A worker with a fresh heartbeat runs: Slurm need not be asked about it at each poll. Ages are differences of times that the one
 # file server gave. A job is queued until its worker has written something since it was submitted, or started again: before that
@@ -104,7 +98,7 @@ class SlurmRuntime:
     def state(self, answer: str) -> State:
         known = [STATES[word] for word in answer.partition("\n")[0].split() if word in STATES]
         if not known:
-            raise LinkLost(f"{self.host.name}: Slurm does not answer: {answer.strip()[-300:]}")
+            raise self._away(answer.strip()[-300:])
         return known[-1]
 
     def start(self) -> None:
@@ -112,7 +106,7 @@ class SlurmRuntime:
         start = script(_START, self.folder, self.name, command, *self.launch.host.sbatch)
         done = self.host.run(start)
         if done.code == AWAY:
-            raise LinkLost(f"{self.host.name}: Slurm does not answer: {done.message}")
+            raise self._away(done.message)
         if done.code:
             hint = "host.sbatch has the options of sbatch, as in [--partition=gpu,--gpus=1,--time=4:00:00]"
             raise HostError(f"{self.host.name}: Slurm refused the job: {done.message}", hint=hint)
@@ -120,9 +114,12 @@ class SlurmRuntime:
     def ask_to_stop(self) -> None:
         done = self.host.run(script(_STOP, self.name, self.folder))
         if done.code == AWAY:
-            raise LinkLost(f"{self.host.name}: Slurm does not answer: {done.message}")
+            raise self._away(done.message)
 
     def kill(self) -> None:
         self.host.run(script(_KILL, self.name))
+
+    def _away(self, said: str) -> LinkLost:
+        return LinkLost(f"{self.host.name}: Slurm does not answer: {said}")
 
     def remove(self) -> None: ...

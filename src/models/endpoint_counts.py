@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..worker.engines.endpoint import key_of
 from ..worker.job_settings import EngineSettings, ModelSettings
 from ..worker.lifecycle import LoadFailed
-from ..worker.network import Connection, server_at
+from ..worker.network import Connection, above_v1, server_at
 from ..worker.records import InvalidRecord, from_json
 from ..worker.refusals import message_of
 from ..worker.replies import Models, Tokens
@@ -33,7 +33,7 @@ class ServerCounts:
     def identity(self) -> str:
         """Stands for the server and what it serves: a cache of its counts is not used for another."""
         _, models = self._call("GET", f"{self.base.path}/models")
-        _, version = self._call("GET", f"{self.base.path.removesuffix('/v1')}/version")
+        _, version = self._call("GET", f"{above_v1(self.base)}/version")
         try:
             served = [(m.name, m.root, m.max_model_len) for m in from_json(Models, models).data or ()]
         except InvalidRecord as e:
@@ -44,7 +44,7 @@ class ServerCounts:
     def tokens(self, messages: Mapping[str, Any]) -> int | str:
         """Tokens of a request by `/tokenize`, which runs the whole preprocessing; the reason where the server refuses it."""
         body = {"model": self.model.name, **messages, **self.model.request_fields}
-        status, found = self._call("POST", f"{self.base.path.removesuffix('/v1')}/tokenize", body)
+        status, found = self._call("POST", f"{above_v1(self.base)}/tokenize", body)
         if status == 200:
             with suppress(InvalidRecord):
                 return from_json(Tokens, found).count
@@ -59,8 +59,7 @@ class ServerCounts:
         headers = {"Authorization": f"Bearer {self.key.reveal()}"} if self.key else {}
         sent = json.dumps(body) if body is not None else None
         try:
-            query = f"?{self.base.query}" if self.base.query else ""
-            status, answer = Connection(self.base, self.timeout_s).exchange(method, path + query, sent, headers)
+            status, answer = Connection(self.base, self.timeout_s).exchange(method, path, sent, headers)
         except (OSError, http.client.HTTPException) as e:
             raise InputError(
                 f"{self.base.geturl()} cannot be reached from here: {e}",

@@ -67,14 +67,14 @@ class Dealer:
         """
         left = len(self._waiting) + len(self._at)
         own, share = -(-left // among), -(-left // (among + queued))
-        room = {worker: min(wanted, max(share, min(own, wanted // 2))) for worker, wanted in rooms.items()}
-        if at_once:
-            room = {worker: min(wanted, share) for worker, wanted in rooms.items()}
+        room = {
+            worker: min(wanted, share if at_once else max(share, min(own, wanted // 2)))
+            for worker, wanted in rooms.items()
+        }
         size = {worker: max(1, most // (4 if queued else 2)) for worker, most in room.items()}
         places = sum(max(0, most - len(self.open[worker])) for worker, most in room.items())
-        least = (
-            dict.fromkeys(room, 1) if at_once or len(self._waiting) <= places else size
-        )  # the last ones go out at once
+        are_last = at_once or len(self._waiting) <= places  # they go out now, in batches of any size
+        least = dict.fromkeys(room, 1) if are_last else size
         while free := [w for w in room if len(self.open[w]) + least[w] <= room[w]]:
             worker = min(free, key=lambda w: len(self.open[w]))
             count = min(size[worker], room[worker] - len(self.open[worker]), len(self._waiting))

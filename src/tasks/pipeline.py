@@ -86,7 +86,8 @@ def _preview(upsampling: bool, inference: InferenceSettings, invocation: Invocat
     plan = read_plan(invocation.paths.plan) if resumes else resolve_with_progress(invocation)
     rows = _rows(plan, invocation.paths) if resumes else None
     wanted = inference_items(plan.items, rows, inference)
-    wanted = _with_their_clips(wanted, _known_ids(wanted, invocation.paths) if resumes else set())
+    known = ended_before(wanted, invocation.paths).keys() | _staged(invocation.paths) if resumes else set[str]()
+    wanted = _with_their_clips(wanted, known)
     if upsampling and rows is None:
         prompts = counted(len(plan.items), "prompt")
         invocation.print(f"{prompts} to upsample first; below they stand as they are now")
@@ -152,10 +153,6 @@ def _make_videos(plan: Plan, inference: InferenceSettings, invocation: Invocatio
     rejected = rejected_names(read_marks(paths.review))  # by a reviewer, who meant it
     whole = all(row["state"] == DONE or (row["state"] == SKIPPED and row["name"] in rejected) for row in table)
     return ExitCode.OK if whole else ExitCode.INCOMPLETE
-
-
-def _known_ids(wanted: Sequence[InferenceItem], paths: RunPaths) -> Set[str]:
-    return ended_before(wanted, paths).keys() | _staged(paths)
 
 
 def _staged(paths: RunPaths) -> Set[str]:

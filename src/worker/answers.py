@@ -54,7 +54,7 @@ _PREFACES = (
         rf"(?: {_KIND},?){{0,5}} {_TEXT}\b[^:\n]{{0,160}}:\s+",
         re.IGNORECASE,
     ),
-    re.compile(r"^(?:here(?:'s|’s| is| are)|below is)\b[^:\n]{0,200}:[ \t]*\n+", re.IGNORECASE),
+    re.compile(rf"^(?:{_HERE}|below is)\b[^:\n]{{0,200}}:[ \t]*\n+", re.IGNORECASE),
 )
 _LABEL = re.compile(
     rf"^[#*_\s]*(?:(?:final|enhanced|upsampled|revised|improved|expanded|rewritten|detailed|refined|new|your|the|video|long)\s+)*"

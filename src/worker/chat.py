@@ -14,7 +14,7 @@ from typing import Any
 from .engines.engine import Answer, ItemFailed, Refused, Request, Unavailable, data_url, is_clip
 from .job_settings import Example
 from .lifecycle import LoadFailed, NoAccess
-from .network import Connection, open_socket, proxy_headers, server_at, target
+from .network import Connection, above_v1, open_socket, proxy_headers, server_at, target
 from .protocol import UpsampleJob
 from .records import InvalidRecord
 from .refusals import classify, counted_tokens, message_of, named_limit
@@ -83,8 +83,7 @@ class ChatClient:
         self.key = key
         via_proxy = proxy_headers(self.base) if self.base.scheme == "http" else {}
         lines = (f"{name}: {value}\r\n" for name, value in {**_JSON, **via_proxy}.items())
-        self._query = f"?{self.base.query}" if self.base.query else ""  # as Azure's api-version
-        path = target(self.base, f"{self.base.path}/chat/completions{self._query}")
+        path = target(self.base, f"{self.base.path}/chat/completions")
         self._head = f"POST {path} HTTP/1.1\r\nHost: {self.base.netloc}\r\n{''.join(lines)}"
         self.signals = signals or Signals(self.metrics_page)
         self._reader = Reader(lambda: self.signals.is_counted)
@@ -120,8 +119,7 @@ class ChatClient:
 
     def get(self, path: str, timeout_s: float | None = None) -> tuple[int, bytes]:
         """A response to GET, over a connection of its own."""
-        connection = Connection(self.base, timeout_s or self.timeout_s)
-        return connection.exchange("GET", path + self._query, headers=self._authorization())
+        return Connection(self.base, timeout_s or self.timeout_s).exchange("GET", path, headers=self._authorization())
 
     def _authorization(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.key.reveal()}"} if self.key else {}
@@ -133,7 +131,7 @@ class ChatClient:
     def metrics_page(self) -> str | None:
         """/metrics of the server; None where it has none. Raises OSError when it does not answer."""
         try:
-            status, body = self.get(self.base.path.removesuffix("/v1") + "/metrics", METRICS_TIMEOUT_S)
+            status, body = self.get(f"{above_v1(self.base)}/metrics", METRICS_TIMEOUT_S)
         except http.client.HTTPException as e:
             raise OSError(f"{e}") from e
         if status >= 500:  # it starts, or is busy

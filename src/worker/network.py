@@ -31,6 +31,11 @@ def server_at(url: str) -> SplitResult:
     return base._replace(path=base.path.rstrip("/"))
 
 
+def above_v1(base: SplitResult) -> str:
+    """The path under which a server has what is not of OpenAI's API, as /metrics and /tokenize."""
+    return base.path.removesuffix("/v1")
+
+
 def proxy_for(base: SplitResult) -> SplitResult | None:
     """The proxy for an address; None for a direct connection."""
     host = base.hostname or ""
@@ -49,7 +54,9 @@ def _is_here(host: str) -> bool:
 
 
 def target(base: SplitResult, path: str) -> str:
-    """What stands in a request's first line: a proxy for http wants the whole address."""
+    """What stands in a request's first line: the path and the query of the address, as Azure's api-version; a proxy for http wants
+    the whole address."""
+    path += f"?{base.query}" if base.query else ""
     return f"{base.scheme}://{base.netloc}{path}" if base.scheme == "http" and proxy_for(base) else path
 
 

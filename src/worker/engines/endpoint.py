@@ -11,6 +11,7 @@ from ..chat import ChatClient
 from ..endpoints import Endpoints
 from ..job_settings import EngineSettings
 from ..lifecycle import LoadFailed, NoAccess, NotThere
+from ..network import above_v1
 from ..protocol import AUTO, KEY_FILE_VARIABLE, UpsampleJob
 from ..records import InvalidRecord, from_line
 from ..replies import Models, Version
@@ -46,9 +47,8 @@ class EndpointEngine:
         if len(gone) == len(self.clients):
             raise gone[0]
         with contextlib.suppress(OSError, http.client.HTTPException, InvalidRecord):
-            self.version = from_line(
-                Version, self.client.get(f"{self.client.base.path.removesuffix('/v1')}/version")[1]
-            ).version
+            _, data = self.client.get(f"{above_v1(self.client.base)}/version")
+            self.version = from_line(Version, data).version
 
     def answer(self, request: Request) -> Answer:
         return self._servers.ask(request)

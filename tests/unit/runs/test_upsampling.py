@@ -286,16 +286,17 @@ def test_failed_items_are_retried_on_request(
     assert execute(plan, paths, Quiet()) == outcomes
 
 
+def _fails(request: Request) -> Answer:
+    raise ItemFailed("broken")
+
+
 def test_retry_is_not_answered_by_an_old_journal(
     paths: RunPaths, clips: Path, make_plan: MakePlan, use_engine: UseEngine
 ) -> None:
     """Of a member that was lost and not cleaned up: its batches were withdrawn, and its answers are there."""
     plan = make_plan(takes(clips, 1))
 
-    def fail_all(request: Request) -> Answer:
-        raise ItemFailed("broken")
-
-    use_engine(FakeEngine(fail_all))
+    use_engine(FakeEngine(_fails))
     execute(plan, paths, Quiet())
     job = job_of(paths)
     job.finished.unlink()
@@ -311,10 +312,7 @@ def test_retry_uses_the_jobs_that_wait_for_it(
     """Those of task=manifest, whose workers were started already: a job that holds nothing ends nothing as before."""
     plan = make_plan(takes(clips, 2))
 
-    def fail_all(request: Request) -> Answer:
-        raise ItemFailed("broken")
-
-    use_engine(FakeEngine(fail_all))
+    use_engine(FakeEngine(_fails))
     execute(plan, paths, Quiet())
     waiting = staging.job_folder(plan, paths.jobs)
     open_job(waiting, staging.upsample_job(plan))

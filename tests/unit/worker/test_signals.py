@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from src.worker.signals import MOST_REFUSED, Metrics, NoMetrics, Signals, read_metrics
@@ -105,8 +107,8 @@ def test_slow_metrics_are_given_up_in_the_end() -> None:
     assert len(asked) == 3
 
 
-def test_metrics_of_a_server_that_is_away_come_back() -> None:
-    answers: list[str | OSError] = [*[ConnectionRefusedError()] * 9, VLLM]
+def _pages(answers: list[str | OSError]) -> Callable[[], str]:
+    """Gives one answer after another."""
 
     def page() -> str:
         answer = answers.pop(0)
@@ -114,7 +116,13 @@ def test_metrics_of_a_server_that_is_away_come_back() -> None:
             raise answer
         return answer
 
-    signals = Signals(page)
+    return page
+
+
+def test_metrics_of_a_server_that_is_away_come_back() -> None:
+    answers: list[str | OSError] = [*[ConnectionRefusedError()] * 9, VLLM]
+
+    signals = Signals(_pages(answers))
     looks = [signals.look(at, 0) for at in range(10)]
     assert looks[:9] == [None] * 9
     assert looks[9] and looks[9].running == 64
@@ -125,13 +133,7 @@ def test_metrics_that_a_server_refuses_for_a_while_come_back(refusals: int, is_c
     """One that starts again answers 503; one that never shows them is looked at in another way in the end."""
     answers: list[str | OSError] = [*[NoMetrics("HTTP 503")] * refusals, VLLM, VLLM]
 
-    def page() -> str:
-        answer = answers.pop(0)
-        if isinstance(answer, OSError):
-            raise answer
-        return answer
-
-    signals = Signals(page)
+    signals = Signals(_pages(answers))
     for at in range(refusals + 1):
         seen = signals.look(at, 0)
     assert signals.is_counted is is_counted and seen and (seen.running == 64) is is_counted
