@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -49,6 +50,7 @@ class Sshd:
             with open(folder / "sshd_config", "a") as f:
                 f.write(f"ForceCommand {folder}/login.sh\n")
         self._process: subprocess.Popen[bytes] | None = None
+        self._written_before = 0  # bytes of the log, by older servers
         self.start()
 
     @staticmethod
@@ -62,31 +64,37 @@ class Sshd:
         return f"[127.0.0.1]:{self.port} {kind} {blob}\n"
 
     def start(self) -> None:
+        """Start the server, again where its port was taken, as by a connection that leaves from there."""
         Path("/run/sshd").mkdir(exist_ok=True)
-        log = open(self.folder / "sshd.log", "ab")
-        self._process = subprocess.Popen(
-            [SSHD, "-D", "-e", "-f", str(self.folder / "sshd_config")], stdout=log, stderr=log, start_new_session=True
-        )
-        wait_for(self._listens)
+        wait_for(self._serves)
 
     def ensure_started(self) -> None:
-        if not self._listens():
+        if self._process is None or self._process.poll() is not None:
             self.start()
 
     def kill(self) -> None:
-        """Kill the server and all its sessions, as when the link breaks."""
+        """Kill the server and all its sessions, as when the link breaks. A child that has just been forked still holds the
+        port, so it goes with the group."""
         assert self._process is not None
-        self._process.kill()
-        self._process.wait()
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
         for pid in _sessions(self.port):
             try:
-                os.kill(pid, 9)
+                os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
 
-    def _listens(self) -> bool:
-        with socket.socket() as s:
-            return s.connect_ex(("127.0.0.1", self.port)) == 0
+    def _serves(self) -> bool:
+        """Whether the server of `_process` has the port; starts one where it has ended. A connection would not tell: one of
+        an older server may take it."""
+        log = self.folder / "sshd.log"
+        if self._process is None or self._process.poll() is not None:
+            command = [SSHD, "-D", "-e", "-f", str(self.folder / "sshd_config")]
+            with open(log, "ab") as f:
+                self._written_before = f.tell()
+                self._process = subprocess.Popen(command, stdout=f, stderr=f, start_new_session=True)
+        return b"Server listening on" in log.read_bytes()[self._written_before :]
 
 
 def _sessions(port: int) -> list[int]:
