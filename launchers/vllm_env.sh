@@ -9,6 +9,7 @@
 #   PYTHON            interpreter to build from (default python3; 3.11 or newer)
 #   TORCH_INDEX_URL   package index for torch and torchvision alone, for instance one that carries the CPU
 #                     builds. Without it pip's own settings decide, and on PyPI that is the (large) CUDA build.
+#   UV                a uv (https://docs.astral.sh/uv) to install with: several times as fast as pip, with uv's own settings
 set -euo pipefail
 
 VLLM_CUDA='vllm>=0.19,<1'
@@ -60,7 +61,10 @@ if ! "$python" -m pip --version >/dev/null 2>&1; then
   if "$base" -c 'import ensurepip' 2>/dev/null; then "$base" -m venv "$dir"
   else "$base" -m venv --without-pip "$dir" && "$base" -m pip --python "$python" install -qq pip; fi
 fi
-pip() { "$python" -m pip install -qq --disable-pip-version-check "$@"; }
+pip() {
+  if [[ -n ${UV:-} ]]; then "$UV" pip install -q --python "$python" "$@"
+  else "$python" -m pip install -qq --disable-pip-version-check "$@"; fi
+}
 
 if [[ $kind == cuda ]]; then
   say "installing $VLLM_CUDA (several GB)"

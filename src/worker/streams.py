@@ -92,7 +92,7 @@ class Response:
     def _is_whole(self, *, closed: bool) -> bool:
         length = None if self._is_chunked else self.headers.get("content-length")
         if self._is_chunked:
-            if self._data.endswith(b"\r\n\r\n") and (body := _joined(self._data)) is not None:
+            if self._data.endswith(b"\r\n\r\n") and (body := _joined(bytes(self._data))) is not None:
                 self.body = body
                 return True
         elif length is not None and len(self._data) >= int(length):
@@ -105,21 +105,19 @@ class Response:
         return closed
 
 
-def _joined(data: bytes | bytearray) -> bytes | None:
+def _joined(data: bytes) -> bytes | None:
     """The content of chunks; None while the last one is missing."""
-    parts: list[bytes | bytearray] = []
+    parts: list[bytes] = []
     at = 0
-    while True:
-        end = data.find(b"\r\n", at)
-        if end < 0:
-            return None
+    while (end := data.find(b"\r\n", at)) >= 0:
         size = int(data[at:end].partition(b";")[0], 16)
         if size == 0:
             return b"".join(parts)
         if size < 0:
             raise ValueError("a chunk of negative size")
-        parts.append(data[end + 2 : end + 2 + size])
         at = end + 4 + size
+        parts.append(data[end + 2 : at - 2])
+    return None
 
 
 def send(sock: socket.socket, data: bytes, timeout_s: float) -> None:

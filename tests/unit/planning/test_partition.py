@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.planning.partition import group
+from tests.harness.growth import assert_linear
 
 Sizes = dict[str, int]
 
@@ -100,4 +101,4 @@ def test_time_grows_linearly_with_items() -> None:
         assert sum(len(b) for b in batches) == count
         return time.process_time() - started
 
-    assert min(seconds(20_000) for _ in range(3)) < 25 * min(seconds(2000) for _ in range(3))
+    assert_linear(seconds, 2000)

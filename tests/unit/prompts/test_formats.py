@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from src.errors import SpecError
 from src.prompts.specs import read_specs
+from tests.harness.growth import assert_linear
 from tests.unit.prompts.conftest import (
     TEXT_FORMATS,
     TWO,
@@ -194,7 +195,7 @@ def test_reading_time_grows_linearly(write: Write, form: Form) -> None:
         assert sum(1 for _ in read_specs([file])) == count
         return time.process_time() - started
 
-    assert seconds(3000) < 25 * min(seconds(300) for _ in range(3))
+    assert_linear(seconds, 300)
 
 
 @TEXT_FORMATS

@@ -79,13 +79,12 @@ def test_window_of_one_is_kept_full() -> None:
     thread.start()
     started = time.monotonic()
     for number in range(100):
-        while not flow.put(number, 0.05):
+        while not flow.put(number, 5.0):
             pass
     flow.end()
     thread.join()
-    assert (
-        done == [*range(100)] and time.monotonic() - started < 2.0
-    )  # a wait that runs into its timeout each time takes 5 s
+    assert done == [*range(100)]
+    assert time.monotonic() - started < 60  # waits that run into their timeout take 500 s
 
 
 def test_named_delay_is_respected(folder: Path) -> None:
