@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import cache_with_tokenizers
+from tests.conftest import cache_with_tokenizers, shared_folder
 from tests.harness import slurm as slurm_harness
 from tests.harness.docked import Docked
 from tests.harness.dockerd import Dockerd
@@ -78,7 +78,7 @@ def vllm_python(installed_vllm: str) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def tiny_servers(installed_vllm: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyServers]:
     """Starts real vLLM servers with tiny random models."""
-    servers = TinyServers(installed_vllm, tmp_path_factory.mktemp("tiny_servers") / "log")
+    servers = TinyServers(installed_vllm, shared_folder(tmp_path_factory, "tiny_servers"))
     yield servers
     servers.close()
 

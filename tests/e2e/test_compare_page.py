@@ -28,7 +28,7 @@ def visit(browser: Any, tmp_path: Path) -> Iterator[Visit]:
 
 def names(v: Visit) -> list[str]:
     """The items in the list, once all are drawn."""
-    v.page.wait_for_function("![...document.querySelectorAll('.item')].some((item) => !item.firstChild)")
+    v.page.wait_for_function("() => ![...document.querySelectorAll('.item')].some((item) => !item.firstChild)")
     return list(v.page.locator(".item h3").all_text_contents())
 
 
@@ -42,7 +42,9 @@ def test_equal_frames_are_shown_once(browser: Any, tmp_path: Path) -> None:
         for n in range(3)
     ]
     assert counts == [[1, 0, 0], [0, 3, 0], [0, 0, 1]]
-    loaded = "[...document.querySelectorAll('.strip img')].every((image) => image.complete && image.naturalWidth > 0)"
+    loaded = (
+        "() => [...document.querySelectorAll('.strip img')].every((image) => image.complete && image.naturalWidth > 0)"
+    )
     v.page.wait_for_function(loaded)
     captions = v.page.locator(".item").nth(1).locator("figcaption").all_text_contents()
     assert captions == ["320×180 × 1", "910×512 × 2"]

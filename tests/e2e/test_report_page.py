@@ -74,7 +74,7 @@ def test_filter_search_and_order_work(visit: Open, mixed: Report) -> None:
     v.page.keyboard.press("/")
     assert v.focused("id") == "search"
     v.page.keyboard.type("LIGHT dusk house")
-    v.page.wait_for_function("document.querySelectorAll('.item').length === 1")
+    v.page.wait_for_function("() => document.querySelectorAll('.item').length === 1")
     assert v.page.text_content(".item h3") == "lighthouse"
     v.page.keyboard.type(" nowhere")
     v.page.wait_for_selector("#none:not([hidden])")
@@ -134,7 +134,7 @@ def test_review_verdicts_are_filters(visit: Open) -> None:
         )
     )
     v.page.click("[data-flag=rejected]")
-    v.page.wait_for_function("document.querySelectorAll('.item').length === 1")
+    v.page.wait_for_function("() => document.querySelectorAll('.item').length === 1")
     item = v.page.locator(".item").first
     item.locator(".texts").wait_for()
     assert item.locator("h3").text_content() == "b"
@@ -276,7 +276,7 @@ def test_density_is_part_of_the_address(visit: Open, mixed: Report, view: str) -
     v = visit(mixed)
     v.page.click(f"[data-view={view}]")
     v.page.fill("#search", '"dusk, wide"')
-    v.page.wait_for_function("document.querySelectorAll('.item').length === 4")
+    v.page.wait_for_function("() => document.querySelectorAll('.item').length === 4")
     assert v.page.evaluate("CSS.highlights.get('found').size") >= 4
     v = visit(mixed, fragment=v.page.evaluate("location.hash"))
     assert v.count(f"#list.{view}") == 1 and v.count(".item") == 4
@@ -304,7 +304,7 @@ def test_clip_is_played_on_request(visit: Open, clips: Path, tmp_path: Path, emb
     linked = row("a", source=source, preprocessed_video="a clip.mp4", frame_files=[picture(tmp_path / "1.png")])
     v = visit(report_of(linked, embed_mb=embed_mb))
     v.page.click(".play")
-    v.page.wait_for_function("document.querySelector('video').readyState >= 1")
+    v.page.wait_for_function("() => document.querySelector('video').readyState >= 1")
     assert any(url.endswith("a%20clip.mp4") for url in v.requests) == (not embed_mb)
     v.requests = [url for url in v.requests if not url.endswith(".mp4")]
 
@@ -318,7 +318,7 @@ def test_reason_of_failures_is_a_filter(visit: Open) -> None:
     ]
     v = visit(report_of(*rows, failures=(("kept", "too dark", 2), ("kept", 'no "such" file', 1)), retry="again"))
     v.page.click("text=too dark")
-    v.page.wait_for_function("document.querySelectorAll('.item').length === 2")
+    v.page.wait_for_function("() => document.querySelectorAll('.item').length === 2")
     v.page.click(".reasons >> text=such")
-    v.page.wait_for_function("document.querySelectorAll('.item').length === 1")
+    v.page.wait_for_function("() => document.querySelectorAll('.item').length === 1")
     assert v.page.text_content(".item h3") == "a" and v.page.text_content(".reasons .command code") == "again"

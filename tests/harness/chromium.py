@@ -13,9 +13,15 @@ import pytest
 def browser() -> Iterator[Any]:
     """Chromium, or a skip where it is not installed."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    names = (
+        "chromium-headless-shell",
+        "chromium",
+        "chromium-browser",
+        "google-chrome",
+    )  # the first has no windows to draw
+    chromium = next(filter(None, map(shutil.which, names)), None)
     if not chromium:
-        pytest.skip("there is no Chromium on this machine: apt-get install chromium")
+        pytest.skip("there is no Chromium on this machine: apt-get install chromium-headless-shell")
     quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu", *quiet])

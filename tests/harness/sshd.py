@@ -42,6 +42,8 @@ class Sshd:
             f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {self.host_key}\nAuthorizedKeysFile {authorized}\n"
             "PermitRootLogin yes\nStrictModes no\nPasswordAuthentication no\nUsePAM no\nPidFile none\n"
             "Subsystem sftp internal-sftp\nMaxStartups 100\n"
+            # Debian's bash reads ~/.bashrc for each command over SSH unless this is set, which may take half a second.
+            "SetEnv SHLVL=1\n"
             f"{more}"
         )
         if login:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -34,40 +36,6 @@ LIGHT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "PYTHONPATH": str(Path(__file__).with_name("light_vllm")),
 }
-# Imports vLLM once, which takes 10 CPU seconds, and forks a server for each line "PORT FOLDER"; answers with its pid.
-FORK_SERVERS = """
-import contextlib, gc, os, runpy, sys
-from pathlib import Path
-from src.worker.engines.tiny_models import make_tiny_model
-from src.worker.engines.vllm_server import Server, vllm_argv, vllm_build, vllm_environment, vllm_options
-from src.worker.protocol import UpsampleJob
-from src.worker.records import from_line
-
-os.environ.update(vllm_environment(), VLLM_CPU_KVCACHE_SPACE="1", VLLM_ENABLE_V1_MULTIPROCESSING="0")
-import vllm.entrypoints.openai.api_server, vllm.v1.engine.core, vllm.v1.worker.cpu_worker
-def serve(port, folder):
-    os.setsid()
-    job = from_line(UpsampleJob, (folder / "job.json").read_bytes())
-    checkpoint = str(make_tiny_model(job, folder / "model"))
-    server = Server(job.model, checkpoint, job.images, job.max_model_len, 64, 0.9, job.clips, job.answer.is_guided)
-    options = vllm_options() if server.guided else ""
-    _, _, module, *sys.argv[1:] = vllm_argv(server, port, vllm_build()[0], cpu=True, options=options)
-    del sys.modules[module]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-
-gc.freeze()
-for line in sys.stdin:
-    port, folder = line.rstrip().split(" ", 1)
-    if (pid := os.fork()) == 0:
-        log = os.open(Path(folder, "log"), os.O_WRONLY | os.O_CREAT)
-        for number, fd in enumerate((os.open(os.devnull, os.O_RDONLY), log, log)):
-            os.dup2(fd, number)
-        sys.exit(serve(int(port), Path(folder)))
-    print(pid, flush=True)
-with contextlib.suppress(ChildProcessError):
-    while True:
-        os.wait()
-"""
 
 
 @dataclass(frozen=True)
@@ -92,14 +60,25 @@ class TinyServer:
 
 
 class TinyServers:
-    """Starts servers, by an interpreter that has vLLM."""
+    """Starts servers, by an interpreter that has vLLM. All processes of a test run share what imports vLLM. folder: theirs."""
 
-    def __init__(self, python: str, log: Path) -> None:
-        with open(log, "wb") as stderr:
-            self._forks = subprocess.Popen(
-                [python, "-c", FORK_SERVERS], cwd=ROOT, env=os.environ | LIGHT,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True,
-            )  # fmt: skip
+    def __init__(self, python: str, folder: Path) -> None:
+        address = folder / "socket"
+        self._forks = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._process: subprocess.Popen[bytes] | None = None
+        with open(folder / "lock", "wb") as lock, open(folder / "log", "ab") as log:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if self._forks.connect_ex(str(address)):
+                address.unlink(missing_ok=True)
+                argv = [python, "-m", "tests.harness.vllm_forks", str(address)]
+                self._process = process = subprocess.Popen(
+                    argv, cwd=ROOT, env=os.environ | LIGHT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                    start_new_session=True,
+                )  # fmt: skip
+                wait_for(
+                    lambda: process.poll() is not None or not self._forks.connect_ex(str(address)), PATIENCE_S, 0.2
+                )
+                assert process.poll() is None, (folder / "log").read_text()[-3000:]
 
     @contextmanager
     def serve(
@@ -121,9 +100,8 @@ class TinyServers:
         )
         (folder / "job.json").write_text(json.dumps(to_json(job)))
         port = free_port()
-        assert self._forks.stdin and self._forks.stdout
-        print(port, folder, file=self._forks.stdin, flush=True)
-        pid = int(self._forks.stdout.readline())
+        self._forks.send(f"{port} {folder}".encode())
+        pid = int(self._forks.recv(100))
         url = f"http://127.0.0.1:{port}/v1"
         client = ChatClient(url, "", None, 5.0, 0.0)
 
@@ -143,9 +121,9 @@ class TinyServers:
             wait_for(lambda: has_ended(pid), 60)
 
     def close(self) -> None:
-        assert self._forks.stdin
-        self._forks.stdin.close()
-        self._forks.wait(60)
+        self._forks.close()
+        if self._process:
+            self._process.wait(PATIENCE_S)  # until others have closed theirs
 
 
 def write_prompts(folder: Path, count: int) -> Path:
