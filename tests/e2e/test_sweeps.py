@@ -89,12 +89,9 @@ def test_broken_sweep_leaves_resumable_points(
 
 
 def points_of(pid: int) -> list[int]:
-    """Processes in which the points of a sweep run."""
-    found = []
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        if b"popen_loky" in Path(f"/proc/{child}/cmdline").read_bytes():
-            found.append(int(child))
-    return found
+    """Processes in which the points of a sweep run; any thread of the sweep may have started them."""
+    children = [n for threads in Path(f"/proc/{pid}/task").glob("*/children") for n in threads.read_text().split()]
+    return [int(n) for n in children if b"popen_loky" in Path(f"/proc/{n}/cmdline").read_bytes()]
 
 
 def test_missing_launcher_names_what_to_install(tmp_path: Path, overrides: tuple[str, ...]) -> None:
