@@ -23,7 +23,6 @@ LEAST_S, MOST_S = 0.002, 0.2  # between two looks
 MOST_RELAXED_S = (
     0.4  # where a server counts its tokens itself, so that the window does not depend on when they are seen
 )
-EARLY, UNSEEN_S = 0.8, 1.0  # of the shortest response's time: before that, one that has begun is read once a second
 READING = 0.1  # share of a core that reading may take before it looks less often
 PIECE = 1 << 16
 Came = Callable[[int, "float | None"], None]
@@ -41,7 +40,6 @@ class Response:
         self.started = self.last_at = time.monotonic()
         self.status, self.headers = 0, dict[str, str]()
         self.first_s: float | None = None
-        self.read_at = 0.0  # not before
         self.body, self.events = b"", 0
         self.error: Exception | None = None
         self._data = bytearray()
@@ -145,7 +143,6 @@ class Reader:
         self._thread: threading.Thread | None = None
         self._mutex = threading.Lock()
         self._every_s = LEAST_S
-        self._shortest_s = 0.0  # that a response took, about
 
     def add(self, response: Response) -> None:
         if response.sock.gettimeout() != 0:
@@ -172,28 +169,22 @@ class Reader:
     def _read(self) -> None:
         while True:
             ready = self._selector.select(1.0)
-            now, started = time.monotonic(), time.thread_time()  # not the wall: it holds the waits for other threads
+            started = time.thread_time()  # not the wall: it holds the waits for other threads
             for key, _ in ready:
                 with self._mutex:  # lanes add and drop meanwhile, and a number may be another connection's by now
                     response, error = self._open.get(key.fd), None
                     if response is None:  # nothing was asked: the server closes an idle connection
                         self._forget(key.fd)
                         continue
-                if response.read_at > now:
-                    continue
                 try:
                     is_whole = response.read()
                 except (OSError, http.client.HTTPException, InvalidRecord) as e:
                     is_whole, error = True, e
                 except (ValueError, IndexError) as e:
                     is_whole, error = True, http.client.HTTPException(f"not an HTTP response: {e}")
-                if not is_whole and response.first_s is not None and self._is_counted():
-                    response.read_at = min(now + UNSEEN_S, response.started + EARLY * self._shortest_s)
                 if is_whole:
                     took_s = response.last_at - response.started
                     self._every_s += 0.1 * (LATE * took_s - self._every_s)
-                    if response.first_s is not None:  # slowly longer, and at once shorter
-                        self._shortest_s = min(took_s, self._shortest_s + 0.01 * (took_s - self._shortest_s))
                     with self._mutex:
                         if self._open.get(key.fd) is response:
                             self._open[key.fd] = None

@@ -155,30 +155,6 @@ def test_tokens_the_server_counts_are_read_later(
     assert pauses.get(timeout=10) == pause_s
 
 
-def test_response_is_read_seldom_before_it_can_end(
-    ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now, looks = [100.0], list[float]()
-    pause = SimpleNamespace(sleep=lambda s: (looks.append(s), time.sleep(0.002)))
-    clock = SimpleNamespace(monotonic=lambda: now[0], thread_time=time.thread_time, sleep=pause.sleep)
-    monkeypatch.setattr(streams, "time", clock)
-    reader, response = Reader(lambda: True), Response(ends[0], lambda events, first_s: None)
-    reader._shortest_s = 10.0
-    reader.add(response)
-    ends[1].sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
-
-    def events_after(at: float) -> int:
-        """Of all that have come, those that were read at the next looks."""
-        now[0] = at
-        ends[1].sendall(b"6\r\ndata:\n\r\n")
-        seen = len(looks) + 5
-        wait_for(lambda: len(looks) >= seen)
-        return response.events
-
-    early, late = 100.0 + streams.UNSEEN_S, 100.0 + 10.0 * streams.EARLY
-    assert [events_after(at) for at in (100.0, 100.5, early + 0.1, late + 0.1, late + 0.1)] == [1, 1, 3, 4, 5]
-
-
 def test_idle_connection_that_closed_is_replaced(server: ScriptedServer) -> None:
     client = ChatClient(server.url, "pixtral", None, 5.0, 0.6)
     client.ask(Request(item("a"), (), 1, 20))
