@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.processes import command_lines, parent_of
 from tests.harness.program import journal_ids, plan_of, program, quoted, results_of, start, wait_for, write_prompts
 from tests.harness.slurm import Slurm
 
@@ -79,7 +80,7 @@ def test_broken_sweep_leaves_resumable_points(
 ) -> None:
     process = start(*overrides, *JOBLIB, "upsample=safe_320,best_fit", "engine.item_delay_s=3", "engine.in_flight=1")
     wait_for(lambda: journal_ids(sweep / "0"))  # the other one may start late
-    os.kill(process.pid if victim == "sweep" else points_of(process.pid)[0], number)
+    os.kill(process.pid if victim == "sweep" else wait_for(lambda: points_of(process.pid))[0], number)
     end = process.ended()
     assert end.code == code, end.err
     assert "Traceback" not in end.err
@@ -89,9 +90,9 @@ def test_broken_sweep_leaves_resumable_points(
 
 
 def points_of(pid: int) -> list[int]:
-    """Processes in which the points of a sweep run; any thread of the sweep may have started them."""
-    children = [n for threads in Path(f"/proc/{pid}/task").glob("*/children") for n in threads.read_text().split()]
-    return [int(n) for n in children if b"popen_loky" in Path(f"/proc/{n}/cmdline").read_bytes()]
+    """Processes in which the points of a sweep run. By their parent: its list of children is not whole while some of them end."""
+    points = [n for n, words in command_lines() if any(b"popen_loky" in word for word in words)]
+    return [n for n in points if parent_of(n) == pid]
 
 
 def test_missing_launcher_names_what_to_install(tmp_path: Path, overrides: tuple[str, ...]) -> None:

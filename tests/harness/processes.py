@@ -26,6 +26,14 @@ def has_ended(pid: int) -> bool:
     return fields[0] in "ZX" and int(fields[17]) <= 1
 
 
+def parent_of(pid: int) -> int:
+    """The parent of a process; 0 for one that is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
 def wait_for_build(variable: str) -> None:
     """Wait for the process that an environment variable names, which `.ci/run` has started; without it for nothing."""
     if pid := os.environ.get(variable):
