@@ -9,7 +9,7 @@
 #   PYTHON            interpreter to build from (default python3; 3.11 or newer)
 #   TORCH_INDEX_URL   package index for torch and torchvision alone, for instance one that carries the CPU
 #                     builds. Without it pip's own settings decide, and on PyPI that is the (large) CUDA build.
-#   UV                a uv (https://docs.astral.sh/uv) to install with: several times as fast as pip, with uv's own settings
+#   UV                a uv (https://docs.astral.sh/uv) to install with, in half the time of pip; it has settings of its own
 set -euo pipefail
 
 VLLM_CUDA='vllm>=0.19,<1'
