@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.docked import Docked
+from tests.harness.processes import children_of
 from tests.harness.program import wait_for
 from tests.harness.remote import RemoteRun
 
@@ -43,7 +44,7 @@ def test_out_of_memory_is_named_and_restarted(docked: Docked) -> None:
     process, name = docked.container_after(run)
     docked.daemon.run("update", "--memory", "64m", "--memory-swap", "64m", name)
     init = docked.daemon.inspect(name)["State"]["Pid"]
-    [worker] = Path(f"/proc/{init}/task/{init}/children").read_text().split()
+    [worker] = children_of(init)
     Path(f"/proc/{worker}/oom_score_adj").write_text("1000")  # so that the kernel takes it, and not who uses memory up
     docked.daemon.attempt("exec", name, "python3", "-c", "b'x' * 2**28")
     docked.server.allow()

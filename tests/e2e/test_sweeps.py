@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.processes import command_lines, parent_of
+from tests.harness.processes import children_of, command_lines
 from tests.harness.program import journal_ids, plan_of, program, quoted, results_of, start, wait_for, write_prompts
 from tests.harness.slurm import Slurm
 
@@ -90,9 +90,9 @@ def test_broken_sweep_leaves_resumable_points(
 
 
 def points_of(pid: int) -> list[int]:
-    """Processes in which the points of a sweep run. By their parent: its list of children is not whole while some of them end."""
-    points = [n for n, words in command_lines() if any(b"popen_loky" in word for word in words)]
-    return [n for n in points if parent_of(n) == pid]
+    """Processes in which the points of a sweep run."""
+    children = children_of(pid)
+    return [n for n, words in command_lines() if n in children and any(b"popen_loky" in word for word in words)]
 
 
 def test_missing_launcher_names_what_to_install(tmp_path: Path, overrides: tuple[str, ...]) -> None:

@@ -13,12 +13,8 @@ import pytest
 def browser() -> Iterator[Any]:
     """Chromium, or a skip where it is not installed."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-    names = (
-        "chromium-headless-shell",
-        "chromium",
-        "chromium-browser",
-        "google-chrome",
-    )  # the first has no windows to draw
+    # The first has no windows to draw.
+    names = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
     chromium = next(filter(None, map(shutil.which, names)), None)
     if not chromium:
         pytest.skip("there is no Chromium on this machine: apt-get install chromium-headless-shell")

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .processes import command_lines, wait_for_build
+from .processes import children_of, command_lines, wait_for_build
 
 IMAGE = "upsampler-test"
 # What mounted interpreters link to, a compiler for torch, and what engine=offline imports.
@@ -108,8 +108,8 @@ class Dockerd:
             except subprocess.TimeoutExpired:
                 self.kill()
         for pid in self._processes("containerd"):  # of containers, where the daemon did not live to end them
-            for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-                os.kill(int(child), signal.SIGKILL)
+            for child in children_of(pid):
+                os.kill(child, signal.SIGKILL)
             os.kill(pid, signal.SIGKILL)
             _wait_for_end(pid)
         mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]

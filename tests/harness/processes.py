@@ -19,19 +19,13 @@ def command_lines() -> Iterator[tuple[int, list[bytes]]]:
 
 def has_ended(pid: int) -> bool:
     """Whether a process is gone, or a zombie without a thread left: only then are its sockets closed."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return True
-    return fields[0] in "ZX" and int(fields[17]) <= 1
+    fields = _stat(pid)
+    return not fields or (fields[0] in "ZX" and int(fields[17]) <= 1)
 
 
-def parent_of(pid: int) -> int:
-    """The parent of a process; 0 for one that is gone."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
+def children_of(pid: int) -> list[int]:
+    """The children of a process, by who their parent is: /proc/PID/task/*/children leaves some out while others end."""
+    return [n for n, _ in command_lines() if _stat(n)[1:2] == [str(pid)]]
 
 
 def wait_for_build(variable: str) -> None:
@@ -43,7 +37,13 @@ def wait_for_build(variable: str) -> None:
 
 def _started(pid: str) -> int:
     """When a process started, in clock ticks since the boot; 0 for one that is gone."""
+    fields = _stat(pid)
+    return int(fields[19]) if fields else 0
+
+
+def _stat(pid: int | str) -> list[str]:
+    """What /proc/PID/stat has after the name, from the state on; [] for a process that is gone."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return 0
+        return []

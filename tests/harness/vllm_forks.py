@@ -34,10 +34,10 @@ def fork(address: str) -> tuple[int, Path]:
         while True:
             for key, _ in selector.select():
                 if key.fileobj is listener:
-                    clients.append(listener.accept()[0])
-                    selector.register(clients[-1], selectors.EVENT_READ)
+                    clients.append(client := listener.accept()[0])
+                    selector.register(client, selectors.EVENT_READ, client)
                     continue
-                client = next(c for c in clients if c is key.fileobj)
+                client = key.data
                 if not (message := client.recv(10_000)):
                     selector.unregister(client)
                     clients.remove(client)

@@ -117,12 +117,16 @@ def test_own_options_win_over_those_of_the_user(folder: Path) -> None:
     assert "--comment=a job" in options
 
 
-def test_requeue_that_nobody_saw_counts(folder: Path) -> None:
-    """Slurm is not asked while there are heartbeats; it counts how often it has started the job."""
+def has_run_for_long(folder: Path) -> None:
     for name, age_s in (("slurm.id", 1000), ("events.jsonl", 100)):
         (folder / name).touch()
         os.utime(folder / name, (0, time.time() - age_s))
     (folder.parent / "states").write_text("RUNNING")
+
+
+def test_requeue_that_nobody_saw_counts(folder: Path) -> None:
+    """Slurm is not asked while there are heartbeats; it counts how often it has started the job."""
+    has_run_for_long(folder)
     assert state(folder) == RUNNING
     (folder.parent / "starts").write_text("1")
     assert state(folder) == QUEUED
@@ -130,10 +134,7 @@ def test_requeue_that_nobody_saw_counts(folder: Path) -> None:
 
 def test_restart_before_slurm_was_asked_counts(folder: Path) -> None:
     (folder / "slurm.starts").unlink()
-    for name, age_s in (("slurm.id", 1000), ("events.jsonl", 100)):
-        (folder / name).touch()
-        os.utime(folder / name, (0, time.time() - age_s))
-    (folder.parent / "states").write_text("RUNNING")
+    has_run_for_long(folder)
     (folder.parent / "starts").write_text("1   ")
     assert state(folder) == QUEUED
 
@@ -149,10 +150,7 @@ def test_first_start_after_a_long_wait_has_its_time(folder: Path) -> None:
 
 def test_job_of_an_older_version_is_not_held_for_new(folder: Path) -> None:
     (folder / "slurm.starts").unlink()
-    for name, age_s in (("slurm.id", 1000), ("events.jsonl", 100)):
-        (folder / name).touch()
-        os.utime(folder / name, (0, time.time() - age_s))
-    (folder.parent / "states").write_text("RUNNING")
+    has_run_for_long(folder)
     assert state(folder) == RUNNING
 
 
